@@ -1,0 +1,165 @@
+"""The door of this room: what goes into and comes out of a stack.
+
+A stack (`prime_plc.stack.BaseStack` or `ServiceStack`) is one machine: modem driver, MAC and 4-32 convergence together. Its
+owner pumps bytes between it and the serial port and otherwise sees only connections and data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from shared.ids import Eui48
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PortOpened:
+    """The serial port is open; the modem must be set up from the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortClosed:
+    """The serial port is gone (unplugged, refused)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BytesReceived:
+    """Bytes came from the serial port, cut anywhere."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendData:
+    """Send one LPDU on the 4-32 connection of a peer.
+
+    Attributes:
+        peer: EUI-48 of the node (at a base) or of the base (at a node; None means "the base").
+        dsap, ssap: link service access points.
+        data: one xDLMS APDU, at most `LPDU_DATA_BYTES_MAX` bytes.
+        token: comes back in `DataConfirmed`.
+        priority: MAC priority, 0 highest to 3.
+    """
+
+    peer: Eui48 | None
+    dsap: int
+    ssap: int
+    data: bytes
+    token: int = 0
+    priority: int = 2
+
+
+Input = PortOpened | PortClosed | BytesReceived | SendData
+
+# ---- outputs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendBytes:
+    """Write these bytes to the serial port."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenPort:
+    """The modem does not answer; close the port and open it again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The 4-32 connection is open.
+
+    Attributes:
+        peer: EUI-48 of the other end.
+        serial: identifier the node gave when it opened the connection.
+        address: 12-bit 4-32 address of the node.
+    """
+
+    peer: Eui48
+    serial: bytes
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The 4-32 connection is gone."""
+
+    peer: Eui48
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """One LPDU came in, whole and once."""
+
+    peer: Eui48
+    dsap: int
+    ssap: int
+    data: bytes
+
+
+class DataResult(Enum):
+    """What became of a `SendData`."""
+
+    ACKNOWLEDGED = "acknowledged"
+    NOT_CONNECTED = "not connected"
+    TOO_LONG = "too long"
+    QUEUE_FULL = "queue full"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfirmed:
+    """A `SendData` has ended, well or not."""
+
+    token: int
+    peer: Eui48 | None
+    result: DataResult
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A transition worth one line in the log: registered, switch lost, modem reset."""
+
+    what: str
+    detail: str
+
+
+class Direction(Enum):
+    """Which way a frame crossed the line, seen from this node."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSeen:
+    """A frame crossed the line; for traces and airtime accounts.
+
+    Attributes:
+        pdu: MAC PDU bytes as on air (without the three bytes of stock firmware).
+        scheme: modulation code (`prime_plc.phy.Scheme`).
+        start_s: start of emission on this host's monotonic clock [s].
+        duration_s: airtime [s].
+        snr_db: None for frames of our own.
+    """
+
+    direction: Direction
+    pdu: bytes
+    scheme: int
+    start_s: float
+    duration_s: float
+    snr_db: float | None
+
+
+Output = SendBytes | ReopenPort | LinkUp | LinkDown | DataReceived | DataConfirmed | Happened | FrameSeen
+
+LPDU_DATA_BYTES_MAX = 1021
+"""Longest data of one 4-32 LPDU (fact: 1024-byte SDU less three bytes of header)."""

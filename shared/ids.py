@@ -1,0 +1,55 @@
+"""Identifiers: each is a type of its own, so that one cannot be passed for another."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NewType
+
+from shared.errors import DecodeError
+
+MeterId = NewType("MeterId", str)
+"""Name of a meter in configuration, messages to people and the ledger, e.g. ``meter-1``."""
+
+BusId = NewType("BusId", str)
+"""Name of a grid point of the feeder."""
+
+RequestId = NewType("RequestId", int)
+"""What a meter calls one request of its household; 32 bit, repeated when the request is repeated."""
+
+Nonce = NewType("Nonce", int)
+"""64 bit drawn by a meter for one report or request; a grant answers exactly one."""
+
+Epoch = NewType("Epoch", int)
+"""Number of a DCU's start; rises with every start, 32 bit."""
+
+Eui48 = NewType("Eui48", bytes)
+"""Hardware address of a PRIME node, six bytes."""
+
+
+class Phase(IntEnum):
+    """Phase of the feeder; the value is the index into every per-phase tuple."""
+
+    L1 = 0
+    L2 = 1
+    L3 = 2
+
+
+def parse_eui48(text: str) -> Eui48:
+    """Six bytes from ``AA:BB:CC:DD:EE:01`` (or with ``-``).
+
+    Raises:
+        DecodeError: the text is not six pairs of hexadecimal digits.
+    """
+    parts = text.replace("-", ":").split(":")
+    if len(parts) != 6 or any(len(part) != 2 for part in parts):
+        raise DecodeError(f"EUI-48: seen {text!r}, expected six pairs of hexadecimal digits such as AA:BB:CC:DD:EE:01")
+    try:
+        return Eui48(bytes(int(part, 16) for part in parts))
+    except ValueError as error:
+        raise DecodeError(f"EUI-48: seen {text!r}, expected hexadecimal digits") from error
+
+
+def format_eui48(eui48: bytes) -> str:
+    """``AA:BB:CC:DD:EE:01`` from six bytes."""
+    assert len(eui48) == 6, eui48
+    return ":".join(f"{byte:02X}" for byte in eui48)
