@@ -1,7 +1,7 @@
 """Clock port: the only way a daemon learns the time.
 
-`monotonic` decides; `utc_s` only labels. A clock also arms timers, because a bench may run one daemon's clock faster than
-another's: the deadline is given in this clock's own seconds.
+`monotonic` decides; `utc_s` only labels. A clock also arms timers, because a bench may run one daemon's clock faster
+than another's: the deadline is given in this clock's own seconds.
 """
 
 from __future__ import annotations

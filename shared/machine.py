@@ -1,7 +1,7 @@
 """The one shape of everything with a memory and a protocol, and the one pump that runs it.
 
-A machine reads no clock, never sleeps, logs nothing and opens nothing. It is called with an input or with the time it asked
-for, and answers with frozen outputs in the order in which they must be performed::
+A machine reads no clock, never sleeps, logs nothing and opens nothing. It is called with an input or with the time it
+asked for, and answers with frozen outputs in the order in which they must be performed::
 
     handle(input, now) -> list[Output]     something arrived
     wake(now)          -> list[Output]     the time you asked for has come; harmless if early

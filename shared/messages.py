@@ -1,10 +1,11 @@
 """What meter and DCU say to each other; `shared.cosem` alone knows the bytes.
 
-Signs and units: active power is import-positive; every ``limit_w`` is an export magnitude >= 0. A quantity the meter cannot
-vouch for is absent (None), never zero and never the last one known.
+Signs and units: active power is import-positive; every ``limit_w`` is an export magnitude >= 0. A quantity the meter
+cannot vouch for is absent (None), never zero and never the last one known.
 
 The three rules of a lease live in these fields: a `Grant` answers the ``nonce`` of one report or request, it ends
-``lease_s`` after the meter *drew* that nonce, and it comes from one DCU ``epoch`` with a decision number that only rises.
+``lease_s`` after the meter *drew* that nonce, and it comes from one DCU ``epoch`` with a decision number that only
+rises.
 """
 
 from __future__ import annotations

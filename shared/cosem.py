@@ -1,0 +1,555 @@
+"""COSEM form of every message: the only file that knows their bytes.
+
+What a meter says travels as a *DataNotification* push, what a DCU says as a *SET* on a manufacturer object of the
+meter, and whatever else a DLMS client wants it may *GET*. The APDUs are the library's (`dlms_cosem`); the layouts are
+ours.
+
+Manufacturer objects (value group C = 128 is in the manufacturer range of the Blue Book's OBIS table):
+
+==================  ==================  =========  =====================================================
+OBIS                object              service    structure of the value
+==================  ==================  =========  =====================================================
+0-0:128.0.0.255     report              push       see ``_report_fields``
+0-0:128.1.0.255     request             push       request id, nonce, epoch, limit, minimum limit
+0-0:128.2.0.255     release             push       request id, epoch, applied decision
+0-0:128.3.0.255     export grant        SET, GET   epoch, seq, request id, nonce, limit, lease
+0-0:128.4.0.255     denial              SET        epoch, seq, request id, reason, binding meter, value
+0-0:128.5.0.255     revoke              SET        epoch, seq, reason, binding meter, value
+0-0:128.6.0.255     nominal limit       SET, GET   epoch, seq, limit
+0-0:128.7.0.255     acknowledgement     SET        epoch, report number (unconfirmed service)
+==================  ==================  =========  =====================================================
+
+All are class 1 (Data), attribute 2. Scaling: voltage 0.1 V, current 1 mA, power 0.1 W and 0.1 var, frequency 0.01 Hz,
+limits 0.1 W, durations 10 ms, energy 1 Wh, binding values 0.01; *null-data* stands for "unknown". A value that does not
+fit its type is an error of the sender (ValueError).
+
+Nothing here is protected yet: on the bare wire anybody who can couple to the line can write these objects. The pairwise
+protection (DLMS security suite 0) is a layer around these APDUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dlms_cosem import cosem, dlms_data, enumerations
+from dlms_cosem.protocol.xdlms.data_notification import DataNotification, LongInvokeIdAndPriority
+from dlms_cosem.protocol.xdlms.get import GetRequestNormal
+from dlms_cosem.protocol.xdlms.invoke_id_and_priority import InvokeIdAndPriority
+from dlms_cosem.protocol.xdlms.set import SetRequestNormal, SetResponseNormal
+
+from shared.errors import DecodeError
+from shared.ids import Epoch, MeterId, Nonce, RequestId
+from shared.messages import (
+    Acknowledgement,
+    Alarm,
+    DecisionId,
+    Denial,
+    Downward,
+    Grant,
+    LimitSource,
+    NominalLimit,
+    PerPhase,
+    Reading,
+    Reason,
+    RelayState,
+    Release,
+    Report,
+    Request,
+    Revoke,
+    Upward,
+)
+
+CLIENT_SAP: Final = 1
+"""Link SAP of the DCU's management client."""
+
+SERVER_SAP: Final = 1
+"""Link SAP of the meter's management logical device."""
+
+APDU_BYTES_MAX: Final = 1021
+"""Longest APDU that fits one 4-32 LPDU."""
+
+DEPTH_MAX: Final = 4
+"""Deepest nesting of A-XDR structures accepted."""
+
+AccessResult = enumerations.DataAccessResult
+CosemValue = dlms_data.AbstractDlmsData
+"""A typed A-XDR value (`dlms_cosem.dlms_data`)."""
+
+OBIS_REPORT: Final = "0-0:128.0.0.255"
+OBIS_REQUEST: Final = "0-0:128.1.0.255"
+OBIS_RELEASE: Final = "0-0:128.2.0.255"
+OBIS_GRANT: Final = "0-0:128.3.0.255"
+OBIS_DENIAL: Final = "0-0:128.4.0.255"
+OBIS_REVOKE: Final = "0-0:128.5.0.255"
+OBIS_NOMINAL_LIMIT: Final = "0-0:128.6.0.255"
+OBIS_ACKNOWLEDGEMENT: Final = "0-0:128.7.0.255"
+
+CLASS_DATA: Final = 1
+VALUE_ATTRIBUTE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A meter's DataNotification."""
+
+    message: Upward
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A DCU's SET on one of the manufacturer objects."""
+
+    message: Downward
+    invoke_id: int
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """A GET of one attribute."""
+
+    class_id: int
+    obis: str
+    attribute: int
+    invoke_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAnswer:
+    """The answer to a confirmed SET; ``result`` 0 is success."""
+
+    invoke_id: int
+    result: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """The answer to a GET: a value in Python's types, or ``value`` None with ``result`` not 0."""
+
+    invoke_id: int
+    result: int
+    value: object
+
+
+Apdu = Pushed | Written | ReadRequest | WriteAnswer | ReadAnswer
+
+
+# ---- APDUs -----------------------------------------------------------------------------------------------------------
+
+
+def encode_up(message: Upward, invoke_id: int) -> bytes:
+    """The push APDU of a meter's message; ``invoke_id`` counts modulo 2**24."""
+    obis, fields = _encode_upward(message)
+    body = dlms_data.DataStructure([dlms_data.OctetStringData(_obis_bytes(obis)), *fields]).to_bytes()
+    return DataNotification(LongInvokeIdAndPriority(invoke_id & 0xFFFFFF), None, body).to_bytes()
+
+
+def encode_down(message: Downward, invoke_id: int) -> bytes:
+    """The SET APDU of a DCU's message; ``invoke_id`` counts modulo 16."""
+    obis, fields = _encode_downward(message)
+    confirmed = not isinstance(message, Acknowledgement)
+    return SetRequestNormal(
+        cosem_attribute=cosem.CosemAttribute(enumerations.CosemInterface.DATA, _obis(obis), VALUE_ATTRIBUTE),
+        data=dlms_data.DataStructure(fields).to_bytes(),
+        invoke_id_and_priority=InvokeIdAndPriority(invoke_id & 0xF, confirmed=confirmed),
+    ).to_bytes()
+
+
+def encode_write_answer(invoke_id: int, result: enumerations.DataAccessResult) -> bytes:
+    """The answer to a confirmed SET."""
+    return SetResponseNormal(result, InvokeIdAndPriority(invoke_id & 0xF)).to_bytes()
+
+
+def encode_read_request(class_id: int, obis: str, attribute: int, invoke_id: int) -> bytes:
+    """A GET of one attribute.
+
+    Raises:
+        DecodeError: the class or the OBIS code does not exist.
+    """
+    try:
+        descriptor = cosem.CosemAttribute(enumerations.CosemInterface(class_id), _obis(obis), attribute)
+    except ValueError as error:
+        raise DecodeError(f"COSEM attribute: seen class {class_id} {obis!r}, expected a known class") from error
+    return GetRequestNormal(descriptor, InvokeIdAndPriority(invoke_id & 0xF)).to_bytes()
+
+
+def encode_read_answer(invoke_id: int, value: CosemValue | enumerations.DataAccessResult) -> bytes:
+    """The answer to a GET: a value, or why there is none.
+
+    Written out here because the library's own encoder of this APDU fails (it appends bytes as an integer).
+    """
+    header = bytes((0xC4, 0x01)) + InvokeIdAndPriority(invoke_id & 0xF).to_bytes()
+    if isinstance(value, enumerations.DataAccessResult):
+        return header + bytes((1, value))
+    data: bytes = value.to_bytes()
+    return header + b"\x00" + data
+
+
+def decode_apdu(data: bytes) -> Apdu:
+    """What these bytes say.
+
+    Raises:
+        DecodeError: they are no APDU of ours; nothing else is ever raised.
+    """
+    if not data or len(data) > APDU_BYTES_MAX:
+        raise DecodeError(f"APDU: seen {len(data)} bytes, expected 1 to {APDU_BYTES_MAX}")
+    decoder = _DECODERS.get(data[0])
+    if decoder is None:
+        raise DecodeError(
+            f"APDU: seen tag {data[0]:#04x}, expected one of {', '.join(f'{tag:#04x}' for tag in _DECODERS)}"
+        )
+    try:
+        return decoder(data)
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError, NotImplementedError, OverflowError) as error:
+        raise DecodeError(f"APDU with tag {data[0]:#04x}: {error}") from error
+
+
+def _decode_push(data: bytes) -> Pushed:
+    notification = DataNotification.from_bytes(data)
+    name, *fields = _parse_structure(notification.body)
+    if not isinstance(name, bytes | bytearray) or len(name) != 6:
+        raise DecodeError(f"push: seen {name!r} as first element, expected a logical name of six bytes")
+    message = _decode_upward(_obis_text(bytes(name)), fields)
+    if encode_up(message, notification.long_invoke_id_and_priority.long_invoke_id) != data:
+        raise DecodeError("push: seen another encoding of the same values, expected ours")
+    return Pushed(message)
+
+
+def _decode_set(data: bytes) -> Written:
+    request = SetRequestNormal.from_bytes(data)
+    invoke = request.invoke_id_and_priority
+    attribute = request.cosem_attribute
+    if (int(attribute.interface), attribute.attribute) != (CLASS_DATA, VALUE_ATTRIBUTE):
+        raise DecodeError(
+            f"SET: seen class {int(attribute.interface)} attribute {attribute.attribute}, expected 1 and 2"
+        )
+    message = _decode_downward(attribute.instance.to_string(), _parse_structure(request.data))
+    if encode_down(message, invoke.invoke_id) != data:
+        raise DecodeError("SET: seen another encoding of the same values, expected ours")
+    return Written(message, invoke.invoke_id, invoke.confirmed)
+
+
+def _decode_set_answer(data: bytes) -> WriteAnswer:
+    _expect_length(data, 4, "SET answer")
+    answer = SetResponseNormal.from_bytes(data)
+    return WriteAnswer(answer.invoke_id_and_priority.invoke_id, int(answer.result))
+
+
+def _decode_get(data: bytes) -> ReadRequest:
+    _expect_length(data, 13, "GET without selective access")
+    request = GetRequestNormal.from_bytes(data)
+    attribute = request.cosem_attribute
+    return ReadRequest(
+        int(attribute.interface),
+        attribute.instance.to_string(),
+        attribute.attribute,
+        request.invoke_id_and_priority.invoke_id,
+    )
+
+
+def _decode_get_answer(data: bytes) -> ReadAnswer:
+    if len(data) < 5 or data[1] != 1 or data[3] > 1:
+        raise DecodeError(f"GET answer: seen {data[:4].hex(' ')}, expected a normal answer with data or a result")
+    invoke_id = data[2] & 0xF
+    if data[3] == 1:
+        _expect_length(data, 5, "GET answer with a result")
+        return ReadAnswer(invoke_id, int(AccessResult(data[4])), None)
+    return ReadAnswer(invoke_id, 0, _parse(data[4:]))
+
+
+_DECODERS: Final[dict[int, Callable[[bytes], Apdu]]] = {
+    0x0F: _decode_push,
+    0xC0: _decode_get,
+    0xC1: _decode_set,
+    0xC4: _decode_get_answer,
+    0xC5: _decode_set_answer,
+}
+
+
+def _expect_length(data: bytes, length: int, what: str) -> None:
+    if len(data) != length:
+        raise DecodeError(f"{what}: seen {len(data)} bytes, expected {length}")
+
+
+# ---- the messages' fields --------------------------------------------------------------------------------------------
+
+
+def _encode_upward(message: Upward) -> tuple[str, list[CosemValue]]:
+    match message:
+        case Report():
+            return OBIS_REPORT, _report_fields(message)
+        case Request():
+            return OBIS_REQUEST, [
+                _u32(message.request_id),
+                _u64(message.nonce),
+                _u32(message.epoch),
+                _u32(_scaled(message.limit_w, 10)),
+                _u32(_scaled(message.minimum_limit_w, 10)),
+            ]
+        case Release():
+            return OBIS_RELEASE, [_u32(message.request_id), _u32(message.epoch), *_decision_or_null(message.applied)]
+
+
+def _decode_upward(obis: str, fields: list[Any]) -> Upward:
+    if obis == OBIS_REPORT:
+        return _decode_report(fields)
+    if obis == OBIS_REQUEST:
+        request_id, nonce, epoch, limit, minimum = fields
+        return Request(RequestId(request_id), Nonce(nonce), Epoch(epoch), limit / 10, minimum / 10)
+    if obis == OBIS_RELEASE:
+        request_id, epoch, applied_epoch, applied_seq = fields
+        return Release(RequestId(request_id), Epoch(epoch), _to_decision(applied_epoch, applied_seq))
+    raise DecodeError(f"push: seen object {obis}, expected report, request or release")
+
+
+def _encode_downward(message: Downward) -> tuple[str, list[CosemValue]]:
+    match message:
+        case Grant():
+            return OBIS_GRANT, [
+                *_decision(message.decision),
+                _u32(message.request_id),
+                _u64(message.nonce),
+                _u32(_scaled(message.limit_w, 10)),
+                _u32(_scaled(message.lease_s, 100)),
+            ]
+        case Denial():
+            binding = _binding(message.reason, message.binding, message.value)
+            return OBIS_DENIAL, [*_decision(message.decision), _u32(message.request_id), *binding]
+        case Revoke():
+            return OBIS_REVOKE, [
+                *_decision(message.decision),
+                *_binding(message.reason, message.binding, message.value),
+            ]
+        case NominalLimit():
+            return OBIS_NOMINAL_LIMIT, [*_decision(message.decision), _u32(_scaled(message.limit_w, 10))]
+        case Acknowledgement():
+            return OBIS_ACKNOWLEDGEMENT, [_u32(message.epoch), _u32(message.seq)]
+
+
+def _decode_downward(obis: str, fields: list[Any]) -> Downward:
+    if obis == OBIS_ACKNOWLEDGEMENT:
+        epoch, seq = fields
+        return Acknowledgement(Epoch(epoch), seq)
+    epoch, seq, *rest = fields
+    decision = DecisionId(Epoch(epoch), seq)
+    if obis == OBIS_GRANT:
+        request_id, nonce, limit, lease = rest
+        return Grant(decision, RequestId(request_id), Nonce(nonce), limit / 10, lease / 100)
+    if obis == OBIS_DENIAL:
+        request_id, reason, binding, value = rest
+        return Denial(decision, RequestId(request_id), Reason(reason), _to_meter(binding), _unscaled(value, 100))
+    if obis == OBIS_REVOKE:
+        reason, binding, value = rest
+        return Revoke(decision, Reason(reason), _to_meter(binding), _unscaled(value, 100))
+    if obis == OBIS_NOMINAL_LIMIT:
+        (limit,) = rest
+        return NominalLimit(decision, limit / 10)
+    raise DecodeError(f"SET: seen object {obis}, expected grant, denial, revoke, nominal limit or acknowledgement")
+
+
+def _report_fields(report: Report) -> list[CosemValue]:
+    return [
+        _u32(report.boot_id),
+        _u32(report.seq),
+        _null() if report.nonce is None else _u64(report.nonce),
+        _u32(report.epoch),
+        _u32(_scaled(report.reading_age_s, 100)),
+        _u32(_scaled(report.limit_w, 10)),
+        _enum(report.source),
+        _enum(report.relay),
+        _u32(_scaled(report.lease_left_s, 100)),
+        *_decision_or_null(report.applied),
+        _u16(report.alarms),
+        _null() if report.reading is None else dlms_data.DataStructure(_reading_fields(report.reading)),
+    ]
+
+
+def _reading_fields(reading: Reading) -> list[CosemValue]:
+    fields: list[CosemValue] = []
+    for u, i, p, q in zip(reading.u_v, reading.i_a, reading.p_w, reading.q_var, strict=True):
+        fields.append(_null() if u is None else _u16(_scaled(u, 10)))
+        fields.extend(
+            _null() if value is None else _i32(_scaled(value, scale)) for value, scale in ((i, 1000), (p, 10), (q, 10))
+        )
+    frequency = reading.frequency_hz
+    fields.append(_null() if frequency is None else _u16(_scaled(frequency, 100)))
+    fields.append(_u64(reading.import_energy_wh))
+    fields.append(_u64(reading.export_energy_wh))
+    return fields
+
+
+def _decode_report(fields: list[Any]) -> Report:
+    boot_id, seq, nonce, epoch, age, limit, source, relay, lease_left, applied_epoch, applied_seq, alarms, body = fields
+    return Report(
+        boot_id=boot_id,
+        seq=seq,
+        nonce=None if nonce is None else Nonce(nonce),
+        epoch=Epoch(epoch),
+        reading=None if body is None else _decode_reading(body),
+        reading_age_s=age / 100,
+        limit_w=limit / 10,
+        source=LimitSource(source),
+        relay=RelayState(relay),
+        lease_left_s=lease_left / 100,
+        applied=_to_decision(applied_epoch, applied_seq),
+        alarms=Alarm(alarms),
+    )
+
+
+def _decode_reading(fields: list[Any]) -> Reading:
+    if len(fields) != 15:
+        raise DecodeError(f"reading: seen {len(fields)} fields, expected 15")
+    *phases, frequency, import_wh, export_wh = fields
+    return Reading(
+        u_v=_per_phase(phases[0::4], 10),
+        i_a=_per_phase(phases[1::4], 1000),
+        p_w=_per_phase(phases[2::4], 10),
+        q_var=_per_phase(phases[3::4], 10),
+        frequency_hz=_unscaled(frequency, 100),
+        import_energy_wh=import_wh,
+        export_energy_wh=export_wh,
+    )
+
+
+def _per_phase(raw: list[int | None], scale: int) -> PerPhase:
+    l1, l2, l3 = raw
+    return _unscaled(l1, scale), _unscaled(l2, scale), _unscaled(l3, scale)
+
+
+def _decision(decision: DecisionId) -> list[CosemValue]:
+    return [_u32(decision.epoch), _u32(decision.seq)]
+
+
+def _decision_or_null(decision: DecisionId | None) -> list[CosemValue]:
+    return [_null(), _null()] if decision is None else _decision(decision)
+
+
+def _to_decision(epoch: int | None, seq: int | None) -> DecisionId | None:
+    if epoch is None or seq is None:
+        return None
+    return DecisionId(Epoch(epoch), seq)
+
+
+def _binding(reason: Reason, binding: MeterId | None, value: float | None) -> list[CosemValue]:
+    return [
+        _enum(reason),
+        _null() if binding is None else dlms_data.VisibleStringData(binding),
+        _null() if value is None else _i32(_scaled(value, 100)),
+    ]
+
+
+def _to_meter(text: str | None) -> MeterId | None:
+    return None if text is None else MeterId(text)
+
+
+# ---- A-XDR -----------------------------------------------------------------------------------------------------------
+
+
+def _scaled(value: float, scale: int) -> int:
+    return round(value * scale)  # raises ValueError or OverflowError for NaN and infinities
+
+
+def _unscaled(raw: int | None, scale: int) -> float | None:
+    return None if raw is None else raw / scale
+
+
+class _Null(dlms_data.NullData):
+    """null-data; the library decodes it and cannot encode it."""
+
+    def value_to_bytes(self) -> bytes:
+        return b""
+
+
+def _null() -> CosemValue:
+    return _Null(None)
+
+
+def _fits(value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise ValueError(f"seen {value}, expected {low} to {high}")
+    return int(value)
+
+
+def _u16(value: int) -> CosemValue:
+    return dlms_data.UnsignedLongData(_fits(value, 0, 0xFFFF))
+
+
+def _u32(value: int) -> CosemValue:
+    return dlms_data.DoubleLongUnsignedData(_fits(value, 0, 0xFFFFFFFF))
+
+
+def _i32(value: int) -> CosemValue:
+    return dlms_data.DoubleLongData(_fits(value, -0x80000000, 0x7FFFFFFF))
+
+
+def _u64(value: int) -> CosemValue:
+    return dlms_data.UnsignedLong64Data(_fits(value, 0, 0xFFFFFFFFFFFFFFFF))
+
+
+def _enum(value: int) -> CosemValue:
+    return dlms_data.EnumData(_fits(value, 0, 0xFF))
+
+
+def _obis(text: str) -> cosem.Obis:
+    return cosem.Obis(*_obis_bytes(text))
+
+
+def _obis_bytes(text: str) -> bytes:
+    parts = text.replace("-", ".").replace(":", ".").split(".")
+    if len(parts) != 6:
+        raise ValueError(f"OBIS code: seen {text!r}, expected six groups such as 1-0:1.8.0.255")
+    return bytes(int(part) for part in parts)
+
+
+def _obis_text(name: bytes) -> str:
+    a, b, c, d, e, f = name
+    return f"{a}-{b}:{c}.{d}.{e}.{f}"
+
+
+_FIXED_BYTES: Final = {0: 0, 3: 1, 5: 4, 6: 4, 15: 1, 16: 2, 17: 1, 18: 2, 20: 8, 21: 8, 22: 1}
+_COUNTED: Final = frozenset((9, 10))
+_NESTED: Final = frozenset((1, 2))
+
+
+def _end_of(data: bytes, at: int, depth: int) -> int:
+    """Where the value that starts at ``at`` ends; refuses what is cut short, too deep or of a type we never use.
+
+    The library's parser takes an empty rest for an endless row of nulls; nothing may reach it unmeasured.
+    """
+    tag = data[at]
+    if tag in _FIXED_BYTES:
+        end = at + 1 + _FIXED_BYTES[tag]
+    elif tag in _COUNTED:
+        end = at + 2 + _short_count(data, at + 1)
+    elif tag in _NESTED and depth < DEPTH_MAX:
+        end = at + 2
+        for _ in range(_short_count(data, at + 1)):
+            end = _end_of(data, end, depth + 1)
+    else:
+        raise DecodeError(f"A-XDR: seen type {tag} at byte {at}, expected one of the types in use")
+    if end > len(data):
+        raise DecodeError(f"A-XDR: seen {len(data)} bytes, expected at least {end}")
+    return end
+
+
+def _short_count(data: bytes, at: int) -> int:
+    count = data[at]
+    if count > 0x7F:
+        raise DecodeError(f"A-XDR: seen a length in long form at byte {at}, expected at most 127")
+    return count
+
+
+def _parse(data: bytes) -> object:
+    end = _end_of(data, 0, 0)
+    _expect_length(data, end, "A-XDR value")
+    (value,) = dlms_data.DlmsDataParser().parse(data)
+    return value.to_python()
+
+
+def _parse_structure(data: bytes) -> list[Any]:
+    value = _parse(data)
+    if data[0] != dlms_data.DataStructure.TAG or not isinstance(value, list):
+        raise DecodeError(f"A-XDR: seen type {data[0]}, expected a structure")
+    return value
