@@ -172,7 +172,7 @@ def encode_read_request(class_id: int, obis: str, attribute: int, invoke_id: int
         descriptor = cosem.CosemAttribute(enumerations.CosemInterface(class_id), _obis(obis), attribute)
     except ValueError as error:
         raise DecodeError(f"COSEM attribute: seen class {class_id} {obis!r}, expected a known class") from error
-    return GetRequestNormal(descriptor, InvokeIdAndPriority(invoke_id & 0xF)).to_bytes()
+    return _apdu_bytes(GetRequestNormal(descriptor, InvokeIdAndPriority(invoke_id & 0xF)))
 
 
 def encode_read_answer(invoke_id: int, value: CosemValue | enumerations.DataAccessResult) -> bytes:
@@ -204,6 +204,11 @@ def decode_apdu(data: bytes) -> Apdu:
         return decoder(data)
     except (ValueError, KeyError, IndexError, TypeError, AssertionError, NotImplementedError, OverflowError) as error:
         raise DecodeError(f"APDU with tag {data[0]:#04x}: {error}") from error
+
+
+def _apdu_bytes(apdu: Any) -> bytes:
+    data: bytes = apdu.to_bytes()
+    return data
 
 
 def _decode_push(data: bytes) -> Pushed:

@@ -9,11 +9,11 @@ restarted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 from shared.clock import Clock
@@ -137,9 +137,9 @@ def _log_end(name: str, task: asyncio.Future[None]) -> None:
 
 def resident_kib() -> int:
     """Resident memory of this process [KiB]; 0 where the kernel does not say."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123  # a
-    kernel file
-        for line in status:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1])
-    return 0
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(sizes[0]) if sizes else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Final, TextIO
 
 _PRIORITY: Final = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -58,7 +59,5 @@ def _word(value: object) -> str:
     return f'"{text}"' if " " in text or not text else text
 
 
-def _utc(seconds: float | None) -> object:
-    import time  # noqa: PLC0415  # a label of a log line; the one place outside the clock port that formats wall time
-
+def _utc(seconds: float | None) -> time.struct_time:
     return time.gmtime(seconds)

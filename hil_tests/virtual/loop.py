@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -37,9 +36,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Wall-clock label of the present virtual instant [s]."""
         return UTC_AT_START_S + self._now
 
-    def run_in_executor(self, _executor: Executor | None, func: Callable[..., Any], *_args: Any) -> Any:  # type:
-    ignore[override]
-        raise AssertionError(f"threads do not exist in virtual time: {func!r}")
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        """Refuse: threads would not advance this loop's time."""
+        raise AssertionError(f"threads do not exist in virtual time: {executor!r} {func!r} {args!r}")
 
     def jump(self, duration_s: float | None) -> None:
         """Advance the clock; called by the selector when nothing is ready."""

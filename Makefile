@@ -1,0 +1,45 @@
+# Headroom. Every target sets up what it needs: python3 (>= 3.11), python3-venv and make are enough to begin with.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.headroom-installed
+OUT    ?= out
+
+.PHONY: help setup testbed watch test lint bench lock clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make .venv with the pinned, hashed dependencies
+
+$(STAMP): requirements/dev.txt requirements/build.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "error: this Python has no venv module; install Debian's package python3-venv"; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt -r requirements/build.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+testbed: $(STAMP)  ## Run the five scenarios on the virtual street with the real daemons
+	$(BIN)/headroom-testbed run --scenario all --out $(OUT)/testbed
+
+watch: $(STAMP)  ## See the street live in the terminal
+	$(BIN)/headroom-testbed watch
+
+test: $(STAMP)  ## Unit, pair and street tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+lint: $(STAMP)  ## Style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## Measure; JSON in out/bench
+	$(BIN)/python -m benchmarks --out $(OUT)/bench
+
+lock: $(STAMP)  ## Renew requirements/*.txt (needs uv on the PATH)
+	sh requirements/lock.sh
+
+clean:  ## Remove everything made here
+	rm -rf $(VENV) $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +
