@@ -11,7 +11,7 @@ from typing import Protocol
 class Notify(Protocol):
     """Where a daemon says READY=1, WATCHDOG=1, STATUS=..., STOPPING=1."""
 
-    def __call__(self, state: str) -> None: ...
+    def __call__(self, state: str, /) -> None: ...
 
 
 def no_notify(state: str) -> None:
@@ -25,6 +25,10 @@ class SystemdNotify:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
 
     def __call__(self, state: str) -> None:
         try:
