@@ -1,7 +1,7 @@
 """The door of this room: what goes into and comes out of a stack.
 
-A stack (`prime_plc.stack.BaseStack` or `ServiceStack`) is one machine: modem driver, MAC and 4-32 convergence together. Its
-owner pumps bytes between it and the serial port and otherwise sees only connections and data.
+A stack (`prime_plc.stack.BaseStack` or `ServiceStack`) is one machine: modem driver, MAC and 4-32 convergence
+together. Its owner pumps bytes between it and the serial port and otherwise sees only connections and data.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Wall-clock label of the present virtual instant [s]."""
         return UTC_AT_START_S + self._now
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Refuse: threads would not advance this loop's time."""
         raise AssertionError(f"threads do not exist in virtual time: {executor!r} {func!r} {args!r}")
 

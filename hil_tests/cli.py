@@ -1,0 +1,289 @@
+"""`headroom-testbed`: run scenarios on a bench, watch one live, measure."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from hil_tests.observation import Observation
+from hil_tests.player import Ear, Street, StreetError, play
+from hil_tests.scenario import Known, Scenario, load_scenario
+from hil_tests.verdict import Latency, Verdict, judge, latency
+from hil_tests.virtual.loop import run_virtual
+from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
+from shared.errors import ConfigError, Fault
+
+EXAMPLE: Final = """examples:
+  headroom-testbed run --scenario all --out out/testbed
+  headroom-testbed run --scenario revoked --virtual --out out/testbed
+  headroom-testbed watch --scenario revoked
+  headroom-testbed latency --grants 50
+  headroom-testbed kill-sweep --kills 50
+"""
+RSS_KIB_MAX: Final = {"meter": 60 * 1024, "dcu": 100 * 1024}
+"""[KiB] What a daemon may occupy at its start."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Played:
+    """One scenario that was played."""
+
+    scenario: Scenario
+    seen: Observation
+    verdicts: tuple[Verdict, ...]
+    delay: Latency | None
+    speed: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything expected was observed."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the console script; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    return run_cli(lambda: int(options.command(options)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headroom-testbed",
+        description="Run scenarios of the dynamic-hosting-capacity testbed on the virtual street.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    names = ", ".join(known.value for known in Known)
+    run = commands.add_parser(
+        "run", help="play scenarios and judge them", epilog=EXAMPLE, formatter_class=parser.formatter_class
+    )
+    run.add_argument(
+        "--scenario", action="append", help=f"all, one of {names}, or a TOML file; may be repeated (default all)"
+    )
+    run.add_argument(
+        "--out", type=Path, default=Path("out/testbed"), help="directory for signals, events, ledgers, figures"
+    )
+    run.add_argument(
+        "--virtual", action="store_true", help="one process and virtual time instead of real daemons in wall-clock time"
+    )
+    run.add_argument("--seed", type=int, default=1, help="seed of the virtual line and devices (default 1)")
+    run.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    run.set_defaults(command=_run)
+    watch = commands.add_parser("watch", help="see the street live in the terminal")
+    watch.add_argument("--scenario", default="revoked", help=f"one of {names}, or a TOML file (default revoked)")
+    watch.add_argument("--seed", type=int, default=1)
+    watch.set_defaults(command=_watch)
+    delay = commands.add_parser("latency", help="request-to-relay latency beside the airtime of its frames")
+    delay.add_argument("--grants", type=_positive, default=50, help="how many grants (default 50)")
+    delay.add_argument("--virtual", action="store_true", help="virtual time instead of real daemons")
+    delay.add_argument("--seed", type=int, default=1)
+    delay.add_argument("--json", action="store_true")
+    delay.set_defaults(command=_latency)
+    kills = commands.add_parser("kill-sweep", help="SIGKILL meter or DCU at random moments of scenarios I and III")
+    kills.add_argument("--kills", type=_positive, default=50, help="how many random moments (default 50)")
+    kills.add_argument("--virtual", action="store_true", help="virtual time instead of real processes")
+    kills.add_argument("--jobs", type=_positive, default=4, help="streets at a time (default 4)")
+    kills.add_argument("--seed", type=int, default=1)
+    kills.add_argument("--json", action="store_true")
+    kills.set_defaults(command=_kill_sweep)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"seen {text}, expected a number above 0")
+    return number
+
+
+def play_all(
+    scenarios: Sequence[Scenario], build: Callable[[Scenario, Ear, Path], Street], out: Path, jobs: int
+) -> list[Played]:
+    """Play scenarios in wall-clock time, ``jobs`` at a time, each on a street of its own."""
+
+    async def one(scenario: Scenario, gate: asyncio.Semaphore) -> Played:
+        async with gate:
+            ear = Ear(asyncio.get_running_loop())
+            seen = await play(scenario, build(scenario, ear, out / scenario.name), ear)
+            return _judged(scenario, seen, None)
+
+    async def everything() -> list[Played]:
+        gate = asyncio.Semaphore(jobs)
+        return list(await asyncio.gather(*(one(scenario, gate) for scenario in scenarios)))
+
+    return asyncio.run(everything())
+
+
+def _judged(scenario: Scenario, seen: Observation, speed: float | None) -> Played:
+    return Played(scenario, seen, tuple(judge(scenario, seen)), latency(scenario, seen), speed)
+
+
+def play_virtually(scenario: Scenario, directory: Path, seed: int) -> Played:
+    """Play one scenario in one process and virtual time."""
+    from hil_tests.jump import JumpStreet, stopwatch  # noqa: PLC0415  # builds both daemons; not needed for --help
+
+    elapsed = stopwatch()
+
+    async def world() -> Observation:
+        ear = Ear(asyncio.get_running_loop())
+        return await play(scenario, JumpStreet(scenario, ear, directory, seed), ear)
+
+    seen = run_virtual(world)
+    return _judged(scenario, seen, scenario.duration_s / elapsed())
+
+
+def _scenarios(names: Sequence[str]) -> list[Scenario]:
+    wanted = [known.value for known in Known] if "all" in names else list(names)
+    scenarios = [load_scenario(name) for name in wanted]
+    doubled = {scenario.name for scenario in scenarios if sum(other.name == scenario.name for other in scenarios) > 1}
+    if doubled:
+        raise ConfigError("--scenario", [Fault("name", ", ".join(sorted(doubled)), "each scenario once")])
+    return scenarios
+
+
+def _run(options: argparse.Namespace) -> int:
+    scenarios = _scenarios(options.scenario or ["all"])
+    out: Path = options.out
+    if out.exists() and not out.is_dir():
+        raise ConfigError("--out", [Fault("directory", str(out), "a directory, or nothing yet")])
+    if options.virtual:
+        played = [play_virtually(scenario, _fresh(out / scenario.name), options.seed) for scenario in scenarios]
+    else:
+        from hil_tests.wall import WallStreet  # noqa: PLC0415  # servers and pseudo-terminals; not needed for --help
+
+        played = play_all(
+            scenarios,
+            lambda scenario, ear, directory: WallStreet(scenario, ear, _fresh(directory), options.seed),
+            out,
+            jobs=len(Known),
+        )
+    _write(out, played)
+    if options.json:
+        print(json.dumps([_as_json(item) for item in played], indent=1))
+    else:
+        _print(Console(), played, out)
+    return EXIT_OK if all(item.passed and not _too_large(item.seen) for item in played) else EXIT_FAILED
+
+
+def _fresh(directory: Path) -> Path:
+    """An empty directory for one scenario; only what an earlier run wrote there is removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("signals.csv", "events.jsonl", "scope.svg", "scope.png"):
+        (directory / name).unlink(missing_ok=True)
+    _remove(directory / "state")
+    return directory
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.iterdir():
+            _remove(inner)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(out: Path, played: Sequence[Played]) -> None:
+    from hil_tests import report  # noqa: PLC0415  # matplotlib takes a second to import
+
+    for item in played:
+        directory = out / item.scenario.name
+        report.write_signals(directory / "signals.csv", item.scenario, item.seen)
+        report.write_events(directory / "events.jsonl", item.seen)
+        report.write_figures(directory, report.draw(item.scenario, item.seen, list(item.verdicts), item.delay))
+    (out / "result.json").write_text(json.dumps([_as_json(item) for item in played], indent=1) + "\n", encoding="utf-8")
+
+
+def _as_json(item: Played) -> dict[str, Any]:
+    return {
+        "scenario": item.scenario.name,
+        "passed": item.passed,
+        "verdicts": [dataclasses.asdict(verdict) for verdict in item.verdicts],
+        "latency": None if item.delay is None else dataclasses.asdict(item.delay),
+        "rss_kib": item.seen.rss_kib,
+        "times_real_time": item.speed,
+    }
+
+
+def _too_large(seen: Observation) -> list[str]:
+    return [name for name, size in seen.rss_kib.items() if size > RSS_KIB_MAX["dcu" if name == "dcu" else "meter"]]
+
+
+def _print(console: Console, played: Sequence[Played], out: Path) -> None:
+    table = Table(title="Scenarios", title_justify="left", show_lines=False)
+    for heading in ("", "scenario", "expected", "observed"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("", justify="right")
+    for item in played:
+        for number, verdict in enumerate(item.verdicts):
+            first = (item.scenario.numeral, item.scenario.name) if number == 0 else ("", "")
+            mark = "[green]pass[/]" if verdict.passed else "[bold red]FAIL[/]"
+            table.add_row(*first, verdict.expected, verdict.observed, mark)
+        table.add_section()
+    console.print(table)
+    console.print(_numbers(played))
+    console.print(f"figures, signals, events and ledgers: {out}/<scenario>/")
+
+
+def _numbers(played: Sequence[Played]) -> Table:
+    table = Table(title="Latency, memory, speed", title_justify="left")
+    table.add_column("scenario")
+    for heading in ("request to relay", "airtime of its frames", "frames", "start-up RSS dcu", "meters", "x real time"):
+        table.add_column(heading, justify="right")
+    for item in played:
+        delay = item.delay
+        rss = item.seen.rss_kib
+        meters = [size for name, size in rss.items() if name != "dcu"]
+        table.add_row(
+            item.scenario.name,
+            "-" if delay is None else f"{1000 * delay.request_to_relay_s:.0f} ms",
+            "-" if delay is None else f"{1000 * delay.airtime_s:.0f} ms",
+            "-" if delay is None else str(delay.frames),
+            f"{rss['dcu'] / 1024:.1f} MiB" if "dcu" in rss else "-",
+            ", ".join(f"{size / 1024:.1f}" for size in meters) + " MiB" if meters else "-",
+            "1" if item.speed is None else f"{item.speed:.0f}",
+        )
+    return table
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from hil_tests.live import watch  # noqa: PLC0415  # rich's live view
+
+    (scenario,) = _scenarios([options.scenario])
+    with tempfile.TemporaryDirectory(prefix="headroom-watch-") as directory:
+        watch(scenario, Path(directory), options.seed)
+    return EXIT_OK
+
+
+def _latency(options: argparse.Namespace) -> int:
+    from hil_tests.measure import measure_latency  # noqa: PLC0415  # builds a street
+
+    result = measure_latency(options.grants, options.seed, virtual=options.virtual)
+    print(json.dumps(result) if options.json else "\n".join(f"{key:28} {value}" for key, value in result.items()))
+    return EXIT_OK if result["within"] else EXIT_FAILED
+
+
+def _kill_sweep(options: argparse.Namespace) -> int:
+    from hil_tests.measure import kill_sweep  # noqa: PLC0415  # builds streets
+
+    result = kill_sweep(options.kills, options.seed, options.jobs, virtual=options.virtual)
+    print(json.dumps(result) if options.json else "\n".join(f"{key:28} {value}" for key, value in result.items()))
+    return EXIT_OK if not result["violations"] else EXIT_FAILED
+
+
+__all__ = ["Played", "StreetError", "main", "play_all", "play_virtually"]
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,518 @@
+"""The host's side of the modem: set-up, clock, transmission and reception as one machine.
+
+After the port opens the modem is reset and set up step by step; then frames go out and come in. The modem keeps its
+own time in ticks of 10 us; we keep a map between its ticks and our monotonic seconds, good to the latency of the
+serial port. That latency cancels out where it matters: the frame start is derived from the modem's time stamps and
+slots are scheduled through the same map.
+
+A modem that stops answering is set up again from the beginning; if that fails the port is opened anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from prime_plc.modem_messages import (
+    ATTENUATION_DB_MAX,
+    BUFFERS,
+    WIDTH,
+    GetParameter,
+    GetReply,
+    HostMessage,
+    Parameter,
+    Receive,
+    Reset,
+    Send,
+    SendConfirm,
+    SetParameter,
+    SetReply,
+    TimeMode,
+    TransmitResult,
+    decode_answer,
+)
+from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
+from prime_plc.sap import BytesReceived, Happened, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
+from shared.errors import DecodeError
+
+RESET_WAIT_S: Final = 0.1
+"""[s] After a reset, which has no reply."""
+
+ANSWER_S_MAX: Final = 0.2
+"""[s] For a GET or SET; both are repeatable."""
+
+REPEATS: Final = 3
+SETUP_FAILURES_MAX: Final = 3
+"""Set-ups in a row that may fail before the port is opened anew."""
+
+CLOCK_SAMPLES: Final = 8
+"""Round trips at start; the shortest one makes the clock map."""
+
+CLOCK_INTERVAL_S: Final = 10.0
+CLOCK_SILENCE_S_MAX: Final = 2.0
+"""[s] Silence on the timer register for this long means the modem is gone."""
+
+CLOCK_HISTORY: Final = 6
+"""Later samples kept; with +-20 ppm of drift a map from the oldest is wrong by 1.2 ms."""
+
+TIMESTAMP_S_MAX: Final = 0.1
+"""[s] For a beacon's time stamp; afterwards the time of arrival has to do."""
+
+CONFIRM_MARGIN_S: Final = 0.3
+SENTINEL: Final = b"\xaa\xaa\xaa"
+"""What stock firmware puts in front of every Type A PDU on air, and takes off again."""
+
+_TIMEOUT_FIXED_S: Final = 0.007
+_TIMEOUT_SYMBOL_S: Final = 0.003
+_WRAP: Final = 1 << 32
+
+
+class TypeAFraming(Enum):
+    """What the firmware does with Type A PDUs; cannot be asked from the modem, so it is configured."""
+
+    STOCK = "stock"
+    TRANSPARENT = "transparent"
+
+
+@dataclass(frozen=True, slots=True)
+class ModemSettings:
+    """How a modem is driven.
+
+    Attributes:
+        framing: stock firmware adds three bytes to every Type A frame on air.
+        channel: 1 to 8; PRIME 1.3.6 uses 1.
+        attenuation_db: below maximum output, 0 to 21.
+    """
+
+    framing: TypeAFraming = TypeAFraming.STOCK
+    channel: int = 1
+    attenuation_db: int = 0
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.channel <= 8, self.channel
+        assert 0 <= self.attenuation_db <= ATTENUATION_DB_MAX, self.attenuation_db
+
+    def air_bytes(self, length: int) -> int:
+        """Bytes on air of a PDU of ``length`` bytes."""
+        return length + len(SENTINEL) if self.framing is TypeAFraming.STOCK else length
+
+    def airtime_s(self, length: int, scheme: Scheme) -> float:
+        """Airtime [s] of a PDU of ``length`` bytes."""
+        return frame_duration_s(self.air_bytes(length), scheme)
+
+
+@dataclass(frozen=True, slots=True)
+class TransmitFrame:
+    """Send a PDU: at ``start_s`` [s] of our clock, or at once; ``exclusive`` ignores the carrier (slots of one's
+    own)."""
+
+    pdu: bytes
+    scheme: Scheme
+    start_s: float | None
+    buffer: int
+    exclusive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModemReady:
+    """The modem is set up."""
+
+    product: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModemLost:
+    """The modem is gone; it will be set up again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A PDU came in, checked by nobody yet; ``start_s`` is on our clock [s]."""
+
+    pdu: bytes
+    scheme: Scheme
+    header_type: int
+    start_s: float
+    duration_s: float
+    snr_db: float
+    level_dbuv: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransmitConfirmed:
+    """A TransmitFrame has ended."""
+
+    buffer: int
+    result: TransmitResult
+
+
+Input = PortOpened | PortClosed | BytesReceived | TransmitFrame
+Output = SendBytes | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
+
+
+class State(Enum):
+    """Where the modem stands."""
+
+    CLOSED = "closed"
+    RESETTING = "resetting"
+    SETTING_UP = "setting up"
+    READY = "ready"
+
+
+class ModemClock:
+    """Map between the modem's 32-bit ticks and our seconds, from round trips."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int, float]] = deque(maxlen=CLOCK_SAMPLES)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def add(self, sent_s: float, received_s: float, ticks: int) -> None:
+        """One reading of the timer register."""
+        if len(self._samples) >= CLOCK_SAMPLES:
+            while len(self._samples) >= CLOCK_HISTORY:
+                self._samples.popleft()
+        self._samples.append((received_s - sent_s, ticks, (sent_s + received_s) / 2))
+
+    def host_s(self, ticks: int) -> float:
+        """Our time [s] of a tick near the present."""
+        _, reference, host_s = min(self._samples)
+        delta = (ticks - reference + _WRAP // 2) % _WRAP - _WRAP // 2
+        return host_s + delta * TICK_S
+
+    def ticks(self, host_s: float) -> int:
+        """The modem's tick at a time [s] of ours."""
+        _, reference, base_s = min(self._samples)
+        return (reference + round((host_s - base_s) / TICK_S)) % _WRAP
+
+
+@dataclass(slots=True)
+class _Asked:
+    message: GetParameter | SetParameter
+    sent_s: float
+    left: int
+
+
+_SETUP: Final = (
+    Parameter.VERSION,
+    Parameter.PRODUCT,
+    Parameter.RECEIVE_QUALITY,
+    Parameter.TRANSMIT_QUALITY,
+    Parameter.CHANNEL,
+)
+"""Steps of the set-up before the clock: two questions, two switches, the channel."""
+
+
+class ModemHost:
+    """Machine between a MAC and an ATPL230A on a serial port."""
+
+    def __init__(self, settings: ModemSettings) -> None:
+        self.settings = settings
+        self.counters: Counter[str] = Counter()
+        self.state = State.CLOSED
+        self._decoder = UsiDecoder()
+        self._clock = ModemClock()
+        self._asked: _Asked | None = None
+        self._step = 0
+        self._failures = 0
+        self._version = ""
+        self._product = ""
+        self._resume_at = 0.0
+        self._next_clock_at = math.inf
+        self._heard_s = 0.0
+        self._confirm_by: dict[int, float] = {}
+        self._stamped: dict[int, tuple[Receive, float]] = {}
+        self._wake_at: float | None = None
+
+    # ---- the machine -------------------------------------------------------------------------------------------------
+
+    @property
+    def wake_at(self) -> float | None:
+        return self._wake_at
+
+    def handle(self, item: Input, now: float) -> list[Output]:
+        action = _TABLE.get((self.state, type(item)))
+        outputs = [] if action is None else action(self, item, now)
+        self._set_wake()
+        return outputs
+
+    def wake(self, now: float) -> list[Output]:
+        outputs: list[Output] = []
+        if self.state is State.RESETTING and now >= self._resume_at:
+            self.state = State.SETTING_UP
+            self._step = 0
+            self._clock = ModemClock()
+            outputs += self._ask_step(now)
+        if self._asked is not None and now >= self._asked.sent_s + ANSWER_S_MAX:
+            outputs += self._repeat(now)
+        if self.state is State.READY:
+            outputs += self._wake_ready(now)
+        self._set_wake()
+        return outputs
+
+    @property
+    def ready(self) -> bool:
+        """Whether frames can be sent."""
+        return self.state is State.READY
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Everything thrown away so far, by kind."""
+        return {fault.value: count for fault, count in self._decoder.faults.items()} | dict(self.counters)
+
+    def _set_wake(self) -> None:
+        deadlines: list[float] = []
+        if self.state is State.RESETTING:
+            deadlines.append(self._resume_at)
+        if self._asked is not None:
+            deadlines.append(self._asked.sent_s + ANSWER_S_MAX)
+        if self.state is State.READY:
+            if self._asked is None:
+                deadlines.append(self._next_clock_at)
+            deadlines += self._confirm_by.values()
+            deadlines += [until for _, until in self._stamped.values()]
+        self._wake_at = min(deadlines) if deadlines else None
+
+    # ---- set-up ------------------------------------------------------------------------------------------------------
+
+    def _opened(self, _item: Input, now: float) -> list[Output]:
+        self._failures = 0
+        self._decoder = UsiDecoder()
+        return self._reset(now)
+
+    def _closed(self, item: Input, _now: float) -> list[Output]:
+        assert isinstance(item, PortClosed)
+        was_ready = self.ready
+        self._forget()
+        self.state = State.CLOSED
+        return [ModemLost(item.reason)] if was_ready else []
+
+    def _reset(self, now: float) -> list[Output]:
+        self._forget()
+        self.state = State.RESETTING
+        self._resume_at = now + RESET_WAIT_S
+        return [SendBytes(b"\x7e\x7e" + encode_usi(PROTOCOL_PHY, Reset(soft=True).encode()))]
+
+    def _forget(self) -> None:
+        self._asked = None
+        self._confirm_by.clear()
+        self._stamped.clear()
+
+    def _ask_step(self, now: float) -> list[Output]:
+        if self._step == len(_SETUP):
+            return self._ask(GetParameter(Parameter.TIMER, WIDTH[Parameter.TIMER]), now)
+        parameter = _SETUP[self._step]
+        if parameter in {Parameter.VERSION, Parameter.PRODUCT}:
+            return self._ask(GetParameter(parameter, WIDTH[parameter]), now)
+        value = self.settings.channel if parameter is Parameter.CHANNEL else 1
+        return self._ask(SetParameter(parameter, bytes((value,))), now)
+
+    def _ask(self, message: GetParameter | SetParameter, now: float) -> list[Output]:
+        self._asked = _Asked(message, now, REPEATS - 1)
+        return [_bytes(message)]
+
+    def _repeat(self, now: float) -> list[Output]:
+        assert self._asked is not None
+        self.counters["unanswered"] += 1
+        silent = now - self._heard_s > CLOCK_SILENCE_S_MAX
+        if self._asked.left > 0 or (self.state is State.READY and not silent):
+            self._asked.left -= 1
+            self._asked.sent_s = now
+            return [_bytes(self._asked.message)]
+        return self._lost("no answer from the modem", now)
+
+    def _lost(self, reason: str, now: float) -> list[Output]:
+        """Set the modem up again; after some failures open the port anew."""
+        outputs: list[Output] = []
+        pending = sorted(self._confirm_by)
+        if self.ready:
+            outputs += [TransmitConfirmed(buffer, TransmitResult.TIMEOUT) for buffer in pending]
+            outputs += [ModemLost(reason), Happened("modem lost", reason)]
+        self._failures += 1
+        if self._failures > SETUP_FAILURES_MAX:
+            self._forget()
+            self.state = State.CLOSED
+            return [*outputs, ReopenPort(reason)]
+        return outputs + self._reset(now)
+
+    # ---- bytes in ----------------------------------------------------------------------------------------------------
+
+    def _received(self, item: Input, now: float) -> list[Output]:
+        assert isinstance(item, BytesReceived)
+        outputs: list[Output] = []
+        for frame in self._decoder.feed(item.data):
+            if frame.protocol != PROTOCOL_PHY:
+                self.counters["other protocol"] += 1
+                continue
+            try:
+                message = decode_answer(frame.payload)
+            except DecodeError:
+                self.counters["undecodable"] += 1
+                continue
+            self._heard_s = now
+            outputs += self._message(message, now)
+        return outputs
+
+    def _message(self, message: object, now: float) -> list[Output]:
+        match message:
+            case GetReply():
+                return self._got(message, now)
+            case SetReply():
+                return self._was_set(message, now)
+            case Receive() if self.ready:
+                return self._incoming(message, now)
+            case SendConfirm() if self.ready:
+                return self._confirmed(message, now)
+        self.counters["unexpected"] += 1
+        return []
+
+    def _got(self, reply: GetReply, now: float) -> list[Output]:
+        buffer = (reply.id - Parameter.RECEIVE_TIME) // 4
+        if reply.id >= Parameter.RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != Parameter.STATUS:
+            return self._stamp(buffer, int.from_bytes(reply.value, "big"))
+        asked = self._asked
+        if asked is None or not isinstance(asked.message, GetParameter) or asked.message.id != reply.id:
+            self.counters["late"] += 1
+            return []
+        self._asked = None
+        if reply.id == Parameter.TIMER:
+            return self._timed(asked, int.from_bytes(reply.value, "big"), now)
+        if reply.id == Parameter.VERSION:
+            self._version = ".".join(f"{byte:02X}" for byte in reply.value)
+        elif reply.id == Parameter.PRODUCT:
+            self._product = reply.value.decode("ascii", "replace").strip()
+        self._step += 1
+        return self._ask_step(now)
+
+    def _was_set(self, reply: SetReply, now: float) -> list[Output]:
+        asked = self._asked
+        if asked is None or not isinstance(asked.message, SetParameter) or asked.message.id != reply.id:
+            self.counters["late"] += 1
+            return []
+        self._asked = None
+        if reply.result != 0:
+            return self._lost(f"the modem refused parameter {reply.id:#06x}: result {reply.result}", now)
+        self._step += 1
+        return self._ask_step(now)
+
+    def _timed(self, asked: _Asked, ticks: int, now: float) -> list[Output]:
+        self._clock.add(asked.sent_s, now, ticks)
+        if self.state is State.SETTING_UP:
+            if len(self._clock) < CLOCK_SAMPLES:
+                return self._ask_step(now)
+            self.state = State.READY
+            self._failures = 0
+            self._next_clock_at = now + CLOCK_INTERVAL_S
+            ready = f"{self._product} firmware {self._version}"
+            return [ModemReady(self._product, self._version), Happened("modem ready", ready)]
+        self._next_clock_at = now + CLOCK_INTERVAL_S
+        return []
+
+    # ---- ready -------------------------------------------------------------------------------------------------------
+
+    def _wake_ready(self, now: float) -> list[Output]:
+        if any(now >= until for until in self._confirm_by.values()):
+            return self._lost("no confirm of a transmission", now)
+        outputs: list[Output] = []
+        for buffer in [buffer for buffer, (_, until) in self._stamped.items() if now >= until]:
+            receive, until = self._stamped.pop(buffer)
+            outputs.append(self._frame(receive, until - TIMESTAMP_S_MAX))
+        if self._asked is None and now >= self._next_clock_at:
+            outputs += self._ask(GetParameter(Parameter.TIMER, WIDTH[Parameter.TIMER]), now)
+        return outputs
+
+    def _transmit(self, item: Input, now: float) -> list[Output]:
+        assert isinstance(item, TransmitFrame)
+        if item.buffer in self._confirm_by:
+            return [TransmitConfirmed(item.buffer, TransmitResult.PREVIOUS_PENDING)]
+        start_s = now if item.start_s is None else max(now, item.start_s)
+        symbols = payload_symbols(self.settings.air_bytes(len(item.pdu)), item.scheme)
+        patience_s = _TIMEOUT_FIXED_S + _TIMEOUT_SYMBOL_S * symbols + CONFIRM_MARGIN_S
+        self._confirm_by[item.buffer] = start_s + self.settings.airtime_s(len(item.pdu), item.scheme) + patience_s
+        absolute = item.start_s is not None and item.start_s > now
+        send = Send(
+            buffer=item.buffer,
+            attenuation_db=self.settings.attenuation_db,
+            mode=PhyMode.TYPE_A,
+            scheme=item.scheme,
+            time_mode=TimeMode.ABSOLUTE if absolute else TimeMode.RELATIVE,
+            delay=(self._clock.ticks(start_s) or 1) if absolute else 0,
+            disable_rx=item.exclusive,
+            data=item.pdu,
+        )
+        return [_bytes(send)]
+
+    def _transmit_unready(self, item: Input, _now: float) -> list[Output]:
+        assert isinstance(item, TransmitFrame)
+        return [TransmitConfirmed(item.buffer, TransmitResult.TIMEOUT)]
+
+    def _confirmed(self, confirm: SendConfirm, now: float) -> list[Output]:
+        if self._confirm_by.pop(confirm.buffer, None) is None:
+            self.counters["late"] += 1
+            return []
+        try:
+            result = TransmitResult(confirm.result)
+        except ValueError:
+            self.counters["unknown result"] += 1
+            result = TransmitResult.TIMEOUT
+        outputs: list[Output] = [TransmitConfirmed(confirm.buffer, result)]
+        if result is TransmitResult.TIMEOUT:  # the firmware has reset its PHY by itself
+            outputs += self._lost("the modem timed out and reset itself", now)
+        return outputs
+
+    def _incoming(self, receive: Receive, now: float) -> list[Output]:
+        if receive.mode != PhyMode.TYPE_A or receive.scheme not in Scheme or not receive.data:
+            self.counters["other frame type"] += 1
+            return []
+        if receive.data[0] >> 4 & 3 != 2:  # only a beacon's instant matters to the microsecond
+            return [self._frame(receive, now)]
+        self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
+        return [_bytes(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+
+    def _stamp(self, buffer: int, ticks: int) -> list[Output]:
+        waiting = self._stamped.pop(buffer, None)
+        if waiting is None:
+            self.counters["late"] += 1
+            return []
+        return [self._frame(waiting[0], self._clock.host_s(ticks))]
+
+    def _frame(self, receive: Receive, end_s: float) -> FrameReceived:
+        scheme = Scheme(receive.scheme)
+        duration_s = self.settings.airtime_s(len(receive.data), scheme)
+        return FrameReceived(
+            receive.data, scheme, receive.header_type, end_s - duration_s, duration_s, receive.snr_db, receive.rssi
+        )
+
+
+def _bytes(message: HostMessage) -> SendBytes:
+    return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
+
+
+_Action = Callable[[ModemHost, Input, float], list[Output]]
+
+_TABLE: Final[dict[tuple[State, type], _Action]] = {
+    (State.CLOSED, PortOpened): ModemHost._opened,
+    (State.CLOSED, TransmitFrame): ModemHost._transmit_unready,
+    (State.RESETTING, PortOpened): ModemHost._opened,
+    (State.RESETTING, PortClosed): ModemHost._closed,
+    (State.RESETTING, TransmitFrame): ModemHost._transmit_unready,
+    (State.SETTING_UP, PortOpened): ModemHost._opened,
+    (State.SETTING_UP, PortClosed): ModemHost._closed,
+    (State.SETTING_UP, BytesReceived): ModemHost._received,
+    (State.SETTING_UP, TransmitFrame): ModemHost._transmit_unready,
+    (State.READY, PortOpened): ModemHost._opened,
+    (State.READY, PortClosed): ModemHost._closed,
+    (State.READY, BytesReceived): ModemHost._received,
+    (State.READY, TransmitFrame): ModemHost._transmit,
+}
+"""Every state change of the set-up and of the traffic; what is not here is ignored (bytes while resetting are
+flushed)."""
