@@ -69,6 +69,7 @@ SENTINEL: Final = b"\xaa\xaa\xaa"
 
 _TIMEOUT_FIXED_S: Final = 0.007
 _TIMEOUT_SYMBOL_S: Final = 0.003
+_SCHEMES: Final = frozenset(int(scheme) for scheme in Scheme)
 _WRAP: Final = 1 << 32
 
 
@@ -470,7 +471,7 @@ class ModemHost:
         return outputs
 
     def _incoming(self, receive: Receive, now: float) -> list[Output]:
-        if receive.mode != PhyMode.TYPE_A or receive.scheme not in Scheme or not receive.data:
+        if receive.mode != PhyMode.TYPE_A or receive.scheme not in _SCHEMES or not receive.data:
             self.counters["other frame type"] += 1
             return []
         if receive.data[0] >> 4 & 3 != 2:  # only a beacon's instant matters to the microsecond

@@ -356,7 +356,7 @@ def _decode_command(payload: bytes) -> HostMessage:
             return BitOperation(*struct.unpack(">HBB", payload[1:]))
         case Command.SEND:
             *head, length = struct.unpack_from(">5BI?H", payload, 1)
-            return Send(*head, _rest(payload, 13, length))
+            return Send(*(*head, _rest(payload, 13, length)))
         case Command.NOISE:
             return NoiseRequest(*struct.unpack(">BI", payload[1:]))
         case Command.GET_LIST:
@@ -387,7 +387,7 @@ def _decode_answer(payload: bytes) -> ModemMessage:
     match payload[0]:
         case Command.RECEIVE:
             *head, length = _RECEIVE.unpack_from(payload, 1)
-            return Receive(*head, _rest(payload, 21, length))
+            return Receive(*(*head, _rest(payload, 21, length)))
         case Command.SEND_CONFIRM:
             return SendConfirm(*struct.unpack(">BBH", payload[1:]))
         case Command.GET_REPLY:

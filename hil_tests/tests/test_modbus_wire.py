@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from hil_tests.virtual.em330 import Em330Server, Measured, MeterFault, VirtualEm330
-from hil_tests.virtual.tcp_proxy import TcpProxy, WireFault
+from hil_tests.virtual.tcp_proxy import HELD_MAX, TcpProxy, WireFault
 from shared.modbus import ModbusAddress, ModbusRefused, ModbusShort, ModbusSilence, PymodbusPort
 
 TIMEOUT_S = 0.05
@@ -156,3 +157,18 @@ async def test_closing_twice_is_harmless(bench: Bench) -> None:
     await bench.port.close()
     await bench.port.close()
     assert not bench.port.connected
+
+
+async def test_the_wire_holds_no_more_than_its_limit() -> None:
+    """One answer too many: the oldest is gone, the order of the others stays."""
+    wire = TcpProxy("127.0.0.1", 1)
+    wire.fault = WireFault.HOLD
+    far_end, near_end = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=near_end)
+    for number in range(HELD_MAX + 1):
+        await wire._treat(bytes([number]), writer)
+    wire.release()
+    await writer.drain()
+    assert far_end.recv(2 * HELD_MAX) == bytes(range(1, HELD_MAX + 1))
+    writer.close()
+    far_end.close()

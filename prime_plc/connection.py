@@ -1,0 +1,207 @@
+"""One MAC connection: SDUs cut into segments (SAR), numbered, acknowledged and repeated (ARQ).
+
+Pure: payloads of data packets go in and come out, deadlines are asked for by `wake_at`.
+
+Three points are not established by the sources we have and are handled so that either reading works: the value of the
+first intermediate segment (only its rising by one is checked), the number of a packet that only acknowledges (the next
+one, without using it up; on reception it is ignored when no SAR byte follows), and the retransmission time (four round
+trips).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from prime_plc.settings import MacSettings
+from prime_plc.subheader import ArqHeader, SarHeader, SarType
+
+MODULUS = 64
+SEGMENTS_MAX = 64
+
+
+@dataclass(slots=True)
+class _Packet:
+    """A numbered packet that waits for its acknowledgement."""
+
+    number: int
+    body: bytes
+    token: int | None
+    sent_s: float = 0.0
+    count: int = 0
+
+
+@dataclass(slots=True)
+class _Assembly:
+    """An SDU of which some segments have come."""
+
+    segments: int
+    parts: list[bytes]
+    last_value: int | None
+    until_s: float
+
+
+def _ahead(number: int, base: int) -> int:
+    return (number - base) % MODULUS
+
+
+class Connection:
+    """Both directions of one connection with ARQ."""
+
+    def __init__(self, settings: MacSettings) -> None:
+        self._settings = settings
+        self._waiting: deque[tuple[bytes, int | None]] = deque()
+        self._waiting_sdus = 0
+        self._unacknowledged: deque[_Packet] = deque()
+        self._next_number = 0
+        self._peer_window = settings.window_start
+        self._round_trip_s = settings.retransmit_s_min / 4
+        self._expected = 0
+        self._early: dict[int, bytes] = {}
+        self._acknowledge_at: float | None = None
+        self._assembly: _Assembly | None = None
+        self.failed = False
+
+    # ---- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, sdu: bytes, token: int) -> bool:
+        """Queue an SDU; False if too many wait already. Its token comes out of `receive` when all of it is
+        acknowledged."""
+        if self._waiting_sdus >= self._settings.sdus_max:
+            return False
+        size = self._settings.segment_bytes
+        parts = [sdu[at : at + size] for at in range(0, len(sdu), size)] or [b""]
+        assert len(parts) <= SEGMENTS_MAX, len(parts)
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            if index == 0:
+                header = SarHeader(SarType.FIRST, len(parts) - 1)
+            else:
+                header = SarHeader(SarType.LAST if last else SarType.INTERMEDIATE, index)
+            self._waiting.append((header.encode() + part, token if last else None))
+        self._waiting_sdus += 1
+        return True
+
+    @property
+    def pending_tokens(self) -> list[int]:
+        """Tokens of the SDUs not acknowledged yet."""
+        sent = [packet.token for packet in self._unacknowledged if packet.token is not None]
+        return sent + [token for _, token in self._waiting if token is not None]
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `packets` has something to say without any input [s]."""
+        deadlines = [packet.sent_s + self._patience_s for packet in self._unacknowledged]
+        if self._acknowledge_at is not None:
+            deadlines.append(self._acknowledge_at)
+        if self._assembly is not None:
+            deadlines.append(self._assembly.until_s)
+        return min(deadlines, default=None)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(self._settings.retransmit_s_min, 4 * self._round_trip_s)
+
+    def packets(self, now: float) -> list[bytes]:
+        """Payloads to send now: repetitions, new packets within the window, or an acknowledgement that is due."""
+        bodies: list[_Packet] = []
+        for packet in self._unacknowledged:
+            if now >= packet.sent_s + self._patience_s:
+                if packet.count >= self._settings.transmissions_max:
+                    self.failed = True
+                    return []
+                bodies.append(packet)
+        while self._waiting and len(self._unacknowledged) < self._peer_window:
+            body, token = self._waiting.popleft()
+            packet = _Packet(self._next_number, body, token)
+            self._next_number = (self._next_number + 1) % MODULUS
+            self._unacknowledged.append(packet)
+            bodies.append(packet)
+        if self._assembly is not None and now >= self._assembly.until_s:
+            self._assembly = None
+        payloads = []
+        for index, packet in enumerate(bodies):
+            packet.sent_s = now
+            packet.count += 1
+            payloads.append(self._header(packet.number, flush=index == len(bodies) - 1) + packet.body)
+        if not payloads and self._acknowledge_at is not None and now >= self._acknowledge_at:
+            payloads.append(self._header(self._next_number, flush=False))
+        if payloads:
+            self._acknowledge_at = None
+        return payloads
+
+    def _header(self, number: int, *, flush: bool) -> bytes:
+        furthest = max((_ahead(early, self._expected) for early in self._early), default=0)
+        missing = [(self._expected + step) % MODULUS for step in range(furthest)]
+        nacks = tuple(number for number in missing if number not in self._early)
+        return ArqHeader(number, flush, self._settings.window, nacks, self._expected).encode()
+
+    # ---- receiving ---------------------------------------------------------------------------------------------------
+
+    def receive(self, payload: bytes, now: float) -> tuple[list[bytes], list[int]]:
+        """SDUs complete now, in order and once, and tokens of our SDUs that are acknowledged now.
+
+        Raises:
+            DecodeError: the payload is no ARQ packet; nothing has changed then.
+        """
+        header, used = ArqHeader.decode(payload)
+        body = payload[used:]
+        if body:
+            SarHeader.decode(body[:1])
+        tokens = self._acknowledged(header, now)
+        if not body:
+            return [], tokens
+        hold_s = self._settings.flush_hold_s if header.flush else self._settings.acknowledge_hold_s
+        due = now + hold_s
+        self._acknowledge_at = due if self._acknowledge_at is None else min(due, self._acknowledge_at)
+        if _ahead(header.packet_id, self._expected) < self._settings.window:
+            self._early.setdefault(header.packet_id, body)
+        sdus = []
+        while (ready := self._early.pop(self._expected, None)) is not None:
+            self._expected = (self._expected + 1) % MODULUS
+            if (sdu := self._assemble(ready, now)) is not None:
+                sdus.append(sdu)
+        return sdus, tokens
+
+    def _acknowledged(self, header: ArqHeader, now: float) -> list[int]:
+        if header.window is not None:
+            self._peer_window = max(1, header.window)
+        tokens: list[int] = []
+        if header.ack is not None and self._unacknowledged:
+            done = _ahead(header.ack, self._unacknowledged[0].number)
+            if done <= len(self._unacknowledged):
+                for _ in range(done):
+                    packet = self._unacknowledged.popleft()
+                    if packet.count == 1:
+                        self._round_trip_s += 0.25 * (now - packet.sent_s - self._round_trip_s)
+                    if packet.token is not None:
+                        tokens.append(packet.token)
+                        self._waiting_sdus -= 1
+        for packet in self._unacknowledged:
+            if packet.number in header.nacks and now - packet.sent_s > self._round_trip_s:
+                packet.sent_s = now - self._patience_s  # due at once
+        return tokens
+
+    def _assemble(self, body: bytes, now: float) -> bytes | None:
+        header = SarHeader.decode(body[:1])
+        part = body[1:]
+        if header.type is SarType.FIRST:
+            if header.value == 0:
+                self._assembly = None
+                return part
+            self._assembly = _Assembly(header.value + 1, [part], None, now + self._settings.reassembly_s_max)
+            return None
+        assembly = self._assembly
+        if assembly is None:
+            return None
+        rises = assembly.last_value is None or header.value == (assembly.last_value + 1) % 64
+        assembly.parts.append(part)
+        assembly.last_value = header.value
+        complete = len(assembly.parts) == assembly.segments
+        if not rises or complete != (header.type is SarType.LAST):
+            self._assembly = None
+            return None
+        if not complete:
+            return None
+        self._assembly = None
+        return b"".join(assembly.parts)

@@ -1,0 +1,126 @@
+"""ARQ and SAR: everything once and in order, whatever the line loses, doubles or delays."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prime_plc.connection import Connection
+from prime_plc.settings import MacSettings
+from prime_plc.subheader import ArqHeader
+from shared.errors import DecodeError
+
+SETTINGS = MacSettings(segment_bytes=16)
+
+
+def exchange(
+    sdus: list[bytes], seed: int, loss: float, doubling: float, seconds: float
+) -> tuple[list[bytes], list[int], Connection]:
+    """Carry SDUs from one end to the other over a line that loses and doubles; what arrived, what was confirmed."""
+    draw = random.Random(seed)
+    ends = (Connection(SETTINGS), Connection(SETTINGS))
+    line: list[tuple[float, int, int, bytes]] = []
+    for token, sdu in enumerate(sdus):
+        assert ends[0].send(sdu, token)
+    arrived: list[bytes] = []
+    confirmed: list[int] = []
+    now, order = 0.0, 0
+    while now < seconds and not ends[0].failed:
+        for side in (0, 1):
+            for payload in ends[side].packets(now):
+                for _ in range(2 if draw.random() < doubling else 1):
+                    if draw.random() >= loss:
+                        order += 1
+                        line.append((now + 0.05 + 0.2 * draw.random() * doubling, order, 1 - side, payload))
+        times = [entry[0] for entry in line] + [at for end in ends if (at := end.wake_at) is not None]
+        if not times:
+            break
+        now = max(now, min(times))
+        for entry in sorted(entry for entry in line if entry[0] <= now):
+            line.remove(entry)
+            got, tokens = ends[entry[2]].receive(entry[3], now)
+            arrived += got
+            confirmed += tokens
+    return arrived, confirmed, ends[0]
+
+
+def test_a_perfect_line_carries_everything() -> None:
+    """Short, segmented and empty SDUs arrive whole, in order, once, and are confirmed."""
+    sdus = [b"a", b"", bytes(range(200)), b"end"]
+    arrived, confirmed, _ = exchange(sdus, 1, 0.0, 0.0, 60.0)
+    assert (arrived, confirmed) == (sdus, [0, 1, 2, 3])
+
+
+@given(st.lists(st.binary(max_size=100), min_size=1, max_size=8), st.integers(0, 2**32), st.sampled_from((0.1, 0.3)))
+def test_a_bad_line_loses_and_doubles_nothing(sdus: list[bytes], seed: int, loss: float) -> None:
+    """With 10 or 30 % loss, duplicates and reordering the receiver sees a prefix of what was sent; all of it unless
+    given up."""
+    arrived, confirmed, sender = exchange(sdus, seed, loss, 0.2, 600.0)
+    assert arrived == sdus[: len(arrived)]
+    assert confirmed == list(range(len(confirmed)))
+    assert sender.failed or arrived == sdus
+
+
+def test_a_dead_line_is_given_up_after_five_transmissions() -> None:
+    """Each packet goes out ARQMaxTxCount times, then the connection fails; nothing is confirmed."""
+    arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 60.0)
+    assert (arrived, confirmed, sender.failed, sender.pending_tokens) == ([], [], True, [0])
+
+
+def test_an_acknowledgement_rides_on_the_answer() -> None:
+    """Data that is ready within the hold time carries the acknowledgement; no frame of its own goes out."""
+    near, far = Connection(SETTINGS), Connection(SETTINGS)
+    near.send(b"question", 1)
+    (payload,) = near.packets(0.0)
+    assert far.receive(payload, 0.1) == ([b"question"], [])
+    assert far.packets(0.11) == []
+    far.send(b"answer", 2)
+    (answer,) = far.packets(0.12)
+    assert near.receive(answer, 0.2) == ([b"answer"], [1])
+    assert far.wake_at is not None
+
+
+def test_the_sender_keeps_to_the_window_it_was_told() -> None:
+    """Before the peer speaks four packets are under way, never more."""
+    sender = Connection(SETTINGS)
+    for token in range(10):
+        sender.send(b"x", token)
+    assert len(sender.packets(0.0)) == 4
+    assert sender.packets(0.1) == []
+    sender.receive(ArqHeader(0, False, 2, (), 3).encode(), 0.2)
+    assert len(sender.packets(0.2)) == 1
+
+
+def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
+    """The receiver that has 0 and 2 asks for 1."""
+    sender, receiver = Connection(SETTINGS), Connection(SETTINGS)
+    for token in range(3):
+        sender.send(bytes((token,)), token)
+    first, _, third = sender.packets(0.0)
+    receiver.receive(first, 0.1)
+    receiver.receive(third, 0.1)
+    (complaint,) = receiver.packets(1.0)
+    header, _ = ArqHeader.decode(complaint)
+    assert (header.nacks, header.ack) == ((1,), 1)
+    sender.receive(complaint, 1.0)
+    (repeated,) = sender.packets(1.0)
+    assert receiver.receive(repeated, 1.1)[0] == [b"\x01", b"\x02"]
+
+
+def test_garbage_changes_nothing() -> None:
+    """After an undecodable payload the connection goes on as if it had not come."""
+    receiver = Connection(SETTINGS)
+    with pytest.raises(DecodeError):
+        receiver.receive(b"", 0.0)
+    with pytest.raises(DecodeError):
+        receiver.receive(b"\x00\xff", 0.0)
+    assert (receiver.wake_at, receiver.packets(1.0)) == (None, [])
+
+
+def test_a_full_queue_refuses() -> None:
+    """At the named limit another SDU is refused, and the waiting ones stay."""
+    sender = Connection(SETTINGS)
+    assert [sender.send(b"x", token) for token in range(SETTINGS.sdus_max + 1)] == [True] * SETTINGS.sdus_max + [False]
