@@ -1,0 +1,320 @@
+"""A virtual ATPL230A with the tester firmware: the serial protocol byte for byte, on a virtual power line.
+
+Written from the description of the firmware, not from our driver: unknown parameters get no reply, a reset gets none
+either, a SEND is checked in the firmware's order, its confirm comes at the end of the emission, and stock firmware
+puts three bytes in front of every Type A frame and takes three off every received one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+from hil_tests.virtual.line import Frame, PowerLine
+from prime_plc.modem_messages import (
+    BUFFERS,
+    BitOperation,
+    BitReply,
+    GetList,
+    GetListReply,
+    GetParameter,
+    GetReply,
+    NoiseReply,
+    NoiseRequest,
+    Receive,
+    Reset,
+    Send,
+    SendConfirm,
+    SetParameter,
+    SetReply,
+    TransmitResult,
+    decode_command,
+)
+from prime_plc.phy import TICK_S, PhyMode, Scheme
+from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
+from shared.errors import DecodeError
+
+BYTE_S: Final = 10 / 115_200
+"""[s] One byte on the serial port."""
+
+POLL_S: Final = 0.010
+"""[s] The firmware looks at its receive buffer this often."""
+
+PROCESSING_S: Final = 0.002
+"""[s] From the end of a frame to the first byte of its indication."""
+
+RESET_S: Final = 0.020
+AIR_BYTES: Final = (7, 496)
+SENTINEL: Final = b"\xaa\xaa\xaa"
+RMS: Final = 140
+PARAMETER_CLASSES: Final = (0xF000, 0x0200, 0x0400, 0x0100)
+
+R_STATUS, R_TIMER, R_SNA, R_RX_TIME = 0xFE2A, 0xFE47, 0xFE62, 0xFD83
+P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0112, 0x011A, 0x0415
+
+
+class Framing(Enum):
+    """Firmware as delivered, or rebuilt without the three-byte block."""
+
+    STOCK = "stock"
+    TRANSPARENT = "transparent"
+
+
+def _initial_memory() -> dict[int, bytes]:
+    """Parameters as after a reset, one byte each (any length can be read at any offset)."""
+    memory: dict[int, bytes] = {}
+    wide = {
+        0x0100: b"ATPL230   ",
+        0x010C: bytes.fromhex("23000102"),
+        P_CHANNEL: b"\x01",
+        0x0416: b"\x02",
+        0x0420: b"\x02\x00",
+        R_SNA: bytes.fromhex("0080E100006F"),
+        0xFEFF: b"\x03",
+        0xFFBF: b"\xba",
+    }
+    for address, value in wide.items():
+        for offset, byte in enumerate(value):
+            memory[address + offset] = bytes((byte,))
+    return memory
+
+
+class VirtualModem:
+    """One modem: bytes of its serial port in and out, frames on the line."""
+
+    def __init__(
+        self,
+        line: PowerLine,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        draw: random.Random,
+        framing: Framing = Framing.STOCK,
+    ) -> None:
+        self._line = line
+        self._loop = loop
+        self._name = name
+        self._draw = draw
+        self._framing = framing
+        self._decoder = UsiDecoder()
+        self._memory = _initial_memory()
+        self._tick_zero = draw.randrange(1 << 32)
+        self._tick_rate = (1 + draw.uniform(-20e-6, 20e-6)) / TICK_S
+        self._armed: dict[int, asyncio.TimerHandle] = {}
+        self._sending: Frame | None = None
+        self._receive_buffer = BUFFERS - 1
+        self._out_free_at = 0.0
+        self._resetting_until = 0.0
+        self.on_bytes: Callable[[bytes], None] = lambda _data: None
+        line.attach(self)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def unplug(self) -> None:
+        """Lose power: nothing pending survives."""
+        for handle in self._armed.values():
+            handle.cancel()
+        self._armed.clear()
+        self._decoder = UsiDecoder()
+        self._memory = _initial_memory()
+
+    # ---- serial port -------------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the host; they take line time, then the firmware's next poll."""
+        delay = len(data) * BYTE_S + self._draw.uniform(0.0, POLL_S)
+        self._loop.call_later(delay, self._poll, data)
+
+    def _poll(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            if frame.protocol == PROTOCOL_PHY and self._loop.time() >= self._resetting_until:
+                try:
+                    message = decode_command(frame.payload)
+                except DecodeError:
+                    continue
+                self._command(message)
+
+    def _answer(self, message: Any) -> None:
+        """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
+        data = encode_usi(PROTOCOL_PHY, message.encode())
+        now = self._loop.time()
+        self._out_free_at = max(now, self._out_free_at) + len(data) * BYTE_S
+        self._loop.call_at(self._out_free_at, self._write, data)
+
+    def _write(self, data: bytes) -> None:
+        self.on_bytes(data)
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
+
+    def _command(self, message: object) -> None:
+        match message:
+            case Send():
+                self._send(message)
+            case GetParameter(id=id_, length=length):
+                value = self._read(id_, length)
+                if value is not None:
+                    self._answer(GetReply(id_, value))
+            case SetParameter(id=id_, value=value):
+                self._answer(SetReply(id_, self._set(id_, value)))
+            case BitOperation():
+                self._answer(BitReply(message.id, message.operator, self._bits(message)))
+            case GetList(items=items):
+                values = tuple((id_, self._read(id_, length) or bytes(length)) for id_, length in items)
+                self._answer(GetListReply(values))
+            case NoiseRequest(symbols=symbols):
+                self._answer(NoiseReply(7, None) if symbols > 8 else NoiseReply(0, bytes(97 * symbols)))
+            case Reset():
+                self._reset()
+
+    def ticks(self) -> int:
+        """The free-running timer."""
+        return (self._tick_zero + int(self._loop.time() * self._tick_rate)) % (1 << 32)
+
+    def _read(self, id_: int, length: int) -> bytes | None:
+        if not any(id_ & one for one in PARAMETER_CLASSES):
+            return None
+        if id_ == R_TIMER:
+            return self.ticks().to_bytes(4, "big")[-length:]
+        if id_ == R_STATUS:
+            return bytes((0x40 if self._line.carrier(self) else 0,))
+        return b"".join(self._memory.get(id_ + offset, b"\0") for offset in range(length))
+
+    def _set(self, id_: int, value: bytes) -> int:
+        if not any(id_ & one for one in PARAMETER_CLASSES) or not value:
+            return 1
+        if id_ == P_CHANNEL and value != b"\x01":
+            return 3  # this coupling has channel 1 only
+        self._store(id_, value)
+        return 0
+
+    def _store(self, id_: int, value: bytes) -> None:
+        for offset, byte in enumerate(value):
+            self._memory[id_ + offset] = bytes((byte,))
+
+    def _bits(self, message: BitOperation) -> int:
+        if not message.id & 0xF000 or message.operator not in {2, 3, 4}:
+            return 1
+        old = self._memory.get(message.id, b"\0")[0]
+        new = {2: old & message.mask, 3: old | message.mask, 4: old ^ message.mask}[message.operator]
+        self._memory[message.id] = bytes((new,))
+        return 0
+
+    def _reset(self) -> None:
+        self.unplug()
+        self._resetting_until = self._loop.time() + RESET_S
+
+    # ---- transmission ------------------------------------------------------------------------------------------------
+
+    def _send(self, send: Send) -> None:
+        air = SENTINEL + send.data if send.mode == 0 and self._framing is Framing.STOCK else send.data
+        result = self._check(send, len(air))
+        if result is not None:
+            self._answer(SendConfirm(send.buffer, result, 0))
+            return
+        now = self._loop.time()
+        at_s = now
+        if send.delay:
+            delay_ticks = max(send.delay, 10) if send.time_mode == 1 else (send.delay - self.ticks()) % (1 << 32)
+            if delay_ticks < 1 << 31:  # an absolute time in the past starts at once
+                at_s = now + delay_ticks / self._tick_rate
+        armed = self._armed.pop(send.buffer, None)
+        if armed is not None:
+            armed.cancel()
+        self._armed[send.buffer] = self._loop.call_at(at_s, self._start, send, air)
+
+    def _check(self, send: Send, air_bytes: int) -> int | None:
+        """The firmware's checks in its order; None if all is well."""
+        if send.buffer >= BUFFERS:
+            return TransmitResult.INVALID_BUFFER
+        known = send.scheme in Scheme._value2member_map_
+        if not known or (send.scheme >= 12 and send.mode == 0):
+            return TransmitResult.INVALID_SCHEME
+        if not AIR_BYTES[0] <= air_bytes <= AIR_BYTES[1]:
+            return TransmitResult.WRONG_LENGTH
+        if send.mode not in {0, 2, 3}:
+            return TransmitResult.INVALID_MODE
+        return None
+
+    def _start(self, send: Send, air: bytes) -> None:
+        self._armed.pop(send.buffer, None)
+        if self._sending is not None:
+            self._answer(SendConfirm(send.buffer, TransmitResult.PREVIOUS_PENDING, 0))
+            return
+        if not send.disable_rx and self._line.carrier(self):
+            busy = TransmitResult.RECEIVING if self._line.reading(self) else TransmitResult.CHANNEL_BUSY
+            self._answer(SendConfirm(send.buffer, busy, 0))
+            return
+        if send.mode == 0:
+            air = bytes((air[0] & 0x3F,)) + air[1:]  # the two top bits are not carried
+        frame = self._line.emit(self, air, Scheme(send.scheme), PhyMode(send.mode), float(min(send.attenuation_db, 21)))
+        self._sending = frame
+        self._loop.call_at(frame.end_s, self._sent, send)
+
+    def _sent(self, send: Send) -> None:
+        self._sending = None
+        rms = RMS if self._memory.get(P_TX_QUALITY, b"\0") == b"\x01" else 0
+        self._answer(SendConfirm(send.buffer, TransmitResult.SUCCESS, rms))
+
+    # ---- reception ---------------------------------------------------------------------------------------------------
+
+    def deliver(self, frame: Frame, pdu: bytes, snr_db: float, level_dbuv: float) -> None:
+        """A frame has ended at this receiver; the MAC checksum is the host's business."""
+        header_type = pdu[0] >> 4 & 3
+        if header_type == 3:
+            return
+        self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
+        self._store(R_RX_TIME + 4 * self._receive_buffer, self.ticks().to_bytes(4, "big"))
+        self._memory[0x0111] = bytes((self._receive_buffer,))
+        data = pdu[3:] if frame.mode is PhyMode.TYPE_A and self._framing is Framing.STOCK else pdu
+        quality = self._memory.get(P_RX_QUALITY, b"\0") == b"\x01"
+        cinr = max(0, min(255, round(4 * (snr_db - 3)))) if quality else 0
+        rssi = max(0, min(255, round(level_dbuv))) if quality else 0
+        evm = (16, 20, 500, 800) if quality else (0, 0, 0, 0)
+        message = Receive(self._receive_buffer, frame.mode, frame.scheme, header_type, rssi, cinr, *evm, data)
+        self._loop.call_later(PROCESSING_S, self._answer, message)
+
+
+class MemoryTransport(asyncio.Transport):
+    """The serial port between a daemon and a virtual modem in one process."""
+
+    def __init__(self, modem: VirtualModem, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._modem = modem
+        self._protocol = protocol
+        self._closed = False
+        modem.on_bytes = self._arrived
+        protocol.connection_made(self)
+
+    def _arrived(self, data: bytes) -> None:
+        if not self._closed:
+            self._protocol.data_received(data)
+
+    def write(self, data: Any) -> None:
+        if not self._closed:
+            self._modem.feed(bytes(data))
+
+    def close(self) -> None:
+        self._closed = True
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def lose(self) -> None:
+        """The port vanishes, as when the modem is unplugged."""
+        if not self._closed:
+            self._closed = True
+            self._protocol.connection_lost(OSError(5, "Input/output error"))
+
+
+def open_memory_port(modem: VirtualModem) -> Callable[[Callable[[], asyncio.Protocol]], Any]:
+    """What a daemon opens instead of a serial device."""
+
+    async def connect(factory: Callable[[], asyncio.Protocol]) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        protocol = factory()
+        return MemoryTransport(modem, protocol), protocol
+
+    return connect

@@ -1,0 +1,116 @@
+"""A whole stack as one machine: serial modem, MAC and 4-32 convergence; `sap.py` is its door."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prime_plc import modem_host, service_node
+from prime_plc.base_node import BaseNode
+from prime_plc.modem_host import (
+    FrameReceived,
+    ModemHost,
+    ModemLost,
+    ModemReady,
+    ModemSettings,
+    TransmitConfirmed,
+    TransmitFrame,
+)
+from prime_plc.modem_messages import TransmitResult
+from prime_plc.sap import LPDU_DATA_BYTES_MAX, DataConfirmed, DataResult, Direction, FrameSeen, Input, Output, SendData
+from prime_plc.service_node import ServiceNode
+from prime_plc.settings import MacSettings
+from shared.ids import Eui48
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """How a stack is set up; ``trace`` makes it show every frame as `FrameSeen`."""
+
+    mac: MacSettings = field(default_factory=MacSettings)
+    modem: ModemSettings = field(default_factory=ModemSettings)
+    trace: bool = False
+
+
+class _Node(Protocol):
+    @property
+    def wake_at(self) -> float | None: ...
+    @property
+    def sna(self) -> bytes: ...
+    def handle(self, item: service_node.Input, now: float) -> list[service_node.Output]: ...
+    def wake(self, now: float) -> list[service_node.Output]: ...
+    def summary(self) -> dict[str, object]: ...
+
+
+class Stack:
+    """Modem driver and node, joined: what one says to the other never leaves this machine."""
+
+    def __init__(self, settings: StackSettings, node: _Node) -> None:
+        self._settings = settings
+        self._modem = ModemHost(settings.modem)
+        self._node = node
+        self._in_flight: dict[int, TransmitFrame] = {}
+
+    @property
+    def wake_at(self) -> float | None:
+        node, modem = self._node.wake_at, self._modem.wake_at
+        if node is None or modem is None:
+            return modem if node is None else node
+        return min(node, modem)
+
+    def handle(self, item: Input, now: float) -> list[Output]:
+        if isinstance(item, SendData):
+            if len(item.data) > LPDU_DATA_BYTES_MAX:
+                return [DataConfirmed(item.token, item.peer, DataResult.TOO_LONG)]
+            return self._join(self._node.handle(item, now), now)
+        return self._join(self._modem.handle(item, now), now)
+
+    def wake(self, now: float) -> list[Output]:
+        return self._join([*self._modem.wake(now), *self._node.wake(now)], now)
+
+    @property
+    def sna(self) -> bytes:
+        """Subnetwork; empty while a service node searches."""
+        return self._node.sna
+
+    def summary(self) -> dict[str, object]:
+        """State and counters for people."""
+        return self._node.summary() | {"modem": self._modem.state.value, "faults": self._modem.faults}
+
+    def _join(self, begun: Sequence[modem_host.Output | service_node.Output], now: float) -> list[Output]:
+        outputs: list[Output] = []
+        todo: deque[modem_host.Output | service_node.Output] = deque(begun)
+        while todo:
+            output = todo.popleft()
+            if isinstance(output, TransmitFrame):
+                self._in_flight[output.buffer] = output
+                todo.extend(self._modem.handle(output, now))
+            elif isinstance(output, FrameReceived | TransmitConfirmed | ModemReady | ModemLost):
+                if self._settings.trace:
+                    outputs += self._seen(output, now)
+                todo.extend(self._node.handle(output, now))
+            else:
+                outputs.append(output)
+        return outputs
+
+    def _seen(self, item: FrameReceived | TransmitConfirmed | ModemReady | ModemLost, now: float) -> list[Output]:
+        if isinstance(item, FrameReceived):
+            return [FrameSeen(Direction.RECEIVED, item.pdu, item.scheme, item.start_s, item.duration_s, item.snr_db)]
+        if isinstance(item, TransmitConfirmed) and item.result is TransmitResult.SUCCESS:
+            sent = self._in_flight[item.buffer]
+            airtime_s = self._settings.modem.airtime_s(len(sent.pdu), sent.scheme)
+            return [FrameSeen(Direction.SENT, sent.pdu, sent.scheme, now - airtime_s, airtime_s, None)]
+        return []
+
+
+def base_stack(settings: StackSettings, eui48: Eui48, draw: random.Random) -> Stack:
+    """The stack of a DCU."""
+    return Stack(settings, BaseNode(settings.mac, settings.modem, eui48, draw))
+
+
+def service_stack(settings: StackSettings, eui48: Eui48, identifier: bytes, draw: random.Random) -> Stack:
+    """The stack of a meter; ``identifier`` (1 to 16 bytes) is what it calls itself when it opens its connection."""
+    return Stack(settings, ServiceNode(settings.mac, settings.modem, eui48, identifier, draw))
