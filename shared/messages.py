@@ -222,7 +222,7 @@ class NominalLimit:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """All reports up to ``seq`` are safe with the DCU; the outbox may forget them."""
+    """The report ``seq`` is safe with the DCU; the outbox may forget it."""
 
     epoch: Epoch
     seq: int

@@ -1,0 +1,109 @@
+"""`headroom-dcu`: run, check-config, status, verify-ledger."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from dcu.config import DcuConfig
+from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
+from shared.config import load_config
+from shared.errors import DeviceError
+
+EXAMPLE: Final = """examples:
+  headroom-dcu check-config /etc/headroom/dcu.toml
+  headroom-dcu run --config /etc/headroom/dcu.toml
+  headroom-dcu status --config /etc/headroom/dcu.toml
+  headroom-dcu verify-ledger /var/lib/headroom-dcu
+"""
+STATUS_S_MAX: Final = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the console script; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="headroom-dcu",
+        description="Data concentrator unit: grants export increases on a low-voltage feeder.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run = commands.add_parser("run", help="run the daemon")
+    run.add_argument("--config", type=Path, required=True)
+    run.set_defaults(command=_run)
+    check = commands.add_parser("check-config", help="check a configuration file")
+    check.add_argument("file", type=Path)
+    check.set_defaults(command=_check)
+    status = commands.add_parser("status", help="ask a running daemon for meters, voltages, grants and reasons")
+    where = status.add_mutually_exclusive_group(required=True)
+    where.add_argument("--config", type=Path, help="the daemon's configuration")
+    where.add_argument("--socket", type=Path, help="its status socket")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+    verify = commands.add_parser("verify-ledger", help="verify every entry of a ledger")
+    verify.add_argument("directory", type=Path)
+    verify.add_argument("--json", action="store_true")
+    verify.set_defaults(command=_verify)
+    options = parser.parse_args(arguments)
+    return run_cli(lambda: int(options.command(options)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dcu.real import run_daemon  # noqa: PLC0415  # sockets, threads and the serial port; not needed for --help
+
+    return asyncio.run(run_daemon(load_config(options.config, DcuConfig)))
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = load_config(options.file, DcuConfig)
+    print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
+    return EXIT_OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    from dcu.status import table  # noqa: PLC0415  # pulls in the engine
+
+    path = options.socket or Path(load_config(options.config, DcuConfig).status.socket)
+    status = ask(path)
+    print(json.dumps(status, indent=1) if options.json else table(status))
+    return EXIT_OK
+
+
+def ask(path: Path) -> dict[str, Any]:
+    """The snapshot a running daemon gives on its status socket.
+
+    Raises:
+        DeviceError: nobody answers there.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(STATUS_S_MAX)
+        try:
+            link.connect(str(path))
+            data = b"".join(iter(lambda: link.recv(65536), b""))
+            status: dict[str, Any] = json.loads(data)
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"{path}: no answer from a running DCU ({error})") from error
+    return status
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from dcu.ledger.store import verify  # noqa: PLC0415  # only this command reads the file
+
+    found = verify(options.directory)
+    result = {"dcu": found.dcu, "entries": len(found.entries), "head": found.head.hex(), "faults": found.faults}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        verdict = "; ".join(found.faults) or "verified"
+        print(f"ledger of {found.dcu}: {len(found.entries)} entries, head {found.head.hex()}: {verdict}")
+    return EXIT_FAILED if found.faults else EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Configuration of a DCU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from dcu.hosting.engine import SiteSettings
+from dcu.meters import MeterEntry
+from prime_plc.modem_host import ModemSettings, TypeAFraming
+from prime_plc.settings import MacSettings
+from prime_plc.stack import StackSettings
+from shared.config import Section
+from shared.em330 import Em330Settings
+from shared.errors import DecodeError
+from shared.ids import BusId, MeterId, Phase, parse_eui48
+from shared.messages import LEASE_S_MAX
+from shared.modbus import ModbusAddress
+
+
+def _checked(parse: Callable[[str], object]) -> AfterValidator:
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    return AfterValidator(check)
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+Eui48Text = Annotated[str, _checked(parse_eui48)]
+ModbusUrl = Annotated[str, _checked(ModbusAddress.parse)]
+PhaseName = Literal["L1", "L2", "L3"]
+Watts = Annotated[float, Field(ge=0.0, le=1e7)]
+Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
+
+
+class Dcu(Section):
+    """Who this DCU is and where it keeps its ledger."""
+
+    id: Word
+    eui48: Eui48Text
+    state_directory: Annotated[str, Field(min_length=1)]
+
+
+class Site(Section):
+    """The rules of this site."""
+
+    nominal_voltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] = 230.0
+    band_pct: Annotated[float, Field(gt=0.0, le=20.0)] = 5.0
+    persistence_s: Annotated[float, Field(ge=0.0, le=600.0)] = 10.0
+    lease_s: Annotated[float, Field(gt=0.0, le=LEASE_S_MAX)] = LEASE_S_MAX
+    renew_interval_s: Seconds = 15.0
+    decision_window_s: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
+    reading_age_s_max: Seconds = 40.0
+    reservations_max: Annotated[int, Field(gt=0, le=10_000)] = 200
+
+    @model_validator(mode="after")
+    def _renewable(self) -> Site:
+        if self.renew_interval_s >= self.lease_s:
+            raise ValueError(f"renew_interval_s below lease_s {self.lease_s:g} (seen {self.renew_interval_s:g})")
+        return self
+
+
+class Balancing(Section):
+    """The EM330 at the transformer."""
+
+    url: ModbusUrl
+    phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=lambda: ["L1", "L2", "L3"])
+    ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    poll_s: Annotated[float, Field(ge=0.5, le=60.0)] = 1.0
+
+
+class Plc(Section):
+    """The modem and the PRIME subnetwork."""
+
+    url: Annotated[str, Field(min_length=1)]
+    framing: Literal["stock", "transparent"] = "stock"
+    channel: Annotated[int, Field(ge=1, le=8)] = 1
+    attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
+    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
+
+
+class Meter(Section):
+    """One customer: which meter on which bus and phases, and its limits."""
+
+    id: Word
+    eui48: Eui48Text
+    bus: Word
+    phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=lambda: ["L1"])
+    nominal_limit_w: Watts
+    contract_limit_w: Watts
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Meter:
+        if self.contract_limit_w < self.nominal_limit_w:
+            raise ValueError(
+                f"contract_limit_w at least nominal_limit_w {self.nominal_limit_w:g} (seen {self.contract_limit_w:g})"
+            )
+        if len(set(self.phases)) != len(self.phases):
+            raise ValueError(f"each phase once (seen {', '.join(self.phases)})")
+        return self
+
+
+class Status(Section):
+    """Where `headroom-dcu status` asks."""
+
+    socket: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class DcuConfig(Section):
+    """The whole file."""
+
+    dcu: Dcu
+    site: Site = Field(default_factory=Site)
+    balancing: Balancing
+    plc: Plc
+    status: Status
+    meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
+
+    @model_validator(mode="after")
+    def _each_once(self) -> DcuConfig:
+        keys: dict[str, list[str]] = {
+            "id": [meter.id for meter in self.meters],
+            "eui48": [parse_eui48(meter.eui48).hex() for meter in self.meters] + [parse_eui48(self.dcu.eui48).hex()],
+        }
+        for key, values in keys.items():
+            doubled = sorted({value for value in values if values.count(value) > 1})
+            if doubled:
+                raise ValueError(f"each {key} once in meters (seen {', '.join(doubled)} twice)")
+        return self
+
+    # ---- what the parts want -----------------------------------------------------------------------------------------
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the ledger lives."""
+        return Path(self.dcu.state_directory)
+
+    @property
+    def entries(self) -> tuple[MeterEntry, ...]:
+        """The meters for the table."""
+        return tuple(
+            MeterEntry(
+                MeterId(meter.id),
+                parse_eui48(meter.eui48),
+                BusId(meter.bus),
+                tuple(Phase[name] for name in meter.phases),
+                meter.nominal_limit_w,
+                meter.contract_limit_w,
+            )
+            for meter in self.meters
+        )
+
+    @property
+    def site_settings(self) -> SiteSettings:
+        """The rules for the engine."""
+        return SiteSettings(**self.site.model_dump())
+
+    @property
+    def stack_settings(self) -> StackSettings:
+        """The base node's stack."""
+        modem = ModemSettings(TypeAFraming(self.plc.framing), self.plc.channel, self.plc.attenuation_db)
+        return StackSettings(MacSettings(control_repeat_s=self.plc.control_repeat_s), modem)
+
+    @property
+    def em330_settings(self) -> Em330Settings:
+        """The balancing meter."""
+        phases = tuple(Phase[name] for name in self.balancing.phases)
+        return Em330Settings(self.site.nominal_voltage_v, phases, self.balancing.ct_ratio, self.balancing.vt_ratio)

@@ -1,0 +1,135 @@
+"""Grants and the capacity they hold: a reservation outlives everything the meter can do with its grant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from shared.ids import MeterId, RequestId
+from shared.messages import DecisionId
+
+DRIFT: Final = 2 * 500e-6
+"""Two clocks, 500 ppm each."""
+
+RESERVE_MARGIN_S: Final = 2.0
+"""[s] Actuation and transport margins of the lease rule, one second each."""
+
+
+def reserved_for_s(lease_s: float) -> float:
+    """How long capacity is held after a decision [s]; the meter counts from before it, so this always covers it."""
+    return lease_s * (1 + DRIFT) + RESERVE_MARGIN_S
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Capacity held for one grant decision."""
+
+    decision: DecisionId
+    meter: MeterId
+    limit_w: float
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveGrant:
+    """A grant that is being renewed.
+
+    Attributes:
+        decided_at_s: of its newest decision [s].
+        expires_s: when the meter has let it go at the latest, if nothing renews it [s].
+    """
+
+    meter: MeterId
+    request_id: RequestId
+    decision: DecisionId
+    limit_w: float
+    decided_at_s: float
+    expires_s: float
+
+
+class GrantBook:
+    """Live grants and every reservation, old and new."""
+
+    def __init__(self, reservations_max: int) -> None:
+        self._reservations_max = reservations_max
+        self._live: dict[MeterId, LiveGrant] = {}
+        self._reservations: list[Reservation] = []
+        self._newest: dict[MeterId, DecisionId] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether another reservation would exceed the named limit."""
+        return len(self._reservations) >= self._reservations_max
+
+    @property
+    def live(self) -> tuple[LiveGrant, ...]:
+        """Grants that are being renewed."""
+        return tuple(self._live.values())
+
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Capacity held."""
+        return tuple(self._reservations)
+
+    def grant_of(self, meter: MeterId) -> LiveGrant | None:
+        """The live grant of a meter."""
+        return self._live.get(meter)
+
+    def newest(self, meter: MeterId) -> DecisionId | None:
+        """The newest grant or revoke of a meter."""
+        return self._newest.get(meter)
+
+    def reserved_w(self) -> dict[MeterId, float]:
+        """What each meter may export at most [W], by all its reservations."""
+        reserved: dict[MeterId, float] = {}
+        for reservation in self._reservations:
+            reserved[reservation.meter] = max(reservation.limit_w, reserved.get(reservation.meter, 0.0))
+        return reserved
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next reservation or grant ends [s]."""
+        ends = [reservation.until_s for reservation in self._reservations]
+        ends += [grant.expires_s for grant in self._live.values()]
+        return min(ends, default=None)
+
+    def reserve(self, grant: LiveGrant, lease_s: float) -> None:
+        """Hold the capacity of a grant or renewal; to be called before anything is sent."""
+        assert not self.full, "the caller checks the limit"
+        until_s = grant.decided_at_s + reserved_for_s(lease_s)
+        self._reservations.append(Reservation(grant.decision, grant.meter, grant.limit_w, until_s))
+        self._live[grant.meter] = grant
+        self._newest[grant.meter] = grant.decision
+
+    def end(self, meter: MeterId) -> LiveGrant | None:
+        """No more renewals; the capacity stays held."""
+        return self._live.pop(meter, None)
+
+    def revoke(self, meter: MeterId, decision: DecisionId) -> LiveGrant | None:
+        """End a grant by a decision of ours; its acknowledgement will free the capacity."""
+        self._newest[meter] = decision
+        return self.end(meter)
+
+    def acknowledged(self, meter: MeterId, applied: DecisionId | None) -> None:
+        """A meter names the decision it has applied: only the newest one frees, and only what it superseded."""
+        if applied is None or applied != self._newest.get(meter):
+            return
+        self._reservations = [
+            reservation
+            for reservation in self._reservations
+            if reservation.meter != meter or reservation.decision == applied
+        ]
+
+    def released(self, meter: MeterId, applied: DecisionId | None) -> None:
+        """A meter is at nominal and has voided its nonces; frees everything if it names our newest decision."""
+        self.end(meter)
+        if applied is not None and applied == self._newest.get(meter):
+            self._reservations = [reservation for reservation in self._reservations if reservation.meter != meter]
+
+    def expire(self, now: float) -> list[LiveGrant]:
+        """Let go what has ended by time alone; the grants that ended."""
+        self._reservations = [reservation for reservation in self._reservations if now < reservation.until_s]
+        ended = [grant for grant in self._live.values() if now >= grant.expires_s]
+        for grant in ended:
+            del self._live[grant.meter]
+        return ended

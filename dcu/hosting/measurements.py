@@ -1,0 +1,104 @@
+"""What is known of the feeder now: one voltage set for every customer and the busbar, with its age, or why there is
+none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from dcu.meters import MeterState
+from shared.ids import MeterId, Phase
+from shared.messages import Reading
+
+SUBSTATION: Final = MeterId("substation")
+"""Name of the balancing meter's point in reasons and ledgers."""
+
+
+class Quality(Enum):
+    """Whether a point may be used; only GOOD may."""
+
+    GOOD = "good"
+    MISSING = "missing"
+    STALE = "stale"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured point.
+
+    Attributes:
+        u_v: voltages of the connected phases [V], None where unknown.
+        age_s: of the reading [s], None without one.
+    """
+
+    name: MeterId
+    quality: Quality
+    u_v: tuple[float | None, ...]
+    export_w: float | None
+    age_s: float | None
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        age_s = None if self.age_s is None else round(self.age_s, 3)
+        return {
+            "name": self.name,
+            "quality": self.quality.value,
+            "u_v": list(self.u_v),
+            "export_w": self.export_w,
+            "age_s": age_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSet:
+    """The busbar first, then every customer in the order of the configuration."""
+
+    points: tuple[Point, ...]
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger, with a hash over the content."""
+        points = [point.as_entry() for point in self.points]
+        text = json.dumps(points, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return {"points": points, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class Substation:
+    """What the balancing meter said last; ``taken_at_s`` None before the first reading."""
+
+    reading: Reading | None = None
+    taken_at_s: float | None = None
+
+
+def measure(meters: Iterable[MeterState], substation: Substation, age_s_max: float, now: float) -> MeasurementSet:
+    """The measurement set at ``now`` [s]; older than ``age_s_max`` [s] is stale."""
+    busbar = _point(SUBSTATION, substation.reading, substation.taken_at_s, tuple(Phase), age_s_max, now)
+    customers = [
+        _point(state.entry.id, state.reading, state.reading_at_s, state.entry.phases, age_s_max, now)
+        for state in meters
+    ]
+    return MeasurementSet((busbar, *customers))
+
+
+def _point(
+    name: MeterId, reading: Reading | None, at_s: float | None, phases: tuple[Phase, ...], age_s_max: float, now: float
+) -> Point:
+    if at_s is None:
+        return Point(name, Quality.MISSING, (), None, None)
+    age_s = now - at_s
+    if reading is None:
+        return Point(name, Quality.INVALID, (), None, age_s)
+    if name == SUBSTATION:  # the busbar is measured on the phases its meter is connected to, at least one
+        u_v: tuple[float | None, ...] = tuple(value for value in reading.u_v if value is not None)
+    else:
+        u_v = tuple(reading.u_v[phase] for phase in phases)
+    if not age_s <= age_s_max:
+        return Point(name, Quality.STALE, u_v, reading.export_w, age_s)
+    if not u_v or any(value is None for value in u_v):
+        return Point(name, Quality.INVALID, u_v, reading.export_w, age_s)
+    return Point(name, Quality.GOOD, u_v, reading.export_w, age_s)

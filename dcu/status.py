@@ -1,0 +1,104 @@
+"""What `headroom-dcu status` shows: a snapshot of meters, grants and reasons, and its plain table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dcu.config import DcuConfig
+from dcu.hosting.engine import HostingEngine
+from dcu.hosting.measurements import SUBSTATION
+
+if TYPE_CHECKING:
+    from dcu.daemon import LedgerPort
+
+
+def snapshot(
+    engine: HostingEngine, ledger: LedgerPort, now: float, plc: dict[str, object], config: DcuConfig
+) -> dict[str, Any]:
+    """Everything a person asks a DCU, as JSON types."""
+    measurements = {point.name: point for point in engine.measurements(now).points}
+    reserved_w = engine.book.reserved_w()
+    meters = []
+    for state in engine.table.states():
+        name = state.entry.id
+        grant = engine.book.grant_of(name)
+        point = measurements[name]
+        meters.append(
+            {
+                "id": name,
+                "bus": state.entry.bus,
+                "phases": [phase.name for phase in state.entry.phases],
+                "linked": state.linked,
+                "epoch": state.epoch,
+                "quality": point.quality.value,
+                "u_v": list(point.u_v),
+                "age_s": point.age_s,
+                "export_w": point.export_w,
+                "limit_w": state.limit_w,
+                "source": state.source.name,
+                "relay": state.relay.name,
+                "alarms": [flag.name for flag in type(state.alarms) if flag in state.alarms and flag],
+                "granted_w": None if grant is None else grant.limit_w,
+                "lease_left_s": None if grant is None else max(0.0, grant.decided_at_s + engine.lease_s - now),
+                "reserved_w": reserved_w.get(name, 0.0),
+            }
+        )
+    busbar = measurements[SUBSTATION]
+    return {
+        "dcu": config.dcu.id,
+        "epoch": engine.epoch,
+        "quarantine": engine.quarantined,
+        "band_v": [engine.band.low_v, engine.band.high_v],
+        "substation": {"quality": busbar.quality.value, "u_v": list(busbar.u_v), "age_s": busbar.age_s},
+        "meters": meters,
+        "decisions": list(engine.recent),
+        "ledger": {"position": ledger.position, "head": ledger.head.hex()},
+        "plc": plc,
+    }
+
+
+def table(status: dict[str, Any]) -> str:
+    """The snapshot as aligned plain text."""
+    low_v, high_v = status["band_v"]
+    busbar = status["substation"]
+    head = [
+        (
+            f"DCU {status['dcu']}, epoch {status['epoch']}, {'QUARANTINE' if status['quarantine'] else 'deciding'};"
+            f" ledger: {status['ledger']['position']} entries, head {status['ledger']['head'][:16]}"
+        ),
+        f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
+        "",
+    ]
+    rows = [
+        ["meter", "bus", "link", "voltage", "quality", "age", "export", "limit", "why", "granted", "lease", "reserved"]
+    ]
+    rows += [_row(meter) for meter in status["meters"]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    decisions = ["", "newest decisions:"] + [f"  {line}" for line in status["decisions"] or ["none yet"]]
+    return "\n".join(head + lines + decisions)
+
+
+def _row(meter: dict[str, Any]) -> list[str]:
+    return [
+        meter["id"],
+        f"{meter['bus']} {'/'.join(meter['phases'])}",
+        "up" if meter["linked"] else "down",
+        _volts(meter["u_v"]),
+        meter["quality"],
+        _number(meter["age_s"], "s", 1),
+        _number(meter["export_w"], "W", 0),
+        _number(meter["limit_w"], "W", 0),
+        ", ".join([meter["source"], *meter["alarms"]]),
+        _number(meter["granted_w"], "W", 0),
+        _number(meter["lease_left_s"], "s", 0),
+        _number(meter["reserved_w"], "W", 0),
+    ]
+
+
+def _volts(values: list[float | None]) -> str:
+    return " ".join("?" if value is None else f"{value:.1f}" for value in values) + " V" if values else "-"
+
+
+def _number(value: float | None, unit: str, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f} {unit}"

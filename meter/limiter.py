@@ -1,0 +1,162 @@
+"""The export limiter: what this meter may export now, and until when. Pure; the rules of a lease live here.
+
+A grant raises only if it answers a nonce this meter drew in this boot at most 60 s ago and has not used, comes from
+the DCU epoch it obeys with a decision number that rises, stays within the contract, and lasts 60 s at most. Its end
+counts from the instant the nonce was drawn. Everything else is the nominal limit: at boot, when the lease ends, on
+revoke, release, a newer epoch, or any fault of our own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from shared.ids import Epoch, Nonce, RequestId
+from shared.messages import LEASE_S_MAX, NONCE_AGE_S_MAX, DecisionId, Grant, LimitSource, Revoke
+
+NONCES_MAX: Final = 32
+"""Outstanding nonces remembered; drawing more voids the oldest."""
+
+
+class Answer(Enum):
+    """What the limiter does with a grant."""
+
+    APPLIED = "applied"
+    OTHER_EPOCH = "from another epoch"
+    OLD_DECISION = "decision number does not rise"
+    UNKNOWN_NONCE = "nonce unknown, used or void"
+    STALE_NONCE = "nonce too old"
+    LEASE_OVER = "lease already over"
+    BAD_LEASE = "lease outside 0 to 60 s"
+    ABOVE_CONTRACT = "limit outside 0 to the contract"
+    FAULT = "refused because of an alarm here"
+
+
+@dataclass(slots=True)
+class _Live:
+    """The grant in force."""
+
+    decision: DecisionId
+    request_id: RequestId
+    limit_w: float
+    ends_s: float
+
+
+class ExportLimiter:
+    """Nonces, the live grant and its end."""
+
+    def __init__(self, nominal_limit_w: float, contract_limit_w: float, draw: random.Random) -> None:
+        assert 0 <= nominal_limit_w <= contract_limit_w < math.inf, (nominal_limit_w, contract_limit_w)
+        self.nominal_limit_w = nominal_limit_w
+        self._contract_limit_w = contract_limit_w
+        self._draw = draw
+        self._nonces: dict[Nonce, float] = {}
+        self._live: _Live | None = None
+        self.epoch = Epoch(0)
+        self.applied: DecisionId | None = None
+        self.source = LimitSource.BOOT
+
+    @property
+    def limit_w(self) -> float:
+        """Export limit in force [W]."""
+        return self.nominal_limit_w if self._live is None else max(self.nominal_limit_w, self._live.limit_w)
+
+    @property
+    def raised(self) -> bool:
+        """Whether a grant permits more than nominal."""
+        return self.limit_w > self.nominal_limit_w
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the lease ends [s]."""
+        return None if self._live is None else self._live.ends_s
+
+    def lease_left_s(self, now: float) -> float:
+        """Rest of the lease [s]; 0 without one."""
+        return 0.0 if self._live is None else max(0.0, self._live.ends_s - now)
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """Request the live grant answers."""
+        return None if self._live is None else self._live.request_id
+
+    def draw_nonce(self, now: float) -> Nonce:
+        """A fresh nonce, remembered with the instant ``now`` [s] it was drawn at."""
+        nonce = Nonce(self._draw.getrandbits(64))
+        self._nonces[nonce] = now
+        while len(self._nonces) > NONCES_MAX:
+            del self._nonces[next(iter(self._nonces))]
+        return nonce
+
+    def accept(self, grant: Grant, now: float) -> Answer:
+        """Apply a grant, or say why not; a refused one changes nothing."""
+        answer = self._judge(grant, now)
+        if answer is Answer.APPLIED:
+            drawn_s = self._nonces[grant.nonce]
+            self._nonces = {nonce: at_s for nonce, at_s in self._nonces.items() if at_s > drawn_s}
+            self._live = _Live(grant.decision, grant.request_id, grant.limit_w, drawn_s + grant.lease_s)
+            self.applied = grant.decision
+            self.source = LimitSource.GRANT
+        return answer
+
+    def _judge(self, grant: Grant, now: float) -> Answer:
+        drawn_s = self._nonces.get(grant.nonce)
+        if grant.decision.epoch != self.epoch:
+            return Answer.OTHER_EPOCH
+        if self.applied is not None and grant.decision.seq <= self.applied.seq:
+            return Answer.OLD_DECISION
+        if drawn_s is None:
+            return Answer.UNKNOWN_NONCE
+        if not now - drawn_s <= NONCE_AGE_S_MAX:
+            return Answer.STALE_NONCE
+        if not 0.0 < grant.lease_s <= LEASE_S_MAX:
+            return Answer.BAD_LEASE
+        if not 0.0 <= grant.limit_w <= self._contract_limit_w:
+            return Answer.ABOVE_CONTRACT
+        if not now < drawn_s + grant.lease_s:
+            return Answer.LEASE_OVER
+        return Answer.APPLIED
+
+    def revoke(self, revoke: Revoke) -> bool:
+        """Back to nominal, whatever number the revoke has; False if it is of a lower epoch."""
+        if revoke.decision.epoch < self.epoch:
+            return False
+        self.adopt(revoke.decision.epoch)
+        self._end(LimitSource.REVOKED)
+        if self.applied is None or revoke.decision.seq > self.applied.seq:
+            self.applied = revoke.decision
+        return True
+
+    def adopt(self, epoch: Epoch) -> bool:
+        """Obey a DCU's epoch if it is newer: its predecessor's grants and our nonces are void then."""
+        if epoch <= self.epoch:
+            return False
+        self.epoch = epoch
+        self.applied = None
+        self._end(LimitSource.NEW_EPOCH)
+        return True
+
+    def release(self) -> None:
+        """The household gives back."""
+        self._end(LimitSource.RELEASED)
+
+    def fault(self) -> None:
+        """Something here is wrong: nominal."""
+        self._end(LimitSource.LOCAL_FAULT)
+
+    def wake(self, now: float) -> bool:
+        """End the lease when its time has come; whether it ended now."""
+        if self._live is None or now < self._live.ends_s:
+            return False
+        self._live = None
+        self.source = LimitSource.LEASE_ENDED
+        return True
+
+    def _end(self, source: LimitSource) -> None:
+        self._nonces.clear()
+        if self._live is not None:
+            self.source = source
+        self._live = None
