@@ -40,6 +40,14 @@ Watts = Annotated[float, Field(ge=0.0, le=1e7)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 
 
+def _l1() -> list[PhaseName]:
+    return ["L1"]
+
+
+def _three() -> list[PhaseName]:
+    return ["L1", "L2", "L3"]
+
+
 class Dcu(Section):
     """Who this DCU is and where it keeps its ledger."""
 
@@ -71,7 +79,7 @@ class Balancing(Section):
     """The EM330 at the transformer."""
 
     url: ModbusUrl
-    phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=lambda: ["L1", "L2", "L3"])
+    phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=_three)
     ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     poll_s: Annotated[float, Field(ge=0.5, le=60.0)] = 1.0
@@ -93,7 +101,7 @@ class Meter(Section):
     id: Word
     eui48: Eui48Text
     bus: Word
-    phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=lambda: ["L1"])
+    phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     nominal_limit_w: Watts
     contract_limit_w: Watts
 

@@ -365,7 +365,7 @@ class MeterCore:
         ]
 
     def _answer(self, grant: Grant, now: float) -> Answer:
-        if self.alarms or self.reading is None:
+        if self.alarms & ~Alarm.OUTBOX_FULL or self.reading is None:
             return Answer.FAULT
         return self.limiter.accept(grant, now)
 

@@ -1,0 +1,186 @@
+"""Configuration of a meter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from meter.core import MeterSettings
+from meter.home import TOKEN_CHARACTERS_MIN, HomeSettings, is_loopback
+from meter.relay import Level, RelaySettings
+from prime_plc.modem_host import ModemSettings, TypeAFraming
+from prime_plc.settings import MacSettings
+from prime_plc.stack import StackSettings
+from shared.config import Section
+from shared.em330 import Em330Settings
+from shared.errors import ConfigError, DecodeError, Fault
+from shared.ids import MeterId, Phase, parse_eui48
+from shared.modbus import ModbusAddress
+
+
+def _checked(parse: Callable[[str], object]) -> AfterValidator:
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    return AfterValidator(check)
+
+
+def _loopback(host: str) -> str:
+    if not is_loopback(host):
+        raise ValueError("an address of the loopback interface, such as 127.0.0.1")
+    return host
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
+Eui48Text = Annotated[str, _checked(parse_eui48)]
+ModbusUrl = Annotated[str, _checked(ModbusAddress.parse)]
+PhaseName = Literal["L1", "L2", "L3"]
+LevelName = Literal["low", "high"]
+Watts = Annotated[float, Field(ge=0.0, le=1e7)]
+Pin = Annotated[int, Field(ge=0, le=27)]
+
+
+def _l1() -> list[PhaseName]:
+    return ["L1"]
+
+
+class Meter(Section):
+    """Who this meter is and what its customer's contract says.
+
+    ``overvoltage_v`` is the local ten-second rule; unset it is 110 % of the nominal voltage (for 230 V: 253 V).
+    """
+
+    id: Word
+    eui48: Eui48Text
+    state_directory: Annotated[str, Field(min_length=1)]
+    nominal_limit_w: Watts
+    contract_limit_w: Watts
+    nominal_voltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] = 230.0
+    phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
+    overvoltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
+    report_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 15.0
+
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Meter:
+        if self.contract_limit_w < self.nominal_limit_w:
+            raise ValueError(
+                f"contract_limit_w at least nominal_limit_w {self.nominal_limit_w:g} (seen {self.contract_limit_w:g})"
+            )
+        if len(set(self.phases)) != len(self.phases):
+            raise ValueError(f"each phase once (seen {', '.join(self.phases)})")
+        return self
+
+
+class Em330(Section):
+    """The analyzer at the connection point."""
+
+    url: ModbusUrl
+    ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    poll_s: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
+
+
+class Relay(Section):
+    """The relay board; de-energised is nominal and cannot be configured otherwise."""
+
+    pin: Pin
+    energised: LevelName = "low"
+    read_back_pin: Pin
+    read_back_raised: LevelName = "low"
+
+    @model_validator(mode="after")
+    def _two_pins(self) -> Relay:
+        if self.pin == self.read_back_pin:
+            raise ValueError(f"read_back_pin other than pin (seen {self.pin} twice)")
+        return self
+
+
+class Plc(Section):
+    """The modem and the PRIME network."""
+
+    url: Annotated[str, Field(min_length=1)]
+    framing: Literal["stock", "transparent"] = "stock"
+    channel: Annotated[int, Field(ge=1, le=8)] = 1
+    attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
+    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
+
+
+class HomeDoor(Section):
+    """The household's HTTP door; the token stands in a file of its own."""
+
+    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)]
+    token_file: Annotated[str, Field(min_length=1)]
+
+
+class MeterConfig(Section):
+    """The whole file."""
+
+    meter: Meter
+    em330: Em330
+    relay: Relay
+    plc: Plc
+    home: HomeDoor
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Connected phases."""
+        return tuple(Phase[name] for name in self.meter.phases)
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the outbox lives."""
+        return Path(self.meter.state_directory)
+
+    @property
+    def meter_settings(self) -> MeterSettings:
+        """For the core."""
+        meter = self.meter
+        overvoltage_v = 1.1 * meter.nominal_voltage_v if meter.overvoltage_v is None else meter.overvoltage_v
+        return MeterSettings(
+            MeterId(meter.id),
+            self.phases,
+            meter.nominal_limit_w,
+            meter.contract_limit_w,
+            overvoltage_v,
+            meter.report_interval_s,
+        )
+
+    @property
+    def em330_settings(self) -> Em330Settings:
+        """For the reader."""
+        return Em330Settings(self.meter.nominal_voltage_v, self.phases, self.em330.ct_ratio, self.em330.vt_ratio)
+
+    @property
+    def relay_settings(self) -> RelaySettings:
+        """For the relay."""
+        relay = self.relay
+        return RelaySettings(relay.pin, Level(relay.energised), relay.read_back_pin, Level(relay.read_back_raised))
+
+    @property
+    def stack_settings(self) -> StackSettings:
+        """For the service node."""
+        modem = ModemSettings(TypeAFraming(self.plc.framing), self.plc.channel, self.plc.attenuation_db)
+        return StackSettings(MacSettings(control_repeat_s=self.plc.control_repeat_s), modem)
+
+    def home_settings(self, file: str) -> HomeSettings:
+        """For the home door; reads the token.
+
+        Raises:
+            ConfigError: the token file is missing or its token too short.
+        """
+        try:
+            token = Path(self.home.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(file, [Fault("home.token_file", str(error), "a readable file with a token")]) from error
+        if len(token) < TOKEN_CHARACTERS_MIN:
+            seen = f"a token of {len(token)} characters"
+            raise ConfigError(file, [Fault("home.token_file", seen, f"at least {TOKEN_CHARACTERS_MIN}")])
+        return HomeSettings(self.home.host, self.home.port, token)
