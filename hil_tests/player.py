@@ -65,7 +65,7 @@ class Ear:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._zero_s = loop.time()
+        self._zero_s: float | None = None
         self.seen = Observation()
 
     def restart_clock(self) -> None:
@@ -77,12 +77,12 @@ class Ear:
 
     @property
     def now(self) -> float:
-        """Scenario time [s]."""
-        return self._loop.time() - self._zero_s
+        """Scenario time [s]; it stands at 0 until the scenario begins."""
+        return self.scenario_time(self._loop.time())
 
     def scenario_time(self, loop_time: float) -> float:
         """Scenario time [s] of a moment of the loop's clock."""
-        return loop_time - self._zero_s
+        return 0.0 if self._zero_s is None else loop_time - self._zero_s
 
     def frame(self, frame: WireFrame) -> None:
         self.seen.frames.append(frame)

@@ -46,7 +46,7 @@ class WireReader:
             return "", "unreadable", None
 
     def _control(self, packet: Packet, downlink: bool) -> tuple[str, str, None]:
-        control: Control = decode_control(ControlType(packet.lcid), packet.payload, downlink)
+        control: Control = decode_control(packet.lcid, packet.payload)
         if isinstance(control, Reg):
             client = self._clients.get(Eui48(control.eui48), "")
             if downlink and not control.negative:

@@ -1,0 +1,195 @@
+"""The street in one process and virtual time: the real daemons on memory ports, on a loop whose time jumps."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from asyncio import Future
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import dcu.daemon
+import meter.daemon
+from dcu.config import DcuConfig
+from dcu.ledger.store import Ledger, RealFiles, verify
+from hil_tests.observation import Observation
+from hil_tests.player import Ear
+from hil_tests.scenario import CLIENTS, Scenario
+from hil_tests.virtual.feeder import Feeder
+from hil_tests.virtual.gpio import VirtualRelay
+from hil_tests.virtual.line import LineSettings
+from hil_tests.virtual.loop import VirtualLoop
+from hil_tests.virtual.modem import open_memory_port
+from hil_tests.world import DCU, SUBSTATION, World, dcu_config, meter_config
+from meter.config import MeterConfig
+from meter.core import HouseholdAsked, HouseholdReleased
+from meter.outbox import MemoryStore
+from shared.clock import LoopClock
+from shared.config import check_config
+from shared.ids import Epoch
+from shared.messages import Report
+
+NOWHERE: Final = "tcp://127.0.0.1:502?unit=1"
+"""Configurations need an address; in memory nobody opens it."""
+
+
+class NoSync(RealFiles):
+    """A disk that is always fast; virtual time does not lose power."""
+
+    def sync(self, file: int) -> None:
+        del file
+
+
+class DirectLedger:
+    """`dcu.daemon.LedgerPort` without a thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    @property
+    def position(self) -> int:
+        return self._ledger.position
+
+    @property
+    def head(self) -> bytes:
+        return self._ledger.head
+
+    def append(self, entry: dict[str, Any]) -> Future[int]:
+        done: Future[int] = asyncio.get_running_loop().create_future()
+        done.set_result(self._ledger.append(entry))
+        return done
+
+
+class DirectStore:
+    """`meter.daemon.StorePort` without a thread."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    async def put(self, report: Report) -> None:
+        self._store.put(report)
+
+    async def forget(self, seqs: list[int]) -> None:
+        self._store.forget(seqs)
+
+
+class JumpStreet:
+    """`hil_tests.player.Street` in one process."""
+
+    def __init__(
+        self, scenario: Scenario, ear: Ear, directory: Path, seed: int, line: LineSettings | None = None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop), "virtual streets live on virtual loops"
+        self._scenario = scenario
+        self._ear = ear
+        self._directory = directory
+        self._draw = random.Random(seed + 1)
+        self._clock = LoopClock(loop, loop.utc_s)
+        self._world = World(scenario, ear, loop, self._clock, seed, line)
+        self._stores = {name: MemoryStore() for name in CLIENTS}
+        self._meters: dict[str, meter.daemon.MeterDaemon] = {}
+        self._dcu: dcu.daemon.DcuDaemon | None = None
+        self._ledger: Ledger | None = None
+        self._tasks: dict[str, asyncio.Task[int]] = {}
+
+    @property
+    def feeder(self) -> Feeder:
+        return self._world.feeder
+
+    @property
+    def world(self) -> World:
+        """The physical side, for tests that break things."""
+        return self._world
+
+    async def start(self) -> None:
+        for name in (DCU, *CLIENTS):
+            await self.launch(name)
+
+    async def launch(self, who: str) -> None:
+        task = self._launch_dcu() if who == DCU else self._launch_meter(who)
+        self._tasks[who] = asyncio.ensure_future(task)
+
+    def _launch_dcu(self) -> Any:
+        content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none")
+        config = check_config(DCU, content, DcuConfig)
+        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync())
+        ports = dcu.daemon.Ports(
+            clock=self._clock,
+            draw=random.Random(self._draw.getrandbits(64)),
+            open_plc=open_memory_port(self._world.modems[DCU]),
+            registers=self._world.meters[SUBSTATION].port(),
+            ledger=DirectLedger(self._ledger),
+            epoch=Epoch(self._ledger.epoch + 1),
+        )
+        self._dcu = dcu.daemon.build(config, ports)
+        return self._dcu.run()
+
+    def _launch_meter(self, name: str) -> Any:
+        content = meter_config(self._scenario, name, NOWHERE, name, "none", (1, "none"))
+        config = check_config(name, content, MeterConfig)
+        store = self._stores[name]
+        ports = meter.daemon.Ports(
+            clock=self._clock,
+            draw=random.Random(self._draw.getrandbits(64)),
+            open_plc=open_memory_port(self._world.modems[name]),
+            registers=self._world.meters[name].port(),
+            relay=VirtualRelay(self._world.relays[name]),
+            store=DirectStore(store),
+            stored=store.load(),
+        )
+        self._meters[name] = meter.daemon.build(config, ports)
+        return self._meters[name].run()
+
+    async def ready(self) -> bool:
+        assert self._dcu is not None
+        return street_ready(self._dcu.status())
+
+    async def ask(self, client: str, limit_w: float) -> None:
+        if client in self._meters:
+            self._meters[client].put(HouseholdAsked(limit_w, limit_w))
+
+    async def release(self, client: str) -> None:
+        if client in self._meters:
+            self._meters[client].put(HouseholdReleased())
+
+    async def kill(self, who: str) -> None:
+        task = self._tasks.pop(who, None)
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if who == DCU:
+            assert self._ledger is not None
+            self._ledger.close()
+            self._ledger = self._dcu = None
+        else:
+            del self._meters[who]
+
+    def set_line(self, alive: bool) -> None:
+        self._world.line.dead = not alive
+
+    async def status(self, client: str) -> dict[str, Any]:
+        return self._meters[client].status() if client in self._meters else {}
+
+    async def stop(self) -> None:
+        for who in list(self._tasks):
+            await self.kill(who)
+
+    def gather(self, seen: Observation) -> None:
+        found = verify(self._directory / "state" / DCU)
+        seen.ledger, seen.ledger_faults = found.entries, found.faults
+
+
+def street_ready(status: dict[str, Any]) -> bool:
+    """Whether a DCU's status says that everything is linked, measured and out of quarantine."""
+    points = [status["substation"], *status["meters"]]
+    return not status["quarantine"] and all(point["quality"] == "good" for point in points)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Seconds of real time since this call [s]."""
+    started = time.perf_counter()
+    return lambda: time.perf_counter() - started
