@@ -120,7 +120,7 @@ class JumpStreet:
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
             open_plc=open_memory_port(self._world.modems[DCU]),
-            registers=self._world.meters[SUBSTATION].port(),
+            registers=self._world.meters[SUBSTATION].port(answer_s=0.0),
             ledger=DirectLedger(self._ledger),
             epoch=Epoch(self._ledger.epoch + 1),
         )
@@ -135,7 +135,7 @@ class JumpStreet:
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
             open_plc=open_memory_port(self._world.modems[name]),
-            registers=self._world.meters[name].port(),
+            registers=self._world.meters[name].port(answer_s=0.0),
             relay=VirtualRelay(self._world.relays[name]),
             store=DirectStore(store),
             stored=store.load(),

@@ -34,7 +34,7 @@ SENTINEL_BYTES: Final = 3
 CONTROL_REPEAT_S: Final = 2.0
 """[s] PRIME control packets are repeated sooner than the field's 15 s, so that a play stays short."""
 
-READING_AGE_S_MAX: Final = 6.0
+READING_AGE_S_MAX: Final = 9.0
 """[s] Three report intervals."""
 
 

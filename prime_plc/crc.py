@@ -1,4 +1,4 @@
-"""Checksums of PRIME and of the modem's serial framing; all table-driven, most significant bit first, no reflection.
+"""Checksums of PRIME and of the modem's serial framing; most significant bit first, no reflection.
 
 PRIME PDUs: CRC-8 (x^8+x^2+x+1) and CRC-32 (0x04C11DB7) without final inversion, started from the same CRC run over the
 six bytes of the subnetwork address, which is the same as putting the address in front of the data.
@@ -8,6 +8,8 @@ ordinary CRC-32, or a plain XOR, by protocol.
 
 from __future__ import annotations
 
+import binascii
+import zlib
 from functools import lru_cache
 from typing import Final
 
@@ -25,8 +27,12 @@ def _table(polynomial: int, width: int) -> tuple[int, ...]:
 
 
 _CRC8: Final = _table(0x07, 8)
-_CRC16: Final = _table(0x1021, 16)
-_CRC32: Final = _table(0x04C11DB7, 32)
+_REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_ONES: Final = 0xFFFFFFFF
+
+
+def _reverse32(value: int) -> int:
+    return int.from_bytes(value.to_bytes(4, "little").translate(_REVERSED), "big")
 
 
 def crc8(data: bytes, seed: int = 0) -> int:
@@ -39,10 +45,9 @@ def crc8(data: bytes, seed: int = 0) -> int:
 
 def crc32(data: bytes, seed: int = 0) -> int:
     """CRC-32 of polynomial 0x04C11DB7 without reflection or inversion, continued from ``seed``."""
-    register = seed
-    for byte in data:
-        register = ((register << 8) & 0xFFFFFFFF) ^ _CRC32[(register >> 24) ^ byte]
-    return register
+    # zlib's CRC-32 is the same polynomial with every bit order reversed and both ends inverted; it runs in C.
+    register = zlib.crc32(data.translate(_REVERSED), _reverse32(seed) ^ _ONES) ^ _ONES
+    return _reverse32(register)
 
 
 @lru_cache(maxsize=64)
@@ -54,10 +59,10 @@ def sna_seeds(sna: bytes) -> tuple[int, int]:
 
 def usi_crc16(data: bytes) -> int:
     """Remainder of the message polynomial by 0x1021: every byte enters at the bottom of the register."""
-    register = 0
-    for byte in data:
-        register = _CRC16[register >> 8] ^ ((register << 8) & 0xFFFF) ^ byte
-    return register
+    # The ordinary CRC (XMODEM) appends sixteen zero bits; here the last two bytes stand in their place.
+    if len(data) < 2:
+        return int.from_bytes(data, "big")
+    return binascii.crc_hqx(data[:-2], 0) ^ int.from_bytes(data[-2:], "big")
 
 
 def usi_xor8(data: bytes) -> int:

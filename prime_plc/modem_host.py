@@ -60,6 +60,9 @@ CLOCK_SILENCE_S_MAX: Final = 2.0
 CLOCK_HISTORY: Final = 6
 """Later samples kept; with +-20 ppm of drift a map from the oldest is wrong by 1.2 ms."""
 
+STAMP_INTERVAL_S: Final = 4.0
+"""[s] A beacon's time stamp is read this often; at +-20 ppm the frame is known to 80 us in between."""
+
 TIMESTAMP_S_MAX: Final = 0.1
 """[s] For a beacon's time stamp; afterwards the time of arrival has to do."""
 
@@ -136,7 +139,11 @@ class ModemLost:
 
 @dataclass(frozen=True, slots=True)
 class FrameReceived:
-    """A PDU came in, checked by nobody yet; ``start_s`` is on our clock [s]."""
+    """A PDU came in, checked by nobody yet.
+
+    Attributes:
+        start_s: when its emission began on our clock [s]: by the modem's time stamp if ``precise``, else by arrival.
+    """
 
     pdu: bytes
     scheme: Scheme
@@ -145,6 +152,7 @@ class FrameReceived:
     duration_s: float
     snr_db: float
     level_dbuv: int
+    precise: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +240,7 @@ class ModemHost:
         self._heard_s = 0.0
         self._confirm_by: dict[int, float] = {}
         self._stamped: dict[int, tuple[Receive, float]] = {}
+        self._stamp_at = 0.0
         self._wake_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
@@ -307,6 +316,7 @@ class ModemHost:
         self._asked = None
         self._confirm_by.clear()
         self._stamped.clear()
+        self._stamp_at = 0.0
 
     def _ask_step(self, now: float) -> list[Output]:
         if self._step == len(_SETUP):
@@ -426,7 +436,7 @@ class ModemHost:
         outputs: list[Output] = []
         for buffer in [buffer for buffer, (_, until) in self._stamped.items() if now >= until]:
             receive, until = self._stamped.pop(buffer)
-            outputs.append(self._frame(receive, until - TIMESTAMP_S_MAX))
+            outputs.append(self._frame(receive, until - TIMESTAMP_S_MAX, precise=False))
         if self._asked is None and now >= self._next_clock_at:
             outputs += self._ask(GetParameter(Parameter.TIMER, WIDTH[Parameter.TIMER]), now)
         return outputs
@@ -474,8 +484,9 @@ class ModemHost:
         if receive.mode != PhyMode.TYPE_A or receive.scheme not in _SCHEMES or not receive.data:
             self.counters["other frame type"] += 1
             return []
-        if receive.data[0] >> 4 & 3 != 2:  # only a beacon's instant matters to the microsecond
-            return [self._frame(receive, now)]
+        if receive.data[0] >> 4 & 3 != 2 or now < self._stamp_at:  # only a beacon's instant matters to the microsecond
+            return [self._frame(receive, now, precise=False)]
+        self._stamp_at = now + STAMP_INTERVAL_S
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
         return [_bytes(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
 
@@ -484,13 +495,14 @@ class ModemHost:
         if waiting is None:
             self.counters["late"] += 1
             return []
-        return [self._frame(waiting[0], self._clock.host_s(ticks))]
+        return [self._frame(waiting[0], self._clock.host_s(ticks), precise=True)]
 
-    def _frame(self, receive: Receive, end_s: float) -> FrameReceived:
+    def _frame(self, receive: Receive, end_s: float, *, precise: bool) -> FrameReceived:
         scheme = Scheme(receive.scheme)
         duration_s = self.settings.airtime_s(len(receive.data), scheme)
+        start_s = end_s - duration_s
         return FrameReceived(
-            receive.data, scheme, receive.header_type, end_s - duration_s, duration_s, receive.snr_db, receive.rssi
+            receive.data, scheme, receive.header_type, start_s, duration_s, receive.snr_db, receive.rssi, precise
         )
 
 

@@ -157,7 +157,8 @@ class ServiceNode:
         key = (beacon.sna, beacon.sid)
         seen = self._candidates.get(key)
         heard = 1 if seen is None else seen.heard + 1
-        self._candidates[key] = _Candidate(beacon, item.snr_db, item.start_s, heard)
+        start_s = item.start_s if seen is None or item.precise else seen.start_s
+        self._candidates[key] = _Candidate(beacon, item.snr_db, start_s, heard)
         from_base = beacon.sid == 0 and beacon.quality == 7
         if from_base and heard >= self._settings.search_base_beacons:
             return self._join(self._candidates[key], now)
@@ -190,8 +191,9 @@ class ServiceNode:
         self._retry_at = now + self._draw.uniform(0.0, self._settings.register_spread_s)
         return [Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")]
 
-    def _follow(self, beacon: Beacon, start_s: float, now: float) -> None:
-        self._clock.beacon(start_s, beacon.position, beacon.count, beacon.cfp)
+    def _follow(self, beacon: Beacon, start_s: float | None, now: float) -> None:
+        if start_s is not None:
+            self._clock.beacon(start_s, beacon.position, beacon.count, beacon.cfp)
         self._beacon_period_s = FRAME_S * 2**beacon.frequency
         self._beacon_by = now + (self._settings.missed_beacons_max + 0.5) * self._beacon_period_s
 
@@ -202,7 +204,7 @@ class ServiceNode:
         pdu = self._decode(item, self._sna)
         if isinstance(pdu, Beacon):
             if (pdu.sna, pdu.sid) == (self._sna, self._sid):
-                self._follow(pdu, item.start_s, now)
+                self._follow(pdu, item.start_s if item.precise else None, now)
             return []
         outputs: list[Output] = []
         if isinstance(pdu, GenericPdu) and pdu.downlink and pdu.level == self._level:

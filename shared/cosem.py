@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from dlms_cosem import cosem, dlms_data, enumerations
@@ -187,8 +188,9 @@ def encode_read_answer(invoke_id: int, value: CosemValue | enumerations.DataAcce
     return header + b"\x00" + data
 
 
+@lru_cache(maxsize=256)
 def decode_apdu(data: bytes) -> Apdu:
-    """What these bytes say.
+    """What these bytes say; the newest answers are remembered, for repetitions and for bystanders.
 
     Raises:
         DecodeError: they are no APDU of ours; nothing else is ever raised.

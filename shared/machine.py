@@ -13,6 +13,7 @@ The order of outputs is a contract: *record* stands before *send*, and the pump 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -55,6 +56,8 @@ class Inbox(Generic[InputT]):
         self.refused = 0
         self._items: deque[InputT] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: Timer | None = None
+        self._timer_at = math.inf
 
     def __len__(self) -> int:
         return len(self._items)
@@ -73,17 +76,28 @@ class Inbox(Generic[InputT]):
         return self._items.popleft() if self._items else None
 
     async def wait(self, clock: Clock, deadline: float | None) -> None:
-        """Return when there is an input or the deadline [s] has come."""
+        """Return when there is an input or the deadline [s] has come; early now and then, which is harmless.
+
+        A timer that is armed for an earlier deadline is left alone: most deadlines only move away, and arming one for
+        each turn is what an idle machine would spend its time on.
+        """
         if self._items:
             return
         self._waiter = asyncio.get_running_loop().create_future()
-        timer: Timer | None = clock.call_at(deadline, self._release) if deadline is not None else None
+        if deadline is not None and deadline < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = deadline
+            self._timer = clock.call_at(deadline, self._expired)
         try:
             await self._waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+
+    def _expired(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        self._release()
 
     def _release(self) -> None:
         if self._waiter is not None and not self._waiter.done():

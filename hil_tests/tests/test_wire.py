@@ -97,13 +97,13 @@ def test_two_nodes_register_and_open_within_seconds(framing: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_data_cross_a_bad_line_once_and_in_order(seed: int) -> None:
-    """A fifth of all frames is lost each way, both ends talk at once: everything arrives, once, in order."""
+    """A tenth of all frames is lost each way, both ends talk at once: everything arrives, once, in order."""
 
     async def main() -> tuple[list[bytes], list[bytes], list[DataResult]]:
         world = World(2, seed)
         await world.up()
         for one, other in (("base", "node1"), ("node1", "base")):
-            world.line.set_loss(one, other, 0.2)
+            world.line.set_loss(one, other, 0.1)
         node = world.nodes[0]
         for number in range(10):
             world.base.runner.send(SendData(node_eui(1), 1, 1, bytes((number,)) * (1 + 30 * number), number))

@@ -8,7 +8,8 @@ the loop would not advance its time, so the default executor is refused.
 from __future__ import annotations
 
 import asyncio
-import selectors
+import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -25,9 +26,16 @@ class DeadlockError(RuntimeError):
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Selector loop on virtual time."""
 
+    # Of the standard loop, used by `_run_once`.
+    _scheduled: list[Any]
+    _ready: deque[Any]
+    _stopping: bool
+    _clock_resolution: float
+    _timer_cancelled_count: int
+
     def __init__(self) -> None:
         self._now = 0.0
-        super().__init__(_JumpingSelector(self))
+        super().__init__()
 
     def time(self) -> float:
         return self._now
@@ -36,28 +44,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Wall-clock label of the present virtual instant [s]."""
         return UTC_AT_START_S + self._now
 
+    def _run_once(self) -> None:
+        """One turn of the loop without a selector: due timers, else a jump to the next one, then everything ready.
+
+        The standard turn asks the operating system for sockets each time; a world without sockets has none to ask for.
+        """
+        scheduled, ready = self._scheduled, self._ready
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+            self._timer_cancelled_count -= 1
+        if not ready and not self._stopping:
+            self.jump(scheduled[0]._when - self._now if scheduled else None)
+        until = self._now + self._clock_resolution
+        while scheduled and scheduled[0]._when < until:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Refuse: threads would not advance this loop's time."""
         raise AssertionError(f"threads do not exist in virtual time: {executor!r} {func!r} {args!r}")
 
     def jump(self, duration_s: float | None) -> None:
-        """Advance the clock; called by the selector when nothing is ready."""
+        """Advance the clock, as nothing is ready."""
         if duration_s is None:
             raise DeadlockError(f"at {self._now:g} s virtual: nothing is ready and nothing is scheduled")
         self._now += max(0.0, duration_s)
-
-
-class _JumpingSelector(selectors.SelectSelector):
-    """Selector that never waits: it lets the loop's clock jump instead."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout != 0:
-            self._loop.jump(timeout)
-        return []
 
 
 def run_virtual(main: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:

@@ -138,10 +138,10 @@ class VirtualModem:
                     continue
                 self._command(message)
 
-    def _answer(self, message: Any) -> None:
+    def _answer(self, message: Any, after_s: float = 0.0) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
         data = encode_usi(PROTOCOL_PHY, message.encode())
-        now = self._loop.time()
+        now = self._loop.time() + after_s
         self._out_free_at = max(now, self._out_free_at) + len(data) * BYTE_S
         self._loop.call_at(self._out_free_at, self._write, data)
 
@@ -275,7 +275,7 @@ class VirtualModem:
         rssi = max(0, min(255, round(level_dbuv))) if quality else 0
         evm = (16, 20, 500, 800) if quality else (0, 0, 0, 0)
         message = Receive(self._receive_buffer, frame.mode, frame.scheme, header_type, rssi, cinr, *evm, data)
-        self._loop.call_later(PROCESSING_S, self._answer, message)
+        self._answer(message, PROCESSING_S)
 
 
 class MemoryTransport(asyncio.Transport):
