@@ -136,12 +136,13 @@ def play_virtually(scenario: Scenario, directory: Path, seed: int) -> Played:
 
     elapsed = stopwatch()
 
-    async def world() -> Observation:
-        ear = Ear(asyncio.get_running_loop())
-        return await play(scenario, JumpStreet(scenario, ear, directory, seed), ear)
+    async def world() -> tuple[Observation, float]:
+        loop = asyncio.get_running_loop()
+        ear = Ear(loop)
+        return await play(scenario, JumpStreet(scenario, ear, directory, seed), ear), loop.time()
 
-    seen = run_virtual(world)
-    return _judged(scenario, seen, scenario.duration_s / elapsed())
+    seen, virtual_s = run_virtual(world)
+    return _judged(scenario, seen, virtual_s / elapsed())
 
 
 def _scenarios(names: Sequence[str]) -> list[Scenario]:

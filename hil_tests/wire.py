@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from hil_tests.observation import WireFrame
 from prime_plc.control import Control, ControlType, Reg, decode_control
 from prime_plc.lpdu import Lpdu
-from prime_plc.pdu import Beacon, GenericPdu, Packet, decode_pdu
+from prime_plc.pdu import HT_BEACON, GenericPdu, Packet, decode_pdu
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from shared.cosem import Pushed, Written, decode_apdu
 from shared.errors import HeadroomError
 from shared.ids import Eui48
 from shared.messages import Downward, Upward
-
-LCID_FIRST: Final = 3
-"""Lower connection ids are reserved for broadcasts."""
 
 
 class WireReader:
@@ -32,10 +27,10 @@ class WireReader:
         return WireFrame(start_s, start_s + duration_s, sender, client, kind, delivered, message)
 
     def _interpret(self, pdu: bytes) -> tuple[str, str, Upward | Downward | None]:
+        if pdu[0] >> 4 == HT_BEACON:
+            return "", "beacon", None
         try:
             decoded = decode_pdu(pdu, self._sna)
-            if isinstance(decoded, Beacon):
-                return "", "beacon", None
             if not isinstance(decoded, GenericPdu):
                 return "", "promotion needed", None
             packet = decoded.packets[0]

@@ -162,6 +162,11 @@ class GenericPdu:
 Pdu = Beacon | PromotionNeeded | GenericPdu
 
 
+def is_downlink(data: bytes) -> bool:
+    """Whether these bytes, if they are a generic PDU, travel away from the base; nothing is verified."""
+    return len(data) > 1 and bool(data[1] & 0x40)
+
+
 def decode_pdu(data: bytes, sna: bytes | None) -> Pdu:
     """The PDU in these bytes, its checksums verified.
 

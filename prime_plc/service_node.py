@@ -18,7 +18,18 @@ from prime_plc.control import TIME_S, Alv, Capabilities, Con, ConnectionType, Co
 from prime_plc.lpdu import AddressPair, Lpdu
 from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed, TransmitFrame
 from prime_plc.modem_messages import BUFFER_DATA
-from prime_plc.pdu import LNID_BROADCAST, SID_NONE, SNA_ANY, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
+from prime_plc.pdu import (
+    HT_GENERIC,
+    LNID_BROADCAST,
+    SID_NONE,
+    SNA_ANY,
+    Beacon,
+    GenericPdu,
+    Packet,
+    PromotionNeeded,
+    decode_pdu,
+    is_downlink,
+)
 from prime_plc.sap import DataConfirmed, DataReceived, DataResult, Happened, LinkDown, LinkUp, SendData
 from prime_plc.settings import FRAME_S, MacSettings
 from shared.errors import DecodeError
@@ -201,6 +212,8 @@ class ServiceNode:
 
     def _hear(self, item: Input, now: float) -> list[Output]:
         assert isinstance(item, FrameReceived)
+        if item.pdu[0] >> 4 == HT_GENERIC and not is_downlink(item.pdu):
+            return []  # other nodes talking to the base: most of what is heard
         pdu = self._decode(item, self._sna)
         if isinstance(pdu, Beacon):
             if (pdu.sna, pdu.sid) == (self._sna, self._sid):
