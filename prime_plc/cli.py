@@ -1,0 +1,79 @@
+"""`headroom-plc`: trace. (Ping and survey come with switching.)"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, read_capture, tell
+from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
+from shared.errors import ConfigError, Fault
+from shared.ids import parse_eui48
+
+EXAMPLE: Final = """examples:
+  headroom-plc trace capture.hex
+  headroom-plc trace --format serial port.bin --json
+  cat capture.hex | headroom-plc trace --sna 40:40:22:01:C7:9A -
+
+A capture is text with one PDU in hex on each line (a time in front and # comments are allowed), or the bytes of the
+modem's serial port (protocol 22h, or the sniffer's 13h).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of the console script; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="headroom-plc",
+        description="PRIME power-line tools.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    trace = commands.add_parser(
+        "trace", help="print a capture in words", epilog=EXAMPLE, formatter_class=parser.formatter_class
+    )
+    trace.add_argument("file", help="the capture; - for standard input")
+    trace.add_argument("--format", choices=[kind.value for kind in Format], default=Format.AUTO.value)
+    trace.add_argument("--sna", help="subnetwork address, if no beacon is in the capture")
+    trace.add_argument("--json", action="store_true", help="one JSON object a line")
+    trace.set_defaults(command=_trace)
+    options = parser.parse_args(arguments)
+    return run_cli(lambda: int(options.command(options)))
+
+
+def _trace(options: argparse.Namespace) -> int:
+    sna = None if options.sna is None else parse_eui48(options.sna)
+    data = _read(options.file)
+    good = bad = 0
+    for told in tell(read_capture(data, Format(options.format)), sna):
+        print(json.dumps(told.as_json()) if options.json else _line(told))
+        good += told.fault is None
+        bad += told.fault is not None
+    print(f"{good} frames decoded, {bad} not", file=sys.stderr)
+    return EXIT_FAILED if bad else EXIT_OK
+
+
+def _read(name: str) -> bytes:
+    if name == "-":
+        data = sys.stdin.buffer.read(CAPTURE_BYTES_MAX + 1)
+    else:
+        with Path(name).open("rb") as file:
+            data = file.read(CAPTURE_BYTES_MAX + 1)
+    if not data.strip():
+        raise ConfigError(name, [Fault("capture", "nothing", "hex lines or serial bytes")])
+    if len(data) > CAPTURE_BYTES_MAX:
+        raise ConfigError(name, [Fault("capture", f"more than {CAPTURE_BYTES_MAX} bytes", "less")])
+    return data
+
+
+def _line(told: Told) -> str:
+    head = " ".join(word for word in (told.raw.where, told.raw.time, told.raw.way) if word)
+    return f"{head}: {'BAD ' if told.fault is not None else ''}{told.words}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""`headroom-plc trace`: captures in words, whatever their form, and bad ones named."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from prime_plc.cli import main
+from prime_plc.modem_messages import Receive, Send
+from prime_plc.tests.captured_frames import ALL, CAPTURED
+from prime_plc.usi import encode_usi
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
+    code = main(["trace", *arguments])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+def test_every_published_frame_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole published capture decodes; frames before the first beacon too."""
+    capture = tmp_path / "capture.hex"
+    frames = [f"{name}" for name in ALL if not name.startswith("beacon")] + ["beacon 19"]
+    capture.write_text("\n".join(f"12.5 {ALL[name]}  # {name}" for name in frames))
+    code, lines, err = run(capsys, str(capture))
+    assert (code, len(lines)) == (0, len(frames))
+    assert f"{len(frames)} frames decoded, 0 not" in err
+    text = "\n".join(lines)
+    for words in (
+        "eui48 AA:BB:CC:DD:EE:01",
+        "CON_REQ_S",
+        "GET request class id 7",
+        "beacon of base",
+        "promotion needed by",
+    ):
+        assert words in text
+
+
+def test_a_serial_stream_is_told_with_both_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protocol 22h: what the host sent and what came in; parameter traffic and noise are no frames, noise is
+    counted."""
+    beacon, request = (bytes.fromhex(CAPTURED[name]) for name in ("beacon 19", "REG_REQ"))
+    sent = encode_usi(0x22, Send(0, 0, 0, 4, 0, 1000, True, beacon).encode())
+    received = encode_usi(0x22, Receive(1, 0, 4, 0, 90, 96, 0, 0, 0, 0, request).encode())
+    capture = tmp_path / "port.bin"
+    capture.write_bytes(b"\x00\x01" + sent + encode_usi(0x22, bytes.fromhex("0301120 0".replace(" ", ""))) + received)
+    code, lines, _ = run(capsys, str(capture), "--json")
+    told = [json.loads(line) for line in lines]
+    assert code == 1  # two bytes of garbage are not silently dropped
+    assert [item.get("way") for item in told] == ["sent", "received", None]
+    assert told[0]["kind"] == "beacon"
+    assert told[1]["packets"][0]["eui48"] == "aabbccddee01"
+    assert "bytes outside a frame" in told[2]["fault"]
+
+
+def test_a_sniffer_stream_is_told_with_its_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Protocol 13h carries start and end in ticks of 10 us."""
+    pdu = bytes.fromhex(CAPTURED["beacon 20"])
+    head = (
+        bytes((0x20, 0x14, 1, 4, 2, 7, 20, 1)) + bytes(11) + (123456).to_bytes(4, "big") + (124557).to_bytes(4, "big")
+    )
+    message = head + bytes((0, 90, 0, 0)) + len(pdu).to_bytes(2, "big") + pdu
+    capture = tmp_path / "sniffer.bin"
+    capture.write_bytes(encode_usi(0x13, message))
+    code, lines, _ = run(capsys, str(capture), "--format", "serial")
+    assert code == 0
+    assert lines[0].startswith("message 1 1.23456 sniffed: beacon of base")
+
+
+def test_a_damaged_frame_is_named_and_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One wrong digit and one line of prose do not spoil their neighbours; the exit code says that something was
+    bad."""
+    capture = tmp_path / "capture.hex"
+    good = CAPTURED["REG_REQ"]
+    capture.write_text(f"{CAPTURED['beacon 19']}\n{good[:-1]}5\nhello\n{good}\n")
+    code, lines, err = run(capsys, str(capture))
+    assert code == 1
+    assert [("BAD" in line) for line in lines] == [False, True, True, False]
+    assert lines[1].startswith("line 2: BAD CRC-32: seen")
+    assert "2 frames decoded, 2 not" in err
+
+
+def test_standard_input_and_a_given_address(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a beacon the subnetwork can be named."""
+
+    class Pipe:
+        buffer = io.BytesIO(CAPTURED["REG_REQ"].encode())
+
+    monkeypatch.setattr("sys.stdin", Pipe())
+    code, lines, _ = run(capsys, "-", "--sna", "40:40:22:01:C7:9A")
+    assert (code, len(lines)) == (0, 1)
+
+
+@pytest.mark.parametrize("arguments", [["missing.hex"], ["."], ["--sna", "nonsense", "empty"], ["empty"]])
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing file, directory, empty file, wrong address: exit code 2, one line, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_bytes(b"\n")
+    code, lines, err = run(capsys, *arguments)
+    assert (code, lines, len(err.splitlines())) == (2, [], 1)
