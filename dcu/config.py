@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from dcu.hosting.engine import SiteSettings
 from dcu.meters import MeterEntry
 from prime_plc.modem_host import ModemSettings, TypeAFraming
 from prime_plc.settings import MacSettings
 from prime_plc.stack import StackSettings
-from shared.config import Section
+from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
-from shared.errors import DecodeError
 from shared.ids import BusId, MeterId, Phase, parse_eui48
 from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
-
-def _checked(parse: Callable[[str], object]) -> AfterValidator:
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except DecodeError as error:
-            raise ValueError(str(error)) from error
-        return text
-
-    return AfterValidator(check)
-
-
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
-Eui48Text = Annotated[str, _checked(parse_eui48)]
-ModbusUrl = Annotated[str, _checked(ModbusAddress.parse)]
+Eui48Text = Annotated[str, parsed_by(parse_eui48)]
+ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
 PhaseName = Literal["L1", "L2", "L3"]
 Watts = Annotated[float, Field(ge=0.0, le=1e7)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]

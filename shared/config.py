@@ -6,13 +6,14 @@ A file that is wrong anywhere is refused as a whole. No fail-safe has a switch i
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.errors import ConfigError, Fault
+from shared.errors import ConfigError, DecodeError, Fault
 
 FILE_BYTES_MAX: Final = 1 << 20
 """[byte] A configuration is small; a larger file is a mistake."""
@@ -22,6 +23,19 @@ class Section(BaseModel):
     """One table of a configuration file: unknown keys, coercions, NaN and infinities are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """For a text that must satisfy a parser (one that raises DecodeError and says "expected ...")."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except DecodeError as error:
+            raise ValueError(str(error).rpartition("expected ")[2]) from error
+        return text
+
+    return AfterValidator(check)
 
 
 ModelT = TypeVar("ModelT", bound=Section)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -85,6 +86,10 @@ def measure(meters: Iterable[MeterState], substation: Substation, age_s_max: flo
     return MeasurementSet((busbar, *customers))
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _point(
     name: MeterId, reading: Reading | None, at_s: float | None, phases: tuple[Phase, ...], age_s_max: float, now: float
 ) -> Point:
@@ -94,9 +99,9 @@ def _point(
     if reading is None:
         return Point(name, Quality.INVALID, (), None, age_s)
     if name == SUBSTATION:  # the busbar is measured on the phases its meter is connected to, at least one
-        u_v: tuple[float | None, ...] = tuple(value for value in reading.u_v if value is not None)
+        u_v = tuple(_finite(value) for value in reading.u_v if value is not None)
     else:
-        u_v = tuple(reading.u_v[phase] for phase in phases)
+        u_v = tuple(_finite(reading.u_v[phase]) for phase in phases)
     if not age_s <= age_s_max:
         return Point(name, Quality.STALE, u_v, reading.export_w, age_s)
     if not u_v or any(value is None for value in u_v):

@@ -1,0 +1,1 @@
+"""Measurements; run with `make bench`. Never part of the tests."""

@@ -1,0 +1,415 @@
+"""The engine: decisions, their order, leases and reservations, restart and storage failure."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dcu.hosting.engine import (
+    QUARANTINE_S,
+    HostingEngine,
+    Input,
+    LinkChanged,
+    Output,
+    Record,
+    ReleaseArrived,
+    ReportArrived,
+    RequestArrived,
+    SendDown,
+    SiteSettings,
+    StorageFailed,
+    SubstationRead,
+    Wait,
+)
+from dcu.hosting.grants import reserved_for_s
+from dcu.meters import MeterEntry
+from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId
+from shared.messages import (
+    Acknowledgement,
+    Alarm,
+    DecisionId,
+    Denial,
+    Grant,
+    LimitSource,
+    NominalLimit,
+    Reading,
+    Reason,
+    RelayState,
+    Release,
+    Report,
+    Request,
+    Revoke,
+)
+
+ONE, TWO = MeterId("client1"), MeterId("client2")
+METERS = tuple(
+    MeterEntry(name, Eui48(bytes((2, 0, 0, 0, 0, number))), BusId("bus"), (Phase.L1,), 1200.0, 2400.0)
+    for number, name in enumerate((ONE, TWO), 1)
+)
+SITE = SiteSettings(nominal_voltage_v=240.0, lease_s=20.0, renew_interval_s=5.0, reading_age_s_max=6.0)
+EPOCH = Epoch(3)
+
+
+def reading(u_v: float) -> Reading:
+    return Reading((u_v, None, None), (-5.0, None, None), (-1200.0, None, None), (0.0, None, None), 50.0, 0, 0)
+
+
+class Street:
+    """Drives an engine: two meters that report, a busbar, and every output it gave."""
+
+    def __init__(self, site: SiteSettings = SITE, quarantine: bool = False) -> None:
+        self.now = 100.0
+        self.engine = HostingEngine(site, METERS, EPOCH, self.now)
+        self.outputs: list[Output] = list(self.engine.start())
+        self.u_v: dict[MeterId, float | None] = {ONE: 240.5, TWO: 241.0}
+        self.busbar_v: float | None = 240.0
+        self.seq = 0
+        self.applied: dict[MeterId, DecisionId | None] = {ONE: None, TWO: None}
+        self.source: dict[MeterId, LimitSource] = {ONE: LimitSource.BOOT, TWO: LimitSource.BOOT}
+        if not quarantine:
+            self.measure()
+
+    def put(self, item: Input) -> list[Output]:
+        new = list(self.engine.handle(item, self.now))
+        self.outputs += new
+        return new
+
+    def pass_time(self, seconds: float) -> list[Output]:
+        """Let time pass, waking the engine whenever it asks."""
+        until, new = self.now + seconds, []
+        while (at := self.engine.wake_at) is not None and at <= until:
+            self.now = max(self.now, at)
+            new += self.engine.wake(self.now)
+        self.now = until
+        self.outputs += new
+        return new
+
+    def report(self, meter: MeterId, nonce: int = 1, epoch: Epoch = EPOCH) -> list[Output]:
+        self.seq += 1
+        u_v = self.u_v[meter]
+        report = Report(
+            7, self.seq, Nonce(nonce), epoch, None if u_v is None else reading(u_v), 0.1, 1200.0, self.source[meter],
+            RelayState.NOMINAL, 0.0, self.applied[meter], Alarm.NONE,
+        )  # fmt: skip
+        return self.put(ReportArrived(meter, report))
+
+    def measure(self) -> list[Output]:
+        new = self.put(SubstationRead(None if self.busbar_v is None else reading(self.busbar_v)))
+        return new + self.report(ONE) + self.report(TWO)
+
+    def ask(self, request_id: int = 1, nonce: int = 11, limit_w: float = 2400.0, meter: MeterId = ONE) -> list[Output]:
+        """Ask and wait for the end of the window."""
+        new = self.put(RequestArrived(meter, Request(RequestId(request_id), Nonce(nonce), EPOCH, limit_w, limit_w)))
+        return new + self.pass_time(1.0)
+
+    def take(self, outputs: list[Output]) -> None:
+        """The meters do as they were told."""
+        for output in outputs:
+            if isinstance(output, SendDown) and isinstance(output.message, Grant | Revoke):
+                self.applied[output.meter] = output.message.decision
+                granted = isinstance(output.message, Grant)
+                self.source[output.meter] = LimitSource.GRANT if granted else LimitSource.REVOKED
+
+
+def sent(outputs: list[Output], kind: type) -> list[SendDown]:
+    return [output for output in outputs if isinstance(output, SendDown) and isinstance(output.message, kind)]
+
+
+def kinds(outputs: list[Output]) -> list[str]:
+    return [output.entry["kind"] for output in outputs if isinstance(output, Record)]
+
+
+def test_inside_the_band_a_request_is_granted_and_recorded_before_it_is_sent() -> None:
+    """The record stands before the grant; the grant answers the request's nonce with the site's lease."""
+    street = Street()
+    new = street.ask()
+    record, send = new[0], new[1]
+    assert isinstance(record, Record)
+    assert isinstance(send, SendDown)
+    assert send.message == Grant(DecisionId(EPOCH, 1), RequestId(1), Nonce(11), 2400.0, 20.0)
+    assert record.entry["seq"] == 1
+    assert record.entry["measurements"]["points"][2]["u_v"] == [241.0]
+    assert street.engine.book.reserved_w() == {ONE: 2400.0}
+
+
+@pytest.mark.parametrize(
+    ("where", "u_v", "reason", "binding"),
+    [
+        (TWO, 258.0, Reason.OVERVOLTAGE, TWO),
+        (TWO, 227.9, Reason.UNDERVOLTAGE, TWO),
+        (ONE, 252.1, Reason.OVERVOLTAGE, ONE),
+        (TWO, None, Reason.READING_INVALID, TWO),
+        (TWO, math.nan, Reason.READING_INVALID, TWO),
+        ("busbar", 252.5, Reason.OVERVOLTAGE, "substation"),
+        ("busbar", None, Reason.SUBSTATION_UNKNOWN, "substation"),
+    ],
+)
+def test_outside_or_unknown_is_no_and_names_the_point(
+    where: MeterId, u_v: float | None, reason: Reason, binding: MeterId
+) -> None:
+    """A neighbour, the asker itself or the busbar outside the band, NaN, or no reading: denied, with who bound it."""
+    street = Street()
+    if where == "busbar":
+        street.busbar_v = u_v
+    else:
+        street.u_v[where] = u_v
+    street.measure()
+    (denial,) = sent(street.ask(), Denial)
+    assert isinstance(denial.message, Denial)
+    assert (denial.message.reason, denial.message.binding) == (reason, binding)
+    assert street.engine.book.reservations == ()
+
+
+def test_a_reading_that_is_too_old_is_no() -> None:
+    """Nobody reports for longer than the limit: stale, and last-known never says yes."""
+    street = Street()
+    street.pass_time(7.0)
+    street.put(SubstationRead(reading(240.0)))
+    street.report(ONE)
+    (denial,) = sent(street.ask(), Denial)
+    assert isinstance(denial.message, Denial)
+    assert (denial.message.reason, denial.message.binding) == (Reason.READING_STALE, TWO)
+
+
+def test_the_limit_is_cut_to_the_contract() -> None:
+    """More than the contract is granted as the contract, if the asker takes less; otherwise denied."""
+    (refused,) = sent(Street().ask(limit_w=1e6), Denial)  # its minimum is above the contract too
+    assert isinstance(refused.message, Denial)
+    street = Street()
+    street.put(RequestArrived(ONE, Request(RequestId(5), Nonce(5), EPOCH, 9000.0, 1500.0)))
+    (cut,) = sent(street.pass_time(1.0), Grant)
+    assert isinstance(cut.message, Grant)
+    assert cut.message.limit_w == 2400.0
+
+
+def test_the_same_question_gets_the_same_answer() -> None:
+    """A repeated denied request gets the same denial without another entry; a repeated granted one a fresh decision."""
+    street = Street()
+    street.u_v[TWO] = 258.0
+    street.measure()
+    (first,) = sent(street.ask(), Denial)
+    again = street.ask(nonce=12)
+    assert (sent(again, Denial)[0].message, kinds(again)) == (first.message, [])
+    street.u_v[TWO] = 241.0
+    street.measure()
+    (one,) = sent(street.ask(request_id=2, nonce=21), Grant)
+    (two,) = sent(street.ask(request_id=2, nonce=22), Grant)
+    assert isinstance(one.message, Grant)
+    assert isinstance(two.message, Grant)
+    assert (one.message.decision.seq, two.message.decision.seq) == (2, 3)
+    assert two.message.nonce == Nonce(22)
+
+
+def test_a_renewal_is_a_full_decision_in_answer_to_a_report() -> None:
+    """After the renew interval a report brings a new decision with its own nonce; before it, none."""
+    street = Street()
+    street.take(street.ask())
+    assert not sent(street.report(ONE, nonce=31), Grant)
+    street.pass_time(5.0)
+    street.put(SubstationRead(reading(240.0)))
+    street.report(TWO)
+    (renewal,) = sent(street.report(ONE, nonce=32), Grant)
+    assert isinstance(renewal.message, Grant)
+    assert (renewal.message.nonce, renewal.message.decision.seq) == (Nonce(32), 2)
+
+
+def test_without_fresh_data_there_is_no_renewal() -> None:
+    """Client 2 falls silent: the lease of client 1 runs out by itself, and the record says so."""
+    street = Street()
+    street.take(street.ask())
+    for _ in range(8):
+        street.pass_time(3.0)
+        street.put(SubstationRead(reading(240.0)))
+        assert street.now < 112.0 or not sent(street.report(ONE), Grant)
+    street.pass_time(10.0)
+    assert "expired" in kinds(street.outputs)
+    assert street.engine.book.live == ()
+
+
+def test_a_violation_that_persists_revokes_and_one_that_does_not_does_not() -> None:
+    """Nine seconds outside and back: nothing. Ten seconds: revoked at once, by time alone, briefly waiting for the
+    disk."""
+    street = Street()
+    street.take(street.ask())
+    for u_v, seconds in ((258.0, 3), (258.0, 3), (258.0, 3), (241.0, 3)):
+        street.u_v[TWO] = u_v
+        street.measure()
+        assert not sent(street.pass_time(seconds), Revoke)
+    street.u_v[TWO] = 258.0
+    new: list[Output] = []
+    for _ in range(4):
+        street.measure()
+        new += street.pass_time(2.6)
+    (revoke,) = sent(new, Revoke)
+    assert isinstance(revoke.message, Revoke)
+    assert (revoke.message.reason, revoke.message.binding, revoke.wait) == (Reason.OVERVOLTAGE, TWO, Wait.BRIEFLY)
+    assert kinds(new)[-1] == "revoke"
+
+
+def test_capacity_stays_reserved_until_the_newest_decision_is_acknowledged() -> None:
+    """After a revoke the capacity is held; a late acknowledgement of the grant frees nothing, that of the revoke
+    does."""
+    street = Street()
+    street.take(street.ask())
+    grant = street.applied[ONE]
+    street.u_v[TWO] = 258.0
+    while street.applied[ONE] == grant:
+        street.measure()
+        street.take(street.pass_time(2.6))
+    revoke = street.applied[ONE]
+    street.applied[ONE] = grant
+    street.report(ONE)
+    assert street.engine.book.reserved_w() == {ONE: 2400.0}
+    street.applied[ONE] = revoke
+    street.report(ONE)
+    assert street.engine.book.reserved_w() == {}
+
+
+def test_a_revoke_that_was_lost_is_sent_again() -> None:
+    """The meter still says it lives on the grant: the same revoke goes out again, not too often."""
+    street = Street()
+    street.take(street.ask())
+    street.u_v[TWO] = 258.0
+    new: list[Output] = []
+    for _ in range(5):
+        street.measure()
+        new += street.pass_time(2.6)
+    (first,) = sent(new, Revoke)
+    (second,) = sent(street.report(ONE), Revoke)
+    assert second.message == first.message
+    assert not sent(street.report(ONE), Revoke)
+
+
+def test_a_release_frees_what_it_names() -> None:
+    """A release that names the newest decision frees it; renewals end either way."""
+    street = Street()
+    street.take(street.ask())
+    street.put(ReleaseArrived(ONE, Release(RequestId(1), EPOCH, street.applied[ONE])))
+    assert street.engine.book.reserved_w() == {}
+    street = Street()
+    street.take(street.ask())
+    street.put(ReleaseArrived(ONE, Release(RequestId(1), EPOCH, None)))
+    assert street.engine.book.reserved_w() == {ONE: 2400.0}
+    assert street.engine.book.live == ()
+
+
+def test_after_a_start_nothing_is_granted_until_every_meter_obeys() -> None:
+    """Quarantine: a request waits; the second meter's first report under the new epoch ends it."""
+    street = Street(quarantine=True)
+    street.put(SubstationRead(reading(240.0)))
+    street.report(ONE)
+    assert not sent(street.ask(), Grant)
+    street.report(TWO, epoch=Epoch(2))
+    assert not sent(street.pass_time(2.0), Grant)
+    street.report(TWO)
+    new = street.pass_time(1.0)
+    assert kinds(street.outputs)[-2:] == ["quarantine ended", "grant"]
+    assert sent(new, Grant)
+
+
+def test_a_meter_that_stays_away_costs_63_seconds() -> None:
+    """Without the second meter the quarantine ends by time, longer than any lease of the past can last."""
+    street = Street(quarantine=True)
+    street.pass_time(QUARANTINE_S - 0.1)
+    before = street.engine.quarantined
+    street.pass_time(0.2)
+    assert (before, street.engine.quarantined) == (True, False)
+    assert reserved_for_s(60.0) < QUARANTINE_S < 64.0
+
+
+def test_a_meter_that_comes_up_is_greeted_with_epoch_and_limit() -> None:
+    """Link up brings the nominal limit; a report with an old epoch brings it again, at most every two seconds."""
+    street = Street(quarantine=True)
+    (greeting,) = sent(street.put(LinkChanged(ONE, True)), NominalLimit)
+    assert greeting.message == NominalLimit(DecisionId(EPOCH, 0), 1200.0)
+    assert not sent(street.report(ONE, epoch=Epoch(2)), NominalLimit)
+    street.pass_time(2.0)
+    assert sent(street.report(ONE, epoch=Epoch(2)), NominalLimit)
+
+
+def test_a_request_of_another_epoch_decides_nothing() -> None:
+    """Only a greeting answers it."""
+    street = Street()
+    street.put(RequestArrived(ONE, Request(RequestId(1), Nonce(1), Epoch(2), 2400.0, 2400.0)))
+    assert not sent(street.pass_time(2.0), Grant)
+
+
+def test_after_a_storage_error_nothing_is_granted_any_more() -> None:
+    """Neither a request nor a renewal; only a restart helps."""
+    street = Street()
+    street.take(street.ask())
+    street.put(StorageFailed("EIO"))
+    street.pass_time(5.5)
+    assert not sent(street.measure(), Grant)
+    assert not sent(street.ask(request_id=9), Grant)
+
+
+def test_reports_are_acknowledged_and_duplicates_too() -> None:
+    """Each report is answered with its own number, again if it comes again; a duplicate changes nothing else."""
+    street = Street()
+    report = Report(
+        7,
+        500,
+        Nonce(1),
+        EPOCH,
+        reading(240.0),
+        0.0,
+        1200.0,
+        LimitSource.BOOT,
+        RelayState.NOMINAL,
+        0.0,
+        None,
+        Alarm.NONE,
+    )
+    for _ in range(2):
+        (answer,) = street.put(ReportArrived(ONE, report))
+        assert isinstance(answer, SendDown)
+        assert answer.message == Acknowledgement(EPOCH, 500)
+    backlog = replace(report, seq=3, nonce=None, reading=reading(300.0))
+    street.put(ReportArrived(ONE, backlog))
+    assert street.engine.table[ONE].reading == reading(240.0)
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 2**32))
+def test_reservations_cover_whatever_a_meter_can_apply(seed: int) -> None:
+    """A meter counts from its nonce on a clock 500 ppm off; messages are lost, doubled and delayed at will.
+
+    Invariant I2: at every instant at which some meter applies a grant, the DCU holds that capacity.
+    """
+    draw = random.Random(seed)
+    street = Street()
+    drift = {meter: 1 + draw.uniform(-500e-6, 500e-6) for meter in (ONE, TWO)}
+    drawn: dict[int, tuple[MeterId, float]] = {}
+    live: dict[MeterId, tuple[float, float]] = {}
+    arriving: list[tuple[float, SendDown]] = []
+    for step in range(80):
+        nonce = step + 1000
+        meter = draw.choice((ONE, TWO))
+        drawn[nonce] = (meter, street.now)
+        if draw.random() < 0.3:
+            new = street.put(RequestArrived(meter, Request(RequestId(step), Nonce(nonce), EPOCH, 2400.0, 1200.0)))
+        else:
+            street.source[meter] = LimitSource.GRANT if meter in live else LimitSource.NOMINAL
+            new = street.report(meter, nonce=nonce)
+        street.put(SubstationRead(reading(240.0)))
+        new += street.pass_time(draw.choice((0.1, 1.0, 3.0)))
+        for message in (output for output in new if isinstance(output, SendDown)):
+            arriving += [(street.now + draw.expovariate(0.3), message) for _ in range(draw.choice((0, 1, 1, 2)))]
+        for at_s, message in sorted((item for item in arriving if item[0] <= street.now), key=lambda item: item[0]):
+            arriving.remove((at_s, message))
+            if isinstance(message.message, Grant) and message.message.nonce in drawn:
+                owner, drawn_s = drawn.pop(message.message.nonce)
+                ends_s = drawn_s + message.message.lease_s * drift[owner]
+                if ends_s > street.now:
+                    live[owner] = (ends_s, message.message.limit_w)
+                    street.applied[owner] = message.message.decision
+        live = {owner: grant for owner, grant in live.items() if grant[0] > street.now}
+        held = street.engine.book.reserved_w()
+        for owner, (_, limit_w) in live.items():
+            assert held.get(owner, 0.0) >= limit_w

@@ -1,0 +1,91 @@
+"""A DCU's configuration: the shipped example is good, and everything wrong is named."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcu.cli import main
+from dcu.config import DcuConfig
+from shared.config import check_config
+from shared.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
+
+
+def example() -> dict[str, Any]:
+    return tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+
+
+def test_the_shipped_example_is_good(capsys: pytest.CaptureFixture[str]) -> None:
+    """`headroom-dcu check-config deploy/dcu.toml` says so."""
+    assert main(["check-config", str(EXAMPLE)]) == 0
+    assert "good; DCU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "words"),
+    [
+        ("site", "lease_s", 61.0, ["site.lease_s", "61.0", "60"]),
+        ("site", "band_pct", -5.0, ["site.band_pct", "-5.0"]),
+        ("site", "nominal_voltage_v", float("nan"), ["site.nominal_voltage_v", "nan"]),
+        ("site", "renew_interval_s", 60.0, ["site", "renew_interval_s below lease_s"]),
+        ("site", "bandpct", 5.0, ["site.bandpct", "no such key"]),
+        ("balancing", "url", "modbus://x", ["balancing.url", "tcp://"]),
+        ("dcu", "eui48", "zz", ["dcu.eui48", "six pairs"]),
+        ("dcu", "id", "two words", ["dcu.id", "pattern"]),
+        ("plc", "channel", 9, ["plc.channel", "9"]),
+    ],
+)
+def test_a_fault_names_key_seen_and_expected(table: str, key: str, value: object, words: list[str]) -> None:
+    """Beyond the maximum, negative, NaN, unknown, malformed: refused with the key and what was expected."""
+    content = example()
+    content[table][key] = value
+    with pytest.raises(ConfigError) as caught:
+        check_config("dcu.toml", content, DcuConfig)
+    for word in ["dcu.toml", "seen", "expected", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["id", "eui48"])
+def test_the_same_meter_twice_is_refused(key: str) -> None:
+    """Two meters cannot share a name or an address."""
+    content = example()
+    content["meters"].append(copy.deepcopy(content["meters"][0]))
+    other = "eui48" if key == "id" else "id"
+    content["meters"][-1][other] = "AA:BB:CC:DD:EE:FF" if other == "eui48" else "another"
+    with pytest.raises(ConfigError, match=f"each {key} once"):
+        check_config("dcu.toml", content, DcuConfig)
+
+
+def test_a_meter_with_limits_in_the_wrong_order_is_refused() -> None:
+    """The contract is never below the nominal limit, and no limit is negative."""
+    content = example()
+    content["meters"][0]["contract_limit_w"] = 1.0
+    content["meters"][1]["nominal_limit_w"] = -1.0
+    with pytest.raises(ConfigError) as caught:
+        check_config("dcu.toml", content, DcuConfig)
+    assert len(caught.value.faults) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check-config", "missing.toml"],
+        ["run", "--config", "missing.toml"],
+        ["status", "--socket", "nobody.sock"],
+        ["verify-ledger", "."],
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing file, no daemon, no ledger: exit code 2, one line on standard error, nothing on standard output."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
