@@ -1,0 +1,223 @@
+"""The modem driver: set-up, clock, confirms, and what it does when the modem does not answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from prime_plc.modem_host import (
+    FrameReceived,
+    ModemHost,
+    ModemLost,
+    ModemReady,
+    ModemSettings,
+    Output,
+    State,
+    TransmitConfirmed,
+    TransmitFrame,
+)
+from prime_plc.modem_messages import (
+    GetParameter,
+    GetReply,
+    Receive,
+    Reset,
+    Send,
+    SendConfirm,
+    SetParameter,
+    SetReply,
+    TransmitResult,
+    decode_command,
+)
+from prime_plc.phy import Scheme
+from prime_plc.sap import BytesReceived, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.tests.captured_frames import CAPTURED
+from prime_plc.usi import UsiDecoder, encode_usi
+
+BEACON = bytes.fromhex(CAPTURED["beacon 19"])
+REG_REQ = bytes.fromhex(CAPTURED["REG_REQ"])
+
+
+class Conversation:
+    """A driver and a scripted modem whose timer runs 20 ppm fast from an odd start near the wrap."""
+
+    def __init__(self, settings: ModemSettings | None = None) -> None:
+        self.host = ModemHost(settings or ModemSettings())
+        self.now = 10.0
+        self.asked: list[object] = []
+        self.outputs: list[Output] = []
+        self.silent = False
+        self.decoder = UsiDecoder()
+
+    def ticks(self, at_s: float) -> int:
+        return int(0xFFFF0000 + at_s * 100_002) % (1 << 32)
+
+    def put(self, item: object) -> list[Output]:
+        return self._perform(self.host.handle(item, self.now))  # type: ignore[arg-type]
+
+    def _perform(self, outputs: list[Output]) -> list[Output]:
+        self.outputs += outputs
+        for output in outputs:
+            if isinstance(output, SendBytes):
+                for frame in self.decoder.feed(output.data):
+                    self._answer(decode_command(frame.payload))
+        return outputs
+
+    def _answer(self, message: object) -> None:
+        self.asked.append(message)
+        if self.silent or isinstance(message, Reset | Send):
+            return
+        self.now += 0.004
+        reply: GetReply | SetReply
+        if isinstance(message, SetParameter):
+            reply = SetReply(message.id, 0)
+        else:
+            assert isinstance(message, GetParameter)
+            values = {0x010C: bytes.fromhex("23000102"), 0x0100: b"ATPL230   "}
+            stamp = self.ticks(self.now - 0.002).to_bytes(4, "big")
+            reply = GetReply(message.id, values.get(message.id, stamp))
+        self.say(reply)
+
+    def say(self, message: GetReply | SetReply | SendConfirm | Receive) -> list[Output]:
+        return self.put(BytesReceived(encode_usi(0x22, message.encode())))
+
+    def pass_time(self, seconds: float) -> list[Output]:
+        until, new = self.now + seconds, []
+        while (at := self.host.wake_at) is not None and at <= until:
+            self.now = max(self.now, at)
+            new += self._perform(self.host.wake(self.now))
+        self.now = max(self.now, until)
+        return new
+
+    def of(self, kind: type) -> list[object]:
+        return [output for output in self.outputs if isinstance(output, kind)]
+
+
+def ready() -> Conversation:
+    talk = Conversation()
+    talk.put(PortOpened())
+    talk.pass_time(0.2)
+    assert talk.host.ready
+    return talk
+
+
+def test_the_set_up_goes_step_by_step() -> None:
+    """Reset, version, product, both quality switches, channel, eight looks at the clock; then ready with its name."""
+    talk = ready()
+    assert talk.asked[0] == Reset(soft=True)
+    assert talk.asked[1:6] == [
+        GetParameter(0x010C, 4),
+        GetParameter(0x0100, 10),
+        SetParameter(0x0112, b"\x01"),
+        SetParameter(0x011A, b"\x01"),
+        SetParameter(0x0415, b"\x01"),
+    ]
+    assert talk.asked[6:] == [GetParameter(0xFE47, 4)] * 8
+    assert talk.of(ModemReady) == [ModemReady("ATPL230", "23.00.01.02")]
+
+
+def test_a_silent_modem_is_asked_three_times_set_up_four_times_and_then_opened_anew() -> None:
+    """Two hundred milliseconds each; after the last set-up has failed the port is closed."""
+    talk = Conversation()
+    talk.silent = True
+    talk.put(PortOpened())
+    talk.pass_time(10.0)
+    assert [type(message) for message in talk.asked[:4]] == [Reset, GetParameter, GetParameter, GetParameter]
+    assert sum(isinstance(message, Reset) for message in talk.asked) == 4
+    assert len(talk.of(ReopenPort)) == 1
+    assert talk.host.state is State.CLOSED
+
+
+def test_a_slot_is_booked_in_the_modems_own_ticks() -> None:
+    """An absolute start becomes the tick at that instant, right to the round trip, across the wrap of the timer."""
+    talk = ready()
+    start_s = talk.now + 1.5
+    talk.put(TransmitFrame(BEACON, Scheme.DBPSK_C, start_s, 0, exclusive=True))
+    send = talk.asked[-1]
+    assert isinstance(send, Send)
+    error = (send.delay - talk.ticks(start_s) + (1 << 31)) % (1 << 32) - (1 << 31)
+    assert abs(error) < 10
+    assert (send.time_mode, send.disable_rx, send.buffer) == (0, True, 0)
+
+
+def test_a_frame_at_once_has_no_delay_and_its_confirm_comes_back() -> None:
+    """Contention traffic goes out at once; one SEND for each buffer at a time."""
+    talk = ready()
+    frame = TransmitFrame(REG_REQ, Scheme.DBPSK_C, None, 1, exclusive=False)
+    talk.put(frame)
+    send = talk.asked[-1]
+    assert isinstance(send, Send)
+    assert (send.delay, send.data) == (0, REG_REQ)
+    assert talk.put(frame) == [TransmitConfirmed(1, TransmitResult.PREVIOUS_PENDING)]
+    assert talk.say(SendConfirm(1, 3, 0)) == [TransmitConfirmed(1, TransmitResult.CHANNEL_BUSY)]
+    assert talk.say(SendConfirm(1, 1, 0)) == []
+    assert talk.host.counters["late"] == 1
+
+
+def test_a_confirm_that_never_comes_sets_the_modem_up_again() -> None:
+    """The frame is reported as timed out, the modem as lost, and a reset goes out."""
+    talk = ready()
+    talk.put(TransmitFrame(REG_REQ, Scheme.DBPSK_C, None, 1, exclusive=False))
+    new = talk.pass_time(0.5)
+    assert TransmitConfirmed(1, TransmitResult.TIMEOUT) in new
+    assert any(isinstance(output, ModemLost) for output in new)
+    talk.pass_time(0.5)
+    assert talk.host.ready
+    assert len(talk.of(ModemReady)) == 2
+
+
+def test_result_7_means_the_firmware_has_reset_itself() -> None:
+    """Quality switches are lost then; the set-up runs again."""
+    talk = ready()
+    talk.put(TransmitFrame(REG_REQ, Scheme.DBPSK_C, None, 1, exclusive=False))
+    talk.say(SendConfirm(1, 7, 0))
+    assert talk.host.state is State.RESETTING
+
+
+def test_the_clock_is_looked_at_every_ten_seconds_and_its_silence_is_loss() -> None:
+    """One question in ten seconds; after two seconds without an answer the modem is lost."""
+    talk = ready()
+    before = len(talk.asked)
+    talk.pass_time(25.0)
+    assert talk.asked[before:] == [GetParameter(0xFE47, 4)] * 2
+    talk.silent = True
+    talk.pass_time(12.5)
+    assert len(talk.of(ModemLost)) == 1
+
+
+def test_a_beacon_is_stamped_by_the_modem_and_other_frames_are_not() -> None:
+    """The start of a beacon is the stamp less its airtime; without an answer the arrival has to do."""
+    talk = ready()
+    end_s = talk.now - 0.007
+    (frame,) = talk.say(Receive(2, 0, 4, 0, 84, 84, 0, 0, 0, 0, REG_REQ))
+    assert isinstance(frame, FrameReceived)
+    assert (frame.precise, frame.snr_db) == (False, 24.0)
+    talk.silent = True
+    assert [type(output) for output in talk.say(Receive(3, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))] == [SendBytes]
+    assert talk.asked[-1] == GetParameter(0xFD83 + 12, 4)
+    (stamped,) = talk.say(GetReply(0xFD83 + 12, talk.ticks(end_s).to_bytes(4, "big")))
+    assert isinstance(stamped, FrameReceived)
+    assert stamped.precise
+    assert stamped.start_s + stamped.duration_s == pytest.approx(end_s, abs=1e-4)
+    talk.now += 10.0
+    talk.say(Receive(0, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))
+    (late,) = [output for output in talk.pass_time(0.15) if isinstance(output, FrameReceived)]
+    assert not late.precise
+
+
+def test_a_lost_port_is_a_lost_modem_and_transmissions_are_refused_meanwhile() -> None:
+    """PortClosed ends everything pending; frames come back as timed out until the modem is up again."""
+    talk = ready()
+    assert talk.put(PortClosed("unplugged")) == [ModemLost("unplugged")]
+    frame = TransmitFrame(REG_REQ, Scheme.DBPSK_C, None, 1, exclusive=False)
+    assert talk.put(frame) == [TransmitConfirmed(1, TransmitResult.TIMEOUT)]
+    assert talk.host.wake_at is None
+
+
+def test_garbage_and_foreign_messages_change_nothing_but_counters() -> None:
+    """Noise, other protocols, unknown answers and frame types of the next version are counted."""
+    talk = ready()
+    assert talk.put(BytesReceived(b"\x00\x7e\x01\x02\x7e" + encode_usi(0x3F, b"\x00"))) == []
+    assert talk.put(BytesReceived(encode_usi(0x22, b"\xff\xff"))) == []
+    assert talk.say(Receive(0, 2, 12, 0, 84, 84, 0, 0, 0, 0, b"type B")) == []
+    assert talk.say(GetReply(0x1234, b"\x00")) == []
+    assert talk.host.ready
+    assert {"other protocol", "undecodable", "other frame type", "late"} <= set(talk.host.faults)
