@@ -178,7 +178,7 @@ class Connection:
                         tokens.append(packet.token)
                         self._waiting_sdus -= 1
         for packet in self._unacknowledged:
-            # A first transmission that is missed is lost, as a later one has come; a repetition may still be on its way.
+            # A first transmission that is missed is lost, as a later one has come; a repetition may be on its way.
             again = packet.count == 1 or now - packet.sent_s > self._round_trip_s
             if packet.number in header.nacks and again:
                 packet.sent_s = now - self._patience_s  # due at once
