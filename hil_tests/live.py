@@ -19,8 +19,11 @@ from hil_tests.verdict import judge
 from shared.messages import Acknowledgement, Denial, Grant, NominalLimit, Release, Report, Request, Revoke
 
 REFRESH_HZ: Final = 5.0
-HISTORY: Final = 48
-"""Columns of the little traces; each shows half a second."""
+HISTORY: Final = 20
+"""Columns of the little traces."""
+
+HISTORY_STEP: Final = 15
+"""Samples from one column to the next (1.5 s)."""
 
 MESSAGES: Final = 8
 BARS: Final = "▁▂▃▄▅▆▇█"
@@ -55,15 +58,15 @@ def screen(scenario: Scenario, seen: Observation) -> RenderableType:
 
 
 def _customers(scenario: Scenario, seen: Observation) -> Table:
-    table = Table(expand=True, box=None)
-    for heading in ("", "voltage", "", "export", "", "limit now", "why"):
-        table.add_column(heading, justify="right" if heading in ("voltage", "export") else "left", no_wrap=True)
+    table = Table(box=None)
+    for heading in ("", "voltage", "", "export", "", "limit", "why"):
+        table.add_column(heading, justify="right" if heading in {"voltage", "export"} else "left", no_wrap=True)
     if not seen.samples:
         return table
     newest = seen.samples[-1]
     site = scenario.site
     low, high = (site.nominal_voltage_v * (1 + sign * site.band_pct / 100) for sign in (-1, 1))
-    history = seen.samples[::-5][:HISTORY][::-1]
+    history = seen.samples[::-HISTORY_STEP][:HISTORY][::-1]
     for index, client in enumerate(CLIENTS):
         u_v = newest.u_v[index]
         limit_w, why = _limit(scenario, seen, client)

@@ -8,19 +8,20 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from meter.config import MeterConfig
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.config import load_config
+
+if TYPE_CHECKING:
+    from meter.commission import Finding
 
 EXAMPLE: Final = """examples:
   headroom-meter check-config /etc/headroom/meter.toml
   headroom-meter commission --config /etc/headroom/meter.toml --click
   headroom-meter run --config /etc/headroom/meter.toml
 """
-CLICK_S: Final = 1.0
-"""[s] How long `commission --click` holds the relay."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commission = commands.add_parser("commission", help="look at the EM330, and let the relay click once")
     commission.add_argument("--config", type=Path, required=True)
     commission.add_argument(
-        "--click", action="store_true", help=f"energise the relay for {CLICK_S:g} s and read it back"
+        "--click",
+        action="store_true",
+        help="energise the relay for half a second and read it back; the inverter has to be off",
     )
     commission.add_argument("--json", action="store_true")
     commission.set_defaults(command=_commission)
@@ -63,47 +66,33 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _commission(options: argparse.Namespace) -> int:
-    config = load_config(options.config, MeterConfig)
-    findings = asyncio.run(_look(config, click=options.click))
+    findings = asyncio.run(_look(load_config(options.config, MeterConfig), click=options.click))
     if options.json:
-        print(json.dumps(findings, indent=1))
+        rows = [{"what": found.what, "seen": found.seen, "good": found.good} for found in findings]
+        print(json.dumps(rows, indent=1))
     else:
-        for what, seen in findings.items():
-            print(f"{what:14} {seen}")
-    return EXIT_OK if findings["good"] else EXIT_FAILED
+        for found in findings:
+            print(f"{found.what:28} {found.seen:40} {'' if found.good else '<-- not good'}".rstrip())
+    return EXIT_OK if all(found.good for found in findings) else EXIT_FAILED
 
 
-async def _look(config: MeterConfig, *, click: bool) -> dict[str, Any]:
-    from meter.relay import GpioRelay  # noqa: PLC0415  # only commissioning on the device needs pins here
+async def _look(config: MeterConfig, *, click: bool) -> list[Finding]:
+    """Everything that can be seen of the devices; refuses while the daemon has them."""
+    from meter.commission import click_relay, inspect_em330  # noqa: PLC0415  # only commissioning needs it
+    from meter.real import held  # noqa: PLC0415  # GPIO and lock; not needed for --help
+    from meter.relay import GpioRelay  # noqa: PLC0415
     from shared.clock import LoopClock  # noqa: PLC0415
-    from shared.em330 import Em330Reader, Identity  # noqa: PLC0415
-    from shared.messages import Reading, RelayState  # noqa: PLC0415
     from shared.modbus import ModbusAddress, PymodbusPort  # noqa: PLC0415
 
-    reader = Em330Reader(PymodbusPort(ModbusAddress.parse(config.em330.url)), config.em330_settings, LoopClock())
-    try:
-        reading = await reader.read()
-    finally:
-        await reader.close()
-    identity = reader.identity
-    findings: dict[str, Any] = {
-        "em330": str(identity) if isinstance(identity, Identity) else "not identified",
-        "reading": str(reading),
-        "good": isinstance(reading, Reading),
-    }
-    if click:
-        relay = GpioRelay(config.relay_settings)
-        try:
-            relay.raise_export()
-            await asyncio.sleep(CLICK_S)
-            raised = relay.read_back()
-            relay.to_nominal()
-            await asyncio.sleep(CLICK_S)
-            nominal = relay.read_back()
-        finally:
-            relay.close()
-        findings["relay"] = f"raised: {raised.name}, nominal: {nominal.name}"
-        findings["good"] = findings["good"] and (raised, nominal) == (RelayState.RAISED, RelayState.NOMINAL)
+    with held(config.state_directory):
+        registers = PymodbusPort(ModbusAddress.parse(config.em330.url))
+        findings = await inspect_em330(config, registers, LoopClock())
+        if click:
+            relay = GpioRelay(config.relay_settings)
+            try:
+                findings += await click_relay(relay)
+            finally:
+                relay.close()
     return findings
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from meter.core import MeterSettings
+from meter.dialogue import DialogueSettings
 from meter.home import TOKEN_CHARACTERS_MIN, HomeSettings, is_loopback
 from meter.relay import Level, RelaySettings
 from prime_plc.modem_host import ModemSettings, TypeAFraming
@@ -18,6 +19,7 @@ from shared.config import Section
 from shared.em330 import Em330Settings
 from shared.errors import ConfigError, DecodeError, Fault
 from shared.ids import MeterId, Phase, parse_eui48
+from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
 
@@ -43,7 +45,17 @@ Eui48Text = Annotated[str, _checked(parse_eui48)]
 ModbusUrl = Annotated[str, _checked(ModbusAddress.parse)]
 PhaseName = Literal["L1", "L2", "L3"]
 LevelName = Literal["low", "high"]
-Watts = Annotated[float, Field(ge=0.0, le=1e7)]
+OVERVOLTAGE_MAX: float = 1.2
+"""[nominal] Nobody may configure the local over-voltage rule away."""
+
+
+def _wire_resolution(watts: float) -> float:
+    if round(10 * watts) / 10 != watts:
+        raise ValueError("a multiple of 0.1 W, which is what the power line carries")
+    return watts
+
+
+Watts = Annotated[float, Field(ge=0.0, le=1e7), AfterValidator(_wire_resolution)]
 Pin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -54,7 +66,9 @@ def _l1() -> list[PhaseName]:
 class Meter(Section):
     """Who this meter is and what its customer's contract says.
 
-    ``overvoltage_v`` is the local ten-second rule; unset it is 110 % of the nominal voltage (for 230 V: 253 V).
+    ``raised_limit_w`` is what the inverter may export at its raised set-point, unset the limit of the contract: a grant
+    of less does not move the relay. ``overvoltage_v`` is the local ten-second rule; unset it is 110 % of the nominal
+    voltage (for 230 V: 253 V).
     """
 
     id: Word
@@ -62,10 +76,12 @@ class Meter(Section):
     state_directory: Annotated[str, Field(min_length=1)]
     nominal_limit_w: Watts
     contract_limit_w: Watts
+    raised_limit_w: Watts | None = None
+    lease_s_max: Annotated[float, Field(gt=0.0, le=LEASE_S_MAX)] = LEASE_S_MAX
     nominal_voltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] = 230.0
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     overvoltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
-    report_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 15.0
+    report_interval_s: Annotated[float, Field(ge=1.0, le=60.0)] = 15.0
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Meter:
@@ -73,8 +89,25 @@ class Meter(Section):
             raise ValueError(
                 f"contract_limit_w at least nominal_limit_w {self.nominal_limit_w:g} (seen {self.contract_limit_w:g})"
             )
+        raised_w = self.raised_limit_w
+        if raised_w is not None and not self.nominal_limit_w <= raised_w <= self.contract_limit_w:
+            raise ValueError(
+                f"raised_limit_w from nominal_limit_w {self.nominal_limit_w:g} to contract_limit_w "
+                f"{self.contract_limit_w:g} (seen {raised_w:g})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _phases_once(self) -> Meter:
         if len(set(self.phases)) != len(self.phases):
             raise ValueError(f"each phase once (seen {', '.join(self.phases)})")
+        return self
+
+    @model_validator(mode="after")
+    def _overvoltage_in_reach(self) -> Meter:
+        low_v, high_v = self.nominal_voltage_v, OVERVOLTAGE_MAX * self.nominal_voltage_v
+        if self.overvoltage_v is not None and not low_v < self.overvoltage_v <= high_v:
+            raise ValueError(f"overvoltage_v above {low_v:g} and at most {high_v:g} (seen {self.overvoltage_v:g})")
         return self
 
 
@@ -82,8 +115,9 @@ class Em330(Section):
     """The analyzer at the connection point."""
 
     url: ModbusUrl
-    ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
-    vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
+    serial: Annotated[str, Field(min_length=1, max_length=14)] | None = None
+    ct_ratio: Annotated[float, Field(gt=0.0, le=60_000.0)] = 1.0
+    vt_ratio: Annotated[float, Field(gt=0.0, le=60_000.0)] = 1.0
     poll_s: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
 
 
@@ -112,6 +146,21 @@ class Plc(Section):
     control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
 
 
+class Request(Section):
+    """How insistently a household's request is put to the substation."""
+
+    repeat_s: Annotated[float, Field(ge=1.0, le=60.0)] = 5.0
+    repeat_s_max: Annotated[float, Field(ge=1.0, le=600.0)] = 60.0
+    attempts_max: Annotated[int, Field(ge=1, le=100)] = 8
+    cool_down_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
+
+    @model_validator(mode="after")
+    def _repeats_in_order(self) -> Request:
+        if self.repeat_s_max < self.repeat_s:
+            raise ValueError(f"repeat_s_max at least repeat_s {self.repeat_s:g} (seen {self.repeat_s_max:g})")
+        return self
+
+
 class HomeDoor(Section):
     """The household's HTTP door; the token stands in a file of its own."""
 
@@ -128,6 +177,7 @@ class MeterConfig(Section):
     relay: Relay
     plc: Plc
     home: HomeDoor
+    request: Request = Field(default_factory=Request)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -151,12 +201,18 @@ class MeterConfig(Section):
             meter.contract_limit_w,
             overvoltage_v,
             meter.report_interval_s,
+            meter.raised_limit_w,
+            meter.lease_s_max,
+            DialogueSettings(**self.request.model_dump()),
         )
 
     @property
     def em330_settings(self) -> Em330Settings:
         """For the reader."""
-        return Em330Settings(self.meter.nominal_voltage_v, self.phases, self.em330.ct_ratio, self.em330.vt_ratio)
+        em330 = self.em330
+        return Em330Settings(
+            self.meter.nominal_voltage_v, self.phases, em330.ct_ratio, em330.vt_ratio, serial=em330.serial
+        )
 
     @property
     def relay_settings(self) -> RelaySettings:

@@ -1,7 +1,11 @@
-"""The meter as a COSEM server: what any DLMS client can read.
+"""The meter as a COSEM server: what any DLMS client can read. Pure but for the clock's label, which it is handed.
 
 Values are those of the newest valid reading; a value nobody can vouch for is answered "temporary failure", never zero.
-Association and access rights come with the protection layer; until then everything listed here is public and read-only.
+Everything is read-only by GET. Association and access rights come with the protection layer; until then everything
+listed here is public.
+
+Class and attribute numbers, units and the layout of date-time are those of the COSEM interface classes (Blue Book),
+recalled where the library does not carry them, and not checked against the specification.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dlms_cosem import dlms_data
 from meter.core import MeterCore
 from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, CosemValue, ReadRequest, encode_read_answer
 from shared.ids import Phase
-from shared.messages import Reading, RelayState
+from shared.messages import PerPhase, Reading, RelayState
 
 CLASS_DATA: Final = 1
 CLASS_REGISTER: Final = 3
@@ -23,141 +27,212 @@ CLASS_CLOCK: Final = 8
 CLASS_DISCONNECT: Final = 70
 CLASS_LIMITER: Final = 71
 
-UNIT: Final = {"W": 27, "VA": 28, "var": 29, "Wh": 30, "A": 33, "V": 35, "Hz": 44}
+UNIT: Final = {"W": 27, "var": 29, "Wh": 30, "A": 33, "V": 35, "Hz": 44}
 """Codes of the COSEM unit enumeration."""
 
-EXPORT_POWER: Final = "1-0:2.7.0.255"
-NOMINAL_THRESHOLD_S: Final = 0
+OBIS_CLOCK: Final = "0-0:1.0.0.255"
+OBIS_LIMITER: Final = "0-0:17.0.0.255"
+OBIS_DEVICE_NAME: Final = "0-0:42.0.0.255"
+OBIS_DISCONNECT: Final = "0-0:96.3.10.255"
+OBIS_SCRIPTS: Final = "0-0:10.0.1.255"
+OBIS_EXPORT: Final = "1-0:2.7.0.255"
+
+EMERGENCY_PROFILE: Final = 1
+"""Number of the one emergency profile there is: the live grant."""
+
+CONTROL_MODE: Final = 0
+"""Disconnect control mode "none": the relay follows the limiter; nobody switches it by this object."""
+
+TIME_UNKNOWN: Final = b"\xff" * 12
+"""A date-time with every field "not specified"."""
+
+CLOCK_STATUS_UNKNOWN: Final = 0xFF
+"""The meter cannot tell whether its wall clock is right; it decides nothing by it."""
 
 Value = Callable[[Reading], float | None]
+Attributes = dict[int, CosemValue | None]
+"""Attributes of an object by number; None for a value that is not known now."""
 
 
-def _phase_value(values: Callable[[Reading], tuple[float | None, ...]], phase: Phase) -> Value:
-    return lambda reading: values(reading)[phase]
+def _of(values: Callable[[Reading], PerPhase], phase: Phase, sign: int = 0) -> Value:
+    """One phase's value; with a sign only its magnitude in that direction."""
+
+    def value(reading: Reading) -> float | None:
+        measured = values(reading)[phase]
+        return measured if measured is None or sign == 0 else max(0.0, sign * measured)
+
+    return value
 
 
-def _total(sign: int) -> Value:
-    """Active power drawn (+1) or delivered (-1), summed over the phases, never negative."""
+def _sum(values: Callable[[Reading], PerPhase], sign: int = 0) -> Value:
+    """The phases' sum; with a sign only its magnitude in that direction."""
 
-    def total(reading: Reading) -> float | None:
-        known = [value for value in reading.p_w if value is not None]
-        return max(0.0, sign * sum(known)) if known else None
+    def value(reading: Reading) -> float | None:
+        known = [measured for measured in values(reading) if measured is not None]
+        if not known:
+            return None
+        return max(0.0, sign * sum(known)) if sign else sum(known)
 
-    return total
+    return value
 
 
-def _sum(reading: Reading) -> float | None:
-    known = [value for value in reading.p_w if value is not None]
-    return sum(known) if known else None
+def _u(reading: Reading) -> PerPhase:
+    return reading.u_v
+
+
+def _i(reading: Reading) -> PerPhase:
+    return reading.i_a
+
+
+def _p(reading: Reading) -> PerPhase:
+    return reading.p_w
+
+
+def _q(reading: Reading) -> PerPhase:
+    return reading.q_var
 
 
 def _registers() -> dict[str, tuple[Value, int, str]]:
-    """OBIS code: value, scaler (power of ten), unit."""
     table: dict[str, tuple[Value, int, str]] = {
-        "1-0:1.7.0.255": (_total(1), -1, "W"),
-        EXPORT_POWER: (_total(-1), -1, "W"),
-        "1-0:16.7.0.255": (_sum, -1, "W"),
+        "1-0:1.7.0.255": (_sum(_p, 1), -1, "W"),
+        OBIS_EXPORT: (_sum(_p, -1), -1, "W"),
+        "1-0:3.7.0.255": (_sum(_q, 1), -1, "var"),
+        "1-0:4.7.0.255": (_sum(_q, -1), -1, "var"),
+        "1-0:16.7.0.255": (_sum(_p), -1, "W"),
         "1-0:14.7.0.255": (lambda reading: reading.frequency_hz, -2, "Hz"),
         "1-0:1.8.0.255": (lambda reading: float(reading.import_energy_wh), 0, "Wh"),
         "1-0:2.8.0.255": (lambda reading: float(reading.export_energy_wh), 0, "Wh"),
     }
     for phase in Phase:
         first = 20 * (phase + 1)
-        table[f"1-0:{first + 12}.7.0.255"] = (_phase_value(lambda reading: reading.u_v, phase), -1, "V")
-        table[f"1-0:{first + 11}.7.0.255"] = (_phase_value(lambda reading: reading.i_a, phase), -3, "A")
-        table[f"1-0:{first + 16}.7.0.255"] = (_phase_value(lambda reading: reading.p_w, phase), -1, "W")
-        table[f"1-0:{first + 131}.7.0.255"] = (_phase_value(lambda reading: reading.q_var, phase), -1, "var")
+        for group, value, scaler, unit in (
+            (3, _of(_q, phase, 1), -1, "var"),
+            (4, _of(_q, phase, -1), -1, "var"),
+            (11, _of(_i, phase), -3, "A"),
+            (12, _of(_u, phase), -1, "V"),
+            (16, _of(_p, phase), -1, "W"),
+        ):
+            table[f"1-0:{first + group}.7.0.255"] = (value, scaler, unit)
     return table
 
 
 REGISTERS: Final = _registers()
-"""Registers by OBIS code. Reactive power per phase (C = 151, 171, 191) is signed and of the manufacturer's range."""
+"""Registers (class 3) by OBIS code: value, scaler (power of ten), unit. Value groups C of a phase are those of the sum
+plus 20, 40, 60; 16 is active power with its sign (import positive)."""
 
 
 class CosemServer:
-    """Answers GETs from the core's state. Pure but for the labels of the clock, which it is handed."""
+    """Answers GETs from the core's state."""
 
     def __init__(self, core: MeterCore, name: str, utc_s: Callable[[], float]) -> None:
+        """A server.
+
+        Args:
+            core: whose state is shown.
+            name: logical device name, at most 16 characters, the first three the manufacturer's.
+            utc_s: the clock's label [s].
+        """
+        assert 3 < len(name) <= 16, name
         self._core = core
         self._name = name
         self._utc_s = utc_s
+        self._objects: dict[str, tuple[int, Callable[[float], Attributes]]] = {
+            OBIS_CLOCK: (CLASS_CLOCK, self._clock),
+            OBIS_LIMITER: (CLASS_LIMITER, self._limiter),
+            OBIS_DEVICE_NAME: (CLASS_DATA, self._device_name),
+            OBIS_DISCONNECT: (CLASS_DISCONNECT, self._disconnect),
+            OBIS_GRANT: (CLASS_DATA, self._grant),
+            OBIS_NOMINAL_LIMIT: (CLASS_DATA, self._nominal_limit),
+        }
 
     def answer(self, request: ReadRequest, now: float) -> bytes:
         """The answer APDU to a GET."""
-        return encode_read_answer(request.invoke_id, self._value(request, now))
+        return encode_read_answer(request.invoke_id, self.read(request.class_id, request.obis, request.attribute, now))
 
-    def _value(self, request: ReadRequest, now: float) -> CosemValue | AccessResult:
-        attributes = self._object(request.class_id, request.obis, now)
-        if attributes is None:
+    def read(self, class_id: int, obis: str, attribute: int, now: float) -> CosemValue | AccessResult:
+        """The value of one attribute, or why there is none."""
+        if obis in REGISTERS:
+            owner, attributes = CLASS_REGISTER, self._register(obis)
+        elif obis in self._objects:
+            owner, show = self._objects[obis]
+            attributes = show(now)
+        else:
             return AccessResult.OBJECT_UNDEFINED
-        if request.attribute == 1:
-            return dlms_data.OctetStringData(_logical_name(request.obis))
-        value = attributes.get(request.attribute)
-        if value is None:
-            known = request.attribute in attributes
-            return AccessResult.TEMPORARY_FAILURE if known else AccessResult.READ_WRITE_DENIED
-        return value
+        if class_id != owner:
+            return AccessResult.OBJECT_CLASS_INCONSISTENT
+        if attribute == 1:
+            return dlms_data.OctetStringData(_logical_name(obis))
+        if attribute not in attributes:
+            return AccessResult.READ_WRITE_DENIED
+        value = attributes[attribute]
+        return AccessResult.TEMPORARY_FAILURE if value is None else value
 
-    def _object(self, class_id: int, obis: str, now: float) -> dict[int, CosemValue | None] | None:
-        """Attributes of an object, None for a value that is not known now; None if there is no such object."""
-        limiter = self._core.limiter
-        match class_id, obis:
-            case (3, _) if obis in REGISTERS:
-                return self._register(obis)
-            case (71, "0-0:17.0.0.255"):
-                return self._limiter(now)
-            case (70, "0-0:96.3.10.255"):
-                raised = self._core.relay is RelayState.RAISED
-                unknown = self._core.relay is RelayState.UNKNOWN
-                output = None if unknown else _Boolean(raised)
-                return {2: output, 3: None if unknown else dlms_data.EnumData(int(raised)), 4: dlms_data.EnumData(4)}
-            case (8, "0-0:1.0.0.255"):
-                return {2: dlms_data.OctetStringData(_cosem_time(self._utc_s())), 3: dlms_data.LongData(0)}
-            case (1, "0-0:42.0.0.255"):
-                return {2: dlms_data.OctetStringData(self._name.encode())}
-            case (1, code) if code == OBIS_GRANT:
-                return {2: _tenths(limiter.limit_w if limiter.raised else 0.0)}
-            case (1, code) if code == OBIS_NOMINAL_LIMIT:
-                return {2: _tenths(limiter.nominal_limit_w)}
-        return None
+    # ---- the objects -------------------------------------------------------------------------------------------------
 
-    def _register(self, obis: str) -> dict[int, CosemValue | None]:
+    def _register(self, obis: str) -> Attributes:
         value, scaler, unit = REGISTERS[obis]
-        reading = self._core.reading
+        reading = self._core.rules.reading
         measured = None if reading is None else value(reading)
-        scaled = None if measured is None else dlms_data.Long64Data(round(measured * 10.0**-scaler))
-        scale = dlms_data.DataStructure([dlms_data.IntegerData(scaler), dlms_data.EnumData(UNIT[unit])])
-        return {2: scaled, 3: scale}
+        scaled = None if measured is None else dlms_data.Long64Data(round(measured * 10**-scaler))
+        return {2: scaled, 3: _structure(dlms_data.IntegerData(scaler), dlms_data.EnumData(UNIT[unit]))}
 
-    def _limiter(self, now: float) -> dict[int, CosemValue | None]:
+    def _clock(self, _now: float) -> Attributes:
+        return {2: dlms_data.OctetStringData(_date_time(self._utc_s())), 3: dlms_data.LongData(0)}
+
+    def _device_name(self, _now: float) -> Attributes:
+        return {2: dlms_data.OctetStringData(self._name.encode("ascii"))}
+
+    def _disconnect(self, _now: float) -> Attributes:
+        """Class 70: output state and control state as the auxiliary contact says, connected meaning raised."""
+        relay = self._core.rules.relay
+        if relay is RelayState.UNKNOWN:
+            return {2: None, 3: None, 4: dlms_data.EnumData(CONTROL_MODE)}
+        raised = relay is RelayState.RAISED
+        return {2: _Boolean(raised), 3: dlms_data.EnumData(int(raised)), 4: dlms_data.EnumData(CONTROL_MODE)}
+
+    def _limiter(self, now: float) -> Attributes:
         """Class 71 on the export power: normal threshold is the nominal limit, the emergency profile the live grant."""
         limiter = self._core.limiter
-        monitored = dlms_data.DataStructure(
-            [
-                dlms_data.UnsignedLongData(CLASS_REGISTER),
-                dlms_data.OctetStringData(_logical_name(EXPORT_POWER)),
-                dlms_data.IntegerData(2),
-            ]
+        monitored = (_u16(CLASS_REGISTER), dlms_data.OctetStringData(_logical_name(OBIS_EXPORT)))
+        starts = _date_time(self._utc_s()) if limiter.live else TIME_UNKNOWN
+        profile = (
+            _u16(EMERGENCY_PROFILE if limiter.live else 0),
+            dlms_data.OctetStringData(starts),
+            _u32(round(limiter.lease_left_s(now))),
         )
-        duration_s = round(limiter.lease_left_s(now))
-        profile = dlms_data.DataStructure(
-            [
-                dlms_data.UnsignedLongData(1),
-                dlms_data.OctetStringData(_cosem_time(self._utc_s())),
-                dlms_data.DoubleLongUnsignedData(duration_s),
-            ]
-        )
+        action = _structure(dlms_data.OctetStringData(_logical_name(OBIS_SCRIPTS)), _u16(0))
         return {
-            2: monitored,
-            3: _tenths(limiter.limit_w),
-            4: _tenths(limiter.nominal_limit_w),
-            5: _tenths(limiter.limit_w),
-            6: dlms_data.DoubleLongUnsignedData(NOMINAL_THRESHOLD_S),
-            7: dlms_data.DoubleLongUnsignedData(NOMINAL_THRESHOLD_S),
-            8: profile,
-            9: dlms_data.DataArray([dlms_data.UnsignedLongData(1)]),
-            10: _Boolean(limiter.raised),
+            2: _structure(*monitored, dlms_data.IntegerData(2)),
+            3: _watts(limiter.limit_w),
+            4: _watts(limiter.nominal_limit_w),
+            5: _watts(limiter.limit_w),
+            6: _u32(0),
+            7: _u32(0),
+            8: _structure(*profile),
+            9: dlms_data.DataArray([_u16(EMERGENCY_PROFILE)]),
+            10: _Boolean(limiter.live),
+            11: _structure(action, action),
         }
+
+    def _grant(self, now: float) -> Attributes:
+        """The export grant as it was written, with the rest of its lease; null-data without one."""
+        limiter = self._core.limiter
+        decision, request_id = limiter.decision, limiter.request_id
+        if decision is None or request_id is None:
+            return {2: _Null(None)}
+        lease = _u32(round(100 * limiter.lease_left_s(now)))
+        return {
+            2: _structure(
+                _u32(decision.epoch), _u32(decision.seq), _u32(request_id), _Null(None), _watts(limiter.limit_w), lease
+            )
+        }
+
+    def _nominal_limit(self, _now: float) -> Attributes:
+        limiter = self._core.limiter
+        return {2: _structure(_u32(limiter.epoch), _u32(0), _watts(limiter.nominal_limit_w))}
+
+
+# ---- A-XDR -----------------------------------------------------------------------------------------------------------
 
 
 class _Boolean(dlms_data.BooleanData):
@@ -167,16 +242,36 @@ class _Boolean(dlms_data.BooleanData):
         return bytes((bool(self.value),))
 
 
-def _tenths(value_w: float) -> CosemValue:
-    return dlms_data.DoubleLongUnsignedData(round(10 * value_w))
+class _Null(dlms_data.NullData):
+    """null-data; the library decodes it and cannot encode it."""
+
+    def value_to_bytes(self) -> bytes:
+        return b""
+
+
+def _structure(*fields: CosemValue) -> CosemValue:
+    return dlms_data.DataStructure(list(fields))
+
+
+def _u16(value: int) -> CosemValue:
+    return dlms_data.UnsignedLongData(value)
+
+
+def _u32(value: int) -> CosemValue:
+    return dlms_data.DoubleLongUnsignedData(value)
+
+
+def _watts(value_w: float) -> CosemValue:
+    """Tenths of a watt, as the export register's scaler says."""
+    return _u32(round(10 * value_w))
 
 
 def _logical_name(obis: str) -> bytes:
     return bytes(int(part) for part in obis.replace("-", ".").replace(":", ".").split("."))
 
 
-def _cosem_time(utc_s: float) -> bytes:
-    """COSEM date-time in UTC: year, month, day, weekday, time, hundredths, deviation 0, status 0."""
+def _date_time(utc_s: float) -> bytes:
+    """COSEM date-time in UTC: year, month, day, weekday, hour to hundredths, deviation 0, clock status unknown."""
     at = datetime.fromtimestamp(utc_s, UTC)
     date = at.year.to_bytes(2, "big") + bytes((at.month, at.day, at.isoweekday()))
-    return date + bytes((at.hour, at.minute, at.second, at.microsecond // 10_000)) + b"\x00\x00\x00"
+    return date + bytes((at.hour, at.minute, at.second, at.microsecond // 10_000, 0, 0, CLOCK_STATUS_UNKNOWN))

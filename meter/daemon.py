@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -30,6 +30,7 @@ from meter.core import (
 from meter.cosem_server import CosemServer
 from meter.home import HomeDoor
 from meter.relay import RelayPort
+from meter.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import service_stack
@@ -46,7 +47,7 @@ from shared.cosem import (
 )
 from shared.daemon import Progress, Signals, Supervisor, resident_kib
 from shared.em330 import Em330Reader
-from shared.errors import DecodeError
+from shared.errors import DecodeError, Fault
 from shared.ids import parse_eui48
 from shared.log import event, get_logger
 from shared.machine import Inbox, drive
@@ -55,9 +56,18 @@ from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 
 TICK_S: Final = 0.5
-"""[s] The relay's contact is looked at this often."""
+"""[s] The control tick: the relay's contact is looked at, and the core is asked for a sign of life, this often."""
+
+CONTROL_S_MAX: Final = 2.0
+"""[s] Without a turn of the core for so long the control tick takes the relay back itself (reliability rule 9)."""
+
+ACTUATION_S: Final = 0.03
+"""[s] After a command the contact is looked at again, before the report about it leaves."""
 
 INBOX_MAX: Final = 256
+PAPERS_MAX: Final = 64
+"""Records and reports waiting for the disk; more means that it does not keep up."""
+
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
 
@@ -68,7 +78,7 @@ _LOG: Final = get_logger("meter")
 
 
 class StorePort(Protocol):
-    """The outbox on disk; each call is done when it is durable, and raises OSError or sqlite3.Error when it is not."""
+    """The outbox on disk; each call is done when it is durable, and raises when it is not."""
 
     async def put(self, report: Report) -> None: ...
 
@@ -91,59 +101,150 @@ class Ports:
     signals: Signals = Signals.LEFT_ALONE
 
 
+@dataclass(slots=True)
+class Counters:
+    """What was thrown away."""
+
+    undecodable: int = 0
+    not_delivered: int = 0
+    inbox_full: int = 0
+
+
+class ControlLostError(Exception):
+    """The core has not taken a turn in time; the relay was taken back and the daemon has to start again."""
+
+
+class Secretary:
+    """Keeps records and sends what stands behind them, in order, so that the core never waits for a disk.
+
+    After the first error the store is never touched again: what it holds is unknown, and reports go out unrecorded.
+    """
+
+    def __init__(self, store: StorePort, send: Callable[[SendUp], None], failed: Callable[[str], object]) -> None:
+        self._store = store
+        self._send = send
+        self._failed = failed
+        self._papers: Inbox[Persist | Forget | SendUp] = Inbox("papers", PAPERS_MAX)
+        self._trusted = True
+
+    def take(self, paper: Persist | Forget | SendUp) -> None:
+        """Leave a record, or a report that must not leave before the records ahead of it."""
+        if not self._papers.put(paper):
+            self._distrust("the disk does not keep up")
+
+    async def run(self, clock: Clock, progress: Progress) -> None:
+        """Work for ever."""
+        while True:
+            await self._papers.wait(clock, clock.monotonic() + STALL_S / 3)
+            while (paper := self._papers.take()) is not None:
+                if isinstance(paper, SendUp):
+                    self._send(paper)
+                elif self._trusted:
+                    await self._keep(paper)
+            progress()
+
+    async def _keep(self, paper: Persist | Forget) -> None:
+        try:
+            if isinstance(paper, Persist):
+                await self._store.put(paper.report)
+            else:
+                await self._store.forget(list(paper.seqs))
+        except Exception as error:
+            # Whatever the storage says, it is lost: no increase until a restart, but limiting and reporting go on.
+            self._distrust(str(error) or type(error).__name__)
+
+    def _distrust(self, reason: str) -> None:
+        if self._trusted:
+            self._trusted = False
+            self._failed(reason)
+
+
 class MeterDaemon:
     """A composed meter."""
 
     def __init__(self, config: MeterConfig, ports: Ports) -> None:
         self._config = config
         self._ports = ports
+        self.counters = Counters()
         self._inbox: Inbox[Input] = Inbox("meter", INBOX_MAX)
         self._core = MeterCore(config.meter_settings, ports.draw, ports.stored)
-        self._server = CosemServer(self._core, f"HDR{config.meter.id}", ports.clock.utc_s)
+        eui48 = parse_eui48(config.meter.eui48)
+        self._server = CosemServer(self._core, f"HDR{eui48.hex()}", ports.clock.utc_s)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
-        identifier = config.meter.id.encode()
-        stack = service_stack(config.stack_settings, parse_eui48(config.meter.eui48), identifier, ports.draw)
-        self._runner = StackRunner(stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
+        self._stack = service_stack(config.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
+        self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
+        self._secretary = Secretary(ports.store, self._send_up, lambda reason: self._put(StoreFailed(reason)))
         self._invoke_id = 0
-        self.undecodable = 0
+        self._turn_s = ports.clock.monotonic()
 
     async def run(self) -> int:
         """Run until stopped (0), or until a part fails (1); the relay is nominal afterwards."""
-        supervisor = Supervisor(self._ports.clock, self._ports.notify, self._ports.signals)
+        clock = self._ports.clock
+        supervisor = Supervisor(clock, self._ports.notify, self._ports.signals)
         supervisor.worker("core", self._think, CORE_STALL_S)
-        supervisor.worker("relay", self._watch_relay, CORE_STALL_S)
+        supervisor.worker("control", self._control, CORE_STALL_S)
         supervisor.worker("em330", self._poll, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
+        supervisor.worker("outbox", lambda progress: self._secretary.run(clock, progress), STALL_S)
         door = self._ports.home_door
         if door is not None:
-            supervisor.worker("home", lambda progress: door(self.put, self.status, progress), STALL_S)
-        event(_LOG, logging.INFO, "ready", rss_kib=resident_kib())
+            supervisor.worker("home", lambda progress: door(self, progress), STALL_S)
+        event(_LOG, logging.INFO, "ready", meter=self._config.meter.id, rss_kib=resident_kib())
+        self._turn_s = clock.monotonic()
         try:
             return await supervisor.run()
         finally:
             self._ports.relay.close()
             await self._reader.close()
 
+    # ---- the household -----------------------------------------------------------------------------------------------
+
     def put(self, item: HouseholdAsked | HouseholdReleased) -> bool:
         """The household asks or releases; False if the meter does not keep up."""
-        return self._inbox.put(item)
+        return self._put(item)
+
+    def ask(self, wish: HouseholdAsked) -> Fault | None:
+        """Ask for more; why not even asking makes sense, or None."""
+        return self._core.objection(wish, self._ports.clock.monotonic()) or self._taken(wish)
+
+    def release(self) -> Fault | None:
+        """Give back; why that could not be taken, or None."""
+        return self._taken(HouseholdReleased())
 
     def status(self) -> dict[str, Any]:
         """Who limits me now, and why."""
-        return self._core.status(self._ports.clock.monotonic())
+        counters = self.counters
+        return snapshot(self._core, self._ports.clock.monotonic()) | {
+            "plc": self._stack.summary()
+            | {
+                "undecodable": counters.undecodable,
+                "not_delivered": counters.not_delivered,
+                "inbox_full": counters.inbox_full,
+                "old_epoch": self._core.ignored,
+            }
+        }
+
+    def _taken(self, item: HouseholdAsked | HouseholdReleased) -> Fault | None:
+        return None if self._put(item) else Fault("meter", "too many requests", "one after the other")
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
     async def _think(self, progress: Progress) -> None:
-        await drive(self._core, self._inbox, self._perform, self._ports.clock, progress)
+        def turned() -> None:
+            self._turn_s = self._ports.clock.monotonic()
+            progress()
 
-    async def _watch_relay(self, progress: Progress) -> None:
-        seen: RelayState | None = None
+        await drive(self._core, self._inbox, self._perform, self._ports.clock, turned)
+
+    async def _control(self, progress: Progress) -> None:
+        """The control tick: read the contact back, and see that the core is alive; without it the relay goes home."""
+        clock = self._ports.clock
         while True:
-            state = self._ports.relay.read_back()
-            if state is not seen:
-                seen = state
-                self._inbox.put(RelayObserved(state))
+            self._look()
+            silent_s = clock.monotonic() - self._turn_s
+            if silent_s > CONTROL_S_MAX:
+                self._ports.relay.to_nominal()
+                raise ControlLostError(f"the core has taken no turn for {silent_s:.1f} s")
             progress()
             await asyncio.sleep(TICK_S)
 
@@ -152,19 +253,29 @@ class MeterDaemon:
         while True:
             began_s = clock.monotonic()
             result = await self._reader.read()
-            self._inbox.put(ReadingTaken(result, began_s))
+            self._put(ReadingTaken(result, began_s))
             progress()
             next_s = max(began_s + self._config.em330.poll_s, self._reader.next_try_s(clock.monotonic()))
             await asyncio.sleep(max(0.0, next_s - clock.monotonic()))
 
-    # ---- wire to core ------------------------------------------------------------------------------------------------
+    # ---- world to core -----------------------------------------------------------------------------------------------
+
+    def _put(self, item: Input) -> bool:
+        taken = self._inbox.put(item)
+        self.counters.inbox_full += not taken
+        return taken
+
+    def _look(self) -> None:
+        self._put(RelayObserved(self._ports.relay.read_back()))
 
     def _heard(self, output: sap.Output) -> None:
         match output:
             case sap.DataReceived():
                 self._apdu(output)
             case sap.LinkUp() | sap.LinkDown():
-                self._inbox.put(LinkChanged(isinstance(output, sap.LinkUp)))
+                self._put(LinkChanged(isinstance(output, sap.LinkUp)))
+            case sap.DataConfirmed():
+                self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
@@ -172,31 +283,29 @@ class MeterDaemon:
         try:
             apdu = decode_apdu(received.data)
         except DecodeError:
-            self.undecodable += 1
+            self.counters.undecodable += 1
             return
         if isinstance(apdu, Written):
-            self._inbox.put(MessageArrived(apdu.message))
+            taken = self._put(MessageArrived(apdu.message))
             if apdu.confirmed:
-                self._send_apdu(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS), received.ssap)
+                # "Success" says that it arrived; whether it was obeyed is what the next report says.
+                result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE
+                self._send_apdu(encode_write_answer(apdu.invoke_id, result), received.ssap)
         elif isinstance(apdu, ReadRequest):
             self._send_apdu(self._server.answer(apdu, self._ports.clock.monotonic()), received.ssap)
 
     # ---- core to world -----------------------------------------------------------------------------------------------
 
-    def _perform(self, output: Output) -> Awaitable[None] | None:
+    def _perform(self, output: Output) -> None:
         match output:
             case SetRelay():
                 self._move(output.state)
-            case SendUp():
-                self._invoke_id += 1
-                self._send_apdu(encode_up(output.message, self._invoke_id), CLIENT_SAP)
-            case Persist():
-                return self._kept(self._ports.store.put(output.report))
-            case Forget():
-                return self._kept(self._ports.store.forget(list(output.seqs)))
+            case SendUp() if not isinstance(output.message, Report):
+                self._send_up(output)
+            case SendUp() | Persist() | Forget():
+                self._secretary.take(output)
             case Event():
                 event(_LOG, output.level, output.what, **output.fields)
-        return None
 
     def _move(self, state: RelayState) -> None:
         """A relay that does not obey ends the daemon: its state is unknown, and the pins fall back when we are gone."""
@@ -204,18 +313,16 @@ class MeterDaemon:
             self._ports.relay.raise_export()
         else:
             self._ports.relay.to_nominal()
+        clock = self._ports.clock
+        clock.call_at(clock.monotonic() + ACTUATION_S, self._look)
         event(_LOG, logging.INFO, "relay", state=state.name)
-        self._inbox.put(RelayObserved(self._ports.relay.read_back()))
 
-    async def _kept(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            # Whatever the storage says, it is lost: no increase until a restart, but limiting goes on.
-            self._inbox.put(StoreFailed(str(error)))
+    def _send_up(self, output: SendUp) -> None:
+        self._invoke_id = (self._invoke_id + 1) & 0xFFFFFF
+        self._send_apdu(encode_up(output.message, self._invoke_id), CLIENT_SAP)
 
     def _send_apdu(self, data: bytes, dsap: int) -> None:
-        self._runner.send(sap.SendData(None, dsap, SERVER_SAP, data))
+        self.counters.not_delivered += not self._runner.send(sap.SendData(None, dsap, SERVER_SAP, data))
 
 
 def build(config: MeterConfig, ports: Ports) -> MeterDaemon:

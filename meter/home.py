@@ -2,7 +2,11 @@
 
 HTTP rather than MQTT because it needs no broker on the meter, is understood by every energy manager, and answers a
 question with an answer. ``GET /v1/status`` says who limits the export now and why; ``POST /v1/request`` asks for more;
-``POST /v1/release`` gives it back. The protocol is parsed by h11; sizes, times and connections are capped here.
+``POST /v1/release`` gives it back. The protocol is parsed by h11; sizes, times and connections are capped here. One
+connection carries one request.
+
+Errors are JSON, ``{"error": {"where", "seen", "expected"}}``: 400 content, 401 token, 404 path, 405 method, 409 the
+meter objects, 413 body, 431 header, 503 too many.
 """
 
 from __future__ import annotations
@@ -12,28 +16,48 @@ import contextlib
 import hmac
 import ipaddress
 import json
-import math
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import h11
 
-from meter.core import HouseholdAsked, HouseholdReleased
+from meter.core import HouseholdAsked
 from shared.daemon import Progress
 from shared.errors import DeviceError, Fault
 
 BODY_BYTES_MAX: Final = 4096
 HEADER_BYTES_MAX: Final = 8192
 REQUEST_S_MAX: Final = 10.0
+"""[s] From the connection to the last byte of its answer."""
+
+LINGER_BYTES_MAX: Final = 65_536
+"""What a refused request may still send before the connection is cut; read so that its answer is not lost."""
+
 CONNECTIONS_MAX: Final = 16
 PROGRESS_S: Final = 5.0
 TOKEN_CHARACTERS_MIN: Final = 16
+WATTS_MAX: Final = 1e7
 
-Put = Callable[[HouseholdAsked | HouseholdReleased], bool]
-Status = Callable[[], dict[str, Any]]
-HomeDoor = Callable[[Put, Status, Progress], Awaitable[None]]
+JsonObject = dict[str, Any]
+
+
+class Household(Protocol):
+    """What the door needs of a meter (`meter.daemon.MeterDaemon`)."""
+
+    def ask(self, wish: HouseholdAsked) -> Fault | None:
+        """Ask for more; why not even asking makes sense, or None."""
+
+    def release(self) -> Fault | None:
+        """Give back; why that could not be taken, or None."""
+
+    def status(self) -> JsonObject:
+        """Who limits me now, and why."""
+
+
+HomeDoor = Callable[[Household, Progress], Awaitable[None]]
 """Serves the household for ever."""
 
 
@@ -47,11 +71,11 @@ class _RefusedError(Exception):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine only."""
+    """Whether this is an address of this machine only; a name is not, for anybody may make it mean something else."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,55 +91,85 @@ class HomeSettings:
         assert len(self.token) >= TOKEN_CHARACTERS_MIN, "a token this short can be guessed"
 
 
-class Home:
-    """The HTTP server of one meter."""
+def listen(settings: HomeSettings) -> socket.socket:
+    """The listening socket of a door, before anybody is served.
 
-    def __init__(self, settings: HomeSettings, put: Put, status: Status) -> None:
-        self._settings = settings
-        self._put = put
-        self._status = status
-        self._open = 0
+    Raises:
+        DeviceError: the port is taken, or not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=CONNECTIONS_MAX)
+    except OSError as error:
+        raise DeviceError(f"home door {settings.host}:{settings.port}: {error.strerror or error}") from error
 
-    async def start(self) -> asyncio.Server:
-        """Listen.
 
-        Raises:
-            DeviceError: the port is taken.
-        """
+def home_door(listening: socket.socket, token: str) -> HomeDoor:
+    """The door as a worker of the daemon; it owns the socket from its first turn on."""
+
+    async def serve(household: Household, progress: Progress) -> None:
+        home = Home(token, household)
+        server = await asyncio.start_server(home.serve, sock=listening, limit=HEADER_BYTES_MAX)
         try:
-            return await asyncio.start_server(
-                self._serve, self._settings.host, self._settings.port, limit=HEADER_BYTES_MAX
-            )
-        except OSError as error:
-            where = f"{self._settings.host}:{self._settings.port}"
-            raise DeviceError(f"home door {where}: {error.strerror or error}") from error
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
-        try:
-            async with asyncio.timeout(REQUEST_S_MAX):
-                await self._exchange(reader, writer)
-        except (TimeoutError, OSError, h11.LocalProtocolError):
-            pass  # too slow, gone, or an answer that could not be given any more
+            while True:
+                progress()
+                await asyncio.sleep(PROGRESS_S)
         finally:
-            self._open -= 1
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            server.close()
+            await home.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    return serve
+
+
+class Home:
+    """The HTTP side of one meter."""
+
+    def __init__(self, token: str, household: Household) -> None:
+        assert len(token) >= TOKEN_CHARACTERS_MIN, "a token this short can be guessed"
+        self._authorization = f"Bearer {token}".encode("ascii")
+        self._household = household
+        self._serving: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._routes: dict[bytes, tuple[bytes, Callable[[bytes], JsonObject]]] = {
+            b"/v1/status": (b"GET", self._status),
+            b"/v1/request": (b"POST", self._ask),
+            b"/v1/release": (b"POST", self._release),
+        }
+
+    async def close(self) -> None:
+        """Cut what is still being served, and wait until that is noticed."""
+        for writer in self._serving.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one connection; whatever the other side does, it ends within `REQUEST_S_MAX`."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = writer
+        try:
+            # Slow, gone, or an answer that could not be given any more: nobody is left to be told.
+            with contextlib.suppress(TimeoutError, OSError, h11.LocalProtocolError):
+                async with asyncio.timeout(REQUEST_S_MAX):
+                    crowded = len(self._serving) > CONNECTIONS_MAX
+                    await self._exchange(reader, writer, crowded=crowded)
+                    if not crowded:
+                        await _linger(reader, writer)
+        finally:
+            del self._serving[task]
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, crowded: bool) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_BYTES_MAX)
         try:
-            if self._open > CONNECTIONS_MAX:
-                raise _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "connections", f"more than {CONNECTIONS_MAX}", "fewer")
+            if crowded:
+                expected = f"at most {CONNECTIONS_MAX} at a time"
+                raise _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "connections", f"{len(self._serving)}", expected)
             status, body = HTTPStatus.OK, self._answer(*await self._receive(connection, reader))
         except _RefusedError as refused:
-            status = refused.status
-            fault = refused.fault
-            body = {"error": {"where": fault.where, "seen": fault.seen, "expected": fault.expected}}
+            status, body = refused.status, _error(refused.fault)
         except h11.RemoteProtocolError as error:
-            status = HTTPStatus(error.error_status_hint or 400)
-            body = {"error": {"where": "request", "seen": "no valid HTTP", "expected": "HTTP/1.1"}}
+            status = HTTPStatus(error.error_status_hint or HTTPStatus.BAD_REQUEST)
+            body = _error(Fault("request", status.phrase, "one HTTP/1.1 request with Host, within the limits"))
         payload = json.dumps(body).encode()
         headers = [
             ("content-type", "application/json"),
@@ -126,8 +180,8 @@ class Home:
         if status is HTTPStatus.UNAUTHORIZED:
             headers.append(("www-authenticate", "Bearer"))
         response = h11.Response(status_code=int(status), headers=headers, reason=status.phrase)
-        for event in (response, h11.Data(data=payload), h11.EndOfMessage()):
-            writer.write(connection.send(event) or b"")
+        for part in (response, h11.Data(data=payload), h11.EndOfMessage()):
+            writer.write(connection.send(part) or b"")
         await writer.drain()
 
     async def _receive(self, connection: h11.Connection, reader: asyncio.StreamReader) -> tuple[h11.Request, bytes]:
@@ -153,73 +207,77 @@ class Home:
 
     def _authorise(self, request: h11.Request) -> None:
         given = [value for name, value in request.headers if name == b"authorization"]
-        wanted = f"Bearer {self._settings.token}".encode()
-        if len(given) != 1 or not hmac.compare_digest(given[0], wanted):
+        if len(given) != 1 or not hmac.compare_digest(given[0], self._authorization):
             raise _refuse(
                 HTTPStatus.UNAUTHORIZED, "authorization", "no valid token", "Bearer and the token of this meter"
             )
 
-    def _answer(self, request: h11.Request, body: bytes) -> dict[str, Any]:
-        routes: dict[bytes, tuple[bytes, Callable[[bytes], dict[str, Any]]]] = {
-            b"/v1/status": (b"GET", lambda _: self._status()),
-            b"/v1/request": (b"POST", self._ask),
-            b"/v1/release": (b"POST", self._release),
-        }
-        target = request.target.partition(b"?")[0]
-        if target not in routes:
-            raise _refuse(HTTPStatus.NOT_FOUND, "path", repr(target[:60].decode("latin-1")), "one of the paths of /v1")
-        method, action = routes[target]
+    def _answer(self, request: h11.Request, body: bytes) -> JsonObject:
+        route = self._routes.get(request.target.partition(b"?")[0])
+        if route is None:
+            expected = ", ".join(path.decode() for path in self._routes)
+            raise _refuse(HTTPStatus.NOT_FOUND, "path", request.target[:60].decode("latin-1"), f"one of {expected}")
+        method, action = route
         if request.method != method:
-            raise _refuse(
-                HTTPStatus.METHOD_NOT_ALLOWED, "method", repr(request.method[:20].decode("latin-1")), method.decode()
-            )
+            seen = request.method[:20].decode("latin-1")
+            raise _refuse(HTTPStatus.METHOD_NOT_ALLOWED, "method", seen, method.decode())
         return action(body)
 
-    def _ask(self, body: bytes) -> dict[str, Any]:
-        try:
-            wish = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise _refuse(HTTPStatus.BAD_REQUEST, "body", "no valid JSON", 'such as {"limit_w": 2400}') from error
-        if not isinstance(wish, dict) or not set(wish) <= {"limit_w", "minimum_limit_w"}:
-            raise _refuse(HTTPStatus.BAD_REQUEST, "body", "other content", "an object with limit_w and minimum_limit_w")
+    def _status(self, _body: bytes) -> JsonObject:
+        return self._household.status()
+
+    def _ask(self, body: bytes) -> JsonObject:
+        wish = _parse(body)
         limit_w = _watts(wish, "limit_w", None)
         minimum_w = _watts(wish, "minimum_limit_w", limit_w)
-        if minimum_w > limit_w:
-            raise _refuse(HTTPStatus.BAD_REQUEST, "minimum_limit_w", f"{minimum_w:g}", f"at most limit_w {limit_w:g}")
-        return self._taken(HouseholdAsked(limit_w, minimum_w))
+        return _taken(self._household.ask(HouseholdAsked(limit_w, minimum_w)))
 
-    def _release(self, _body: bytes) -> dict[str, Any]:
-        return self._taken(HouseholdReleased())
-
-    def _taken(self, item: HouseholdAsked | HouseholdReleased) -> dict[str, Any]:
-        if not self._put(item):
-            raise _refuse(HTTPStatus.SERVICE_UNAVAILABLE, "meter", "too many requests", "one after the other")
-        return {"taken": True}
+    def _release(self, _body: bytes) -> JsonObject:
+        return _taken(self._household.release())
 
 
-def _watts(wish: dict[str, Any], key: str, default: float | None) -> float:
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Let the other side read its answer: closing with unread bytes would reset the connection under it."""
+    writer.write_eof()
+    left = LINGER_BYTES_MAX
+    while left > 0 and (data := await reader.read(4096)):
+        left -= len(data)
+
+
+def _error(fault: Fault) -> JsonObject:
+    return {"error": {"where": fault.where, "seen": fault.seen, "expected": fault.expected}}
+
+
+def _taken(objection: Fault | None) -> JsonObject:
+    if objection is not None:
+        raise _RefusedError(HTTPStatus.CONFLICT, objection)
+    return {"taken": True}
+
+
+def _parse(body: bytes) -> JsonObject:
+    """The wish in a body: one object with one or two known keys, each once."""
+    try:
+        wish = json.loads(body, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "no valid JSON", 'such as {"limit_w": 2400}') from error
+    if not isinstance(wish, dict) or not set(wish) <= {"limit_w", "minimum_limit_w"}:
+        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "other content", "an object with limit_w and minimum_limit_w")
+    return wish
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> JsonObject:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def _watts(wish: JsonObject, key: str, default: float | None) -> float:
     value = wish.get(key, default)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1e7
-    if not good:
-        raise _refuse(HTTPStatus.BAD_REQUEST, key, repr(value)[:60], "watts from 0 to 10000000")
-    assert value is not None
+    # The comparison also refuses NaN, infinities and integers no float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= WATTS_MAX:
+        raise _refuse(HTTPStatus.BAD_REQUEST, key, repr(value)[:60], f"watts from 0 to {WATTS_MAX:.0f}")
     return float(value)
 
 
 def _refuse(status: HTTPStatus, where: str, seen: str, expected: str) -> _RefusedError:
     return _RefusedError(status, Fault(where, seen, expected))
-
-
-def home_door(settings: HomeSettings) -> HomeDoor:
-    """The door as a worker of the daemon."""
-
-    async def serve(put: Put, status: Status, progress: Progress) -> None:
-        server = await Home(settings, put, status).start()
-        try:
-            while True:
-                progress()
-                await asyncio.sleep(PROGRESS_S)
-        finally:
-            server.close()
-
-    return serve

@@ -20,6 +20,9 @@ from shared.messages import LEASE_S_MAX, NONCE_AGE_S_MAX, DecisionId, Grant, Lim
 NONCES_MAX: Final = 32
 """Outstanding nonces remembered; drawing more voids the oldest."""
 
+EPOCH_NONE: Final = Epoch(0)
+"""No DCU has named its epoch since this meter started; nothing of this epoch is ever obeyed."""
+
 
 class Answer(Enum):
     """What the limiter does with a grant."""
@@ -30,8 +33,9 @@ class Answer(Enum):
     UNKNOWN_NONCE = "nonce unknown, used or void"
     STALE_NONCE = "nonce too old"
     LEASE_OVER = "lease already over"
-    BAD_LEASE = "lease outside 0 to 60 s"
+    BAD_LEASE = "lease not above 0, or longer than allowed here"
     ABOVE_CONTRACT = "limit outside 0 to the contract"
+    NOT_WISHED = "nobody here wishes it"
     FAULT = "refused because of an alarm here"
 
 
@@ -48,14 +52,30 @@ class _Live:
 class ExportLimiter:
     """Nonces, the live grant and its end."""
 
-    def __init__(self, nominal_limit_w: float, contract_limit_w: float, draw: random.Random) -> None:
+    def __init__(
+        self,
+        nominal_limit_w: float,
+        contract_limit_w: float,
+        draw: random.Random,
+        lease_s_max: float = LEASE_S_MAX,
+    ) -> None:
+        """A limiter at nominal.
+
+        Args:
+            nominal_limit_w: what may always be exported [W].
+            contract_limit_w: no grant may go beyond it [W].
+            draw: source of nonces; unpredictable in the field.
+            lease_s_max: longest lease accepted here [s], 60 at most.
+        """
         assert 0 <= nominal_limit_w <= contract_limit_w < math.inf, (nominal_limit_w, contract_limit_w)
+        assert 0 < lease_s_max <= LEASE_S_MAX, lease_s_max
         self.nominal_limit_w = nominal_limit_w
         self._contract_limit_w = contract_limit_w
+        self._lease_s_max = lease_s_max
         self._draw = draw
         self._nonces: dict[Nonce, float] = {}
         self._live: _Live | None = None
-        self.epoch = Epoch(0)
+        self.epoch = EPOCH_NONE
         self.applied: DecisionId | None = None
         self.source = LimitSource.BOOT
 
@@ -79,9 +99,19 @@ class ExportLimiter:
         return 0.0 if self._live is None else max(0.0, self._live.ends_s - now)
 
     @property
+    def live(self) -> bool:
+        """Whether a grant is in force, even one that permits no more than nominal."""
+        return self._live is not None
+
+    @property
     def request_id(self) -> RequestId | None:
         """Request the live grant answers."""
         return None if self._live is None else self._live.request_id
+
+    @property
+    def decision(self) -> DecisionId | None:
+        """Decision of the live grant."""
+        return None if self._live is None else self._live.decision
 
     def draw_nonce(self, now: float) -> Nonce:
         """A fresh nonce, remembered with the instant ``now`` [s] it was drawn at."""
@@ -104,7 +134,7 @@ class ExportLimiter:
 
     def _judge(self, grant: Grant, now: float) -> Answer:
         drawn_s = self._nonces.get(grant.nonce)
-        if grant.decision.epoch != self.epoch:
+        if grant.decision.epoch != self.epoch or self.epoch == EPOCH_NONE:
             return Answer.OTHER_EPOCH
         if self.applied is not None and grant.decision.seq <= self.applied.seq:
             return Answer.OLD_DECISION
@@ -112,7 +142,7 @@ class ExportLimiter:
             return Answer.UNKNOWN_NONCE
         if not now - drawn_s <= NONCE_AGE_S_MAX:
             return Answer.STALE_NONCE
-        if not 0.0 < grant.lease_s <= LEASE_S_MAX:
+        if not 0.0 < grant.lease_s <= self._lease_s_max:
             return Answer.BAD_LEASE
         if not 0.0 <= grant.limit_w <= self._contract_limit_w:
             return Answer.ABOVE_CONTRACT
@@ -121,7 +151,8 @@ class ExportLimiter:
         return Answer.APPLIED
 
     def revoke(self, revoke: Revoke) -> bool:
-        """Back to nominal, whatever number the revoke has; False if it is of a lower epoch."""
+        """Back to nominal, whatever number the revoke has (lowering may come late, or twice); False if it is of a
+        lower epoch."""
         if revoke.decision.epoch < self.epoch:
             return False
         self.adopt(revoke.decision.epoch)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import random
-import sqlite3
+import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from meter.config import MeterConfig
 from meter.daemon import Ports, build
-from meter.home import home_door
-from meter.outbox import SqliteStore
+from meter.home import home_door, listen
+from meter.outbox import OutboxStore, SqliteStore
 from meter.relay import GpioRelay
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Signals
 from shared.errors import DeviceError
-from shared.log import set_up_logging
+from shared.log import event, get_logger, set_up_logging
 from shared.messages import Report
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
@@ -28,12 +31,14 @@ from shared.notify import notify_from
 LOCK: Final = "meter.lock"
 OUTBOX: Final = "outbox.sqlite"
 
+_LOG: Final = get_logger("meter")
+
 
 class ThreadedStore:
-    """`meter.daemon.StorePort` with the one thread of this process: it waits for the disk so that the relay need
+    """`meter.daemon.StorePort` with the one thread of this process: it waits for the disk so that the loop need
     not."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: OutboxStore) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
 
@@ -49,51 +54,63 @@ class ThreadedStore:
         self._store.close()
 
 
-def only_instance(directory: Path) -> int:
-    """A lock held while this process lives.
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """This meter's state and devices are ours alone meanwhile; the kernel gives them back if we die.
 
     Raises:
-        DeviceError: another meter daemon holds it.
+        DeviceError: another process has this meter, or the directory is not ours to write.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        raise DeviceError(f"state directory {directory}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DeviceError(f"state directory {directory}: another headroom-meter has this meter") from error
+        yield
+    finally:
         os.close(lock)
-        raise DeviceError(f"{directory}: another meter daemon runs here") from error
-    return lock
+
+
+def warn_of_open_token(path: Path) -> None:
+    """Say so if anybody on this machine can read the household's token."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o004:
+        event(_LOG, logging.WARNING, "token readable by everybody", file=str(path), mode=f"{mode:o}", expected="600")
 
 
 async def run_daemon(config: MeterConfig, file: str) -> int:
-    """Run a meter on this machine's ports.
+    """Run a meter on this machine's ports; ``file`` names the configuration.
 
     Raises:
-        DeviceError: a second instance, a pin in use, no GPIO.
+        DeviceError: a second instance, a port or a pin in use, no GPIO, an outbox that cannot be written.
         ConfigError: the token is missing.
     """
     set_up_logging()
     home = config.home_settings(file)
-    lock = only_instance(config.state_directory)
-    try:
+    warn_of_open_token(Path(config.home.token_file))
+    with ExitStack() as stack:
+        stack.enter_context(held(config.state_directory))
+        listening = stack.enter_context(listen(home))
         store = SqliteStore(config.state_directory / OUTBOX)
-    except sqlite3.Error as error:
-        raise DeviceError(f"{config.state_directory / OUTBOX}: {error}") from error
-    threaded = ThreadedStore(store)
-    try:
+        threaded = ThreadedStore(store)
+        stack.callback(threaded.close)
+        relay = GpioRelay(config.relay_settings)
+        stack.callback(relay.close)
         ports = Ports(
             clock=LoopClock(),
             draw=random.SystemRandom(),
             open_plc=open_serial(config.plc.url),
             registers=PymodbusPort(ModbusAddress.parse(config.em330.url)),
-            relay=GpioRelay(config.relay_settings),
+            relay=relay,
             store=threaded,
             stored=store.load(),
-            home_door=home_door(home),
+            home_door=home_door(listening, home.token),
             notify=notify_from(),
             signals=Signals.HANDLED,
         )
         return await build(config, ports).run()
-    finally:
-        threaded.close()
-        os.close(lock)

@@ -1,0 +1,151 @@
+"""What a meter notices by itself, and the rules that send it back to nominal without any DCU. Pure.
+
+Alarms about the reading last as long as there is none. The others are latched: nothing is raised again until somebody
+has looked and restarted the meter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from shared.em330 import Invalid
+from shared.ids import Phase
+from shared.messages import Alarm, Reading, RelayState
+
+READING_S_MAX: Final = 3.0
+"""[s] Raised without a valid reading for so long: nominal (bad-input rule for Modbus)."""
+
+RELAY_S_MAX: Final = 1.0
+"""[s] The read-back has to follow the command within this, and must not differ from it for longer at any time."""
+
+ABOVE_LIMIT_S: Final = 5.0
+"""[s] Export above the limit for so long is an alarm (invariant I8)."""
+
+ABOVE_LIMIT_SHARE: Final = 0.05
+ABOVE_LIMIT_W: Final = 100.0
+"""Share of the limit, or [W], whichever is more, that export may exceed it by."""
+
+OVERVOLTAGE_S: Final = 10.0
+"""[s] Voltage at the local threshold or above for so long: nominal (invariant I15)."""
+
+READING_ALARMS: Final = (
+    Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.WRONG_DEVICE | Alarm.EXPORT_NOT_MEASURABLE
+)
+"""Alarms that the next valid reading clears."""
+
+RAISE_ALARMS: Final = READING_ALARMS | Alarm.RELAY_DISAGREES | Alarm.EXPORT_ABOVE_LIMIT | Alarm.STORAGE_FAILED
+"""Alarms under which nothing is raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class FallBack:
+    """Back to nominal: why, in words, and the alarm that stays if it is one."""
+
+    why: str
+    alarm: Alarm = Alarm.NONE
+
+
+class LocalRules:
+    """Reading, relay and alarms of one meter, and since when each of them is wrong."""
+
+    def __init__(self, phases: tuple[Phase, ...], overvoltage_v: float) -> None:
+        self._phases = phases
+        self._overvoltage_v = overvoltage_v
+        self.reading: Reading | None = None
+        self.read_s: float | None = None
+        self.alarms = Alarm.NONE
+        self.relay = RelayState.UNKNOWN
+        self.commanded: RelayState | None = None
+        self._relay_since: float | None = None
+        self._above_since: float | None = None
+        self._high_since: float | None = None
+
+    def wake_at(self, *, raised: bool) -> float | None:
+        """When silence alone breaks a rule [s]."""
+        deadlines = []
+        if self._relay_since is not None and Alarm.RELAY_DISAGREES not in self.alarms:
+            deadlines.append(self._relay_since + RELAY_S_MAX)
+        if raised and self.read_s is not None:
+            deadlines.append(self.read_s + READING_S_MAX)
+        return min(deadlines, default=None)
+
+    def reading_age_s(self, now: float) -> float:
+        """Age of the present reading [s], 0 without one."""
+        return 0.0 if self.reading is None or self.read_s is None else max(0.0, now - self.read_s)
+
+    # ---- what comes in -----------------------------------------------------------------------------------------------
+
+    def take(self, result: Reading | Invalid, taken_s: float, limit_w: float, now: float) -> FallBack | None:
+        """A reading, or why there is none; the rule it breaks.
+
+        Export and voltage are judged on valid readings only. While there is none the third rule works: an increase ends
+        after `READING_S_MAX`. A gap therefore does not excuse what was wrong before it.
+        """
+        if isinstance(result, Invalid):
+            self.reading = None
+            self.alarms = (self.alarms & ~READING_ALARMS) | result.alarm
+            return None
+        self.reading, self.read_s = result, taken_s
+        self.alarms &= ~READING_ALARMS
+        allowed_w = limit_w + max(ABOVE_LIMIT_SHARE * limit_w, ABOVE_LIMIT_W)
+        self._above_since = _since(self._above_since, now, lasts=result.export_w > allowed_w)
+        self._high_since = _since(self._high_since, now, lasts=self._voltage_too_high(result))
+        if _over(self._above_since, ABOVE_LIMIT_S, now) and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms:
+            why = f"export {result.export_w:g} W, limit {limit_w:g} W for {ABOVE_LIMIT_S:g} s"
+            return FallBack(why, Alarm.EXPORT_ABOVE_LIMIT)
+        return None
+
+    def command(self, state: RelayState, now: float) -> None:
+        """The relay is told to move; contact and inverter get their time to follow."""
+        self.commanded = state
+        self._relay_since = None if self.relay is state else now
+        self._above_since = None
+
+    def observe(self, state: RelayState, now: float) -> None:
+        """What the auxiliary contact says."""
+        self.relay = state
+        self._relay_since = _since(self._relay_since, now, lasts=state is not self.commanded)
+
+    # ---- what time demands -------------------------------------------------------------------------------------------
+
+    def judge(self, now: float, *, raised: bool) -> FallBack | None:
+        """The rule that is broken now."""
+        if _over(self._relay_since, RELAY_S_MAX, now) and Alarm.RELAY_DISAGREES not in self.alarms:
+            commanded = "nothing" if self.commanded is None else self.commanded.name
+            return FallBack(f"relay commanded {commanded}, read back {self.relay.name}", Alarm.RELAY_DISAGREES)
+        if raised and (self.read_s is None or now >= self.read_s + READING_S_MAX):
+            return FallBack(f"no valid reading for {READING_S_MAX:g} s")
+        if raised and _over(self._high_since, OVERVOLTAGE_S, now):
+            return FallBack(f"voltage at {self._overvoltage_v:g} V or above for {OVERVOLTAGE_S:g} s")
+        return None
+
+    def objection(self, now: float) -> str | None:
+        """Why nothing may be raised now, or None."""
+        blocking = self.alarms & RAISE_ALARMS
+        if blocking:
+            return ", ".join(name.lower().replace("_", " ") for name in alarm_names(blocking))
+        if self.reading is None or self.read_s is None or now >= self.read_s + READING_S_MAX:
+            return "no valid reading"
+        if _over(self._high_since, OVERVOLTAGE_S, now):
+            return "local over-voltage"
+        return None
+
+    def _voltage_too_high(self, reading: Reading) -> bool:
+        values = [reading.u_v[phase] for phase in self._phases]
+        return any(value is not None and value >= self._overvoltage_v for value in values)
+
+
+def alarm_names(alarms: Alarm) -> list[str]:
+    """Names of the alarms that last."""
+    return [str(alarm.name) for alarm in Alarm if alarm and alarm in alarms]
+
+
+def _since(since: float | None, now: float, *, lasts: bool) -> float | None:
+    if not lasts:
+        return None
+    return now if since is None else since
+
+
+def _over(since: float | None, limit_s: float, now: float) -> bool:
+    return since is not None and now >= since + limit_s
