@@ -62,7 +62,8 @@ FAULTS = [fault for fault in MeterFault if fault is not MeterFault.NONE]
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_neighbour_whose_meter_fails_means_no(fault: MeterFault, tmp_path: Path) -> None:
-    """Silence, short answers, exceptions, swapped words, overflow, frozen registers: unknown, and the request is denied.
+    """Silence, short answers, exceptions, swapped words, overflow, frozen registers: unknown, and the request is
+    denied.
 
     The question comes 16 s later: frozen registers take ten to be noticed, and the last good reading is fresh for nine.
     """
