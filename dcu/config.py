@@ -19,6 +19,7 @@ from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+MeterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
 PhaseName = Literal["L1", "L2", "L3"]
@@ -84,7 +85,7 @@ class Plc(Section):
 class Meter(Section):
     """One customer: which meter on which bus and phases, and its limits."""
 
-    id: Word
+    id: MeterName
     eui48: Eui48Text
     bus: Word
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from shared.cosem import Pushed, decode_apdu, encode_up
 from shared.errors import DecodeError, DeviceError
@@ -129,13 +129,13 @@ class SqliteStore:
             DeviceError: it cannot be opened or written.
         """
         self._path = path
-        self._database: Any = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open_or_put_aside()
         except (sqlite3.Error, OSError) as error:
-            if self._database is not None:
-                self._database.close()
+            opened: sqlite3.Connection | None = getattr(self, "_database", None)
+            if opened is not None:
+                opened.close()
             raise DeviceError(f"outbox {path}: {error}") from error
 
     def _open_or_put_aside(self) -> None:

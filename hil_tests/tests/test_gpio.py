@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -188,7 +189,9 @@ async def test_a_second_process_is_turned_away(board: RelayBoard) -> None:
         factory, Device.pin_factory = Device.pin_factory, None
         with pytest.raises(DeviceError, match="already in use"):
             GpioRelay(WIRED)
-        state = first.read_back()
+        until = time.monotonic() + 5.0  # the coil takes its time, and a busy machine takes more
+        while (state := first.read_back()) is not RAISED and time.monotonic() < until:
+            time.sleep(0.01)
         first.close()
         factory.close()
         return state
