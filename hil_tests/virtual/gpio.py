@@ -271,6 +271,7 @@ class RelayBoard:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._client is not None:
             self.refused += 1
+            await reader.readline()  # its hello; closing before it has been sent would break the pipe under it
             writer.write(b"busy\n")
             writer.close()
             return
