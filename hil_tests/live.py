@@ -130,7 +130,7 @@ def _words(frame: WireFrame) -> tuple[str, str] | None:
         case NominalLimit():
             return f"nominal limit {frame.message.limit_w:g} W, epoch {frame.message.decision.epoch}", "cyan"
         case Acknowledgement():
-            return f"report {frame.message.seq} is safe", "dim"
+            return f"{frame.message.count} reports up to {frame.message.seq} are safe", "dim"
         case _:
             return None
 

@@ -299,7 +299,9 @@ class MeterCore:
             case NominalLimit():
                 outputs += self._greeted(message, now)
             case Acknowledgement():
-                outputs += [Forget((message.seq,))] if self.outbox.settle(message.seq) else []
+                numbers = range(max(0, message.seq - message.count + 1), message.seq + 1)
+                settled = tuple(seq for seq in numbers if self.outbox.settle(seq))
+                outputs += [Forget(settled)] if settled else []
         return outputs
 
     def _adopt(self, epoch: Epoch, now: float) -> list[Output]:

@@ -6,9 +6,9 @@ ours.
 
 Manufacturer objects (value group C = 128 is in the manufacturer range of the Blue Book's OBIS table):
 
-==================  ==================  =========  =====================================================
+==================  ==================  =========  =================================================
 OBIS                object              service    structure of the value
-==================  ==================  =========  =====================================================
+==================  ==================  =========  =================================================
 0-0:128.0.0.255     report              push       see ``_report_fields``
 0-0:128.1.0.255     request             push       request id, nonce, epoch, limit, minimum limit
 0-0:128.2.0.255     release             push       request id, epoch, applied decision
@@ -16,8 +16,8 @@ OBIS                object              service    structure of the value
 0-0:128.4.0.255     denial              SET        epoch, seq, request id, reason, binding meter, value
 0-0:128.5.0.255     revoke              SET        epoch, seq, reason, binding meter, value
 0-0:128.6.0.255     nominal limit       SET, GET   epoch, seq, limit
-0-0:128.7.0.255     acknowledgement     SET        epoch, report number (unconfirmed service)
-==================  ==================  =========  =====================================================
+0-0:128.7.0.255     acknowledgement     SET        epoch, report number, count (unconfirmed service)
+==================  ==================  =========  =================================================
 
 All are class 1 (Data), attribute 2. Scaling: voltage 0.1 V, current 1 mA, power 0.1 W and 0.1 var, frequency 0.01 Hz,
 limits 0.1 W, durations 10 ms, energy 1 Wh, binding values 0.01; *null-data* stands for "unknown". A value that does not
@@ -332,13 +332,13 @@ def _encode_downward(message: Downward) -> tuple[str, list[CosemValue]]:
         case NominalLimit():
             return OBIS_NOMINAL_LIMIT, [*_decision(message.decision), _u32(_scaled(message.limit_w, 10))]
         case Acknowledgement():
-            return OBIS_ACKNOWLEDGEMENT, [_u32(message.epoch), _u32(message.seq)]
+            return OBIS_ACKNOWLEDGEMENT, [_u32(message.epoch), _u32(message.seq), _u16(message.count)]
 
 
 def _decode_downward(obis: str, fields: list[Any]) -> Downward:
     if obis == OBIS_ACKNOWLEDGEMENT:
-        epoch, seq = fields
-        return Acknowledgement(Epoch(epoch), seq)
+        epoch, seq, count = fields
+        return Acknowledgement(Epoch(epoch), seq, count)
     epoch, seq, *rest = fields
     decision = DecisionId(Epoch(epoch), seq)
     if obis == OBIS_GRANT:

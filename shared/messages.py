@@ -222,10 +222,11 @@ class NominalLimit:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """The report ``seq`` is safe with the DCU; the outbox may forget it."""
+    """The ``count`` reports up to number ``seq`` are safe with the DCU; the outbox may forget them."""
 
     epoch: Epoch
     seq: int
+    count: int = 1
 
 
 Upward = Report | Request | Release

@@ -41,6 +41,12 @@ QUARANTINE_S: Final = reserved_for_s(LEASE_S_MAX) + 1.0
 REPEAT_S: Final = 2.0
 """[s] A nominal limit or a revoke the meter has not taken is sent again at most this often."""
 
+ACKNOWLEDGE_S: Final = 15.0
+"""[s] A report is acknowledged within this; several share one frame, as air time is dear."""
+
+ACKNOWLEDGED_MAX: Final = 8
+"""Reports in one acknowledgement."""
+
 REQUEST_S_MAX: Final = 20.0
 """[s] A request that could not be decided for so long (quarantine) is dropped; its meter repeats it with a fresh
 nonce."""
@@ -183,6 +189,15 @@ class _Pending:
     since_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Reports in a row that are not acknowledged yet."""
+
+    seq: int
+    count: int
+    since_s: float
+
+
 class HostingEngine:
     """Machine that decides; knows nothing of files, wires or clocks."""
 
@@ -199,6 +214,7 @@ class HostingEngine:
         self._violated_since: dict[MeterId, float] = {}
         self._greeted_s: dict[MeterId, float] = {}
         self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
+        self._due: dict[MeterId, _Due] = {}
         self._withheld: set[MeterId] = set()
         self._quarantined = True
         self._storage_failed = False
@@ -239,6 +255,8 @@ class HostingEngine:
     @property
     def wake_at(self) -> float | None:
         deadlines = [self.book.wake_at]
+        if self._due:
+            deadlines.append(min(due.since_s for due in self._due.values()) + ACKNOWLEDGE_S)
         if self._quarantined:
             deadlines.append(self._started_s + QUARANTINE_S)
         elif self._pending:
@@ -278,6 +296,8 @@ class HostingEngine:
             outputs += self._end_quarantine("time")
         self._watch_band(now)
         outputs += self._revoke_if_persistent(now)
+        for meter in [meter for meter, due in self._due.items() if now >= due.since_s + ACKNOWLEDGE_S]:
+            outputs += self._flush(meter)
         for meter, pending in list(self._pending.items()):
             if now >= pending.since_s + REQUEST_S_MAX:
                 del self._pending[meter]
@@ -310,6 +330,7 @@ class HostingEngine:
             return []
         state.linked = item.up
         if not item.up:
+            self._due.pop(item.meter, None)
             return [Event("meter silent", {"meter": item.meter})]
         return [Event("meter linked", {"meter": item.meter}), *self._greet(state, now)]
 
@@ -324,7 +345,7 @@ class HostingEngine:
     def _report(self, meter: MeterId, report: Report, now: float) -> list[Output]:
         state = self.table[meter]
         acceptance = self.table.accept(meter, report, now)
-        outputs: list[Output] = [SendDown(meter, Acknowledgement(self._epoch, report.seq))]
+        outputs = self._acknowledge(meter, report.seq, acceptance, now)
         if acceptance is not Acceptance.LIVE:
             return outputs
         if report.epoch != self._epoch:
@@ -335,6 +356,22 @@ class HostingEngine:
         self._watch_band(now)
         outputs += self._follow_up(state, report, now)
         return outputs
+
+    def _acknowledge(self, meter: MeterId, seq: int, acceptance: Acceptance, now: float) -> list[Output]:
+        """Gather live reports in a row into one acknowledgement; whatever else comes is acknowledged at once."""
+        due = self._due.get(meter)
+        if acceptance is not Acceptance.LIVE:
+            return [SendDown(meter, Acknowledgement(self._epoch, seq))]
+        if due is not None and seq == due.seq + 1:
+            self._due[meter] = due = _Due(seq, due.count + 1, due.since_s)
+            return self._flush(meter) if due.count >= ACKNOWLEDGED_MAX else []
+        outputs = self._flush(meter)
+        self._due[meter] = _Due(seq, 1, now)
+        return outputs
+
+    def _flush(self, meter: MeterId) -> list[Output]:
+        due = self._due.pop(meter, None)
+        return [] if due is None else [SendDown(meter, Acknowledgement(self._epoch, due.seq, due.count))]
 
     def _follow_up(self, state: MeterState, report: Report, now: float) -> list[Output]:
         """Renew a live grant, or repeat a revoke that the meter has not taken."""

@@ -80,7 +80,7 @@ downward: st.SearchStrategy[Downward] = st.one_of(
     st.builds(Denial, decisions, u32.map(RequestId), st.sampled_from(Reason), names, values),
     st.builds(Revoke, decisions, st.sampled_from(Reason), names, values),
     st.builds(NominalLimit, decisions, watts),
-    st.builds(Acknowledgement, epochs, u32),
+    st.builds(Acknowledgement, epochs, u32, st.integers(0, 0xFFFF)),
 )
 
 

@@ -349,8 +349,21 @@ def test_after_a_storage_error_nothing_is_granted_any_more() -> None:
     assert not sent(street.ask(request_id=9), Grant)
 
 
-def test_reports_are_acknowledged_and_duplicates_too() -> None:
-    """Each report is answered with its own number, again if it comes again; a duplicate changes nothing else."""
+def test_reports_in_a_row_share_an_acknowledgement() -> None:
+    """Eight of them, or whatever has come within fifteen seconds; nothing is acknowledged twice."""
+    street = Street()
+    street.pass_time(16.0)
+    del street.outputs[:]
+    for _ in range(8):
+        street.report(ONE)
+    assert [down.message for down in sent(street.outputs, Acknowledgement)] == [Acknowledgement(EPOCH, street.seq, 8)]
+    street.report(ONE)
+    new = street.pass_time(15.1)
+    assert [down.message for down in sent(new, Acknowledgement)] == [Acknowledgement(EPOCH, street.seq, 1)]
+
+
+def test_duplicates_and_backlog_are_acknowledged_at_once_and_change_nothing() -> None:
+    """A report that comes again, or that waited in an outbox, never becomes the newest reading."""
     street = Street()
     report = Report(
         7,
@@ -366,12 +379,12 @@ def test_reports_are_acknowledged_and_duplicates_too() -> None:
         None,
         Alarm.NONE,
     )
-    for _ in range(2):
-        (answer,) = street.put(ReportArrived(ONE, report))
-        assert isinstance(answer, SendDown)
-        assert answer.message == Acknowledgement(EPOCH, 500)
+    street.put(ReportArrived(ONE, report))
     backlog = replace(report, seq=3, nonce=None, reading=reading(300.0))
-    street.put(ReportArrived(ONE, backlog))
+    for item in (report, backlog):
+        (answer,) = street.put(ReportArrived(ONE, item))
+        assert isinstance(answer, SendDown)
+        assert answer.message == Acknowledgement(EPOCH, item.seq)
     assert street.engine.table[ONE].reading == reading(240.0)
 
 
