@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 
 from dcu.hosting.engine import SiteSettings
 from dcu.meters import MeterEntry
-from prime_plc.modem_host import ModemSettings, TypeAFraming
-from prime_plc.settings import MacSettings
-from prime_plc.stack import StackSettings
+from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
 from shared.ids import BusId, MeterId, Phase, parse_eui48
@@ -70,16 +68,6 @@ class Balancing(Section):
     ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     poll_s: Annotated[float, Field(ge=0.5, le=60.0)] = 1.0
-
-
-class Plc(Section):
-    """The modem and the PRIME subnetwork."""
-
-    url: Annotated[str, Field(min_length=1)]
-    framing: Literal["stock", "transparent"] = "stock"
-    channel: Annotated[int, Field(ge=1, le=8)] = 1
-    attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
-    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
 
 
 class Meter(Section):
@@ -157,12 +145,6 @@ class DcuConfig(Section):
     def site_settings(self) -> SiteSettings:
         """The rules for the engine."""
         return SiteSettings(**self.site.model_dump())
-
-    @property
-    def stack_settings(self) -> StackSettings:
-        """The base node's stack."""
-        modem = ModemSettings(TypeAFraming(self.plc.framing), self.plc.channel, self.plc.attenuation_db)
-        return StackSettings(MacSettings(control_repeat_s=self.plc.control_repeat_s), modem)
 
     @property
     def em330_settings(self) -> Em330Settings:

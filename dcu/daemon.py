@@ -166,7 +166,7 @@ class DcuDaemon:
     def __post_init__(self) -> None:
         config, ports = self.config, self.ports
         self._inbox: Inbox[Input] = Inbox("dcu", INBOX_MAX)
-        self._stack = base_stack(config.stack_settings, parse_eui48(config.dcu.eui48), ports.draw)
+        self._stack = base_stack(config.plc.stack_settings, parse_eui48(config.dcu.eui48), ports.draw)
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}

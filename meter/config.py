@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,26 +11,13 @@ from meter.core import MeterSettings
 from meter.dialogue import DialogueSettings
 from meter.home import TOKEN_CHARACTERS_MIN, HomeSettings, is_loopback
 from meter.relay import Level, RelaySettings
-from prime_plc.modem_host import ModemSettings, TypeAFraming
-from prime_plc.settings import MacSettings
-from prime_plc.stack import StackSettings
-from shared.config import Section
+from prime_plc.config import Plc
+from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
-from shared.errors import ConfigError, DecodeError, Fault
+from shared.errors import ConfigError, Fault
 from shared.ids import MeterId, Phase, parse_eui48
 from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
-
-
-def _checked(parse: Callable[[str], object]) -> AfterValidator:
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except DecodeError as error:
-            raise ValueError(str(error)) from error
-        return text
-
-    return AfterValidator(check)
 
 
 def _loopback(host: str) -> str:
@@ -41,8 +27,8 @@ def _loopback(host: str) -> str:
 
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
-Eui48Text = Annotated[str, _checked(parse_eui48)]
-ModbusUrl = Annotated[str, _checked(ModbusAddress.parse)]
+Eui48Text = Annotated[str, parsed_by(parse_eui48)]
+ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
 PhaseName = Literal["L1", "L2", "L3"]
 LevelName = Literal["low", "high"]
 OVERVOLTAGE_MAX: float = 1.2
@@ -136,16 +122,6 @@ class Relay(Section):
         return self
 
 
-class Plc(Section):
-    """The modem and the PRIME network."""
-
-    url: Annotated[str, Field(min_length=1)]
-    framing: Literal["stock", "transparent"] = "stock"
-    channel: Annotated[int, Field(ge=1, le=8)] = 1
-    attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
-    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
-
-
 class Request(Section):
     """How insistently a household's request is put to the substation."""
 
@@ -219,12 +195,6 @@ class MeterConfig(Section):
         """For the relay."""
         relay = self.relay
         return RelaySettings(relay.pin, Level(relay.energised), relay.read_back_pin, Level(relay.read_back_raised))
-
-    @property
-    def stack_settings(self) -> StackSettings:
-        """For the service node."""
-        modem = ModemSettings(TypeAFraming(self.plc.framing), self.plc.channel, self.plc.attenuation_db)
-        return StackSettings(MacSettings(control_repeat_s=self.plc.control_repeat_s), modem)
 
     def home_settings(self, file: str) -> HomeSettings:
         """For the home door; reads the token.

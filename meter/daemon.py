@@ -171,7 +171,7 @@ class MeterDaemon:
         eui48 = parse_eui48(config.meter.eui48)
         self._server = CosemServer(self._core, f"HDR{eui48.hex()}", ports.clock.utc_s)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
-        self._stack = service_stack(config.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
+        self._stack = service_stack(config.plc.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
         self._secretary = Secretary(ports.store, self._send_up, lambda reason: self._put(StoreFailed(reason)))
         self._invoke_id = 0

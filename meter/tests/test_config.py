@@ -44,7 +44,7 @@ def test_a_short_file_is_enough() -> None:
     assert (settings.report_interval_s, settings.lease_s_max, settings.dialogue.repeat_s) == (15.0, 60.0, 5.0)
     assert config.em330_settings.phases == (Phase.L1,)
     assert (config.relay_settings.energised, config.relay_settings.read_back_pin) == (Level.LOW, 6)
-    assert config.stack_settings.modem.channel == 1
+    assert config.plc.stack_settings.modem.channel == 1
     assert config.state_directory == Path("/var/lib/headroom-meter")
 
 
