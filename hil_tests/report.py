@@ -91,7 +91,8 @@ def _steps(scenario: Scenario, seen: Observation) -> tuple[Steps, Steps]:
         elif isinstance(frame.message, Grant):
             decision.append((frame.end_s, 1))
     decision += [(move.t_s, 0) for move in seen.relay_moves if move.client == client and not move.raised]
-    return sorted(request), sorted(decision)
+    end_s = scenario.duration_s  # what the end of the street itself moves is no part of the play
+    return sorted(s for s in request if s[0] <= end_s), sorted(s for s in decision if s[0] <= end_s)
 
 
 def _level(steps: Steps, t_s: float) -> int:
