@@ -26,7 +26,8 @@ watch: $(STAMP)  ## See the street live in the terminal
 	$(BIN)/headroom-testbed watch
 
 test: $(STAMP)  ## Unit, pair and street tests
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -m street
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not street"
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .

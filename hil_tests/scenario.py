@@ -31,7 +31,7 @@ class Site(Section):
     persistence_s: Annotated[float, Field(ge=0.0, le=600.0)] = 10.0
     lease_s: Annotated[float, Field(gt=0.0, le=LEASE_S_MAX)] = 20.0
     renew_interval_s: Annotated[float, Field(gt=0.0)] = 5.0
-    report_interval_s: Annotated[float, Field(gt=0.0)] = 3.0
+    report_interval_s: Annotated[float, Field(gt=0.0)] = 2.0
     decision_window_s: Annotated[float, Field(gt=0.0)] = 1.0
     nominal_limit_w: Annotated[float, Field(ge=0.0)] = 1200.0
     contract_limit_w: Annotated[float, Field(ge=0.0)] = 2400.0

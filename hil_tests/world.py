@@ -35,7 +35,7 @@ CONTROL_REPEAT_S: Final = 2.0
 """[s] PRIME control packets are repeated sooner than the field's 15 s, so that a play stays short."""
 
 READING_AGE_S_MAX: Final = 9.0
-"""[s] Three report intervals."""
+"""[s] Four report intervals and a poll."""
 
 
 class World:
