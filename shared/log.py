@@ -36,8 +36,8 @@ def set_up_logging(level: int = logging.INFO, stream: TextIO | None = None) -> N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("pymodbus", "asyncio"):
-        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+    logging.getLogger("asyncio").setLevel(max(level, logging.WARNING))
+    logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # it reports every unanswered request; we say it once
 
 
 def get_logger(name: str) -> logging.Logger:
