@@ -1,0 +1,1 @@
+"""Physics: network, port model, power flow, sensitivities."""
