@@ -251,7 +251,7 @@ class Network:
     description: str = ""
     frequency_hz: float = 50.0
     radial: bool = False
-    _memo: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
+    memo: dict[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     def ports(self) -> tuple[Port, ...]:
         """Every connection in file order; named by the customer, with the phase where there is more than one."""
@@ -263,11 +263,19 @@ class Network:
                 name = point.id if len(point.connections) == 1 else f"{point.id}.{connection.label}"
                 yield Port(name, point.bus, connection)
 
+    def port_nominal_v(self) -> NDArray[np.float64]:
+        """Nominal voltage across each port [V] (n_port)."""
+        found = []
+        for port in self.ports():
+            c, u = port.connection, self.bus(port.bus).u_nominal_v
+            found.append(c.u_nominal_v or (u if c.neg in (Conductor.N, Conductor.E) else math.sqrt(3) * u))
+        return np.array(found)
+
     def bus(self, bus_id: str) -> Bus:
         """The bus of that id; KeyError if there is none."""
-        found = self._memo.get("buses")
+        found = self.memo.get("buses")
         if not isinstance(found, dict):
-            found = self._memo["buses"] = {bus.id: bus for bus in self.buses}
+            found = self.memo["buses"] = {bus.id: bus for bus in self.buses}
         bus = found[bus_id]
         assert isinstance(bus, Bus)
         return bus

@@ -1,0 +1,97 @@
+"""Feeders to measure on: the published one, the same with its chains merged, and made-up trees of any size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from dcu.grid.network import (
+    PHASES,
+    Branch,
+    BranchEnd,
+    Bus,
+    Conductor,
+    Connection,
+    ConnectionPoint,
+    Network,
+    balanced_source,
+    matrix,
+    sequence_matrix,
+    three_phase_coils,
+)
+from dcu.grid.network import Transformer as Trafo
+
+CABLE_OHM_PER_M: Final = (complex(0.00032, 0.000075), complex(0.0011, 0.0002))
+"""Positive- and zero-sequence impedance of a 95 mm2 aluminium cable, rounded."""
+
+
+def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
+    """A made-up feeder: 400 kVA Dyn11, a random tree of 20-60 m cables.
+
+    Args:
+        buses: number of buses below the transformer.
+        ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one.
+        seed: of the tree.
+    """
+    random = np.random.default_rng(seed)
+    z = sequence_matrix(complex(0.05, 0.5), complex(0.05, 0.5))
+    names = ["hv", "lv", *(f"b{k}" for k in range(1, buses))]
+    lines, points = [], []
+    for k in range(1, buses):
+        parent = int(random.integers(max(0, k - 6), k))
+        length = float(random.uniform(20, 60)) * min(1.0, 40 / buses)
+        ends = (BranchEnd(names[1 + parent], PHASES), BranchEnd(names[1 + k], PHASES))
+        lines.append(Branch(f"l{k}", *ends, matrix(length * sequence_matrix(*CABLE_OHM_PER_M))))
+    for k in range(buses):
+        phases = PHASES if ports_at == "three" else (PHASES[k % 3],)
+        points.append(
+            ConnectionPoint(f"c{k}", names[1 + k], tuple(Connection(phase, Conductor.E) for phase in phases))
+        )
+    coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0))
+    return Network(
+        name=f"tree of {buses}",
+        source=balanced_source("hv", 10_000 / 3**0.5, z),
+        buses=tuple(Bus(n, PHASES, 10_000 / 3**0.5 if n == "hv" else 400 / 3**0.5) for n in names),
+        branches=tuple(lines),
+        transformers=(Trafo("t", coils, 400e3 / 3, matrix(np.eye(3) * complex(0.01, 0.039)), "Dyn11", 400e3),),
+        connection_points=tuple(points),
+    )
+
+
+def merged(network: Network) -> Network:
+    """The same feeder with every chain of unloaded buses made one line and every dead end cut off: what any user of a
+    power flow can do by hand. Three-phase lines without shunts only."""
+    lines = {b.id: b for b in network.branches}
+    fixed = {p.bus for p in network.connection_points} | {network.source.bus}
+    fixed |= {bus for t in network.transformers for bus in (t.primary_bus, t.secondary_bus)}
+    at: dict[str, set[str]] = {}
+    for b in lines.values():
+        at.setdefault(b.from_end.bus, set()).add(b.id)
+        at.setdefault(b.to_end.bus, set()).add(b.id)
+    todo = [bus for bus in at if bus not in fixed]
+    while todo:
+        bus = todo.pop()
+        around = at.get(bus, set())
+        if bus in fixed or not 1 <= len(around) <= 2:  # noqa: PLR2004
+            continue
+        ends = [_other(lines[name], bus) for name in around]
+        z = sum(lines[name].z_ohm for name in around)
+        for name, other in zip(list(around), ends, strict=True):
+            at[other].discard(name)
+            del lines[name]
+        del at[bus]
+        if len(ends) == 2:  # noqa: PLR2004
+            name = f"{ends[0]}-{ends[1]}"
+            lines[name] = Branch(name, BranchEnd(ends[0], PHASES), BranchEnd(ends[1], PHASES), matrix(z))
+            for other in ends:
+                at[other].add(name)
+        todo += [other for other in ends if other not in fixed]
+    used = set(at) | fixed
+    buses = tuple(bus for bus in network.buses if bus.id in used)
+    return replace(network, name=f"{network.name}, chains merged", buses=buses, branches=tuple(lines.values()), memo={})
+
+
+def _other(branch: Branch, bus: str) -> str:
+    return branch.to_end.bus if branch.from_end.bus == bus else branch.from_end.bus

@@ -1,0 +1,396 @@
+// Compiled once for each instruction set, with HEADROOM_ISA (a namespace) and HEADROOM_VECTOR_BYTES (a register's width).
+// See sweep.hpp for method and nomenclature. Everything but `kernels` is local, so that no function compiled for one
+// instruction set can be linked into another.
+#include "sweep.hpp"
+
+#include <cstdlib>
+
+namespace headroom::HEADROOM_ISA {
+namespace {
+
+template <typename T>
+struct Lanes {
+  static constexpr int width = HEADROOM_VECTOR_BYTES / sizeof(T);
+  typedef T V __attribute__((vector_size(HEADROOM_VECTOR_BYTES)));
+};
+
+template <typename V> inline V larger(V a, V b) { return a > b ? a : b; }
+template <typename V> inline V smaller(V a, V b) { return a < b ? a : b; }
+
+inline double root_of(double x) { return __builtin_sqrt(x); }
+inline float root_of(float x) { return __builtin_sqrtf(x); }
+
+template <typename T>
+class Block {
+  using V = typename Lanes<T>::V;
+  static constexpr int W = Lanes<T>::width;
+
+  static V all(T x) { return V{} + x; }
+  static V root(V x) {
+    V y;
+    for (int l = 0; l < W; ++l) y[l] = root_of(x[l]);
+    return y;
+  }
+
+ public:
+  Block(const Plan<T>& plan, const Elements<T>& elements, const Batch& batch)
+      : plan_(plan), el_(elements), batch_(batch), ports_(plan.port_pos.size()) {
+    const std::size_t columns = batch.columns, inverters = elements.inverter_port.size();
+    const std::size_t vectors = 2 * plan.slots + 4 * ports_ + (batch.k ? 3 : 2) * columns + inverters;
+    memory_ = static_cast<V*>(std::aligned_alloc(64, (vectors * sizeof(V) + 63) / 64 * 64));
+    if (!memory_) std::abort();
+    V* at = memory_;
+    d_ = at, at += 2 * plan.slots;
+    u_ = at, at += 2 * ports_;
+    i_ = at, at += 2 * ports_;
+    p_ = at, at += columns;
+    q_ = at, at += columns;
+    if (batch.k) k_ = at, at += columns;
+    seen_ = at;
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block() { std::free(memory_); }
+
+  // Solve the states from `first` on, at most a register full; the last lanes repeat the last state.
+  void solve(std::int64_t first) {
+    const int live = batch_.states - first < W ? static_cast<int>(batch_.states - first) : W;
+    load(first, live);
+    start();
+    T error[W], ratio[W], before[W];
+    std::int32_t steps[W] = {};
+    int count = 0;
+    for (bool busy = true; busy && count < batch_.steps_max;) {
+      inject();
+      backward();
+      forward();
+      const V step = root(update());
+      ++count;
+      busy = false;
+      for (int l = 0; l < W; ++l) {
+        if (count == 1) {
+          busy = true;
+        } else {
+          ratio[l] = step[l] / (before[l] > T(1e-30) ? before[l] : T(1e-30));
+          const T quiet = sizeof(T) == 8 ? T(1e-14) : T(2e-7);  // steps of rounding say nothing about q
+          const T q = step[l] < quiet ? T(0.5) : (ratio[l] < T(0.999) ? ratio[l] : T(0.999));
+          error[l] = step[l] * q / (1 - q);
+          const bool done = error[l] <= batch_.tolerance;  // false for NaN
+          if (done && !steps[l]) steps[l] = count;
+          busy |= !done;
+        }
+        before[l] = step[l];
+      }
+    }
+    store(first, live, error, ratio, steps);
+  }
+
+ private:
+  void load(std::int64_t first, int live) {
+    const std::int64_t columns = batch_.columns;
+    const double *p[W], *q[W], *k[W];
+    for (int l = 0; l < W; ++l) {
+      const std::int64_t row = (first + (l < live ? l : live - 1)) * columns;
+      p[l] = batch_.p + row, q[l] = batch_.q + row, k[l] = batch_.k ? batch_.k + row : nullptr;
+    }
+    for (std::int64_t c = 0; c < columns; ++c) {
+      V a, b;
+      for (int l = 0; l < W; ++l) a[l] = static_cast<T>(p[l][c]), b[l] = static_cast<T>(q[l][c]);
+      p_[c] = a, q_[c] = b;
+    }
+    if (k_)
+      for (std::int64_t c = 0; c < columns; ++c) {
+        V a;
+        for (int l = 0; l < W; ++l) a[l] = static_cast<T>(k[l][c]);
+        k_[c] = a;
+      }
+  }
+
+  void start() {
+    for (std::size_t port = 0; port < ports_; ++port) {
+      u_[2 * port] = all(plan_.port_open[2 * port]);
+      u_[2 * port + 1] = all(plan_.port_open[2 * port + 1]);
+    }
+    for (std::size_t e = 0; e < el_.inverter_port.size(); ++e) seen_[e] = magnitude(el_.inverter_port[e]);
+  }
+
+  V magnitude(std::int64_t port) const {
+    const V ur = u_[2 * port], ui = u_[2 * port + 1];
+    return root(ur * ur + ui * ui);
+  }
+
+  // Step 1: i = -conj(p + j q) / conj(u) at every element.
+  void inject() {
+    const V zero{};
+    for (std::int32_t s = 0; s < 2 * plan_.slots; ++s) d_[s] = zero;
+    if (el_.plain) {
+      for (std::size_t e = 0; e < el_.draw_port.size(); ++e) {
+        const std::int64_t port = el_.draw_port[e], column = el_.draw_column[e];
+        const V ur = u_[2 * port], ui = u_[2 * port + 1];
+        const V w = T(-1) / (ur * ur + ui * ui);
+        const V p = p_[column] * w, q = q_[column] * w;
+        add(port, p * ur + q * ui, p * ui - q * ur);
+      }
+      return;
+    }
+    for (std::size_t port = 0; port < ports_; ++port) i_[2 * port] = i_[2 * port + 1] = zero;
+    draws();
+    inverters();
+    for (std::size_t e = 0; e < el_.damper_column.size(); ++e) damper(e);
+    for (std::size_t port = 0; port < ports_; ++port) spread(port, i_[2 * port], i_[2 * port + 1]);
+  }
+
+  void add(std::int64_t port, V re, V im) {
+    if (batch_.i) i_[2 * port] = re, i_[2 * port + 1] = im;
+    spread(port, re, im);
+  }
+
+  void spread(std::int64_t port, V re, V im) {
+    V* pos = d_ + 2 * plan_.port_pos[port];
+    pos[0] += re, pos[1] += im;
+    if (plan_.port_neg[port] >= 0) {
+      V* neg = d_ + 2 * plan_.port_neg[port];
+      neg[0] -= re, neg[1] -= im;
+    }
+  }
+
+  void current(std::int64_t port, V p, V q) {
+    const V ur = u_[2 * port], ui = u_[2 * port + 1];
+    const V w = T(-1) / (ur * ur + ui * ui);
+    i_[2 * port] += (p * ur + q * ui) * w;
+    i_[2 * port + 1] += (p * ui - q * ur) * w;
+  }
+
+  void draws() {
+    for (std::size_t e = 0; e < el_.draw_port.size(); ++e) {
+      const T* zip = &el_.draw_zip[3 * e];
+      const V m = magnitude(el_.draw_port[e]);
+      const V factor = (zip[0] * m + zip[1]) * m + zip[2];
+      current(el_.draw_port[e], p_[el_.draw_column[e]] * factor, q_[el_.draw_column[e]] * factor);
+    }
+  }
+
+  static V curve(const T* row, V x) {
+    V y = all(row[0]);
+    for (int piece = 0; piece < pieces_max; ++piece) {
+      const T start = row[1 + 3 * piece], width = row[2 + 3 * piece], slope = row[3 + 3 * piece];
+      if (slope != T(0)) y += slope * smaller(larger(x - start, V{}), all(width));
+    }
+    return y;
+  }
+
+  void inverters() {
+    for (std::size_t e = 0; e < el_.inverter_port.size(); ++e) {
+      const std::int64_t column = el_.inverter_column[e];
+      const V x = seen_[e] * el_.inverter_per_nominal[e];
+      const V p = p_[column] * curve(&el_.p_curve[curve_width * e], x);
+      V q = q_[column] + k_[column] * curve(&el_.q_curve[curve_width * e], x);
+      const T s_max = el_.inverter_s_max[e];
+      if (s_max < T(1e30)) {
+        const V room = root(larger(s_max * s_max - p * p, V{}));
+        q = smaller(larger(q, -room), room);
+      }
+      current(el_.inverter_port[e], p, q);
+    }
+  }
+
+  // Meersman et al. 2011: a positive-sequence source and a resistance 1/g for what is not positive sequence.
+  void damper(std::size_t e) {
+    const std::int64_t* port = &el_.damper_port[3 * e];
+    const T c[3] = {1, T(-0.5), T(-0.5)}, s[3] = {0, T(0.86602540378443864676), T(-0.86602540378443864676)};
+    V r1{}, x1{}, r0{}, x0{};
+    for (int k = 0; k < 3; ++k) {  // turning forward by k thirds aligns the positive sequence
+      const V ur = u_[2 * port[k]], ui = u_[2 * port[k] + 1];
+      r1 += c[k] * ur - s[k] * ui, x1 += c[k] * ui + s[k] * ur;
+      r0 += ur, x0 += ui;
+    }
+    const T third = T(1) / 3;
+    r1 *= third, x1 *= third, r0 *= third, x0 *= third;
+    if (!el_.damper_zero[e]) r0 = x0 = V{} + T(0);
+    const bool keep_zero = !el_.damper_zero[e];
+    const V w = p_[el_.damper_column[e]] * (T(-1) / 3) / (r1 * r1 + x1 * x1);
+    V mr[3], mi[3], dr[3], di[3];
+    V share = all(1);
+    for (int k = 0; k < 3; ++k) {
+      const V fr = c[k] * r1 + s[k] * x1, fi = c[k] * x1 - s[k] * r1;  // positive sequence turned back
+      mr[k] = w * fr, mi[k] = w * fi;
+      V zr{}, zi{};
+      if (keep_zero) {
+        for (int j = 0; j < 3; ++j) zr += u_[2 * port[j]] * third, zi += u_[2 * port[j] + 1] * third;
+      }
+      const T g = el_.damper_g[e];
+      dr[k] = -g * (u_[2 * port[k]] - fr - zr), di[k] = -g * (u_[2 * port[k] + 1] - fi - zi);
+      const V a = dr[k] * dr[k] + di[k] * di[k], b = mr[k] * dr[k] + mi[k] * di[k];
+      const V room = mr[k] * mr[k] + mi[k] * mi[k] - el_.damper_i_max[e] * el_.damper_i_max[e];
+      const V part = (root(larger(b * b - a * room, V{})) - b) / larger(a, all(T(1e-30)));
+      share = smaller(share, room > V{} ? V{} : larger(part, V{}));
+    }
+    for (int k = 0; k < 3; ++k) {
+      i_[2 * port[k]] += mr[k] + share * dr[k];
+      i_[2 * port[k] + 1] += mi[k] + share * di[k];
+    }
+  }
+
+  // Step 2: J of every node to its parent.
+  void backward() {
+    for (std::size_t at = plan_.nodes.size() - 1; at > 0; --at) {
+      const Node& node = plan_.nodes[at];
+      const V* j = d_ + 2 * node.slot;
+      if (node.select >= 0) {
+        const std::int32_t* to = &plan_.selects[node.select];
+        for (std::int32_t r = 0; r < node.count; ++r) {
+          V* parent = d_ + 2 * to[r];
+          parent[0] += j[2 * r], parent[1] += j[2 * r + 1];
+        }
+        continue;
+      }
+      const T* b = &plan_.coefficients[node.coefficients] + 2 * node.count * node.count;
+      V* parent = d_ + 2 * node.parent_slot;
+      for (std::int32_t r = 0; r < node.count; ++r)
+        for (std::int32_t c = 0; c < node.parent_count; ++c, b += 2) {
+          parent[2 * c] += b[0] * j[2 * r] - b[1] * j[2 * r + 1];
+          parent[2 * c + 1] += b[0] * j[2 * r + 1] + b[1] * j[2 * r];
+        }
+    }
+  }
+
+  // d += C J for a node of n coordinates, where `d` holds what came from the parent and the slots hold J.
+  template <int N>
+  static void drop(const T* c, V* slots, const V* from_parent) {
+    V j[2 * N];
+    for (int r = 0; r < 2 * N; ++r) j[r] = slots[r];
+    for (int r = 0; r < N; ++r) {
+      V re = from_parent[2 * r], im = from_parent[2 * r + 1];
+      for (int k = 0; k < N; ++k, c += 2) {
+        re += c[0] * j[2 * k] - c[1] * j[2 * k + 1];
+        im += c[0] * j[2 * k + 1] + c[1] * j[2 * k];
+      }
+      slots[2 * r] = re, slots[2 * r + 1] = im;
+    }
+  }
+
+  static constexpr int count_max = 16;
+
+  static void drop_any(std::int32_t n, const T* c, V* slots, const V* from_parent) {
+    switch (n) {
+      case 1: return drop<1>(c, slots, from_parent);
+      case 2: return drop<2>(c, slots, from_parent);
+      case 3: return drop<3>(c, slots, from_parent);
+      case 4: return drop<4>(c, slots, from_parent);
+    }
+    V j[2 * count_max];
+    for (std::int32_t r = 0; r < 2 * n; ++r) j[r] = slots[r];
+    for (std::int32_t r = 0; r < n; ++r) {
+      V re = from_parent[2 * r], im = from_parent[2 * r + 1];
+      for (std::int32_t k = 0; k < n; ++k, c += 2) {
+        re += c[0] * j[2 * k] - c[1] * j[2 * k + 1];
+        im += c[0] * j[2 * k + 1] + c[1] * j[2 * k];
+      }
+      slots[2 * r] = re, slots[2 * r + 1] = im;
+    }
+  }
+
+  // Step 3: deviations, in place of the currents.
+  void forward() {
+    const V none[2 * count_max] = {};
+    const Node& top = plan_.nodes[0];
+    drop_any(top.count, &plan_.coefficients[top.coefficients], d_ + 2 * top.slot, none);
+    V above[2 * count_max];
+    for (std::size_t at = 1; at < plan_.nodes.size(); ++at) {
+      const Node& node = plan_.nodes[at];
+      const T* c = &plan_.coefficients[node.coefficients];
+      if (node.select >= 0) {
+        const std::int32_t* from = &plan_.selects[node.select];
+        for (std::int32_t r = 0; r < node.count; ++r) {
+          above[2 * r] = d_[2 * from[r]], above[2 * r + 1] = d_[2 * from[r] + 1];
+        }
+      } else {
+        const T* b = c + 2 * node.count * node.count;
+        const V* parent = d_ + 2 * node.parent_slot;
+        for (std::int32_t r = 0; r < node.count; ++r) {
+          V re{}, im{};
+          for (std::int32_t k = 0; k < node.parent_count; ++k, b += 2) {
+            re += b[0] * parent[2 * k] - b[1] * parent[2 * k + 1];
+            im += b[0] * parent[2 * k + 1] + b[1] * parent[2 * k];
+          }
+          above[2 * r] = re, above[2 * r + 1] = im;
+        }
+      }
+      drop_any(node.count, c, d_ + 2 * node.slot, above);
+    }
+  }
+
+  // Step 4: new port voltages; the square of the largest step [pu].
+  V update() {
+    V largest{};
+    for (std::size_t port = 0; port < ports_; ++port) {
+      const V* pos = d_ + 2 * plan_.port_pos[port];
+      V re = plan_.port_open[2 * port] + pos[0], im = plan_.port_open[2 * port + 1] + pos[1];
+      if (plan_.port_neg[port] >= 0) {
+        const V* neg = d_ + 2 * plan_.port_neg[port];
+        re -= neg[0], im -= neg[1];
+      }
+      const V dr = (re - u_[2 * port]) * plan_.port_per_nominal[port];
+      const V di = (im - u_[2 * port + 1]) * plan_.port_per_nominal[port];
+      largest = larger(largest, dr * dr + di * di);
+      largest = largest == largest ? largest : largest + dr;
+      u_[2 * port] = re, u_[2 * port + 1] = im;
+    }
+    for (std::size_t e = 0; e < el_.inverter_port.size(); ++e) {  // curves follow the voltage a part of the way
+      const V wish = magnitude(el_.inverter_port[e]) - seen_[e];
+      seen_[e] += T(0.4) * wish;
+      const V off = wish * el_.inverter_per_nominal[e];
+      largest = larger(largest, off * off);
+    }
+    return largest;
+  }
+
+  void store(std::int64_t first, int live, const T* error, const T* ratio, const std::int32_t* steps) {
+    V low = all(T(1e30)), high = all(T(-1e30));
+    if (batch_.u_min) {
+      for (std::size_t port = 0; port < ports_; ++port) {
+        const V x = magnitude(port) * plan_.port_per_nominal[port];
+        low = smaller(low, x), high = larger(high, x);
+      }
+    }
+    for (int l = 0; l < live; ++l) {
+      const std::int64_t state = first + l;
+      batch_.error[state] = error[l], batch_.contraction[state] = ratio[l];
+      batch_.iterations[state] = steps[l] ? steps[l] : batch_.steps_max;
+      if (batch_.u_min) batch_.u_min[state] = low[l], batch_.u_max[state] = high[l];
+    }
+    if (batch_.u) scatter(batch_.u, u_, first, live);
+    if (batch_.i) scatter(batch_.i, i_, first, live);
+  }
+
+  void scatter(double* to, const V* from, std::int64_t first, int live) const {
+    const std::size_t width = 2 * ports_;
+    for (int l = 0; l < live; ++l) {
+      double* row = to + (first + l) * width;
+      const T* column = reinterpret_cast<const T*>(from) + l;
+      for (std::size_t c = 0; c < width; ++c) row[c] = column[c * W];
+    }
+  }
+
+  const Plan<T>& plan_;
+  const Elements<T>& el_;
+  const Batch& batch_;
+  std::size_t ports_;
+  V* memory_;
+  V *d_, *u_, *i_, *p_, *q_, *k_ = nullptr, *seen_;
+};
+
+template <typename T>
+void sweep(const Plan<T>& plan, const Elements<T>& elements, const Batch& batch, std::int64_t first, std::int64_t last) {
+  Block<T> block(plan, elements, batch);
+  for (std::int64_t state = first; state < last; state += Lanes<T>::width) block.solve(state);
+}
+
+}  // namespace
+
+#define HEADROOM_TEXT(x) #x
+#define HEADROOM_NAME(x) HEADROOM_TEXT(x)
+extern const Kernels kernels;
+const Kernels kernels = {HEADROOM_NAME(HEADROOM_ISA), Lanes<double>::width, sweep<double>, sweep<float>};
+
+}  // namespace headroom::HEADROOM_ISA

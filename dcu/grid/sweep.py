@@ -1,0 +1,140 @@
+"""The compiled engine's Python side: plans and elements kept ready, one call for a batch.
+
+The extension module is part of the wheel; where it is missing, `available` is empty and the door uses the port engine.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.grid.injections import Law, Prepared
+from dcu.grid.tree import TreeModel
+
+try:
+    from dcu.grid import _sweep
+except ImportError:  # built without the extension
+    _sweep = None  # type: ignore[assignment]
+
+STEPS_MAX: Final = 60
+SINGLE_TOLERANCE_PU: Final = 3e-7
+"""What float32 can promise with room for its rounding: 1e-6 in all."""
+
+
+def available() -> tuple[str, ...]:
+    """Instruction sets of the compiled module that this processor can run, best first; empty without the module."""
+    return () if _sweep is None else tuple(_sweep.available())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Swept:
+    """Arrays of a batch; `u_v`, `i_a` (n_state, n_port) and the extremes (n_state) only where asked for."""
+
+    error_pu: NDArray[np.float64]
+    contraction: NDArray[np.float64]
+    iterations: NDArray[np.int32]
+    u_v: NDArray[np.complex128] | None
+    i_a: NDArray[np.complex128] | None
+    u_min_pu: NDArray[np.float64] | None
+    u_max_pu: NDArray[np.float64] | None
+
+
+def sweep(
+    tree: TreeModel,
+    prepared: Prepared,
+    tolerance_pu: float,
+    *,
+    voltages: bool = True,
+    currents: bool = False,
+    extremes: bool = False,
+    single: bool = False,
+    threads: int = 0,
+    kernels: str = "",
+) -> Swept:
+    """Solve a batch on the tree; a state whose error stays above the tolerance did not converge.
+
+    Args:
+        tree: the reduced feeder.
+        prepared: the batch.
+        tolerance_pu: estimated error of the port voltages at which a state is done [share of nominal].
+        voltages, currents, extremes: what to write.
+        single: in float32, good for 1e-6.
+        threads: 0 for as many as the process may use; the result is the same for any number.
+        kernels: instruction set, best if empty.
+    """
+    states, ports = len(prepared.p_w), len(tree.ports)
+    error, contraction = np.empty(states), np.empty(states)
+    iterations = np.empty(states, dtype=np.int32)
+    u = np.empty((states, ports, 2)) if voltages else None
+    i = np.empty((states, ports, 2)) if currents else None
+    low, high = (np.empty(states), np.empty(states)) if extremes else (None, None)
+    _sweep.solve(
+        _plan(tree),
+        _elements(tree, prepared.law),
+        np.ascontiguousarray(prepared.p_w),
+        np.ascontiguousarray(prepared.q_var),
+        prepared.k_var,
+        max(tolerance_pu, SINGLE_TOLERANCE_PU) if single else tolerance_pu,
+        STEPS_MAX,
+        threads or len(os.sched_getaffinity(0)),
+        kernels,
+        single,
+        error,
+        contraction,
+        iterations,
+        u,
+        i,
+        low,
+        high,
+    )
+    return Swept(error, contraction, iterations, _complex(u), _complex(i), low, high)
+
+
+def _complex(pairs: NDArray[np.float64] | None) -> NDArray[np.complex128] | None:
+    return None if pairs is None else pairs.view(np.complex128)[:, :, 0]
+
+
+def _plan(tree: TreeModel) -> Any:
+    if "plan" not in tree.memo:
+        open_ = np.stack([tree.u_open_v.real, tree.u_open_v.imag], axis=-1).ravel()
+        tree.memo["plan"] = _sweep.Plan(
+            tree.nodes.ravel(),
+            tree.selects,
+            tree.coefficients,
+            tree.slots,
+            tree.port_pos,
+            tree.port_neg,
+            open_,
+            1 / tree.u_nominal_v,
+        )
+    return tree.memo["plan"]
+
+
+def _elements(tree: TreeModel, law: Law) -> Any:
+    kept = tree.memo.get("elements")
+    if kept is None or kept[0] is not law:
+        z, i, p = law.draw_zip
+        zip_ = np.stack([z / law.draw_nominal_v**2, i / law.draw_nominal_v, p], axis=-1).ravel()
+        elements = _sweep.Elements(
+            law.plain,
+            law.draw_columns,
+            law.draw_ports,
+            zip_,
+            law.inverter_columns,
+            law.inverter_ports,
+            1 / law.inverter_nominal_v,
+            np.minimum(law.inverter_s_max_va, 1e35),
+            law.p_curves.ravel(),
+            law.q_curves.ravel(),
+            law.damper_columns,
+            law.damper_ports.ravel(),
+            law.damper_g_s,
+            law.damper_i_max_a,
+            law.damper_zero.astype(np.uint8),
+        )
+        kept = tree.memo["elements"] = (law, elements)
+    return kept[1]

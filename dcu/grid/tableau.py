@@ -1,0 +1,244 @@
+"""All of Kirchhoff's and Ohm's laws of a network in one sparse symmetric system, for whoever compiles or checks it.
+
+Nomenclature: `u` voltages of nodes to earth [V]; `j` currents through series elements (branch conductors, coils, source
+conductors) [A]; `B` incidence of nodes and series elements; `Z` block-diagonal series impedances [ohm]; `Y` shunt
+admittances to earth [S]; `E` the source's open-circuit voltages [V]; `i` currents injected at nodes [A].
+
+    | Y    B | | u |   |  i |        currents that leave a node = current injected
+    | B^T -Z | | j | = | -E |        voltage across an element = Z j  (E in the source's rows, else 0)
+
+Nothing is divided by an impedance, so that a switch of a micro-ohm beside a kilometre of line costs no digits (a nodal
+admittance matrix loses as many digits as their ratio has), and every branch current is an unknown of its own.
+Nodes joined by closed switches are one node, solidly earthed ones are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import SuperLU, splu
+
+from dcu.grid.check import Joined
+from dcu.grid.network import Coil, ComplexMatrix, Conductor, Network, Node, Transformer, matrix
+from shared.errors import HeadroomError
+
+EARTH: Final = -1
+"""Index of the reference."""
+REFERENCE_SHARE: Final = 1e-9
+"""A zone that nothing joins to earth is held by this share of a siemens at each conductor of one of its buses; its
+voltages to earth are arbitrary anyway."""
+
+_EARTH_NODE: Final = Node("", Conductor.E)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Series elements that share an impedance matrix: `ends[k]` lists (node, factor) of element k's incidence."""
+
+    where: str
+    ends: tuple[tuple[tuple[Node, float], ...], ...]
+    z_ohm: ComplexMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToEarth:
+    """Admittance from nodes to earth."""
+
+    nodes: tuple[Node, ...]
+    y_s: ComplexMatrix
+
+
+def series_elements(network: Network) -> Iterator[Series]:
+    """The source first, then branches, then transformers, in the file's order."""
+    source = network.source
+    yield Series("source", tuple(((node, -1.0),) for node in source.nodes()), source.z_ohm)
+    for b in network.branches:
+        pairs = zip(b.from_end.nodes(), b.to_end.nodes(), strict=True)
+        yield Series(b.id, tuple(((f, 1.0), (t, -1.0)) for f, t in pairs), b.z_ohm)
+    for t in network.transformers:
+        yield Series(t.id, tuple(_coil_ends(coil) for coil in t.coils), coil_z_ohm(t))
+
+
+def _coil_ends(coil: Coil) -> tuple[tuple[Node, float], ...]:
+    """Current of one ampere out of the secondary winding and its counterpart in the primary."""
+    ratio = coil.secondary.turns_v / coil.primary.turns_v
+    (p_pos, p_neg), (s_pos, s_neg) = coil.primary.nodes(), coil.secondary.nodes()
+    return (p_pos, ratio), (p_neg, -ratio), (s_pos, -1.0), (s_neg, 1.0)
+
+
+def coil_z_ohm(t: Transformer) -> ComplexMatrix:
+    """Short-circuit impedance of the coils seen from their secondaries [ohm] (n_coil, n_coil)."""
+    turns = np.array([coil.secondary.turns_v for coil in t.coils])
+    return matrix(t.z_pu / t.coil_s_va * np.outer(turns, turns))
+
+
+def shunt_elements(network: Network) -> Iterator[ToEarth]:
+    """Everything that carries current to earth: half-shunts of branches, magnetising branches, shunts, earthings."""
+    for b in network.branches:
+        if b.y_s is not None:
+            for end in (b.from_end, b.to_end):
+                yield ToEarth(end.nodes(), matrix(b.y_s / 2))
+    for t in network.transformers:
+        for coil in t.coils:
+            for end, y_pu in zip((coil.primary, coil.secondary), coil.shunt_pu, strict=True):
+                if y_pu:
+                    y = y_pu * t.coil_s_va / end.u_rated_v**2
+                    yield ToEarth(end.nodes(), matrix([[y, -y], [-y, y]]))
+    for shunt in network.shunts:
+        yield ToEarth(shunt.nodes(), shunt.y_s)
+    for e in network.earthings:
+        if e.z_ohm != 0:
+            yield ToEarth((Node(e.bus, e.conductor),), matrix([[1 / e.z_ohm]]))
+    yield from reference_elements(network)
+
+
+def reference_elements(network: Network) -> list[ToEarth]:
+    """Weak earthings for the zones that nothing joins to earth (delta windings, unearthed stars)."""
+    zones = Joined()
+    for a, b in _galvanic(network):
+        zones.join(a, b)
+    fixed = zones.root(_EARTH_NODE)
+    loose: dict[object, list[Node]] = {}
+    for bus in network.buses:
+        for node in (Node(bus.id, c) for c in bus.conductors):
+            if zones.root(node) != fixed:
+                loose.setdefault(zones.root(node), []).append(node)
+    held = [tuple(n for n in nodes if n.bus == nodes[0].bus) for nodes in loose.values()]
+    return [ToEarth(nodes, matrix(REFERENCE_SHARE * np.eye(len(nodes)))) for nodes in held]
+
+
+def _galvanic(network: Network) -> Iterator[tuple[Node, Node]]:
+    """Pairs of nodes with a conducting way between them; the two windings of a coil have none."""
+    for branch in network.branches:
+        yield from zip(branch.from_end.nodes(), branch.to_end.nodes(), strict=True)
+        if branch.y_s is not None:
+            yield from _to_earth(branch.from_end.nodes(), branch.y_s)
+    for transformer in network.transformers:
+        for coil in transformer.coils:
+            for end in (coil.primary, coil.secondary):
+                a, b = (_EARTH_NODE if n.conductor is Conductor.E else n for n in end.nodes())
+                yield a, b
+    for switch in network.switches:
+        if switch.closed:
+            yield from ((Node(switch.from_bus, c), Node(switch.to_bus, c)) for c in switch.conductors)
+    for shunt in network.shunts:
+        yield from _to_earth(shunt.nodes(), shunt.y_s)
+    for e in network.earthings:
+        yield Node(e.bus, e.conductor), _EARTH_NODE
+    for node in network.source.nodes():
+        yield node, _EARTH_NODE
+
+
+def _to_earth(nodes: Sequence[Node], y: ComplexMatrix) -> Iterator[tuple[Node, Node]]:
+    for node, row in zip(nodes, y, strict=True):
+        if abs(row.sum()) > 1e-6 * np.abs(row).max():
+            yield node, _EARTH_NODE
+
+
+def node_index(network: Network) -> tuple[dict[Node, int], int]:
+    """A number for each node, equal for nodes joined by closed switches, `EARTH` for solidly earthed ones."""
+    joined = Joined()
+    for switch in network.switches:
+        if switch.closed:
+            for c in switch.conductors:
+                joined.join(Node(switch.from_bus, c), Node(switch.to_bus, c))
+    for e in network.earthings:
+        if e.z_ohm == 0:
+            joined.join(_EARTH_NODE, Node(e.bus, e.conductor))
+    numbers: dict[object, int] = {joined.root(_EARTH_NODE): EARTH}
+    index = {}
+    for bus in network.buses:
+        for conductor in bus.conductors:
+            node = Node(bus.id, conductor)
+            index[node] = numbers.setdefault(joined.root(node), len(numbers) - 1)
+    return index, len(numbers) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tableau:
+    """The system of a network: `system` (n, n), `drive` (n) for no injections; `slots` locates each series element's
+    currents among the unknowns; the first `node_count` unknowns are voltages."""
+
+    index: dict[Node, int]
+    node_count: int
+    system: sparse.csc_matrix
+    drive: NDArray[np.complex128]
+    slots: dict[str, slice]
+
+    def factor(self) -> SuperLU:
+        """The one sparse factorisation.
+
+        Raises:
+            HeadroomError: the network does not determine its voltages.
+        """
+        try:
+            return splu(self.system)
+        except RuntimeError as error:
+            raise HeadroomError("network: seen a singular system, expected impedances that fix every voltage") from error
+
+    def incidence(self, pairs: Sequence[tuple[Node, Node]]) -> sparse.csc_matrix:
+        """Matrix (n, n_pair) with +1 at the first and -1 at the second node of each pair."""
+        rows, columns, values = [], [], []
+        for k, pair in enumerate(pairs):
+            for node, sign in zip(pair, (1.0, -1.0), strict=True):
+                if (row := self.row(node)) != EARTH:
+                    rows.append(row)
+                    columns.append(k)
+                    values.append(sign)
+        return sparse.csc_matrix((values, (rows, columns)), shape=(len(self.drive), len(pairs)))
+
+    def row(self, node: Node) -> int:
+        """The unknown that is the node's voltage, or `EARTH`."""
+        return EARTH if node.conductor is Conductor.E else self.index[node]
+
+
+def build_tableau(network: Network) -> Tableau:
+    """Stamp the whole network; it must have no faults (`dcu.grid.check`)."""
+    index, node_count = node_index(network)
+    entries: list[tuple[int, int, complex]] = []
+    slots: dict[str, slice] = {}
+    at = node_count
+    for kind, element in _keyed(network):
+        slots[kind] = slice(at, at + len(element.ends))
+        for k, ends in enumerate(element.ends):
+            for node, factor in ends:
+                row = EARTH if node.conductor is Conductor.E else index[node]
+                if row != EARTH:
+                    entries += [(row, at + k, factor), (at + k, row, factor)]
+        entries += [(at + r, at + c, -z) for (r, c), z in np.ndenumerate(element.z_ohm)]
+        at += len(element.ends)
+    for shunt in shunt_elements(network):
+        rows = [EARTH if n.conductor is Conductor.E else index[n] for n in shunt.nodes]
+        entries += [
+            (rows[r], rows[c], y) for (r, c), y in np.ndenumerate(shunt.y_s) if EARTH not in (rows[r], rows[c])
+        ]
+    rows_, columns, values = zip(*entries, strict=True)
+    drive = np.zeros(at, dtype=complex)
+    drive[slots["source"]] = -network.source.phasors_v
+    return Tableau(index, node_count, sparse.csc_matrix((values, (rows_, columns)), (at, at)), drive, slots)
+
+
+def _keyed(network: Network) -> Iterator[tuple[str, Series]]:
+    kinds = ["source", *(branch_key(b.id) for b in network.branches)]
+    kinds += [transformer_key(t.id) for t in network.transformers]
+    yield from zip(kinds, series_elements(network), strict=True)
+
+
+def branch_key(name: str) -> str:
+    """Name of a branch among the slots."""
+    return f"branch {name}"
+
+
+def transformer_key(name: str) -> str:
+    """Name of a transformer among the slots."""
+    return f"transformer {name}"
+
+
+def port_pairs(network: Network) -> list[tuple[Node, Node]]:
+    """The two nodes of each port."""
+    return [(Node(p.bus, p.connection.pos), Node(p.bus, p.connection.neg)) for p in network.ports()]
