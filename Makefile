@@ -5,18 +5,20 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headroom-installed
 OUT    ?= out
 
-.PHONY: help setup testbed watch test lint bench lock clean
+.PHONY: help setup testbed watch test test-arm lint bench wheels lock clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Make .venv with the pinned, hashed dependencies
 
-$(STAMP): requirements/dev.txt requirements/build.txt pyproject.toml
+CPP := CMakeLists.txt $(wildcard dcu/grid/cpp/*)
+
+$(STAMP): requirements/dev.txt requirements/build.txt requirements/zig.txt pyproject.toml $(CPP)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/python3.11"; exit 2; }
 	@$(PYTHON) -m venv --clear $(VENV) || { echo "error: this Python has no venv module; install Debian's package python3-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/dev.txt -r requirements/build.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	sh requirements/build.sh $(BIN) --editable .
 	@touch $@
 
 testbed: $(STAMP)  ## Run the five scenarios on the virtual street with the real daemons
@@ -34,6 +36,12 @@ lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+wheels: $(STAMP)  ## The wheel for x86-64 and, cross-compiled, for aarch64; in dist
+	sh requirements/wheels.sh $(BIN)
+
+test-arm: wheels  ## The aarch64 wheel's sweep under qemu-user (Debian packages qemu-user and libc6-arm64-cross)
+	sh requirements/test_arm.sh $(BIN)
 
 bench: $(STAMP)  ## Measure; JSON in out/bench
 	$(BIN)/python -m benchmarks --out $(OUT)/bench
