@@ -286,7 +286,7 @@ def newton(
         reached = goal
     if reached < 1.0:
         return None
-    return u, _current(_scaled(prepared, state, 1.0), u), error, steps
+    return u, current_of(_scaled(prepared, state, 1.0), u), error, steps
 
 
 def _scaled(prepared: Prepared, state: int, share: float) -> Prepared:
@@ -296,7 +296,7 @@ def _scaled(prepared: Prepared, state: int, share: float) -> Prepared:
     return Prepared(prepared.law, prepared.p_w[at] * share, prepared.q_var[at] * share, k)
 
 
-def _current(one: Prepared, u: NDArray[np.complex128]) -> NDArray[np.complex128]:
+def current_of(one: Prepared, u: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """Injected currents [A] (n) of the only state."""
     k = None if one.k_var is None else one.k_var.T
     re, im = np.empty((len(u), 1)), np.empty((len(u), 1))
@@ -314,7 +314,7 @@ def _newton_at(
     before = np.inf
     for count in range(1, NEWTON_STEPS_MAX + 1):
         with np.errstate(all="ignore"):
-            residual = u - model.u_open_v - z @ _current(one, u)
+            residual = u - model.u_open_v - z @ current_of(one, u)
             slope = np.eye(2 * n) - real @ derivative(one, 0, u)
         if not (np.isfinite(slope).all() and np.isfinite(residual).all()):
             return None
