@@ -265,7 +265,7 @@ def _units(network: Network) -> Iterator[Fault]:
 
 
 def _between(u_nominal_v: float, pos: Conductor, neg: Conductor) -> float:
-    return u_nominal_v if neg in (Conductor.N, Conductor.E) or pos is Conductor.N else math.sqrt(3) * u_nominal_v
+    return u_nominal_v if {pos, neg} & {Conductor.N, Conductor.E} else math.sqrt(3) * u_nominal_v
 
 
 def _agree(a: float, b: float) -> bool:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.check import IMPEDANCE_OHM, UNIT_RATIO_MAX, Joined
+from dcu.grid.check import IMPEDANCE_OHM, UNIT_RATIO_MAX
 from dcu.grid.importers.imported import Account, Imported, Profiles, finished
 from dcu.grid.network import (
     BUSES_MAX,
@@ -57,6 +57,8 @@ BASE_RATIO_MAX: Final = 1.2
 """A bus's voltage base is believed if it is that near to what source and transformers give."""
 DEFAULT_RATING_A: Final = 400.0
 """OpenDSS gives this rating to lines that have none."""
+
+T = TypeVar("T")
 
 _WIRES: Final = {0: Conductor.E, 1: Conductor.L1, 2: Conductor.L2, 3: Conductor.L3, 4: Conductor.N}
 _LOAD_MODELS: Final = {1: CONSTANT_POWER, 2: Zip(1.0, 0.0, 0.0), 5: Zip(0.0, 1.0, 0.0)}
@@ -109,7 +111,8 @@ def _compiled(path: Path) -> Any:
             raise ConfigError(str(path), [Fault("file", "no circuit", "a script with `new circuit`")])
         for name in engine.ActiveCircuit.Transformers.AllNames:
             if name.lower() != "none":
-                engine.Text.Command = f'transformer."{name}".ppm_antifloat=0'
+                engine.ActiveCircuit.SetActiveElement(f"Transformer.{name}")
+                engine.ActiveCircuit.ActiveCktElement.Properties("ppm_antifloat").Val = "0"
         engine.ActiveCircuit.Solution.BuildYMatrix(2, 0)
     except DSSException as error:
         raise ConfigError(str(path), [_engine_fault(error)]) from error
@@ -149,6 +152,27 @@ class _Element:
     @property
     def partly_open(self) -> bool:
         return any(any(end[: self.phases]) for end in self.open_ends)
+
+
+@dataclass(frozen=True, slots=True)
+class _Winding:
+    """One side of a transformer: a delta or a star, rated voltage of a coil [V], earthing of its star [ohm] if any."""
+
+    delta: bool
+    rated_v: float
+    tap: float
+    s_va: float
+    neutral_ohm: complex | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Coils as OpenDSS connects them: positions (pos, neg) in each terminal, and what its matrix says of them."""
+
+    pairs: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    z_pu: complex
+    shunt_pu: complex
+    mismatch: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,9 +220,7 @@ class _Draw:
             return self.factor * self.p_w * p, self.factor * self.q_var * q
         if shape.q is None:
             q = p * (self.q_var / self.p_w if self.p_w else 0.0)
-        return 1e3 * self.sign * p, 1e3 * (q if shape.q is None else self.sign * q) * (
-            self.sign if shape.q is None else 1.0
-        )
+        return 1e3 * self.sign * p, 1e3 * self.sign * q
 
 
 class _Reader:
@@ -216,8 +238,11 @@ class _Reader:
         self._draws: dict[str, _Draw] = {}
         self._shapes: dict[str, _Shape] = {}
         self._explicit: set[str] = set()
-        self._base_v: dict[str, float] = {}
-        self._limits: list[tuple[float, float]] = []
+        """Buses with a node 4."""
+        self._ended: set[str] = set()
+        """Buses where a line's neutral ends at node 0."""
+        self._limited = 0
+        self._on_dead_buses: Counter[str] = Counter()
 
     def network(self, path: Path) -> Network:
         """Everything that is in the circuit and has a way to the source."""
@@ -281,8 +306,8 @@ class _Reader:
         )
 
     def _ask(self, element: _Element, key: str) -> str:
-        self._engine.Text.Command = f'? {element.kind}."{element.name}".{key}'
-        return str(self._engine.Text.Result)
+        self._circuit.SetActiveElement(element.where)
+        return str(self._circuit.ActiveCktElement.Properties(key).Val)
 
     def _number(self, element: _Element, key: str) -> float:
         return float(self._ask(element, key))
@@ -346,7 +371,6 @@ class _Reader:
         if ends[0] == ends[1] and Conductor.E not in ends[0]:
             name = self._name("switches", element)
             self._switches.append(Switch(name, element.buses[0], element.buses[1], tuple(ends[0]), closed=False))
-            self._account.take("open switches")
         else:
             self._account.left_out.append(f"{element.where}: it is open")
         if element.kind == "line" and self._ask(element, "switch")[:1].lower() not in ("t", "y"):
@@ -369,9 +393,8 @@ class _Reader:
         if wires[0] == wires[1] and bool((np.abs(np.diag(z)) < IMPEDANCE_OHM[0]).any()):
             name = self._name("switches", element)
             self._switches.append(Switch(name, element.buses[0], element.buses[1], wires[0], closed=True))
-            self._account.take("closed switches")
             return
-        shunt = 2 * (own + across)
+        shunt: NDArray[Any] = 2 * (own + across)
         if element.kind == "line":  # lines have no conductance to earth; what is there is rounding
             shunt = 1j * shunt.imag
         shunt = np.where(np.abs(shunt) > NOISE * np.abs(own).max(), shunt, 0.0)
@@ -388,7 +411,6 @@ class _Reader:
                 rating,
             )
         )
-        self._account.take(f"{element.kind}s")
 
     def _ground(self, element: _Element, ends: list[list[Conductor]], k: int) -> None:
         """A neutral that is earthed solidly at one end: that end gets the conductor, and an earthing."""
@@ -398,7 +420,8 @@ class _Reader:
                     seen = f"node {element.nodes[near][k]} of bus {element.buses[near]!r}"
                     self.faults.append(Fault(element.where, seen, "only a neutral ends at earth"))
                 ends[near][k] = Conductor.N
-                self._earthings[Node(element.buses[near], Conductor.N)] = 0j
+                self._ended.add(element.buses[near])
+                self._earth(Node(element.buses[near], Conductor.N), 0j)
 
     def _shunt(self, element: _Element, ends: list[list[Conductor]]) -> None:
         flat = [wire for end in ends for wire in end]
@@ -413,7 +436,6 @@ class _Reader:
             self._earth(Node(bus, Conductor.N), 1 / complex(y[0, 0]))
         else:
             self._shunts.append(Shunt(self._name("shunts", element), bus, wires, _symmetric(y)))
-        self._account.take(f"{element.kind}s")
 
     def _earth(self, node: Node, z_ohm: complex) -> None:
         """One more way to earth, in parallel to those that are there."""
@@ -424,13 +446,9 @@ class _Reader:
             self._earthings[node] = 0j if 0 in (before, z_ohm) else 1 / (1 / before + 1 / z_ohm)
 
     def _check_neutrals(self) -> None:
-        for node, z_ohm in self._earthings.items():
-            if z_ohm == 0 and node.bus in self._explicit and node.bus in self._ended_at_earth():
-                seen = "a neutral that ends at earth beside a node 4"
-                self.faults.append(Fault(f"bus {node.bus!r}", seen, "one or the other"))
-
-    def _ended_at_earth(self) -> set[str]:
-        return set()
+        for bus in sorted(self._ended & self._explicit):
+            seen = "a neutral that ends at node 0 beside a node 4"
+            self.faults.append(Fault(f"bus {bus!r}", seen, "one or the other"))
 
     # Transformers
 
@@ -440,14 +458,14 @@ class _Reader:
             self.faults.append(Fault(element.where, seen, "two windings"))
             return
         if element.partly_open:
-            self.faults.append(Fault(element.where, "an open terminal", "all terminals closed, or the element disabled"))
+            self.faults.append(Fault(element.where, "an open terminal", "closed terminals, or a disabled element"))
             return
         windings = [self._winding(element, t) for t in (0, 1)]
         wires = [self._wires(element, t) for t in (0, 1)]
         fits = [_fit(element, windings, turn) for turn in ((1, -1) if any(w.delta for w in windings) else (1,))]
         fit = min(fits, key=lambda f: f.mismatch)
         if fit.mismatch > COIL_MISMATCH_MAX:
-            text = f"{element.where}: its coils differ from the engine's matrix by {fit.mismatch:.2g} of the largest entry"
+            text = f"{element.where}: coils and the engine's matrix differ by {fit.mismatch:.2g} of its largest entry"
             self._account.approximated.append(text)
         coils = []
         for pairs in fit.pairs:
@@ -466,7 +484,6 @@ class _Reader:
         self._transformers.append(
             Transformer(name, tuple(coils), s, z, _group(coils, windings), windings[0].s_va)
         )
-        self._account.take("transformers")
 
     def _winding(self, element: _Element, terminal: int) -> _Winding:
         handle = self._circuit.Transformers
@@ -496,9 +513,7 @@ class _Reader:
         for name in self._circuit.AllBusNames:
             self._circuit.SetActiveBus(name)
             bases[name.lower()] = 1e3 * float(self._circuit.ActiveBus.kVBase)
-        element_kv = self._engine.ActiveCircuit.Vsources
-        element_kv.First
-        found = {source.bus: 1e3 * float(element_kv.BasekV) / math.sqrt(3)}
+        found = {source.bus: source.u_v[0]}
         rejected = 0
         for bus in (queue := [source.bus]):
             own = bases.get(bus, 0.0)
@@ -518,3 +533,281 @@ class _Reader:
     def _plain_links(self) -> Iterable[tuple[str, str]]:
         yield from ((b.from_end.bus, b.to_end.bus) for b in self._branches)
         yield from ((s.from_bus, s.to_bus) for s in self._switches if s.closed)
+
+    # Loads and generators
+
+    def _point(self, element: _Element, nominal: dict[str, float]) -> None:
+        bus = element.buses[0]
+        if bus not in nominal or element.fully_open:
+            self._on_dead_buses[f"{element.kind}s"] += 1
+            return
+        if element.partly_open:
+            self.faults.append(Fault(element.where, "some phases open", "all open or all closed"))
+            return
+        delta = self._ask(element, "conn")[:1].lower() in ("d", "l")
+        rated = self._number(element, "kv") * 1e3
+        if element.phases in (2, 3) and not delta:
+            rated /= math.sqrt(3)
+        wires = self._wires(element, 0)
+        last = len(wires) - 1
+        pairs = [(k, (k + 1) % len(wires) if delta else last) for k in range(element.phases)]
+        share = self._law(element)
+        draw = self._draw(element)
+        connections = []
+        for a, b in pairs:
+            pos, neg = (wires[a], wires[b]) if wires[a] is not Conductor.E else (wires[b], wires[a])
+            wanted = nominal[bus] * (1.0 if neg in (Conductor.E, Conductor.N) or pos is Conductor.N else math.sqrt(3))
+            u: float | None = rated
+            if max(rated, wanted) > UNIT_RATIO_MAX * min(rated, wanted) and share == CONSTANT_POWER:
+                u = None
+                text = f"{element.where}: its {rated:g} V do not fit {wanted:g} V of its bus; the bus's are taken"
+                self._account.approximated.append(text)
+            p, q = (draw.factor * v / element.phases for v in (draw.p_w, draw.q_var))
+            connections.append(Connection(pos, neg, p, q, u, share))
+        if wires[last] is Conductor.N and not delta and element.kind == "load" and self._number(element, "rneut") >= 0:
+            self._earth(Node(bus, Conductor.N), complex(self._number(element, "rneut"), self._number(element, "xneut")))
+        name = self._name("connection_points", element)
+        self._points.append(ConnectionPoint(name, bus, tuple(connections)))
+        self._draws[name] = draw
+        self._account.take(f"{element.kind}s")
+
+    def _law(self, element: _Element) -> Zip:
+        model = int(self._number(element, "model"))
+        known = _LOAD_MODELS if element.kind == "load" else _GENERATOR_MODELS
+        self._limited += model != 2
+        if element.kind == "load" and model == 8:
+            z, i, p, z_q, i_q, p_q = _numbers(self._ask(element, "zipv"))[:6]
+            alike = np.allclose((z, i, p), (z_q, i_q, p_q), atol=1e-9) or self._number(element, "kvar") == 0
+            if alike and math.isclose(z + i + p, 1.0, abs_tol=1e-6):
+                return Zip(z, i, p)
+            text = f"{element.where}: unequal ZIP shares of P and Q; constant power is taken"
+            self._account.approximated.append(text)
+        elif model not in known:
+            self._account.approximated.append(f"{element.where}: model {model}; constant power is taken")
+        return known.get(model, CONSTANT_POWER)
+
+    def _draw(self, element: _Element) -> _Draw:
+        load = element.kind == "load"
+        sign = 1.0 if load else -1.0
+        solution = self._circuit.Solution
+        status = self._ask(element, "status")[:1].lower()
+        factor = 1.0 if status in ("f", "e") else float(solution.LoadMult if load else solution.GenMult)
+        shape = None if status == "f" else self._shape(self._ask(element, "daily") or self._ask(element, "yearly"))
+        p, q = (sign * 1e3 * self._number(element, key) for key in ("kw", "kvar"))
+        return _Draw(p, q, factor, sign, shape)
+
+    def _shape(self, name: str) -> _Shape | None:
+        if not name or name.lower() == "none":
+            return None
+        if name not in self._shapes:
+            handle = self._circuit.LoadShapes
+            handle.Name = name
+            p, q = (np.array(values, dtype=np.float64) for values in (handle.Pmult, handle.Qmult))
+            interval = float(handle.HrInterval)
+            hours = interval if interval > 0 else np.array(handle.TimeArray, dtype=np.float64)
+            self._shapes[name] = _Shape(hours, p, q if len(q) == len(p) else None, bool(handle.UseActual))
+        return self._shapes[name]
+
+    def profiles(self, network: Network) -> Profiles | None:
+        """Every port over the time of the longest shape, at the step of the finest; None without shapes."""
+        shapes = {id(d.shape): d.shape for d in self._draws.values() if d.shape is not None}.values()
+        if not shapes:
+            return None
+        step_h = min(shape.step_h for shape in shapes)
+        count = round(max(shape.end_h for shape in shapes) / step_h)
+        ports = network.ports()
+        if count * len(ports) > PROFILE_VALUES_MAX:
+            text = f"load shapes: {count} steps of {len(ports)} connections are more than {PROFILE_VALUES_MAX} values"
+            self._account.left_out.append(text)
+            return None
+        hours = np.arange(1.0, count + 1.0) * step_h
+        p_w, q_var = np.empty((count, len(ports))), np.empty((count, len(ports)))
+        at = 0
+        for point in network.connection_points:
+            p, q = self._draws[point.id].over(hours)
+            n = len(point.connections)
+            p_w[:, at : at + n], q_var[:, at : at + n] = p[:, None] / n, q[:, None] / n
+            at += n
+        self._account.take("load shapes", len(shapes))
+        return Profiles(tuple(port.name for port in ports), 3600 * step_h, p_w, q_var)
+
+    # The whole
+
+    def _say_what_was_left(self) -> None:
+        account, skipped = self._account, self._skipped
+        for kind, what in _CONTROLS.items():
+            if skipped[kind]:
+                account.approximated.append(f"{skipped[kind]} {kind}: {what}")
+        if self._limited:
+            text = f"voltage limits vminpu and vmaxpu of {self._limited} loads and generators are not taken"
+            account.approximated.append(text)
+        default = sum(b.rating_a[:1] == (DEFAULT_RATING_A,) for b in self._branches)
+        if default:
+            text = f"{default} lines have a rating of {DEFAULT_RATING_A:g} A, which OpenDSS gives to lines without one"
+            account.approximated.append(text)
+        for kind, count in skipped.items():
+            if kind in _OBSERVERS:
+                account.left_out.append(f"{count} {kind}: it only observes")
+            elif kind == "disabled":
+                account.left_out.append(f"{count} disabled elements")
+            elif kind not in _CONTROLS:
+                account.left_out.append(f"{count} {kind}: this class has no counterpart here")
+        for kind, count in self._on_dead_buses.items():
+            account.left_out.append(f"{count} {kind} that are open or have no way to the source")
+
+    def _assembled(self, source: Source, nominal: dict[str, float], path: Path) -> Network:
+        branches = self._alive("branches", nominal, self._branches, lambda b: (b.from_end.bus, b.to_end.bus))
+        transformers = self._alive(
+            "transformers", nominal, self._transformers, lambda t: (t.primary_bus, t.secondary_bus)
+        )
+        switches = self._alive("switches", nominal, self._switches, lambda s: (s.from_bus, s.to_bus))
+        shunts = self._alive("shunts", nominal, self._shunts, lambda s: (s.bus,))
+        earthings = tuple(Earthing(n.bus, n.conductor, z) for n, z in self._earthings.items() if n.bus in nominal)
+        shunts = _without_loose_stars(shunts, _nodes(branches, transformers, switches, self._points, earthings))
+        used = _nodes(branches, transformers, switches, self._points, earthings)
+        used |= set(source.nodes()) | {node for shunt in shunts for node in shunt.nodes()}
+        dead = sum(name.lower() not in nominal for name in self._circuit.AllBusNames)
+        if dead:
+            self._account.left_out.append(f"{dead} buses without a way to the source")
+        buses = []
+        for bus, u in nominal.items():
+            self._circuit.SetActiveBus(bus)
+            handle = self._circuit.ActiveBus
+            place = (float(handle.x), float(handle.y)) if handle.Coorddefined else None
+            buses.append(Bus(bus, tuple(c for c in FOUR_WIRE if Node(bus, c) in used), u, place))
+        for kind, count in (
+            ("buses", len(buses)),
+            ("lines and series elements", len(branches)),
+            ("switches", len(switches)),
+            ("transformers", len(transformers)),
+            ("shunts", len(shunts)),
+            ("earthings", len(earthings)),
+        ):
+            self._account.take(kind, count)
+        return Network(
+            name=str(self._circuit.Name) or path.stem,
+            source=source,
+            buses=tuple(buses),
+            branches=branches,
+            transformers=transformers,
+            switches=switches,
+            earthings=earthings,
+            shunts=shunts,
+            connection_points=tuple(self._points),
+            description=f"from {path.name} by OpenDSS",
+            frequency_hz=float(self._circuit.Solution.Frequency),
+        )
+
+    def _alive(
+        self, kind: str, nominal: dict[str, float], elements: list[T], buses: Callable[[T], tuple[str, ...]]
+    ) -> tuple[T, ...]:
+        kept = tuple(e for e in elements if all(bus in nominal for bus in buses(e)))
+        if len(kept) < len(elements):
+            self._account.left_out.append(f"{len(elements) - len(kept)} {kind} without a way to the source")
+        return kept
+
+
+def _symmetric(y: NDArray[Any]) -> ComplexMatrix:
+    return matrix((y + y.T) / 2)
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in re.split(r"[\s,]+", text.strip("[]() ")) if part]
+
+
+def _positions(delta: bool, phase: int, phases: int, turn: int) -> tuple[int, int]:
+    """Positions in a terminal that one coil joins; a delta coil goes to the next phase, or to the one before."""
+    if not delta or phases == 1:
+        return phase, phases
+    other = phase + turn
+    if phases > 2:
+        other %= phases
+    return phase, 2 if other < 0 else other  # an open delta of two phases has its third corner behind them
+
+
+def _fit(element: _Element, windings: list[_Winding], turn: int) -> _Fit:
+    """Series and magnetising admittance of coils so connected that fit the engine's matrix best (least squares)."""
+    n = len(element.nodes[0])
+    pairs = tuple(
+        (
+            _positions(windings[0].delta, k, element.phases, turn),
+            _positions(windings[1].delta, k, element.phases, turn),
+        )
+        for k in range(element.phases)
+    )
+    turns = np.repeat([w.rated_v * w.tap for w in windings], n)
+    y = np.array(element.y)
+    for t, w in enumerate(windings):
+        if not w.delta and w.neutral_ohm is not None and element.nodes[t][-1] != 0 and w.neutral_ohm != 0:
+            y[(t + 1) * n - 1, (t + 1) * n - 1] -= 1 / w.neutral_ohm
+    s = windings[0].s_va / element.phases
+    seen = y * np.outer(turns, turns) / s
+    series, shunt = np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n))
+    for (a, b), (c, d) in pairs:
+        first, second = np.zeros(2 * n), np.zeros(2 * n)
+        first[[a, b]], second[[n + c, n + d]] = (1, -1), (1, -1)
+        series += np.outer(first - second, first - second)
+        shunt += np.outer(second, second)
+    # A solidly earthed star has an arbitrary large admittance of the engine at its neutral: that entry tells nothing.
+    told = np.ones((2 * n, 2 * n), dtype=bool)
+    for t, w in enumerate(windings):
+        if not w.delta and w.neutral_ohm == 0:
+            told[(t + 1) * n - 1, (t + 1) * n - 1] = False
+    basis = np.stack([series[told], shunt[told]], axis=1)
+    found, *_ = np.linalg.lstsq(basis.astype(np.complex128), seen[told], rcond=None)
+    mismatch = float(np.abs(basis @ found - seen[told]).max() / np.abs(seen[told]).max())
+    magnetising = complex(found[1]) if abs(found[1]) > NOISE * abs(found[0]) else 0j
+    return _Fit(pairs, 1 / complex(found[0]), magnetising / windings[1].tap ** 2, mismatch)
+
+
+def _group(coils: Sequence[Coil], windings: Sequence[_Winding]) -> str:
+    """Vector group of a three-phase bank, by the angles of its first coil."""
+    if len(coils) != 3:
+        return ""
+    lead = []
+    for end in (coils[0].primary, coils[0].secondary):
+        own = np.exp(1j * np.deg2rad(ROTATION.get(end.pos, 0.0)))
+        other = np.exp(1j * np.deg2rad(ROTATION[end.neg])) if end.neg in ROTATION else 0.0
+        lead.append(float(np.angle(own - other, deg=True)) - ROTATION.get(end.pos, 0.0))
+    shift = ROTATION.get(coils[0].secondary.pos, 0.0) - ROTATION.get(coils[0].primary.pos, 0.0)
+    clock = round((lead[1] - lead[0] - shift) / 30) % 12
+    high, low = ("D" if windings[0].delta else "YN"), ("d" if windings[1].delta else "yn")
+    return f"{high}{low}{clock}"
+
+
+def _to_neutral(end: CoilEnd) -> float:
+    """Phase-to-neutral voltage that a coil's end gives its bus [V]."""
+    single = end.neg in (Conductor.E, Conductor.N) or end.pos in (Conductor.E, Conductor.N)
+    return end.u_rated_v / (1.0 if single else math.sqrt(3))
+
+
+def _nodes(
+    branches: Iterable[Branch],
+    transformers: Iterable[Transformer],
+    switches: Iterable[Switch],
+    points: Iterable[ConnectionPoint],
+    earthings: Iterable[Earthing],
+) -> set[Node]:
+    """Every node that one of them uses."""
+    used = {node for b in branches for end in (b.from_end, b.to_end) for node in end.nodes()}
+    used |= {n for t in transformers for c in t.coils for end in (c.primary, c.secondary) for n in end.nodes()}
+    used |= {Node(bus, c) for s in switches for bus in (s.from_bus, s.to_bus) for c in s.conductors}
+    used |= {Node(point.bus, end) for point in points for c in point.connections for end in (c.pos, c.neg)}
+    return used | {Node(e.bus, e.conductor) for e in earthings}
+
+
+def _without_loose_stars(shunts: Sequence[Shunt], used: set[Node]) -> tuple[Shunt, ...]:
+    """The same shunts without star points that nothing else is joined to: their current is zero, so they drop out."""
+    stars = Counter(Node(s.bus, Conductor.N) for s in shunts if Conductor.N in s.conductors)
+    kept = []
+    for shunt in shunts:
+        star = Node(shunt.bus, Conductor.N)
+        if Conductor.N in shunt.conductors and star not in used and stars[star] == 1:
+            at = shunt.conductors.index(Conductor.N)
+            y = shunt.y_s - np.outer(shunt.y_s[:, at], shunt.y_s[at]) / shunt.y_s[at, at]
+            rest = [k for k in range(len(shunt.conductors)) if k != at]
+            wires = tuple(shunt.conductors[k] for k in rest)
+            kept.append(replace(shunt, conductors=wires, y_s=_symmetric(y[np.ix_(rest, rest)])))
+        else:
+            kept.append(shunt)
+    return tuple(kept)
