@@ -46,9 +46,7 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
         lines.append(Branch(f"l{k}", *ends, matrix(length * sequence_matrix(*CABLE_OHM_PER_M))))
     for k in range(buses):
         phases = PHASES if ports_at == "three" else (PHASES[k % 3],)
-        points.append(
-            ConnectionPoint(f"c{k}", names[1 + k], tuple(Connection(phase, Conductor.E) for phase in phases))
-        )
+        points.append(ConnectionPoint(f"c{k}", names[1 + k], tuple(Connection(phase, Conductor.E) for phase in phases)))
     coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0))
     return Network(
         name=f"tree of {buses}",
@@ -74,7 +72,7 @@ def merged(network: Network) -> Network:
     while todo:
         bus = todo.pop()
         around = at.get(bus, set())
-        if bus in fixed or not 1 <= len(around) <= 2:  # noqa: PLR2004
+        if bus in fixed or not 1 <= len(around) <= 2:
             continue
         ends = [_other(lines[name], bus) for name in around]
         z = sum(lines[name].z_ohm for name in around)
@@ -82,7 +80,7 @@ def merged(network: Network) -> Network:
             at[other].discard(name)
             del lines[name]
         del at[bus]
-        if len(ends) == 2:  # noqa: PLR2004
+        if len(ends) == 2:
             name = f"{ends[0]}-{ends[1]}"
             lines[name] = Branch(name, BranchEnd(ends[0], PHASES), BranchEnd(ends[1], PHASES), matrix(z))
             for other in ends:

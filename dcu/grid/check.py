@@ -51,7 +51,7 @@ def find_faults(network: Network, meters: frozenset[str] | None = None) -> list[
     numbers = [*_buses(network), *_source(network), *_elements(network), *_points(network, meters)]
     if faults:  # what hangs together can only be asked where every name is known
         return faults + numbers
-    return numbers + [*_units(network), *_topology(network)]
+    return [*numbers, *_units(network), *_topology(network)]
 
 
 def _names(network: Network) -> Iterator[Fault]:
@@ -95,8 +95,8 @@ def _uses(network: Network) -> Iterator[tuple[str, str, tuple[Conductor, ...]]]:
             yield f"branches[{branch.id}]", end.bus, end.conductors
     for transformer in network.transformers:
         for k, coil in enumerate(transformer.coils):
-            for side, end in (("primary", coil.primary), ("secondary", coil.secondary)):
-                yield f"transformers[{transformer.id}].coils[{k}].{side}", end.bus, (end.pos, end.neg)
+            for side, winding in (("primary", coil.primary), ("secondary", coil.secondary)):
+                yield f"transformers[{transformer.id}].coils[{k}].{side}", winding.bus, (winding.pos, winding.neg)
     for switch in network.switches:
         yield f"switches[{switch.id}].from_bus", switch.from_bus, switch.conductors
         yield f"switches[{switch.id}].to_bus", switch.to_bus, switch.conductors
@@ -164,7 +164,7 @@ def _passive(where: str, z: ComplexMatrix) -> Iterator[Fault]:
             return
     if np.linalg.eigvalsh((z.real + z.real.T) / 2).min() < -1e-6 * scale:
         yield Fault(where, "a resistance matrix that makes power", "no negative eigenvalue")
-    if np.linalg.cond(z) > 1e12:  # noqa: PLR2004
+    if np.linalg.cond(z) > 1e12:
         yield Fault(where, "a singular matrix", "one that can be inverted")
 
 
@@ -243,7 +243,7 @@ def _units(network: Network) -> Iterator[Fault]:
     for branch in network.branches:
         a, b = nominal[branch.from_end.bus], nominal[branch.to_end.bus]
         if not _agree(a, b):
-            hint = " (kV and V?)" if max(a, b) / min(a, b) > 100 else " (phase to phase and phase to neutral?)"  # noqa: PLR2004
+            hint = " (kV and V?)" if max(a, b) / min(a, b) > 100 else " (phase to phase and phase to neutral?)"
             yield Fault(f"branches[{branch.id}]", f"buses of {a:g} V and {b:g} V{hint}", "equal nominal voltages")
     for transformer in network.transformers:
         for k, coil in enumerate(transformer.coils):
@@ -275,9 +275,7 @@ def _agree(a: float, b: float) -> bool:
 def _topology(network: Network) -> Iterator[Fault]:
     buses = Joined()
     nodes = Joined()
-    links = 0
     for where, a, b in bus_links(network):
-        links += 1
         if not buses.join(a, b) and network.radial:
             yield Fault(where, f"a loop between {a!r} and {b!r}", "a radial feeder (radial is true)")
     for group in _node_groups(network):
@@ -316,8 +314,7 @@ def bus_links(network: Network) -> Iterator[tuple[str, str, str]]:
 def _node_groups(network: Network) -> Iterator[tuple[Node, ...]]:
     """Nodes whose potentials depend on each other; through a transformer too, as its windings do."""
     for branch in network.branches:
-        for pair in zip(branch.from_end.nodes(), branch.to_end.nodes(), strict=False):
-            yield pair
+        yield from zip(branch.from_end.nodes(), branch.to_end.nodes(), strict=False)
     for switch in network.switches:
         if switch.closed:
             for c in switch.conductors:

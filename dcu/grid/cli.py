@@ -232,8 +232,8 @@ def _solve(options: argparse.Namespace) -> int:
     from dcu.grid.injections import base_injections  # noqa: PLC0415
 
     if options.feeder.suffix == MODEL_SUFFIX:
-        whole: Feeder | PortModel = load_model(options.feeder)
-        model = whole
+        model = load_model(options.feeder)
+        whole: Feeder | PortModel = model
     else:
         whole = Feeder(_network(options.feeder))
         model = whole.model
@@ -241,7 +241,9 @@ def _solve(options: argparse.Namespace) -> int:
     if options.engine == "helm":
         return _show(options, model, _by_helm(model, injections))
     names = ("port_u_v", "bus_u_v", "current_a", "vuf", "loss_w", "source_s_va")
-    return _show(options, model, solve(whole, injections, options.engine, results=names, tolerance_pu=options.tolerance))
+    return _show(
+        options, model, solve(whole, injections, options.engine, results=names, tolerance_pu=options.tolerance)
+    )
 
 
 def _by_helm(model: PortModel, injections: Injections) -> FlowResult:
@@ -257,7 +259,7 @@ def _by_helm(model: PortModel, injections: Injections) -> FlowResult:
 
 
 def _loads(path: Path, model: PortModel) -> Injections:
-    """One state out of a CSV with a column `port` (or `load`, `customer`), `p_w` and `q_var`; other columns are labels."""
+    """One state out of a CSV with the columns `port` (or `load`, `customer`), `p_w`, `q_var`; others are labels."""
     from dataclasses import replace  # noqa: PLC0415
 
     from dcu.grid.injections import base_injections  # noqa: PLC0415
@@ -358,7 +360,9 @@ def _as_table(head: dict[str, Any], found: dict[str, Any], model: PortModel) -> 
     lines = [f"{key}: {value}" for key, value in head.items() if value not in (None, [])]
     if not found:
         return lines
-    lines.append(f"source: {found['source_p_w']:.1f} W, {found['source_q_var']:.1f} var; losses {found['loss_w']:.2f} W")
+    lines.append(
+        f"source: {found['source_p_w']:.1f} W, {found['source_q_var']:.1f} var; losses {found['loss_w']:.2f} W"
+    )
     nominal = {n: float(u) for n, u in zip(model.nodes, model.node_nominal_v, strict=True)}
     lines += ["", f"{'bus':20} {'':2} {'U [V]':>12} {'angle':>9} {'U/Un':>8}"]
     for node, row in zip(model.nodes, found["voltages"], strict=True):

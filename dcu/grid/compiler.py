@@ -55,7 +55,10 @@ def compile_network(network: Network, *, observe: bool | None = None, by_lines: 
     size = 16 * len(ports) * (len(view.nodes) + len(view.currents))
     observed = size <= OBSERVED_BYTES_MAX if observe is None else observe
     open_ = factor.solve(grid.drive)
-    notes = [f"weak earthing at {e.nodes[0].bus}: nothing joins this zone to earth" for e in reference_elements(network)]
+    notes = [
+        f"nothing joins the zone of bus {e.nodes[0].bus} to earth: its mean voltage is taken as 0"
+        for e in reference_elements(network)
+    ]
     if not observed:
         notes.append("voltages of nodes and currents of branches are not observed")
         view.drop()
@@ -147,7 +150,11 @@ class _Observables:
                         terms = into.setdefault(conductor, [])
                         terms += [(start + k, turn * ratio), (pos, sign * turn * y), (neg, -sign * turn * y)]
             for conductor, terms in into.items():
-                self._current(CurrentName("transformer", t.id, side, str(conductor)), _rating(self._network, t, bus, conductor), terms)
+                self._current(
+                    CurrentName("transformer", t.id, side, str(conductor)),
+                    _rating(self._network, t, bus, conductor),
+                    terms,
+                )
 
     def of_nodes(self, x: Complexes) -> Complexes:
         """Voltages of the observed nodes [V]."""
@@ -195,7 +202,7 @@ def _responses(
 
 
 def _lines(network: Network) -> tuple[str, list[list[int]]] | None:
-    """The bus whose removal splits the ports into the cheapest lines, and the ports of each; None if it does not pay."""
+    """The bus that splits the ports into the cheapest lines, and the ports of each; None if it does not pay."""
     neighbours: dict[str, list[str]] = {}
     for _, a, b in bus_links(network):
         neighbours.setdefault(a, []).append(b)
@@ -206,7 +213,7 @@ def _lines(network: Network) -> tuple[str, list[list[int]]] | None:
     total = sum(map(len, ports.values()))
     best: tuple[int, str, list[list[int]]] | None = None
     for bus, around in neighbours.items():
-        if len(set(around)) < 3:  # noqa: PLR2004 at least two lines and the feed
+        if len(set(around)) < 3:
             continue
         groups = _groups(network, bus, ports)
         cost = sum(len(g) ** 2 for g in groups)

@@ -1,8 +1,8 @@
 """The one door to power flow: `solve(feeder, injections)`, whichever engine does it.
 
-    port   dense, any network, NumPy alone (or CuPy): `dcu.grid.port_engine`
-    sweep  compiled tree sweep, radial networks, many states: `dcu.grid.sweep`
-    auto   sweep where the network is radial and the compiled module is there, else port; `FlowResult.notes` says why
+port   dense, any network, NumPy alone (or CuPy): `dcu.grid.port_engine`
+sweep  compiled tree sweep, radial networks, many states: `dcu.grid.sweep`
+auto   sweep where the network is radial and the compiled module is there, else port; `FlowResult.notes` says why
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ def solve(
     if not any(isinstance(e, Inverter) and e.cut_off is not None for e in injections.elements or ()):
         parts = [run.part(prepared.rows(at), names) for at in _chunks(len(prepared.p_w), names, run)]
     else:
-        parts = [_with_cut_off(run, injections, prepared.rows(at), nominal, names) for at in _chunks(len(prepared.p_w), names, run)]
+        parts = [
+            _with_cut_off(run, injections, prepared.rows(at), nominal, names)
+            for at in _chunks(len(prepared.p_w), names, run)
+        ]
     return _joined(chosen, parts, tuple(notes))
 
 

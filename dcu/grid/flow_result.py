@@ -52,7 +52,7 @@ class FlowResult:
     @property
     def converged(self) -> NDArray[np.bool_]:
         """(n_state)"""
-        return self.status == Status.CONVERGED
+        return np.asarray(self.status == Status.CONVERGED)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A value that was asked for.

@@ -15,11 +15,11 @@ Steps
   1. Coefficients around a0, at first 0.
   2. Their value at a = 1 by Wynn's epsilon algorithm (diagonal Pade approximants by a recursion, no linear system).
   3. Newton's correction there tells the error. Small enough: done.
-  4. Else go on to `a0 + STRIDE rho`, rho being the distance of the nearest singularity, where the approximant has nearly
-     all its digits; correct the germ until its residual is rounding; back to 1. So the accuracy does not fade at the
-     nose, as that of a single Pade approximant does.
-  5. At the nose rho goes to zero. If the germ cannot pass a point short of 1, there is no solution, and that point is the
-     load share of the nose.
+  4. Else go on to `a0 + STRIDE rho`, rho being the distance of the nearest singularity, where the approximant has
+     nearly all its digits; correct the germ until its residual is rounding; back to 1. So the accuracy does not fade at
+     the nose, as that of a single Pade approximant does.
+  5. At the nose rho goes to zero. If the germ cannot pass a point short of 1, there is no solution, and that point is
+     the load share of the nose.
 
 Only constant power is holomorphic in this form; other draws and inverters are refused.
 """
@@ -27,7 +27,7 @@ Only constant power is holomorphic in this form; other draws and inverters are r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,13 +81,13 @@ def helm(model: PortModel, injections: Injections, tolerance_pu: float = TOLERAN
         np.zeros(states, dtype=np.int32),
         np.full(states, np.nan),
     )
-    first = _at_no_load(model, s)
+    first = at_no_load(model, s)
     for state in range(states):
         _follow(model, s[state], first[state], state, tolerance_pu, out)
     return out
 
 
-def _at_no_load(model: PortModel, s: Complexes) -> Complexes:
+def at_no_load(model: PortModel, s: Complexes) -> Complexes:
     """Coefficients around a = 0 for all states at once (n_state, ORDERS, n_port)."""
     u = np.empty((ORDERS, *s.shape), dtype=complex)
     w = np.empty_like(u)
@@ -107,10 +107,12 @@ class _Germ:
 
     share: float
     u: Complexes
-    inverse: NDArray[np.float64]
+    inverse: NDArray[Any]
 
 
-def _follow(model: PortModel, s: Complexes, series: Complexes, state: int, tolerance_pu: float, out: HelmResult) -> None:
+def _follow(
+    model: PortModel, s: Complexes, series: Complexes, state: int, tolerance_pu: float, out: HelmResult
+) -> None:
     share = 0.0
     for restart in range(RESTARTS_MAX):
         out.restarts[state] = restart
@@ -120,7 +122,7 @@ def _follow(model: PortModel, s: Complexes, series: Complexes, state: int, toler
             out.u_v[state], out.error_pu[state], out.status[state] = value, error, Status.CONVERGED
             return
         rho = _radius(series)
-        if not np.isfinite(rho) or rho < NOSE_DISTANCE or (rho < 1e-4 and share + 4 * rho < 1.0):  # noqa: PLR2004
+        if not np.isfinite(rho) or rho < NOSE_DISTANCE or (rho < 1e-4 and share + 4 * rho < 1.0):
             out.nose_share[state] = share + (rho if np.isfinite(rho) else 0.0)
             return
         germ = None
@@ -143,7 +145,7 @@ def _follow(model: PortModel, s: Complexes, series: Complexes, state: int, toler
 def _system(model: PortModel, s: Complexes, share: float, u: Complexes) -> NDArray[np.float64]:
     """Real form of `x -> x - a Z conj(s) conj(x / u^2)` (2n, 2n)."""
     m = share * model.z_ohm * (np.conj(s) / np.conj(u) ** 2)
-    return np.eye(2 * len(u)) - np.block([[m.real, m.imag], [m.imag, -m.real]])
+    return np.asarray(np.eye(2 * len(u)) - np.block([[m.real, m.imag], [m.imag, -m.real]]))
 
 
 def _residual(model: PortModel, s: Complexes, share: float, u: Complexes) -> NDArray[np.float64]:
@@ -178,7 +180,7 @@ def _germ(model: PortModel, s: Complexes, share: float, u: Complexes) -> _Germ |
                 return None
             u = u - (dx[:n] + 1j * dx[n:])
             largest = max(step / 10, 1e-12)
-            if step < 1e-13:  # noqa: PLR2004 rounding
+            if step < 1e-13:
                 break
         return _Germ(share, u, np.linalg.inv(_system(model, s, share, u)))
     except np.linalg.LinAlgError:
@@ -221,11 +223,11 @@ def pade(series: Complexes, step: float) -> Complexes:
     odd, even = np.zeros((len(series) + 1, series.shape[1]), dtype=complex), np.cumsum(scaled, axis=0)
     best, moved = even[-1].copy(), np.abs(scaled[-1])
     with np.errstate(all="ignore"):
-        while len(even) > 2:  # noqa: PLR2004 two columns more use two sums
+        while len(even) > 2:
             odd = odd[1:-1] + 1 / np.diff(even, axis=0)
             following = even[1:-1] + 1 / np.diff(odd, axis=0)
             change = np.abs(following[-1] - even[-1])
             better = change < moved
             best[better], moved[better] = following[-1][better], change[better]
             even = following
-    return best
+    return np.asarray(best)

@@ -6,7 +6,7 @@ across its port; the engines turn that into a current. A batch holds one row of 
 Elements
     Draw        constant impedance, current and power in given shares
     Inverter    power offered, with one or more rules: Q(U), P(U), cos phi(P), over-voltage cut-off
-    Damper      three-phase inverter of Meersman et al. 2011: a source in the positive sequence, a resistance for the rest
+    Damper      three-phase inverter of Meersman et al. 2011: source in the positive sequence, resistance for the rest
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Curve:
 
     def at(self, x: ArrayLike) -> NDArray[np.float64]:
         """Value at `x`."""
-        return np.interp(np.asarray(x, dtype=float), self.x, self.y)
+        return np.asarray(np.interp(np.asarray(x, dtype=float), self.x, self.y))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Damper:
     zero: bool = True
 
     def __post_init__(self) -> None:
-        if not self.s_rated_va > 0 or self.damping < 0 or len(set(self.ports)) != 3:  # noqa: PLR2004
+        if not self.s_rated_va > 0 or self.damping < 0 or len(set(self.ports)) != 3:
             seen = f"ports {self.ports}, {self.s_rated_va} VA, damping {self.damping}"
             raise ConfigError("damper", [Fault("damper", seen, "three ports, a rating above 0, damping >= 0")])
 
@@ -131,8 +131,8 @@ def cos_phi_of_p_vde_4105(cos_phi: float = 0.95) -> Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Injections:
-    """Powers of a batch: `p_w`, `q_var` (n_state, n_element) [W, var], import positive; `elements` (n_element), None for
-    one constant-power draw at each port in the model's order."""
+    """Powers of a batch: `p_w`, `q_var` (n_state, n_element) [W, var], import positive; `elements` (n_element), None
+    for one constant-power draw at each port in the model's order."""
 
     p_w: NDArray[np.float64]
     q_var: NDArray[np.float64]
@@ -185,6 +185,7 @@ class Law:
     conductance. `columns` says which column of `p_w` and `q_var` each came from.
     """
 
+    n_port: int
     draw_columns: NDArray[np.int64]
     draw_ports: NDArray[np.int64]
     draw_zip: NDArray[np.float64]
@@ -228,7 +229,7 @@ def curve_steps(curve: Curve | None, constant: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A batch ready for an engine: `p_w`, `q_var` and the Q(U) gain `k_var` [var at curve value 1] (n_state, n_element)."""
+    """A batch ready for an engine: `p_w`, `q_var`, Q(U) gain `k_var` [var at 1 of the curve] (n_state, n_element)."""
 
     law: Law
     p_w: NDArray[np.float64]
@@ -298,6 +299,7 @@ def _law(elements: tuple[Element, ...], u_nominal_v: NDArray[np.float64]) -> Law
     s_damper = np.array([e.s_rated_va for _, e in dampers])
     blank = np.zeros((0, len(curve_steps(None, 0.0))))
     return Law(
+        n_port=len(u_nominal_v),
         draw_columns=integers([k for k, _ in draws]),
         draw_ports=draw_ports,
         draw_zip=np.array([(e.z, e.i, e.p) for _, e in draws], dtype=float).reshape(-1, 3).T.copy(),

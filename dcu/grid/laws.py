@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Law, Prepared, curve_steps
+from dcu.grid.injections import Law, Prepared
 
 Array = Any
 """An array of whichever namespace the engine runs on."""
@@ -42,13 +42,13 @@ class Currents:
             x = xp.sqrt(m2) / xp.asarray(law.draw_nominal_v)[:, None]
             z, i, c = (xp.asarray(row)[:, None] for row in law.draw_zip)
             factor = ((z * x + i) * x + c) / m2
-            _add(xp, at, -self._p[law.draw_columns] * factor, -self._q[law.draw_columns] * factor, ur, ui, i_re, i_im)
+            _add(at, -self._p[law.draw_columns] * factor, -self._q[law.draw_columns] * factor, ur, ui, i_re, i_im)
         if len(law.inverter_ports):
             at = law.inverter_ports
             ur, ui = u_re[at], u_im[at]
             p, q = self._inverter_power(xp.sqrt(ur * ur + ui * ui) if self.filtered is None else self.filtered)
             m2 = ur * ur + ui * ui
-            _add(xp, at, -p / m2, -q / m2, ur, ui, i_re, i_im)
+            _add(at, -p / m2, -q / m2, ur, ui, i_re, i_im)
         for k in range(len(law.damper_ports)):
             self._damp(k, u_re, u_im, i_re, i_im)
 
@@ -61,6 +61,7 @@ class Currents:
         xp, law = self._xp, self._law
         x = m / xp.asarray(law.inverter_nominal_v)[:, None]
         p = self._p[law.inverter_columns] * _curves(xp, law.p_curves, x)
+        assert self._k is not None
         q = self._q[law.inverter_columns] + self._k[law.inverter_columns] * _curves(xp, law.q_curves, x)
         s_max = xp.asarray(law.inverter_s_max_va)[:, None]
         room = xp.sqrt(xp.maximum(s_max * s_max - p * p, 0.0))
@@ -78,7 +79,7 @@ class Currents:
             i_im[port] += i[phase].imag
 
 
-def damper_current(xp: Any, u: Array, p_out_w: Array, g_s: float, i_max_a: float, zero: bool) -> Array:  # noqa: FBT001
+def damper_current(xp: Any, u: Array, p_out_w: Array, g_s: float, i_max_a: float, zero: bool) -> Array:
     """Current into the grid (3, n_state) [A] of a damping inverter at phase voltages `u` (3, n_state) [V]."""
     turn = xp.exp(2j * np.pi / 3 * xp.arange(3))[:, None]  # positive sequence: L2 lags, so turning forward aligns it
     u1 = (u * turn).sum(axis=0) / 3
@@ -106,7 +107,7 @@ def _curves(xp: Any, rows: NDArray[np.float64], x: Array) -> Array:
     return y
 
 
-def _add(xp: Any, at: NDArray[np.int64], p: Array, q: Array, ur: Array, ui: Array, i_re: Array, i_im: Array) -> None:
+def _add(at: NDArray[np.int64], p: Array, q: Array, ur: Array, ui: Array, i_re: Array, i_im: Array) -> None:
     """Add `(p - j q) (ur + j ui)` to the ports `at`, which may repeat."""
     re, im = p * ur + q * ui, p * ui - q * ur
     if len(np.unique(at)) == len(at):
@@ -166,7 +167,9 @@ def _powers(
         x = np.abs(u[law.draw_ports]) / law.draw_nominal_v
         z, i, p = law.draw_zip
         nominal = s[law.draw_columns]
-        found.append((law.draw_ports, nominal * (z * x * x + i * x + p), nominal * (2 * z * x + i) / law.draw_nominal_v))
+        found.append(
+            (law.draw_ports, nominal * (z * x * x + i * x + p), nominal * (2 * z * x + i) / law.draw_nominal_v)
+        )
     if len(law.inverter_ports):
         assert prepared.k_var is not None
         x = np.abs(u[law.inverter_ports]) / law.inverter_nominal_v
@@ -185,7 +188,9 @@ def _powers(
     return found
 
 
-def _curve_and_slope(rows: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _curve_and_slope(
+    rows: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     y, slope = rows[:, 0].copy(), np.zeros(len(x))
     for piece in range((rows.shape[1] - 1) // 3):
         start, width, rise = rows[:, 1 + 3 * piece], rows[:, 2 + 3 * piece], rows[:, 3 + 3 * piece]

@@ -338,7 +338,9 @@ def three_phase_coils(
     base = {("y", "y"): 0, ("d", "d"): 0, ("y", "d"): 1, ("d", "y"): 11}[kinds]
     hours = (clock - base) % 12
     if hours % 2:
-        raise ValueError(f"vector group {vector_group}: these windings give {'odd' if base else 'even'} clock numbers only")
+        raise ValueError(
+            f"vector group {vector_group}: these windings give {'odd' if base else 'even'} clock numbers only"
+        )
     if hours % 4:
         ends[1] = [(b, a) for a, b in ends[1]]
         hours = (hours + 6) % 12

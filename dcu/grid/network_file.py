@@ -314,9 +314,7 @@ class _Reader:
                     p.id,
                     p.bus,
                     tuple(
-                        Connection(
-                            Conductor(c.pos), Conductor(c.neg), c.p_w, c.q_var, c.u_nominal_v, Zip(*c.zip)
-                        )
+                        Connection(Conductor(c.pos), Conductor(c.neg), c.p_w, c.q_var, c.u_nominal_v, Zip(*c.zip))
                         for c in p.connections
                     ),
                     p.meter,

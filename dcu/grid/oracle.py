@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from dcu.grid.tableau import EARTH, build_tableau, port_pairs
 from dcu.grid.network import Network, Node
+from dcu.grid.tableau import EARTH, build_tableau, port_pairs
 from shared.errors import HeadroomError
 
 STEPS_MAX: Final = 60
@@ -49,7 +49,7 @@ def solve_in_full(
     grid = build_tableau(network)
     ports = network.ports()
     across = grid.incidence(port_pairs(network))
-    nominal = np.array([p.connection.u_nominal_v or network.bus(p.bus).u_nominal_v for p in ports])
+    nominal = network.port_nominal_v()
     share = np.array([p.connection.zip_share for p in ports]).reshape(-1, 3)
     s = p_w + 1j * q_var
     x = grid.factor().solve(grid.drive)
@@ -64,7 +64,10 @@ def solve_in_full(
         # di = conj(slope) dm / conj(u) - conj(drawn) conj(du) / conj(u)^2, with dm = Re(conj(u) du) / m
         a, b = np.conj(slope) / np.conj(u), -np.conj(drawn) / np.conj(u) ** 2
         d_re, d_im = a * u.real / m + b, a * u.imag / m - 1j * b
-        parts = [[across @ sparse.diags(d) @ across.T for d in row] for row in ((d_re.real, d_im.real), (d_re.imag, d_im.imag))]
+        parts = [
+            [across @ sparse.diags(d) @ across.T for d in row]
+            for row in ((d_re.real, d_im.real), (d_re.imag, d_im.imag))
+        ]
         dx = splu(sparse.csc_matrix(real + sparse.bmat(parts))).solve(-np.concatenate([residual.real, residual.imag]))
         change = dx[: len(x)] + 1j * dx[len(x) :]
         x = x + change

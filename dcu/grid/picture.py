@@ -20,6 +20,8 @@ COLOURS: Final = {"L1": "#d55e00", "L2": "#0072b2", "L3": "#009e73", "several": 
 """Told apart with any colour vision; the letter stands beside the dot too."""
 WIDTH: Final = 1100
 ROW: Final = 15
+TRANSFORMER: Final = 110
+"""Width kept for each transformer on the way, with its name-plate."""
 MARGIN: Final = 60
 LABELS_MAX: Final = 90
 """With more customers the names would run into each other; they stay as tooltips."""
@@ -34,6 +36,7 @@ class _Spot:
     distance_ohm: float
     edge: str = ""
     wires: int = 3
+    transformers: int = 0
     rating: float = math.inf
     children: list[str] = field(default_factory=list)
     row: float = 0.0
@@ -48,9 +51,9 @@ def feeder_svg(network: Network) -> str:
     places = _map(network, spots) or _tree(spots, customers, network.source.bus)
     height = max(y for _, y in places.values()) + MARGIN
     body = [*_edges(network, spots, places, customers), *_dots(network, places, customers)]
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
     text = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
-        f'height="{height:.0f}" font-family="sans-serif" font-size="11" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11" role="img">',
         f"<title>{escape(network.name)}</title>",
         f'<rect width="{WIDTH}" height="{height:.0f}" fill="#ffffff"/>',
         *_legend(network, spots, is_map=_has_map(network)),
@@ -62,7 +65,7 @@ def feeder_svg(network: Network) -> str:
 
 def _has_map(network: Network) -> bool:
     places = {bus.position for bus in network.buses}
-    return None not in places and len(places) > 2  # noqa: PLR2004 two points are no map
+    return None not in places and len(places) > 2
 
 
 def _spots(network: Network) -> dict[str, _Spot]:
@@ -77,12 +80,14 @@ def _spots(network: Network) -> dict[str, _Spot]:
     for s in network.switches:
         if s.closed:
             _link(links, s.from_bus, s.to_bus, s.id, 0.0, len(s.conductors), math.inf)
+    wound = {t.id for t in network.transformers}
     spots = {network.source.bus: _Spot(network.source.bus, None, 0.0)}
     order = [network.source.bus]
     for bus in order:
         for other, name, z, wires, rating in links.get(bus, ()):
             if other not in spots:
-                spots[other] = _Spot(other, bus, spots[bus].distance_ohm + z, name, wires, rating)
+                passed = spots[bus].transformers + (name in wound)
+                spots[other] = _Spot(other, bus, spots[bus].distance_ohm + z, name, wires, passed, rating)
                 spots[bus].children.append(other)
                 order.append(other)
     return spots
@@ -113,9 +118,7 @@ def _map(network: Network, spots: dict[str, _Spot]) -> dict[str, tuple[float, fl
     xs, ys = zip(*found.values(), strict=True)
     span = max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
     scale = (WIDTH - 2 * MARGIN) / span
-    return {
-        bus: (MARGIN + (x - min(xs)) * scale, 2 * MARGIN + (max(ys) - y) * scale) for bus, (x, y) in found.items()
-    }
+    return {bus: (MARGIN + (x - min(xs)) * scale, 2 * MARGIN + (max(ys) - y) * scale) for bus, (x, y) in found.items()}
 
 
 def _tree(
@@ -137,12 +140,12 @@ def _tree(
         else:
             spot.row = row
             row += max(1, own)
+    steps = max(spot.transformers for spot in spots.values())
     longest = max(spot.distance_ohm for spot in spots.values()) or 1.0
-    usable = WIDTH - 3 * MARGIN - 80
-    start = 2 * MARGIN
+    usable = WIDTH - 3 * MARGIN - TRANSFORMER * steps
     return {
         bus: (
-            start + usable * spot.distance_ohm / longest - (MARGIN if bus == root else 0),
+            MARGIN + TRANSFORMER * spot.transformers + usable * spot.distance_ohm / longest,
             2 * MARGIN + ROW * spot.row,
         )
         for bus, spot in spots.items()
@@ -172,9 +175,12 @@ def _edges(
             yield f'<circle cx="{x - 5:.1f}" cy="{y:.1f}" r="9" fill="none" stroke="#333" stroke-width="1.6"/>'
             yield f'<circle cx="{x + 5:.1f}" cy="{y:.1f}" r="9" fill="none" stroke="#333" stroke-width="1.6"/>'
             rated = f" {t.rating_va / 1e3:.0f} kVA" if math.isfinite(t.rating_va) else ""
-            yield f'<text x="{x:.1f}" y="{y - 14:.1f}" text-anchor="middle">{escape(t.vector_group)}{rated}</text>'
-        elif math.isfinite(spot.rating) and abs(x1 - x0) > 60 and (spot.children or not customers.get(bus)):  # noqa: PLR2004
-            yield f'<text x="{(x0 + x1) / 2:.1f}" y="{y1 - 3:.1f}" text-anchor="middle" fill="#666" font-size="9">{spot.rating:.0f} A</text>'
+            name = escape(t.vector_group or t.id)
+            yield f'<text x="{x:.1f}" y="{y + 21:.1f}" text-anchor="middle">{name}{rated}</text>'
+        elif math.isfinite(spot.rating) and abs(x1 - x0) > 60 and (spot.children or not customers.get(bus)):
+            middle = (x0 + x1) / 2
+            text = f"{spot.rating:.0f} A"
+            yield f'<text x="{middle:.1f}" y="{y1 - 3:.1f}" text-anchor="middle" fill="#666">{text}</text>'
     x, y = places[network.source.bus]
     yield f'<rect x="{x - 7:.1f}" y="{y - 7:.1f}" width="14" height="14" fill="#333"><title>source</title></rect>'
 
@@ -206,7 +212,7 @@ def _phases(point: ConnectionPoint) -> str:
 
 
 def _legend(network: Network, spots: dict[str, _Spot], *, is_map: bool) -> Iterator[str]:
-    counts = {name: 0 for name in COLOURS}
+    counts = dict.fromkeys(COLOURS, 0)
     for point in network.connection_points:
         phases = _phases(point)
         counts[phases if phases in counts else "several"] += 1
@@ -221,4 +227,5 @@ def _legend(network: Network, spots: dict[str, _Spot], *, is_map: bool) -> Itera
             x += 90
     if not is_map:
         longest = max(spot.distance_ohm for spot in spots.values())
-        yield f'<text x="{x + 20:.0f}" y="66" fill="#555">across: impedance from the transformer, 0 .. {1e3 * longest:.0f} mOhm</text>'
+        text = f"across: impedance from the transformer, 0 .. {1e3 * longest:.0f} mOhm"
+        yield f'<text x="{x + 20:.0f}" y="66" fill="#555">{text}</text>'

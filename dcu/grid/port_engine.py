@@ -125,7 +125,9 @@ class _ByLines:
 def _product(model: PortModel, xp: Any) -> _Dense | _ByLines:
     key = f"product {xp.__name__}"
     if key not in model.memo:
-        kind = _ByLines(xp, model.z, model.u_open_v) if isinstance(model.z, Lines) else _Dense(xp, model.z, model.u_open_v)
+        kind = (
+            _ByLines(xp, model.z, model.u_open_v) if isinstance(model.z, Lines) else _Dense(xp, model.z, model.u_open_v)
+        )
         model.memo[key] = kind
     found: _Dense | _ByLines = model.memo[key]
     return found
@@ -180,7 +182,7 @@ class _Block:
                     continue
                 ratio = step / np.maximum(before, 1e-300)
                 before = step
-                q = np.where(step < 1e-14, 0.5, np.minimum(ratio, 0.999))  # noqa: PLR2004 steps of rounding say nothing
+                q = np.where(step < 1e-14, 0.5, np.minimum(ratio, 0.999))
                 error = step * q / (1 - q)
                 done = error <= tolerance_pu
                 fresh = done & (self.iterations == 0)
@@ -195,7 +197,7 @@ class _Block:
         """Steps that need not be measured: two fewer than the slowest state will take."""
         worst = float(np.nanmax(error, initial=0.0))
         slowest = float(np.nanmax(q, initial=0.0))
-        if not 0.0 < slowest < 0.9 or not math.isfinite(worst):  # noqa: PLR2004 close to the nose nothing is skipped
+        if not 0.0 < slowest < 0.9 or not math.isfinite(worst):
             return 0
         return max(0, math.ceil(math.log(tolerance_pu / worst) / math.log(slowest)) - 2)
 
@@ -226,6 +228,7 @@ class _Block:
         xr += w
         t *= ur
         xi -= t
+
     def _change(self) -> Any:
         """Largest change of a port voltage in each state [pu], real and imaginary part taken apart, times sqrt(2)."""
         xp, n = self._xp, self._n
@@ -253,7 +256,9 @@ class _Block:
         out.iterations[at] = np.where(self.iterations == 0, STEPS_MAX, self.iterations)
 
 
-def _finish(model: PortModel, prepared: Prepared, tolerance_pu: float, slow: NDArray[np.int64], out: Solved, xp: Any) -> None:
+def _finish(
+    model: PortModel, prepared: Prepared, tolerance_pu: float, slow: NDArray[np.int64], out: Solved, xp: Any
+) -> None:
     """Newton's method for the states that the fixed point left; without solution they become NaN."""
     for state in slow:
         found = newton(model, prepared, int(state), tolerance_pu)
@@ -275,7 +280,7 @@ def newton(
     Returns port voltages [V], injected currents [A], the last step [pu] and the number of steps.
     """
     u, reached, stride, steps = model.u_open_v.copy(), 0.0, 1.0, 0
-    while reached < 1.0 and stride > 1e-4:  # noqa: PLR2004 a load share below which there is no way forward
+    while reached < 1.0 and stride > 1e-4:
         goal = min(1.0, reached + stride)
         found = _newton_at(model, _scaled(prepared, state, goal), u, tolerance_pu)
         if found is None:
@@ -325,9 +330,9 @@ def _newton_at(
         du = dx[:n] + 1j * dx[n:]
         step = float((np.abs(du) / model.u_nominal_v).max())
         u = u + du
-        if step <= tolerance_pu or (step < 1e-7 and step > before / 2):  # noqa: PLR2004 quadratic, or at the rounding
+        if step <= tolerance_pu or (step < 1e-7 and step > before / 2):
             return u, step, count
-        if not step < 10 or np.abs(u).min() < 1e-3 * np.abs(model.u_open_v).max():  # noqa: PLR2004 gone astray
+        if not step < 10 or np.abs(u).min() < 1e-3 * np.abs(model.u_open_v).max():
             return None
         before = step
     return None

@@ -39,7 +39,7 @@ class NodeName(NamedTuple):
 
 
 class CurrentName(NamedTuple):
-    """Where a current is measured: `kind` branch, transformer or source; positive from its first into its second end."""
+    """Where a current is measured: `kind` branch, transformer or source; positive from first to second end."""
 
     kind: str
     id: str
@@ -210,6 +210,7 @@ def load_model(path: Path) -> PortModel:
     faults = _inconsistencies(header, arrays)
     if faults:
         raise ConfigError(file, faults)
+    known: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
     return PortModel(
         name=header["name"],
         network_sha256=header["network_sha256"],
@@ -219,7 +220,7 @@ def load_model(path: Path) -> PortModel:
         currents=tuple(CurrentName(*c) for c in header["currents"]),
         notes=tuple(header["notes"]),
         z=_read_z(arrays),
-        **{name: arrays[name] for name in _ARRAYS},
+        **known,
     )
 
 
@@ -237,7 +238,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         arrays = {name: content[name] for name in content.files}
     header = json.load(io.BytesIO(arrays.pop("header").astype(np.uint8).tobytes()))
     if not isinstance(header, dict):
-        raise ValueError("a header that is no object")
+        raise ValueError("a header that is no object")  # noqa: TRY004 caught as a damaged file
     return header, arrays
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -16,9 +17,11 @@ from dcu.grid.injections import Law, Prepared
 from dcu.grid.tree import TreeModel
 
 try:
-    from dcu.grid import _sweep
+    from dcu.grid import _sweep as _compiled
 except ImportError:  # built without the extension
-    _sweep = None  # type: ignore[assignment]
+    _sweep: ModuleType | None = None
+else:
+    _sweep = _compiled
 
 STEPS_MAX: Final = 60
 SINGLE_TOLERANCE_PU: Final = 3e-7
@@ -67,6 +70,8 @@ def sweep(
         kernels: instruction set, best if empty.
     """
     states, ports = len(prepared.p_w), len(tree.ports)
+    assert _sweep is not None, "ask available() first"
+    assert prepared.law.n_port == ports, "a batch prepared for this feeder"
     error, contraction = np.empty(states), np.empty(states)
     iterations = np.empty(states, dtype=np.int32)
     u = np.empty((states, ports, 2)) if voltages else None
@@ -99,6 +104,7 @@ def _complex(pairs: NDArray[np.float64] | None) -> NDArray[np.complex128] | None
 
 
 def _plan(tree: TreeModel) -> Any:
+    assert _sweep is not None
     if "plan" not in tree.memo:
         open_ = np.stack([tree.u_open_v.real, tree.u_open_v.imag], axis=-1).ravel()
         tree.memo["plan"] = _sweep.Plan(
@@ -115,6 +121,7 @@ def _plan(tree: TreeModel) -> Any:
 
 
 def _elements(tree: TreeModel, law: Law) -> Any:
+    assert _sweep is not None
     kept = tree.memo.get("elements")
     if kept is None or kept[0] is not law:
         z, i, p = law.draw_zip

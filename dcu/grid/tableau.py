@@ -29,9 +29,9 @@ from shared.errors import HeadroomError
 
 EARTH: Final = -1
 """Index of the reference."""
-REFERENCE_SHARE: Final = 1e-9
-"""A zone that nothing joins to earth is held by this share of a siemens at each conductor of one of its buses; its
-voltages to earth are arbitrary anyway."""
+REFERENCE_S: Final = 1e-2
+"""[S] A zone that nothing joins to earth is held by this admittance between the mean of one bus's conductors and earth.
+No current can flow in it, so its size changes nothing but the rounding."""
 
 _EARTH_NODE: Final = Node("", Conductor.E)
 
@@ -85,10 +85,10 @@ def shunt_elements(network: Network) -> Iterator[ToEarth]:
                 yield ToEarth(end.nodes(), matrix(b.y_s / 2))
     for t in network.transformers:
         for coil in t.coils:
-            for end, y_pu in zip((coil.primary, coil.secondary), coil.shunt_pu, strict=True):
+            for winding, y_pu in zip((coil.primary, coil.secondary), coil.shunt_pu, strict=True):
                 if y_pu:
-                    y = y_pu * t.coil_s_va / end.u_rated_v**2
-                    yield ToEarth(end.nodes(), matrix([[y, -y], [-y, y]]))
+                    y = y_pu * t.coil_s_va / winding.u_rated_v**2
+                    yield ToEarth(winding.nodes(), matrix([[y, -y], [-y, y]]))
     for shunt in network.shunts:
         yield ToEarth(shunt.nodes(), shunt.y_s)
     for e in network.earthings:
@@ -98,7 +98,7 @@ def shunt_elements(network: Network) -> Iterator[ToEarth]:
 
 
 def reference_elements(network: Network) -> list[ToEarth]:
-    """Weak earthings for the zones that nothing joins to earth (delta windings, unearthed stars)."""
+    """References for the zones that nothing joins to earth (delta windings, unearthed stars): their mean is at 0 V."""
     zones = Joined()
     for a, b in _galvanic(network):
         zones.join(a, b)
@@ -109,7 +109,7 @@ def reference_elements(network: Network) -> list[ToEarth]:
             if zones.root(node) != fixed:
                 loose.setdefault(zones.root(node), []).append(node)
     held = [tuple(n for n in nodes if n.bus == nodes[0].bus) for nodes in loose.values()]
-    return [ToEarth(nodes, matrix(REFERENCE_SHARE * np.eye(len(nodes)))) for nodes in held]
+    return [ToEarth(nodes, matrix(np.full((len(nodes), len(nodes)), REFERENCE_S / len(nodes) ** 2))) for nodes in held]
 
 
 def _galvanic(network: Network) -> Iterator[tuple[Node, Node]]:
@@ -179,7 +179,9 @@ class Tableau:
         try:
             return splu(self.system)
         except RuntimeError as error:
-            raise HeadroomError("network: seen a singular system, expected impedances that fix every voltage") from error
+            raise HeadroomError(
+                "network: seen a singular system, expected impedances that fix every voltage"
+            ) from error
 
     def incidence(self, pairs: Sequence[tuple[Node, Node]]) -> sparse.csc_matrix:
         """Matrix (n, n_pair) with +1 at the first and -1 at the second node of each pair."""
@@ -214,9 +216,7 @@ def build_tableau(network: Network) -> Tableau:
         at += len(element.ends)
     for shunt in shunt_elements(network):
         rows = [EARTH if n.conductor is Conductor.E else index[n] for n in shunt.nodes]
-        entries += [
-            (rows[r], rows[c], y) for (r, c), y in np.ndenumerate(shunt.y_s) if EARTH not in (rows[r], rows[c])
-        ]
+        entries += [(rows[r], rows[c], y) for (r, c), y in np.ndenumerate(shunt.y_s) if EARTH not in (rows[r], rows[c])]
     rows_, columns, values = zip(*entries, strict=True)
     drive = np.zeros(at, dtype=complex)
     drive[slots["source"]] = -network.source.phasors_v

@@ -1,13 +1,13 @@
 """Exact reduction of a radial network to the small tree that the compiled sweep walks.
 
-Nomenclature: node = a bus, or several joined by closed switches; `u` voltages of its coordinates; `J` current injected at
-the node and below it, after what its subtree's shunts take. For every node with parent p, exactly,
+Nomenclature: node = a bus, or several joined by closed switches; `u` voltages of its coordinates; `J` current injected
+at the node and below it, after what its subtree's shunts take. For every node with parent p, exactly,
 
     u = B u_p + C J,    J_p += B^T J                     (open-circuit part and deviation alike)
 
 Steps
-  1. From the leaves to the root, each edge's little system (shunts below, series elements) gives B and C. A line without
-     shunts below gives B = selection and C = its impedance, without any arithmetic.
+  1. From the leaves to the root, each edge's little system (shunts below, series elements) gives B and C. A line
+     without shunts below gives B = selection and C = its impedance, without any arithmetic.
   2. A node where nothing is connected and nothing branches is composed away: B = B B_p, C = C + B C_p B^T. So chains of
      cable pieces, the transformer and the source become one edge each, and dead ends vanish.
   3. Coordinates that nothing below uses are dropped. Where everything below hangs between phases and the same neutral,
@@ -80,7 +80,7 @@ def reduce_tree(network: Network, u_nominal_v: NDArray[np.float64]) -> TreeModel
     """
     index, _ = node_index(network)
     vertices, order = _tree(network, index)
-    pairs = [tuple(EARTH if n not in index else index[n] for n in pair) for pair in port_pairs(network)]
+    pairs = [tuple(index.get(n, EARTH) for n in pair) for pair in port_pairs(network)]
     for at in reversed(order):
         _edge(vertices, at, index, network.source.phasors_v)
     for at in order:
@@ -112,7 +112,7 @@ def _tree(network: Network, index: dict[Node, int]) -> tuple[list[_Vertex], list
     vertices[root].elements.append(next(elements))
     for element in elements:
         touched = sorted({vertex_of[node.bus] for ends in element.ends for node, _ in ends})
-        if len(touched) != 2:  # noqa: PLR2004
+        if len(touched) != 2:
             raise NotRadialError(f"{element.where}: seen both ends joined by switches, expected a radial feeder")
         a, b = touched
         links.setdefault((a, b), []).append(element)
@@ -165,9 +165,7 @@ def _edge(vertices: list[_Vertex], at: int, index: dict[Node, int], emf_v: NDArr
         p.y_s = p.y_s - above @ inverse[rows:, rows:] @ above.T
 
 
-def _inverse(
-    y: NDArray[np.complex128], own: NDArray[np.float64], z: NDArray[np.complex128]
-) -> NDArray[np.complex128]:
+def _inverse(y: NDArray[np.complex128], own: NDArray[np.float64], z: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """Inverse of `[[Y, own], [own^T, -Z]]`, the tableau of one edge over [u; j]."""
     return np.linalg.inv(np.block([[y, own.astype(complex)], [own.T.astype(complex), -z]]))
 

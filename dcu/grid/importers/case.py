@@ -219,9 +219,7 @@ class _Reader:
     def _load(self, load: _Load) -> ConnectionPoint:
         share = Zip(*load.zip) if load.zip is not None else _ZIP[load.model or "P"]
         pos, neg = _NODES[load.pos], _NODES[load.neg]
-        return ConnectionPoint(
-            load.id, load.bus, (Connection(pos, neg, load.p_w, load.q_var, load.v_nom_v, share),)
-        )
+        return ConnectionPoint(load.id, load.bus, (Connection(pos, neg, load.p_w, load.q_var, load.v_nom_v, share),))
 
     def _complex(self, where: str, re: Real, im: Real, count: int) -> ComplexMatrix:
         for rows in (re, im):

@@ -63,10 +63,14 @@ T = TypeVar("T")
 _WIRES: Final = {0: Conductor.E, 1: Conductor.L1, 2: Conductor.L2, 3: Conductor.L3, 4: Conductor.N}
 _LOAD_MODELS: Final = {1: CONSTANT_POWER, 2: Zip(1.0, 0.0, 0.0), 5: Zip(0.0, 1.0, 0.0)}
 _GENERATOR_MODELS: Final = {1: CONSTANT_POWER, 2: Zip(1.0, 0.0, 0.0)}
+_OPEN: Final = 1
+"""Of the engine's actions of a switch."""
+_CONTROLS_OFF: Final = -1
+"""Of the engine's control modes."""
 _CONTROLS: Final = {
     "regcontrol": "regulators are frozen at their present taps",
     "capcontrol": "capacitors are frozen at their present steps",
-    "swtcontrol": "switches stay as they are",
+    "swtcontrol": "switches stay as they are told to be at the start",
     "relay": "its breaker stays as it is",
     "recloser": "its breaker stays as it is",
     "fuse": "it never blows",
@@ -84,8 +88,8 @@ def import_opendss(path: Path) -> Imported:
         HeadroomError: the engine is not installed.
         ConfigError: no such file, a script that the engine refuses, or a feeder that has no counterpart here.
     """
-    engine = _compiled(path)
     account = Account()
+    engine = _compiled(path, account)
     reader = _Reader(engine, account)
     network = reader.network(path)
     if reader.faults:
@@ -93,14 +97,16 @@ def import_opendss(path: Path) -> Imported:
     return finished(str(path), network, account, reader.profiles(network))
 
 
-def _compiled(path: Path) -> Any:
-    """A context of the engine that has read the script."""
+def _compiled(path: Path, account: Account) -> Any:
+    """A context of the engine that has read the script, with the primitive matrix of every element built."""
     try:
         from dss import DSS, DSSException  # noqa: PLC0415  (an extra; the other importers do without)
     except ImportError as error:
         raise HeadroomError("OpenDSS: the engine is not installed; install the extra headroom[opendss]") from error
-    if not path.is_file() or '"' in str(path):
+    if not path.is_file():
         raise ConfigError(str(path), [Fault("file", "no such file", "a readable OpenDSS script")])
+    if '"' in str(path.resolve()):
+        raise ConfigError(str(path), [Fault("file", "a quotation mark in its path", "a path that OpenDSS can read")])
     engine = DSS.NewContext()
     engine.AllowChangeDir = False
     engine.AllowForms = False
@@ -109,14 +115,40 @@ def _compiled(path: Path) -> Any:
         engine.Text.Command = f'compile "{path.resolve()}"'
         if engine.NumCircuits == 0:
             raise ConfigError(str(path), [Fault("file", "no circuit", "a script with `new circuit`")])
-        for name in engine.ActiveCircuit.Transformers.AllNames:
-            if name.lower() != "none":
-                engine.ActiveCircuit.SetActiveElement(f"Transformer.{name}")
-                engine.ActiveCircuit.ActiveCktElement.Properties("ppm_antifloat").Val = "0"
+        _drop_artificial_shunts(engine.ActiveCircuit, account)
+        _open_switches(engine.ActiveCircuit)
         engine.ActiveCircuit.Solution.BuildYMatrix(2, 0)
     except DSSException as error:
         raise ConfigError(str(path), [_engine_fault(error)]) from error
     return engine
+
+
+def _drop_artificial_shunts(circuit: Any, account: Account) -> None:
+    """OpenDSS holds floating windings by a small reactance to earth at every transformer; nothing is there in truth."""
+    dropped = 0
+    for full_name in circuit.AllElementNames:
+        if full_name.lower().startswith("transformer."):
+            circuit.SetActiveElement(full_name)
+            shunt = circuit.ActiveCktElement.Properties("ppm_antifloat")
+            if float(shunt.Val) != 0:
+                shunt.Val = "0"
+                dropped += 1
+    if dropped:
+        account.left_out.append(f"OpenDSS's artificial shunts (ppm_antifloat) at {dropped} transformers")
+
+
+def _open_switches(circuit: Any) -> None:
+    """Do what a SwtControl is told and would do at the first solution, which the script need not have asked for."""
+    controls = circuit.SwtControls
+    orders = []
+    more = controls.First if circuit.Solution.ControlMode != _CONTROLS_OFF else 0
+    while more:
+        if controls.Action == _OPEN and not controls.IsLocked:
+            orders.append((str(controls.SwitchedObj), int(controls.SwitchedTerm)))
+        more = controls.Next
+    for switch, terminal in orders:
+        circuit.SetActiveElement(switch)
+        circuit.ActiveCktElement.Open(terminal, 0)
 
 
 def _engine_fault(error: Exception) -> Fault:
@@ -241,6 +273,8 @@ class _Reader:
         """Buses with a node 4."""
         self._ended: set[str] = set()
         """Buses where a line's neutral ends at node 0."""
+        self._source_v = 0.0
+        """Nominal voltage of the source, phase to neutral [V]."""
         self._limited = 0
         self._on_dead_buses: Counter[str] = Counter()
 
@@ -343,7 +377,8 @@ class _Reader:
             seen = f"{element.phases} phases between {element.nodes[0]} and {element.nodes[1]}"
             self.faults.append(Fault(element.where, seen, "three closed phases to earth"))
             return None
-        u = self._number(element, "basekv") * 1e3 / math.sqrt(3) * self._number(element, "pu")
+        self._source_v = self._number(element, "basekv") * 1e3 / math.sqrt(3)
+        u = self._source_v * self._number(element, "pu")
         turn = {"n": 120.0, "z": 0.0}.get(self._ask(element, "sequence")[:1].lower(), -120.0)
         angle = self._number(element, "angle")
         self._account.take("source")
@@ -381,7 +416,8 @@ class _Reader:
         keep = [k for k in range(n) if (ends[0][k], ends[1][k]) != (Conductor.E, Conductor.E)]
         if element.partly_open:
             keep = [k for k in keep if not any(end[k] for end in element.open_ends)]
-            self._account.approximated.append(f"{element.where}: open in some phases; these are left out of it")
+            text = f"{element.where}: open in some phases; these and its charging are left out"
+            self._account.approximated.append(text)
         for k in keep:
             self._ground(element, ends, k)
         wires = [tuple(end[k] for k in keep) for end in ends]
@@ -389,6 +425,9 @@ class _Reader:
             self.faults.append(Fault(element.where, "conductors joined at one end", "each at a node of its own"))
             return
         own, across = element.y[np.ix_(keep, keep)], element.y[np.ix_(keep, [n + k for k in keep])]
+        if np.linalg.matrix_rank(across) < len(keep):
+            self.faults.append(Fault(element.where, "a singular matrix", "an impedance in every conductor"))
+            return
         z = _symmetric(-np.linalg.inv(across))
         if wires[0] == wires[1] and bool((np.abs(np.diag(z)) < IMPEDANCE_OHM[0]).any()):
             name = self._name("switches", element)
@@ -481,9 +520,7 @@ class _Reader:
         s = windings[0].s_va / element.phases
         z = matrix(np.eye(len(coils)) * fit.z_pu)
         name = self._name("transformers", element)
-        self._transformers.append(
-            Transformer(name, tuple(coils), s, z, _group(coils, windings), windings[0].s_va)
-        )
+        self._transformers.append(Transformer(name, tuple(coils), s, z, _group(coils, windings), windings[0].s_va))
 
     def _winding(self, element: _Element, terminal: int) -> _Winding:
         handle = self._circuit.Transformers
@@ -513,7 +550,7 @@ class _Reader:
         for name in self._circuit.AllBusNames:
             self._circuit.SetActiveBus(name)
             bases[name.lower()] = 1e3 * float(self._circuit.ActiveBus.kVBase)
-        found = {source.bus: source.u_v[0]}
+        found = {source.bus: self._source_v}
         rejected = 0
         for bus in (queue := [source.bus]):
             own = bases.get(bus, 0.0)
@@ -565,7 +602,8 @@ class _Reader:
             p, q = (draw.factor * v / element.phases for v in (draw.p_w, draw.q_var))
             connections.append(Connection(pos, neg, p, q, u, share))
         if wires[last] is Conductor.N and not delta and element.kind == "load" and self._number(element, "rneut") >= 0:
-            self._earth(Node(bus, Conductor.N), complex(self._number(element, "rneut"), self._number(element, "xneut")))
+            # The engine puts it into its matrix and takes its current out again as compensation.
+            self._account.left_out.append(f"{element.where}: rneut, which has no effect in OpenDSS's solution either")
         name = self._name("connection_points", element)
         self._points.append(ConnectionPoint(name, bus, tuple(connections)))
         self._draws[name] = draw

@@ -85,7 +85,9 @@ class _Reader:
     def imported(self) -> Imported:
         for kind in _REFUSED:
             if rows := self._rows(kind):
-                self._faults.append(Fault(kind, f"{len(rows)} in service", "lines, two-winding transformers, loads, one ext_grid"))
+                self._faults.append(
+                    Fault(kind, f"{len(rows)} in service", "lines, two-winding transformers, loads, one ext_grid")
+                )
         for kind in _LEFT:
             if rows := self._rows(kind):
                 self._account.left_out.append(f"{len(rows)} {kind}")
@@ -162,7 +164,7 @@ class _Reader:
             BranchEnd(self._bus[int(row["to_bus"])], PHASES),
             sequence_matrix(z1 * scale, z0 * scale),
             sequence_matrix(y1 * long, y0 * long) if y1 or y0 else None,
-            (rating,) * 3 if math.isfinite(rating) and 0 < rating < 1e5 else (),  # noqa: PLR2004 99999 kA stands for none
+            (rating,) * 3 if math.isfinite(rating) and 0 < rating < 1e5 else (),
         )
 
     def _note(self, text: str) -> None:
@@ -196,7 +198,10 @@ class _Reader:
             self._note("transformers' no-load branch: half at each side")
         try:
             coils = three_phase_coils(
-                group, (self._bus[int(row["hv_bus"])], rated[0]), (self._bus[int(row["lv_bus"])], rated[1]), (taps[0], taps[1]),
+                group,
+                (self._bus[int(row["hv_bus"])], rated[0]),
+                (self._bus[int(row["lv_bus"])], rated[1]),
+                (taps[0], taps[1]),
                 shunt_pu=(y, y),
             )
         except ValueError as error:
@@ -209,12 +214,20 @@ class _Reader:
         for _, row in self._net.switch.iterrows():
             if row["et"] != "b" and not bool(row["closed"]):
                 found.add((str(row["et"]), row["element"]))
-                self._account.left_out.append(f"{'line' if row['et'] == 'l' else 'trafo'} {row['element']}: switched off")
+                self._account.left_out.append(
+                    f"{'line' if row['et'] == 'l' else 'trafo'} {row['element']}: switched off"
+                )
         return found
 
     def _switches(self) -> list[Switch]:
         return [
-            Switch(f"switch {i}", self._bus[int(row["bus"])], self._bus[int(row["element"])], PHASES, closed=bool(row["closed"]))
+            Switch(
+                f"switch {i}",
+                self._bus[int(row["bus"])],
+                self._bus[int(row["element"])],
+                PHASES,
+                closed=bool(row["closed"]),
+            )
             for i, row in self._net.switch.iterrows()
             if row["et"] == "b" and {int(row["bus"]), int(row["element"])} <= self._live
         ]

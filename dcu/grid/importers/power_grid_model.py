@@ -72,14 +72,17 @@ class _Reader:
 
     def _rows(self, kind: str) -> Iterable[Any]:
         found = self._data.get(kind, ())
-        return found if getattr(found, "ndim", 1) == 1 else found.reshape(-1)
+        rows: Iterable[Any] = found if getattr(found, "ndim", 1) == 1 else found.reshape(-1)
+        return rows
 
     def imported(self) -> Imported:
         for kind, rows in self._data.items():
             if kind not in _READ and len(rows):
                 self._account.left_out.append(f"{len(rows)} {kind}")
                 if kind in ("three_winding_transformer", "generic_branch", "asym_line"):
-                    self._faults.append(Fault(kind, f"{len(rows)} elements", "lines, links and two-winding transformers"))
+                    self._faults.append(
+                        Fault(kind, f"{len(rows)} elements", "lines, links and two-winding transformers")
+                    )
         sources = [s for s in self._rows("source") if int(s["status"])]
         if len(sources) != 1:
             self._faults.append(Fault("source", f"{len(sources)} in service", "one"))
@@ -124,7 +127,9 @@ class _Reader:
         z0 = z1 * _value(row, "z01_ratio", 1.0)
         angle = math.degrees(_value(row, "u_ref_angle", 0.0))
         self._account.take("source")
-        return balanced_source(str(row["node"]), float(row["u_ref"]) * u_rated / math.sqrt(3), sequence_matrix(z1, z0), angle)
+        return balanced_source(
+            str(row["node"]), float(row["u_ref"]) * u_rated / math.sqrt(3), sequence_matrix(z1, z0), angle
+        )
 
     def _line(self, row: Any) -> Branch | None:
         name = str(row["id"])
@@ -157,9 +162,14 @@ class _Reader:
         kinds = [_WINDINGS.get(int(row[key])) for key in ("winding_from", "winding_to")]
         buses = [str(row["from_node"]), str(row["to_node"])]
         clock = int(row["clock"]) % 12
-        grounding = [_value(row, key, 0.0) for key in ("r_grounding_from", "x_grounding_from", "r_grounding_to", "x_grounding_to")]
+        grounding = [
+            _value(row, key, 0.0)
+            for key in ("r_grounding_from", "x_grounding_from", "r_grounding_to", "x_grounding_to")
+        ]
         if None in kinds or any(grounding):
-            self._faults.append(Fault(f"transformer {name}", "a zigzag winding or an earthing impedance", "y, yn, d solidly earthed"))
+            self._faults.append(
+                Fault(f"transformer {name}", "a zigzag winding or an earthing impedance", "y, yn, d solidly earthed")
+            )
             return None
         steps = int(row["tap_pos"]) - (_integer(row, "tap_nom") or 0)
         if (_integer(row, "tap_max") or 0) < (_integer(row, "tap_min") or 0):

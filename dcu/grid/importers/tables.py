@@ -1,9 +1,9 @@
 """The form a planner can type: a folder of CSV tables with units in the column names.
 
 Buses with the conductors L1 L2 L3 are three-wire: a cable's zero-sequence impedance holds its neutral and earth return.
-Buses with L1 L2 L3 N are four-wire: every conductor has the impedance of the cable type, the neutral its own (`rn`, `xn`,
-else the phases'), without mutual terms, and the neutral is earthed where `earthings.csv` says (at the transformer if
-that table is missing).
+Buses with L1 L2 L3 N are four-wire: every conductor has the impedance of the cable type, the neutral its own (`rn`,
+`xn`, else the phases'), without mutual terms, and the neutral is earthed where `earthings.csv` says (at the transformer
+if that table is missing).
 """
 
 from __future__ import annotations
@@ -172,7 +172,9 @@ def import_tables(folder: Path) -> Imported:
         ConfigError: no such folder, or any wrong cell; names file, line and column of every one.
     """
     if not folder.is_dir():
-        raise ConfigError(str(folder), [Fault("folder", "nothing", "a folder with " + ", ".join(f"{t}.csv" for t in TABLES))])
+        raise ConfigError(
+            str(folder), [Fault("folder", "nothing", "a folder with " + ", ".join(f"{t}.csv" for t in TABLES))]
+        )
     tables = _Tables(folder)
     buses = tables.read("buses", _bus)
     wires = {bus.id: bus.conductors for bus in buses}

@@ -92,7 +92,8 @@ def compare(path: Path) -> Imported:
             gap = abs(found.u_v[key] - u) / network.bus(name).u_nominal_v
             assert gap < TOLERANCE_PU, f"{key}: seen {found.u_v[key]:.6f} V, expected {u:.6f} V"
             seen += 1
-    assert seen == sum(len(bus.conductors) for bus in network.buses)
+    earthed = sum(e.z_ohm == 0 for e in network.earthings)  # of which OpenDSS has no node
+    assert seen == sum(len(bus.conductors) for bus in network.buses) - earthed
     return imported
 
 
@@ -109,7 +110,7 @@ def test_a_feeder_behind_a_dyn_transformer_has_the_engines_voltages(tmp_path: Pa
     assert imported.network.branches[0].rating_a == (210.0,) * 3
     assert imported.network.frequency_hz == 50.0
     assert not mentions(imported.account.approximated, "matrix differ")
-    assert mentions(imported.account.approximated, "3 loads and generators", "vminpu")
+    assert mentions(imported.account.approximated, "2 loads and generators", "vminpu")
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,16 @@ new load.e bus1=lv.1.3 phases=1 conn=delta kv=0.4 kw=10 pf=0.9 vminpu=0.3 vmaxpu
 """
     path = written(tmp_path, bank)
     engine = engine_with(path)
-    network = import_opendss(path).network
+    imported = import_opendss(path)
+    network = imported.network
     ports = [port.connection for port in network.ports()]
-    found = solve_in_full(network, np.array([c.p_w for c in ports]), np.array([c.q_var for c in ports])).u_v
+    draws = np.array([c.p_w for c in ports]), np.array([c.q_var for c in ports])
+    found = solve_in_full(network, *draws, tolerance_pu=1e-7).u_v  # a floating zone is arbitrary to rounding
     engine.ActiveCircuit.SetActiveBus("lv")
     u = np.asarray(engine.ActiveCircuit.ActiveBus.Voltages)
     u = u if np.iscomplexobj(u) else u.view(np.complex128)
     ours = np.array([found[Node("lv", c)] for c in (Conductor.L1, Conductor.L2, Conductor.L3)])
+    assert mentions(imported.account.left_out, "ppm_antifloat", "1 transformers")
     gap = np.abs((ours - np.roll(ours, 1)) - (u - np.roll(u, 1))).max() / 400
     assert gap < 1e-5  # the shunts of the engine carry a millionth of the rating
     assert network.transformers[0].vector_group in {"YNd1", "YNd11"}
@@ -210,7 +214,9 @@ new load.all bus1=far.1.2.3.4 phases=3 kv=0.4 kw=6 pf=0.95 model=5 vminpu=0.3 vm
 
 def test_an_explicit_neutral_carries_its_current(tmp_path: Path) -> None:
     station = DYN.replace("(grid, lv)", "(grid, lv.1.2.3.4)")
-    earths = "new reactor.earth phases=1 bus1=lv.4 bus2=lv.0 r=2 x=0.1\nnew reactor.house phases=1 bus1=far.4 r=30 x=0\n"
+    earths = (
+        "new reactor.earth phases=1 bus1=lv.4 bus2=lv.0 r=2 x=0.1\nnew reactor.house phases=1 bus1=far.4 r=30 x=0\n"
+    )
     imported = compare(written(tmp_path, station + earths + FOUR_WIRES + FOUR_WIRE_LOADS))
     assert {(e.bus, e.conductor) for e in imported.network.earthings} == {("lv", "N"), ("far", "N")}
     assert imported.network.ports()[0].connection.neg is Conductor.N
@@ -223,6 +229,14 @@ def test_the_star_points_impedance_of_a_transformer_is_an_earthing(tmp_path: Pat
     (earthing,) = imported.network.earthings
     assert earthing.z_ohm == pytest.approx(3 + 0.5j)
     assert not mentions(imported.account.approximated, "matrix differ")
+
+
+def test_the_neutral_impedance_of_a_load_changes_nothing_as_in_the_engine(tmp_path: Path) -> None:
+    station = DYN.replace("(grid, lv)", "(grid, lv.1.2.3.4)") + "~ wdg=2 rneut=1 xneut=0\n"
+    loads = FOUR_WIRE_LOADS.replace("new load.all", "new load.all rneut=4 xneut=1")
+    imported = compare(written(tmp_path, station + FOUR_WIRES + loads))
+    assert len(imported.network.earthings) == 1
+    assert mentions(imported.account.left_out, "load.all", "rneut")
 
 
 def test_a_neutral_that_ends_at_earth_is_earthed_there(tmp_path: Path) -> None:
@@ -240,7 +254,7 @@ new load.wye bus1=far phases=3 kv=0.4 kw=9 kvar=-2 model=2 vminpu=0.3 vmaxpu=2
 new load.pair bus1=far.1.2 phases=2 kv=0.4 kw=4 kvar=1 vminpu=0.3 vmaxpu=2
 new load.halves bus1=far.1.2.3 phases=2 conn=delta kv=0.4 kw=4 kvar=1 vminpu=0.3 vmaxpu=2
 new load.mix bus1=far.2 phases=1 kv=0.23 kw=5 kvar=1 model=8 zipv=(0.2 0.3 0.5 0.2 0.3 0.5 0.1) vminpu=0.3 vmaxpu=2
-new generator.roof bus1=far.1 phases=1 kv=0.23 kw=3 pf=1 model=1 vminpu=0.3 vmaxpu=2
+new generator.roof bus1=far.1 phases=1 kv=0.23 kw=3 pf=0.9 model=1 vminpu=0.3 vmaxpu=2
 set loadmult=1.1
 """
     imported = compare(written(tmp_path, DYN + CABLE + loads))
@@ -273,15 +287,10 @@ new reactor.coil bus1=end.3 phases=1 r=20 x=5
 new load.last bus1=end.1 phases=1 kv=0.23 kw=4 pf=1 vminpu=0.3 vmaxpu=2
 """
     path = written(tmp_path, DYN + CABLE + UNBALANCED + elements)
-    imported = compare_without_loose_star(path)
-    assert {s.id for s in imported.network.shunts} == {"star", "ring", "loose", "one", "coil"}
-    assert "choke" in {b.id for b in imported.network.branches}
-
-
-def compare_without_loose_star(path: Path) -> Imported:
     imported = compare(path)
     assert Conductor.N not in imported.network.bus("far").conductors
-    return imported
+    assert {s.id for s in imported.network.shunts} == {"star", "ring", "loose", "one", "coil"}
+    assert "choke" in {b.id for b in imported.network.branches}
 
 
 def test_an_open_switch_stays_open_and_a_closed_one_joins(tmp_path: Path) -> None:
@@ -296,6 +305,18 @@ open line.tie 2
     (tie,) = imported.network.switches
     assert (tie.id, tie.closed) == ("tie", False)
     assert {b.id for b in imported.network.branches} == {"a", "b", "shut"}
+
+
+@pytest.mark.parametrize(("order", "closed"), [("action=open", False), ("action=close", True)])
+def test_a_switch_control_is_obeyed_though_nothing_was_solved(tmp_path: Path, order: str, closed: bool) -> None:
+    loop = f"""
+new line.b bus1=lv bus2=end linecode=cable length=90 units=m
+new line.tie bus1=far bus2=end switch=yes
+new swtcontrol.hand switchedobj=line.tie switchedterm=1 {order}
+"""
+    network = import_opendss(written(tmp_path, DYN + CABLE + loop + UNBALANCED)).network
+    assert ("tie" in {b.id for b in network.branches}) == closed
+    assert [s.closed for s in network.switches] == ([] if closed else [False])
 
 
 def test_a_line_open_in_one_phase_feeds_the_others(tmp_path: Path) -> None:
@@ -319,7 +340,7 @@ new pvsystem.sun bus1=far phases=3 kv=0.4 kva=5 pmpp=5
     imported = import_opendss(written(tmp_path, DYN + CABLE + UNBALANCED + island, tail=""))
     assert {b.id for b in imported.network.buses} == {"grid", "lv", "far"}
     left = imported.account.left_out
-    assert mentions(left, "2 buses", "no") or mentions(left, "2 buses", "without")
+    assert mentions(left, "2 buses", "without a way")
     assert mentions(left, "1 loads")
     assert mentions(left, "1 disabled")
     assert mentions(left, "1 monitor")
@@ -410,7 +431,7 @@ def test_what_is_wrong_is_refused_with_its_place(tmp_path: Path, line: str, word
 
 def test_an_autotransformer_is_refused_by_name(tmp_path: Path) -> None:
     auto = "new autotrans.at phases=3 windings=2 buses=(far, end) kvs=(0.4, 0.38) kvas=(100, 100) xhx=2\n"
-    with pytest.raises(ConfigError, match="AutoTrans.at"):
+    with pytest.raises(ConfigError, match=r"AutoTrans\.at"):
         import_opendss(written(tmp_path, DYN + CABLE + auto, tail=""))
 
 

@@ -112,5 +112,5 @@ def test_a_generator_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_net_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "net.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="net.json"):
+    with pytest.raises(ConfigError, match=r"net\.json"):
         import_pandapower(path)

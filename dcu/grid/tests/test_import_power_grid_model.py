@@ -15,6 +15,7 @@ from dcu.grid.injections import base_injections
 from shared.errors import ConfigError
 
 pgm = pytest.importorskip("power_grid_model", reason="needs the extra headroom[powergridmodel]")
+pytest.importorskip("power_grid_model.utils", reason="needs the extra headroom[powergridmodel]")
 
 
 def _net(**changes: Any) -> dict[str, Any]:
@@ -48,14 +49,48 @@ def _net(**changes: Any) -> dict[str, Any]:
         "line": [{"id": 10, "from_node": 2, "to_node": 3} | line, {"id": 11, "from_node": 3, "to_node": 4} | line],
         "link": [{"id": 15, "from_node": 4, "to_node": 5, "from_status": 1, "to_status": 1}],
         "transformer": [transformer | changes.pop("transformer", {})],
-        "source": [{"id": 30, "node": 1, "status": 1, "u_ref": 1.02, "u_ref_angle": 0.3, "sk": 1e8, "rx_ratio": 0.2, "z01_ratio": 1.5}],
+        "source": [
+            {
+                "id": 30,
+                "node": 1,
+                "status": 1,
+                "u_ref": 1.02,
+                "u_ref_angle": 0.3,
+                "sk": 1e8,
+                "rx_ratio": 0.2,
+                "z01_ratio": 1.5,
+            }
+        ],
         "shunt": [{"id": 40, "node": 3, "status": 1, "g1": 1e-3, "b1": 0.02, "g0": 0.0, "b0": 0.01}],
         "sym_load": [{"id": 50, "node": 4, "status": 1, "type": 0, "p_specified": 12e3, "q_specified": 4e3}],
         "asym_load": [
-            {"id": 51, "node": 5, "status": 1, "type": 1, "p_specified": [6e3, 1e3, 0.0], "q_specified": [1e3, 0.0, 0.0]},
-            {"id": 52, "node": 3, "status": 1, "type": 2, "p_specified": [0.0, 9e3, 2e3], "q_specified": [0.0, 2e3, 1e3]},
+            {
+                "id": 51,
+                "node": 5,
+                "status": 1,
+                "type": 1,
+                "p_specified": [6e3, 1e3, 0.0],
+                "q_specified": [1e3, 0.0, 0.0],
+            },
+            {
+                "id": 52,
+                "node": 3,
+                "status": 1,
+                "type": 2,
+                "p_specified": [0.0, 9e3, 2e3],
+                "q_specified": [0.0, 2e3, 1e3],
+            },
         ],
-        "asym_gen": [{"id": 53, "node": 4, "status": 1, "type": 0, "p_specified": [0.0, 0.0, 7e3], "q_specified": [0.0, 0.0, 0.0]}],
+        "asym_gen": [
+            {
+                "id": 53,
+                "node": 4,
+                "status": 1,
+                "type": 0,
+                "p_specified": [0.0, 0.0, 7e3],
+                "q_specified": [0.0, 0.0, 0.0],
+            }
+        ],
     }
     return {"version": "1.0", "type": "input", "is_batch": False, "attributes": {}, "data": data | changes}
 
@@ -78,9 +113,7 @@ def _write(folder: Path, content: object) -> Path:
 )
 def test_the_imported_network_has_its_voltages(tmp_path: Path, transformer: dict[str, Any]) -> None:
     path = _write(tmp_path, _net(transformer=transformer))
-    from power_grid_model.utils import json_deserialize_from_file
-
-    data = json_deserialize_from_file(path)
+    data = pgm.utils.json_deserialize_from_file(path)
     wanted = pgm.PowerGridModel(data).calculate_power_flow(symmetric=False, error_tolerance=1e-7)["node"]
     feeder = Feeder(import_power_grid_model(path).network)
     result = solve(feeder, base_injections(feeder.model), results=("bus_u_v",))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dcu.grid.compiler import compile_network
 from dcu.grid.importers.tables import import_tables
 from dcu.grid.injections import base_injections
 from dcu.grid.network import Conductor
@@ -14,7 +15,10 @@ from dcu.grid.oracle import solve_in_full
 from shared.errors import ConfigError
 
 GOOD = {
-    "buses": "bus,u_nominal_v,conductors,x,y\nhv,5773.5,L1 L2 L3,0,0\nlv,230.94,{w},1,0\na,230.94,{w},2,0\nb,230.94,{w},3,1\n",
+    "buses": (
+        "bus,u_nominal_v,conductors,x,y\nhv,5773.5,L1 L2 L3,0,0\n"
+        "lv,230.94,{w},1,0\na,230.94,{w},2,0\nb,230.94,{w},3,1\n"
+    ),
     "cables": "cable,r_ohm_per_km,x_ohm_per_km,r0_ohm_per_km,x0_ohm_per_km,rating_a\n95al,0.32,0.075,1.28,0.3,235\n",
     "lines": "line,from_bus,to_bus,cable,length_m\nl1,lv,a,95al,150\nl2,a,b,95al,80\n",
     "source": "bus,u_v,sk_va,rx_ratio\nhv,5773.5,100e6,0.2\n",
@@ -93,7 +97,5 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_same_tables_give_the_same_base_case(tmp_path: Path) -> None:
-    from dcu.grid.compiler import compile_network
-
     model = compile_network(import_tables(_folder(tmp_path)).network)
     assert base_injections(model).p_w.tolist() == [[3000.0, 3000.0, 3000.0, 3000.0]]
