@@ -115,6 +115,7 @@ def _plan(tree: TreeModel) -> Any:
             tree.port_pos,
             tree.port_neg,
             open_,
+            np.stack([tree.port_z_ohm.real, tree.port_z_ohm.imag], axis=-1).ravel(),
             1 / tree.u_nominal_v,
         )
     return tree.memo["plan"]

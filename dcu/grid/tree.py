@@ -12,6 +12,7 @@ Steps
      cable pieces, the transformer and the source become one edge each, and dead ends vanish.
   3. Coordinates that nothing below uses are dropped. Where everything below hangs between phases and the same neutral,
      and nothing earths it there, the coordinates become phase-to-neutral voltages: three instead of four.
+  4. A leaf of one coordinate and one port is an impedance of that port, no node.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from shared.errors import HeadroomError
 COORDINATES_MAX: Final = 16
 """Of one node in the compiled sweep; buses joined by switches can have more than four conductors together."""
 
+KIND_MAX: Final = 4
+"""Coordinates of a node for which the sweep has a loop of its own."""
+
 
 class NotRadialError(HeadroomError):
     """The network has a loop (or a node too wide): the sweep cannot walk it, the port engine can."""
@@ -40,12 +44,14 @@ class TreeModel:
     """The reduced tree as the arrays of `dcu/grid/cpp/sweep.hpp`, with the ports in the network's order."""
 
     nodes: NDArray[np.int32]
-    """(n_node, 6): slot, count, parent slot, parent count, select, coefficients."""
+    """(n_node, 7): slot, count, parent slot, parent count, select, coefficients, kind."""
     selects: NDArray[np.int32]
     coefficients: NDArray[np.float64]
     slots: int
     port_pos: NDArray[np.int32]
     port_neg: NDArray[np.int32]
+    port_z_ohm: NDArray[np.complex128]
+    """(n_port) impedance between its slot and the port: the service line of a leaf."""
     u_open_v: NDArray[np.complex128]
     u_nominal_v: NDArray[np.float64]
     ports: tuple[str, ...]
@@ -232,6 +238,10 @@ def _flatten(
         if len(t) > COORDINATES_MAX:
             raise NotRadialError(f"{network.name}: seen a node of {len(t)} coordinates, expected {COORDINATES_MAX}")
         v.basis, v.b, v.c_ohm, v.u_open_v = t, t @ v.b, t @ v.c_ohm @ t.T, t @ v.u_open_v
+    services: dict[int, complex] = {}
+    for at in order:
+        _take_services(vertices, at, services)
+    order = [at for at in order if at not in services]
     nodes: list[list[int]] = []
     selects: list[int] = []
     coefficients: list[float] = []
@@ -240,23 +250,33 @@ def _flatten(
     for at in order:
         v = vertices[at]
         slot[at] = slots
-        entry = [slots, len(v.basis), -1, 0, -1, len(coefficients)]
+        entry = [slots, len(v.basis), -1, 0, -1, len(coefficients), 0]
         slots += len(v.basis)
         matrices = [v.c_ohm]
         if v.parent >= 0:
             b = _in_coordinates(v.b, vertices[v.parent].basis)
             entry[2:4] = slot[v.parent], b.shape[1]
             if _selects(b):
-                entry[4] = len(selects)
-                selects += [slot[v.parent] + int(np.flatnonzero(row)[0]) for row in b]
+                continued = [slot[v.parent] + int(np.flatnonzero(row)[0]) for row in b]
+                if len(b) <= KIND_MAX and continued == list(range(continued[0], continued[0] + len(b))):
+                    entry[2], entry[6] = continued[0], len(b)
+                else:
+                    entry[4] = len(selects)
+                    selects += continued
             else:
                 matrices.append(b)
         for m in matrices:
             coefficients += np.stack([m.real, m.imag], axis=-1).ravel().tolist()
         nodes.append(entry)
+    own = np.zeros(len(pairs), dtype=complex)
     pos = np.zeros(len(pairs), dtype=np.int32)
     neg = np.full(len(pairs), -1, dtype=np.int32)
     u_open = np.zeros(len(pairs), dtype=complex)
+    for at, z in services.items():
+        (port,) = vertices[at].ports
+        parent = vertices[at].parent
+        u_open[port], own[port] = vertices[at].u_open_v[0], z
+        pos[port] = slot[parent] + int(np.flatnonzero(_in_coordinates(vertices[at].b, vertices[parent].basis)[0])[0])
     for at in order:
         v = vertices[at]
         for port in v.ports:
@@ -271,10 +291,20 @@ def _flatten(
         slots=slots,
         port_pos=pos,
         port_neg=neg,
+        port_z_ohm=own,
         u_open_v=u_open,
         u_nominal_v=u_nominal_v,
         ports=tuple(p.name for p in network.ports()),
     )
+
+
+def _take_services(vertices: list[_Vertex], at: int, services: dict[int, complex]) -> None:
+    """Note the children of a vertex that are nothing but the service line of one port."""
+    v = vertices[at]
+    for child in v.children:
+        k = vertices[child]
+        if len(k.ports) == 1 and not k.children and len(k.basis) == 1 and _selects(_in_coordinates(k.b, v.basis)):
+            services[child] = complex(k.c_ohm[0, 0])
 
 
 def _preorder(vertices: list[_Vertex], root: int) -> list[int]:

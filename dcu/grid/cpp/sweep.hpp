@@ -19,7 +19,8 @@
 //
 // Nomenclature
 //   slot      one coordinate of one node; two vectors (real, imaginary) in the work array
-//   port      difference of two slots (or one slot and earth), plus its open-circuit voltage
+//   port      difference of two slots (or one slot and earth), plus its open-circuit voltage, plus the drop of its own
+//             current in the service line that only it uses (a leaf of the tree needs no slot)
 //   element   what draws power at a port: draw (ZIP), inverter (curves over voltage), damper (three ports)
 //
 // All arrays over states are row-major (state, column); lanes are filled from and emptied to them.
@@ -36,10 +37,11 @@ constexpr int curve_width = 1 + 3 * pieces_max;
 struct Node {
   std::int32_t slot;         // first slot
   std::int32_t count;        // coordinates
-  std::int32_t parent_slot;  // first slot of the parent; -1 at the root
+  std::int32_t parent_slot;  // first slot of the parent, or first of those continued (kind > 0); -1 at the root
   std::int32_t parent_count;
-  std::int32_t select;       // offset into `selects` of the parent slots B selects, or -1: B is dense
+  std::int32_t select;       // kind 0: offset into `selects` of the parent slots that B selects, or -1: B is dense
   std::int32_t coefficients; // offset into `coefficients`: C (count, count), then dense B (count, parent_count)
+  std::int32_t kind;         // 1..4: that many coordinates continue neighbouring ones of the parent, the common case
 };
 
 template <typename T>
@@ -50,6 +52,7 @@ struct Plan {
   std::int32_t slots = 0;
   std::vector<std::int32_t> port_pos, port_neg;     // slots; neg is -1 for earth
   std::vector<T> port_open;                         // pairs [V]
+  std::vector<T> port_z;                            // pairs [ohm] between the slot and the port: a leaf of one coordinate
   std::vector<T> port_per_nominal;                  // 1 / nominal voltage [1/V]
 };
 

@@ -4,6 +4,8 @@
 #include "sweep.hpp"
 
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
 namespace headroom::HEADROOM_ISA {
 namespace {
@@ -12,6 +14,7 @@ template <typename T>
 struct Lanes {
   static constexpr int width = HEADROOM_VECTOR_BYTES / sizeof(T);
   typedef T V __attribute__((vector_size(HEADROOM_VECTOR_BYTES)));
+  typedef double Wide __attribute__((vector_size(width * sizeof(double))));  // as many doubles, as arrays over states hold
 };
 
 template <typename V> inline V larger(V a, V b) { return a > b ? a : b; }
@@ -86,28 +89,55 @@ class Block {
   }
 
  private:
-  void load(std::int64_t first, int live) {
+  // Square of W vectors on its side: log2(W) rounds of interleaving rows that stand W/2 apart.
+  template <std::size_t... I>
+  static void interleave(const V* in, V* out, std::index_sequence<I...>) {
+    for (int r = 0; r < W / 2; ++r) {
+      out[2 * r] = __builtin_shufflevector(in[r], in[r + W / 2], (I % 2 ? W + I / 2 : I / 2)...);
+      out[2 * r + 1] = __builtin_shufflevector(in[r], in[r + W / 2], (I % 2 ? W + W / 2 + I / 2 : W / 2 + I / 2)...);
+    }
+  }
+  static void transpose(V* square) {
+    V other[W];
+    for (int round = 1; round < W; round *= 4) {
+      interleave(square, other, std::make_index_sequence<W>{});
+      if (2 * round < W) interleave(other, square, std::make_index_sequence<W>{});
+      else std::memcpy(square, other, sizeof other);
+    }
+  }
+
+  // Rows of `live` states into one vector for each column.
+  void gather(const double* from, V* to, std::int64_t first, int live) const {
     const std::int64_t columns = batch_.columns;
-    const double *p[W], *q[W], *k[W];
-    for (int l = 0; l < W; ++l) {
-      const std::int64_t row = (first + (l < live ? l : live - 1)) * columns;
-      p[l] = batch_.p + row, q[l] = batch_.q + row, k[l] = batch_.k ? batch_.k + row : nullptr;
-    }
-    for (std::int64_t c = 0; c < columns; ++c) {
-      V a, b;
-      for (int l = 0; l < W; ++l) a[l] = static_cast<T>(p[l][c]), b[l] = static_cast<T>(q[l][c]);
-      p_[c] = a, q_[c] = b;
-    }
-    if (k_)
-      for (std::int64_t c = 0; c < columns; ++c) {
-        V a;
-        for (int l = 0; l < W; ++l) a[l] = static_cast<T>(k[l][c]);
-        k_[c] = a;
+    const double* row[W];
+    for (int l = 0; l < W; ++l) row[l] = from + (first + (l < live ? l : live - 1)) * columns;
+    std::int64_t c = 0;
+    for (; c + W <= columns; c += W) {
+      V square[W];
+      for (int l = 0; l < W; ++l) {
+        typename Lanes<T>::Wide wide;
+        std::memcpy(&wide, row[l] + c, sizeof wide);
+        square[l] = __builtin_convertvector(wide, V);
       }
+      transpose(square);
+      for (int l = 0; l < W; ++l) to[c + l] = square[l];
+    }
+    for (; c < columns; ++c) {
+      V a;
+      for (int l = 0; l < W; ++l) a[l] = static_cast<T>(row[l][c]);
+      to[c] = a;
+    }
+  }
+
+  void load(std::int64_t first, int live) {
+    gather(batch_.p, p_, first, live);
+    gather(batch_.q, q_, first, live);
+    if (k_) gather(batch_.k, k_, first, live);
   }
 
   void start() {
     for (std::size_t port = 0; port < ports_; ++port) {
+      i_[2 * port] = i_[2 * port + 1] = V{};
       u_[2 * port] = all(plan_.port_open[2 * port]);
       u_[2 * port + 1] = all(plan_.port_open[2 * port + 1]);
     }
@@ -129,7 +159,9 @@ class Block {
         const V ur = u_[2 * port], ui = u_[2 * port + 1];
         const V w = T(-1) / (ur * ur + ui * ui);
         const V p = p_[column] * w, q = q_[column] * w;
-        add(port, p * ur + q * ui, p * ui - q * ur);
+        const V re = p * ur + q * ui, im = p * ui - q * ur;
+        i_[2 * port] = re, i_[2 * port + 1] = im;
+        spread(port, re, im);
       }
       return;
     }
@@ -138,11 +170,6 @@ class Block {
     inverters();
     for (std::size_t e = 0; e < el_.damper_column.size(); ++e) damper(e);
     for (std::size_t port = 0; port < ports_; ++port) spread(port, i_[2 * port], i_[2 * port + 1]);
-  }
-
-  void add(std::int64_t port, V re, V im) {
-    if (batch_.i) i_[2 * port] = re, i_[2 * port + 1] = im;
-    spread(port, re, im);
   }
 
   void spread(std::int64_t port, V re, V im) {
@@ -231,53 +258,29 @@ class Block {
     }
   }
 
-  // Step 2: J of every node to its parent.
-  void backward() {
-    for (std::size_t at = plan_.nodes.size() - 1; at > 0; --at) {
-      const Node& node = plan_.nodes[at];
-      const V* j = d_ + 2 * node.slot;
-      if (node.select >= 0) {
-        const std::int32_t* to = &plan_.selects[node.select];
-        for (std::int32_t r = 0; r < node.count; ++r) {
-          V* parent = d_ + 2 * to[r];
-          parent[0] += j[2 * r], parent[1] += j[2 * r + 1];
-        }
-        continue;
-      }
-      const T* b = &plan_.coefficients[node.coefficients] + 2 * node.count * node.count;
-      V* parent = d_ + 2 * node.parent_slot;
-      for (std::int32_t r = 0; r < node.count; ++r)
-        for (std::int32_t c = 0; c < node.parent_count; ++c, b += 2) {
-          parent[2 * c] += b[0] * j[2 * r] - b[1] * j[2 * r + 1];
-          parent[2 * c + 1] += b[0] * j[2 * r + 1] + b[1] * j[2 * r];
-        }
-    }
+  // J of a node of N coordinates to those of its parent that it continues.
+  template <int N>
+  [[gnu::always_inline]] static inline void lift(const V* j, V* parent) {
+    for (int r = 0; r < 2 * N; ++r) parent[r] += j[r];
   }
 
-  // d += C J for a node of n coordinates, where `d` holds what came from the parent and the slots hold J.
+  // d = from_parent + C J for a node of N coordinates, in place of its J.
   template <int N>
-  static void drop(const T* c, V* slots, const V* from_parent) {
-    V j[2 * N];
-    for (int r = 0; r < 2 * N; ++r) j[r] = slots[r];
-    for (int r = 0; r < N; ++r) {
-      V re = from_parent[2 * r], im = from_parent[2 * r + 1];
-      for (int k = 0; k < N; ++k, c += 2) {
-        re += c[0] * j[2 * k] - c[1] * j[2 * k + 1];
-        im += c[0] * j[2 * k + 1] + c[1] * j[2 * k];
+  [[gnu::always_inline]] static inline void drop(const T* c, V* slots, const V* from_parent) {
+    V j[2 * N], d[2 * N];
+    for (int r = 0; r < 2 * N; ++r) j[r] = slots[r], d[r] = from_parent[r];
+    for (int k = 0; k < N; ++k)
+      for (int r = 0; r < N; ++r) {
+        const T re = c[2 * (N * r + k)], im = c[2 * (N * r + k) + 1];
+        d[2 * r] += re * j[2 * k], d[2 * r + 1] += re * j[2 * k + 1];
+        d[2 * r] -= im * j[2 * k + 1], d[2 * r + 1] += im * j[2 * k];
       }
-      slots[2 * r] = re, slots[2 * r + 1] = im;
-    }
+    for (int r = 0; r < 2 * N; ++r) slots[r] = d[r];
   }
 
   static constexpr int count_max = 16;
 
   static void drop_any(std::int32_t n, const T* c, V* slots, const V* from_parent) {
-    switch (n) {
-      case 1: return drop<1>(c, slots, from_parent);
-      case 2: return drop<2>(c, slots, from_parent);
-      case 3: return drop<3>(c, slots, from_parent);
-      case 4: return drop<4>(c, slots, from_parent);
-    }
     V j[2 * count_max];
     for (std::int32_t r = 0; r < 2 * n; ++r) j[r] = slots[r];
     for (std::int32_t r = 0; r < n; ++r) {
@@ -290,23 +293,55 @@ class Block {
     }
   }
 
+  // Step 2: J of every node to its parent.
+  void backward() {
+    for (std::size_t at = plan_.nodes.size() - 1; at > 0; --at) {
+      const Node& node = plan_.nodes[at];
+      const V* j = d_ + 2 * node.slot;
+      V* parent = d_ + 2 * node.parent_slot;
+      switch (node.kind) {
+        case 1: lift<1>(j, parent); continue;
+        case 2: lift<2>(j, parent); continue;
+        case 3: lift<3>(j, parent); continue;
+        case 4: lift<4>(j, parent); continue;
+      }
+      if (node.select >= 0) {
+        const std::int32_t* to = &plan_.selects[node.select];
+        for (std::int32_t r = 0; r < node.count; ++r) lift<1>(j + 2 * r, d_ + 2 * to[r]);
+        continue;
+      }
+      const T* b = &plan_.coefficients[node.coefficients] + 2 * node.count * node.count;
+      for (std::int32_t r = 0; r < node.count; ++r)
+        for (std::int32_t c = 0; c < node.parent_count; ++c, b += 2) {
+          parent[2 * c] += b[0] * j[2 * r] - b[1] * j[2 * r + 1];
+          parent[2 * c + 1] += b[0] * j[2 * r + 1] + b[1] * j[2 * r];
+        }
+    }
+  }
+
   // Step 3: deviations, in place of the currents.
   void forward() {
     const V none[2 * count_max] = {};
     const Node& top = plan_.nodes[0];
     drop_any(top.count, &plan_.coefficients[top.coefficients], d_ + 2 * top.slot, none);
-    V above[2 * count_max];
     for (std::size_t at = 1; at < plan_.nodes.size(); ++at) {
       const Node& node = plan_.nodes[at];
       const T* c = &plan_.coefficients[node.coefficients];
+      V* slots = d_ + 2 * node.slot;
+      const V* parent = d_ + 2 * node.parent_slot;
+      switch (node.kind) {
+        case 1: drop<1>(c, slots, parent); continue;
+        case 2: drop<2>(c, slots, parent); continue;
+        case 3: drop<3>(c, slots, parent); continue;
+        case 4: drop<4>(c, slots, parent); continue;
+      }
+      V above[2 * count_max];
       if (node.select >= 0) {
         const std::int32_t* from = &plan_.selects[node.select];
-        for (std::int32_t r = 0; r < node.count; ++r) {
+        for (std::int32_t r = 0; r < node.count; ++r)
           above[2 * r] = d_[2 * from[r]], above[2 * r + 1] = d_[2 * from[r] + 1];
-        }
       } else {
         const T* b = c + 2 * node.count * node.count;
-        const V* parent = d_ + 2 * node.parent_slot;
         for (std::int32_t r = 0; r < node.count; ++r) {
           V re{}, im{};
           for (std::int32_t k = 0; k < node.parent_count; ++k, b += 2) {
@@ -316,7 +351,7 @@ class Block {
           above[2 * r] = re, above[2 * r + 1] = im;
         }
       }
-      drop_any(node.count, c, d_ + 2 * node.slot, above);
+      drop_any(node.count, c, slots, above);
     }
   }
 
@@ -325,7 +360,10 @@ class Block {
     V largest{};
     for (std::size_t port = 0; port < ports_; ++port) {
       const V* pos = d_ + 2 * plan_.port_pos[port];
+      const T zr = plan_.port_z[2 * port], zi = plan_.port_z[2 * port + 1];
       V re = plan_.port_open[2 * port] + pos[0], im = plan_.port_open[2 * port + 1] + pos[1];
+      re += zr * i_[2 * port], im += zr * i_[2 * port + 1];
+      re -= zi * i_[2 * port + 1], im += zi * i_[2 * port];
       if (plan_.port_neg[port] >= 0) {
         const V* neg = d_ + 2 * plan_.port_neg[port];
         re -= neg[0], im -= neg[1];
@@ -365,11 +403,18 @@ class Block {
 
   void scatter(double* to, const V* from, std::int64_t first, int live) const {
     const std::size_t width = 2 * ports_;
-    for (int l = 0; l < live; ++l) {
-      double* row = to + (first + l) * width;
-      const T* column = reinterpret_cast<const T*>(from) + l;
-      for (std::size_t c = 0; c < width; ++c) row[c] = column[c * W];
+    std::size_t c = 0;
+    for (; c + W <= width; c += W) {
+      V square[W];
+      for (int l = 0; l < W; ++l) square[l] = from[c + l];
+      transpose(square);
+      for (int l = 0; l < live; ++l) {
+        const auto wide = __builtin_convertvector(square[l], typename Lanes<T>::Wide);
+        std::memcpy(to + (first + l) * width + c, &wide, sizeof wide);
+      }
     }
+    for (; c < width; ++c)
+      for (int l = 0; l < live; ++l) to[(first + l) * width + c] = from[c][l];
   }
 
   const Plan<T>& plan_;

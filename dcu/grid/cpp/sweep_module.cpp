@@ -38,20 +38,43 @@ struct BothElements {
   Elements<float> f32;
 };
 
+using Columns = Flat<std::int64_t>;
+using Numbers = Flat<double>;
+
+template <typename T>
+Elements<T> elements_of(bool plain, const Columns& draw_column, const Columns& draw_port, const Numbers& draw_zip,
+                        const Columns& inverter_column, const Columns& inverter_port,
+                        const Numbers& inverter_per_nominal, const Numbers& inverter_s_max, const Numbers& p_curve,
+                        const Numbers& q_curve, const Columns& damper_column, const Columns& damper_port,
+                        const Numbers& damper_g, const Numbers& damper_i_max, const Flat<std::uint8_t>& damper_zero) {
+  Elements<T> e;
+  e.plain = plain;
+  e.draw_column = copy<std::int64_t>(draw_column), e.draw_port = copy<std::int64_t>(draw_port);
+  e.draw_zip = copy<T>(draw_zip);
+  e.inverter_column = copy<std::int64_t>(inverter_column), e.inverter_port = copy<std::int64_t>(inverter_port);
+  e.inverter_per_nominal = copy<T>(inverter_per_nominal), e.inverter_s_max = copy<T>(inverter_s_max);
+  e.p_curve = copy<T>(p_curve), e.q_curve = copy<T>(q_curve);
+  e.damper_column = copy<std::int64_t>(damper_column), e.damper_port = copy<std::int64_t>(damper_port);
+  e.damper_g = copy<T>(damper_g), e.damper_i_max = copy<T>(damper_i_max);
+  e.damper_zero = copy<std::uint8_t>(damper_zero);
+  return e;
+}
+
 template <typename T>
 Plan<T> plan_of(const Flat<std::int32_t>& nodes, const Flat<std::int32_t>& selects, const Flat<double>& coefficients,
                 std::int32_t slots, const Flat<std::int32_t>& pos, const Flat<std::int32_t>& neg,
-                const Flat<double>& open, const Flat<double>& per_nominal) {
+                const Flat<double>& open, const Flat<double>& z, const Flat<double>& per_nominal) {
   Plan<T> plan;
   const std::int32_t* at = nodes.data();
-  for (std::size_t k = 0; k < nodes.size() / 6; ++k, at += 6)
-    plan.nodes.push_back({at[0], at[1], at[2], at[3], at[4], at[5]});
+  for (std::size_t k = 0; k < nodes.size() / 7; ++k, at += 7)
+    plan.nodes.push_back({at[0], at[1], at[2], at[3], at[4], at[5], at[6]});
   plan.selects = copy<std::int32_t>(selects);
   plan.coefficients = copy<T>(coefficients);
   plan.slots = slots;
   plan.port_pos = copy<std::int32_t>(pos);
   plan.port_neg = copy<std::int32_t>(neg);
   plan.port_open = copy<T>(open);
+  plan.port_z = copy<T>(z);
   plan.port_per_nominal = copy<T>(per_nominal);
   return plan;
 }
@@ -68,36 +91,27 @@ NB_MODULE(_sweep, m) {
       .def("__init__",
            [](BothPlans* self, Flat<std::int32_t> nodes, Flat<std::int32_t> selects, Flat<double> coefficients,
               std::int32_t slots, Flat<std::int32_t> port_pos, Flat<std::int32_t> port_neg, Flat<double> port_open,
-              Flat<double> port_per_nominal) {
-             new (self) BothPlans{
-                 plan_of<double>(nodes, selects, coefficients, slots, port_pos, port_neg, port_open, port_per_nominal),
-                 plan_of<float>(nodes, selects, coefficients, slots, port_pos, port_neg, port_open, port_per_nominal)};
+              Flat<double> port_z, Flat<double> port_per_nominal) {
+             new (self) BothPlans{plan_of<double>(nodes, selects, coefficients, slots, port_pos, port_neg, port_open,
+                                                  port_z, port_per_nominal),
+                                  plan_of<float>(nodes, selects, coefficients, slots, port_pos, port_neg, port_open,
+                                                 port_z, port_per_nominal)};
            },
-           "nodes"_a, "selects"_a, "coefficients"_a, "slots"_a, "port_pos"_a, "port_neg"_a, "port_open"_a,
+           "nodes"_a, "selects"_a, "coefficients"_a, "slots"_a, "port_pos"_a, "port_neg"_a, "port_open"_a, "port_z"_a,
            "port_per_nominal"_a);
 
   nb::class_<BothElements>(m, "Elements", "What draws power, see dcu.grid.injections.Law.")
       .def("__init__",
-           [](BothElements* self, bool plain, Flat<std::int64_t> draw_column, Flat<std::int64_t> draw_port,
-              Flat<double> draw_zip, Flat<std::int64_t> inverter_column, Flat<std::int64_t> inverter_port,
-              Flat<double> inverter_per_nominal, Flat<double> inverter_s_max, Flat<double> p_curve,
-              Flat<double> q_curve, Flat<std::int64_t> damper_column, Flat<std::int64_t> damper_port,
-              Flat<double> damper_g, Flat<double> damper_i_max, Flat<std::uint8_t> damper_zero) {
-             const auto fill = [&]<typename T>(Elements<T>& e) {
-               e.plain = plain;
-               e.draw_column = copy<std::int64_t>(draw_column), e.draw_port = copy<std::int64_t>(draw_port);
-               e.draw_zip = copy<T>(draw_zip);
-               e.inverter_column = copy<std::int64_t>(inverter_column);
-               e.inverter_port = copy<std::int64_t>(inverter_port);
-               e.inverter_per_nominal = copy<T>(inverter_per_nominal), e.inverter_s_max = copy<T>(inverter_s_max);
-               e.p_curve = copy<T>(p_curve), e.q_curve = copy<T>(q_curve);
-               e.damper_column = copy<std::int64_t>(damper_column), e.damper_port = copy<std::int64_t>(damper_port);
-               e.damper_g = copy<T>(damper_g), e.damper_i_max = copy<T>(damper_i_max);
-               e.damper_zero = copy<std::uint8_t>(damper_zero);
+           [](BothElements* self, bool plain, Columns draw_column, Columns draw_port, Numbers draw_zip,
+              Columns inverter_column, Columns inverter_port, Numbers inverter_per_nominal, Numbers inverter_s_max,
+              Numbers p_curve, Numbers q_curve, Columns damper_column, Columns damper_port, Numbers damper_g,
+              Numbers damper_i_max, Flat<std::uint8_t> damper_zero) {
+             const auto make = [&](auto kind) {
+               return elements_of<decltype(kind)>(plain, draw_column, draw_port, draw_zip, inverter_column, inverter_port,
+                                                  inverter_per_nominal, inverter_s_max, p_curve, q_curve, damper_column,
+                                                  damper_port, damper_g, damper_i_max, damper_zero);
              };
-             new (self) BothElements{};
-             fill(self->f64);
-             fill(self->f32);
+             new (self) BothElements{make(double{}), make(float{})};
            },
            "plain"_a, "draw_column"_a, "draw_port"_a, "draw_zip"_a, "inverter_column"_a, "inverter_port"_a,
            "inverter_per_nominal"_a, "inverter_s_max"_a, "p_curve"_a, "q_curve"_a, "damper_column"_a, "damper_port"_a,
