@@ -25,6 +25,8 @@ from dcu.grid.network import Transformer as Trafo
 
 CABLE_OHM_PER_M: Final = (complex(0.00032, 0.000075), complex(0.0011, 0.0002))
 """Positive- and zero-sequence impedance of a 95 mm2 aluminium cable, rounded."""
+SERVICE_OHM_PER_M: Final = (complex(0.0018, 0.00008), complex(0.0072, 0.0003))
+"""The same of a 16 mm2 copper-equivalent service line."""
 
 
 def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
@@ -32,7 +34,8 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
 
     Args:
         buses: number of buses below the transformer.
-        ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one.
+        ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one; "service" one
+            single-phase customer for every bus, at the end of a service line of its own.
         seed: of the tree.
     """
     random = np.random.default_rng(seed)
@@ -44,9 +47,15 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
         length = float(random.uniform(20, 60)) * min(1.0, 40 / buses)
         ends = (BranchEnd(names[1 + parent], PHASES), BranchEnd(names[1 + k], PHASES))
         lines.append(Branch(f"l{k}", *ends, matrix(length * sequence_matrix(*CABLE_OHM_PER_M))))
+    for k in range(buses if ports_at == "service" else 0):
+        length = float(random.uniform(8, 25))
+        names.append(f"h{k}")
+        ends = (BranchEnd(names[1 + k], PHASES), BranchEnd(f"h{k}", PHASES))
+        lines.append(Branch(f"s{k}", *ends, matrix(length * sequence_matrix(*SERVICE_OHM_PER_M))))
+    first = len(names) - buses
     for k in range(buses):
         phases = PHASES if ports_at == "three" else (PHASES[k % 3],)
-        points.append(ConnectionPoint(f"c{k}", names[1 + k], tuple(Connection(phase, Conductor.E) for phase in phases)))
+        points.append(ConnectionPoint(f"c{k}", names[first + k], tuple(Connection(phase, Conductor.E) for phase in phases)))
     coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0))
     return Network(
         name=f"tree of {buses}",

@@ -60,8 +60,7 @@ class Block {
     const int live = batch_.states - first < W ? static_cast<int>(batch_.states - first) : W;
     load(first, live);
     start();
-    T error[W], ratio[W], before[W];
-    std::int32_t steps[W] = {};
+    V error = all(T(1e30)), ratio{}, before{}, steps{};
     int count = 0;
     for (bool busy = true; busy && count < batch_.steps_max;) {
       inject();
@@ -69,21 +68,18 @@ class Block {
       forward();
       const V step = root(update());
       ++count;
-      busy = false;
-      for (int l = 0; l < W; ++l) {
-        if (count == 1) {
-          busy = true;
-        } else {
-          ratio[l] = step[l] / (before[l] > T(1e-30) ? before[l] : T(1e-30));
-          const T quiet = sizeof(T) == 8 ? T(1e-14) : T(2e-7);  // steps of rounding say nothing about q
-          const T q = step[l] < quiet ? T(0.5) : (ratio[l] < T(0.999) ? ratio[l] : T(0.999));
-          error[l] = step[l] * q / (1 - q);
-          const bool done = error[l] <= batch_.tolerance;  // false for NaN
-          if (done && !steps[l]) steps[l] = count;
-          busy |= !done;
-        }
-        before[l] = step[l];
+      busy = true;
+      if (count > 1) {
+        const V quiet = all(sizeof(T) == 8 ? T(1e-14) : T(2e-7));  // steps of rounding say nothing about q
+        ratio = step / larger(before, all(T(1e-30)));
+        const V q = step < quiet ? all(T(0.5)) : smaller(ratio, all(T(0.999)));
+        error = step * q / (T(1) - q);
+        const V target = all(static_cast<T>(batch_.tolerance));
+        steps = (error <= target) & (steps == V{}) ? all(static_cast<T>(count)) : steps;
+        busy = false;
+        for (int l = 0; l < W; ++l) busy |= !(error[l] <= target[l]);  // true for NaN
       }
+      before = step;
     }
     store(first, live, error, ratio, steps);
   }
@@ -154,8 +150,10 @@ class Block {
     const V zero{};
     for (std::int32_t s = 0; s < 2 * plan_.slots; ++s) d_[s] = zero;
     if (el_.plain) {
-      for (std::size_t e = 0; e < el_.draw_port.size(); ++e) {
-        const std::int64_t port = el_.draw_port[e], column = el_.draw_column[e];
+      const std::int64_t *ports = el_.draw_port.data(), *columns = el_.draw_column.data();
+      const std::size_t draws = el_.draw_port.size();
+      for (std::size_t e = 0; e < draws; ++e) {
+        const std::int64_t port = ports[e], column = columns[e];
         const V ur = u_[2 * port], ui = u_[2 * port + 1];
         const V w = T(-1) / (ur * ur + ui * ui);
         const V p = p_[column] * w, q = q_[column] * w;
@@ -357,22 +355,25 @@ class Block {
 
   // Step 4: new port voltages; the square of the largest step [pu].
   V update() {
-    V largest{};
-    for (std::size_t port = 0; port < ports_; ++port) {
-      const V* pos = d_ + 2 * plan_.port_pos[port];
-      const T zr = plan_.port_z[2 * port], zi = plan_.port_z[2 * port + 1];
-      V re = plan_.port_open[2 * port] + pos[0], im = plan_.port_open[2 * port + 1] + pos[1];
-      re += zr * i_[2 * port], im += zr * i_[2 * port + 1];
-      re -= zi * i_[2 * port + 1], im += zi * i_[2 * port];
-      if (plan_.port_neg[port] >= 0) {
-        const V* neg = d_ + 2 * plan_.port_neg[port];
+    V largest{}, sum{};
+    const T *open = plan_.port_open.data(), *z = plan_.port_z.data(), *per_nominal = plan_.port_per_nominal.data();
+    const std::int32_t *at = plan_.port_pos.data(), *against = plan_.port_neg.data();
+    for (std::size_t port = 0; port < ports_; ++port, open += 2, z += 2) {
+      const V* pos = d_ + 2 * at[port];
+      V* u = u_ + 2 * port;
+      const V* i = i_ + 2 * port;
+      V re = open[0] + pos[0], im = open[1] + pos[1];
+      re += z[0] * i[0], im += z[0] * i[1];
+      re -= z[1] * i[1], im += z[1] * i[0];
+      if (against[port] >= 0) {
+        const V* neg = d_ + 2 * against[port];
         re -= neg[0], im -= neg[1];
       }
-      const V dr = (re - u_[2 * port]) * plan_.port_per_nominal[port];
-      const V di = (im - u_[2 * port + 1]) * plan_.port_per_nominal[port];
-      largest = larger(largest, dr * dr + di * di);
-      largest = largest == largest ? largest : largest + dr;
-      u_[2 * port] = re, u_[2 * port + 1] = im;
+      const V dr = (re - u[0]) * per_nominal[port], di = (im - u[1]) * per_nominal[port];
+      const V change = dr * dr + di * di;
+      largest = larger(largest, change);
+      sum += change;
+      u[0] = re, u[1] = im;
     }
     for (std::size_t e = 0; e < el_.inverter_port.size(); ++e) {  // curves follow the voltage a part of the way
       const V wish = magnitude(el_.inverter_port[e]) - seen_[e];
@@ -380,10 +381,10 @@ class Block {
       const V off = wish * el_.inverter_per_nominal[e];
       largest = larger(largest, off * off);
     }
-    return largest;
+    return sum == sum ? largest : sum;  // a comparison loses NaN, a sum does not
   }
 
-  void store(std::int64_t first, int live, const T* error, const T* ratio, const std::int32_t* steps) {
+  void store(std::int64_t first, int live, V error, V ratio, V steps) {
     V low = all(T(1e30)), high = all(T(-1e30));
     if (batch_.u_min) {
       for (std::size_t port = 0; port < ports_; ++port) {
@@ -394,7 +395,7 @@ class Block {
     for (int l = 0; l < live; ++l) {
       const std::int64_t state = first + l;
       batch_.error[state] = error[l], batch_.contraction[state] = ratio[l];
-      batch_.iterations[state] = steps[l] ? steps[l] : batch_.steps_max;
+      batch_.iterations[state] = steps[l] > 0 ? static_cast<std::int32_t>(steps[l]) : batch_.steps_max;
       if (batch_.u_min) batch_.u_min[state] = low[l], batch_.u_max[state] = high[l];
     }
     if (batch_.u) scatter(batch_.u, u_, first, live);
