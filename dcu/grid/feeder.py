@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -43,6 +45,9 @@ class Feeder:
     network: Network
     _model: PortModel | None = field(default=None, repr=False)
     _tree: TreeModel | None = field(default=None, repr=False)
+    _nominal: NDArray[np.float64] | None = field(default=None, repr=False)
+    why_no_tree: str | None = field(default=None, repr=False)
+    """Why the sweep cannot walk it; empty if it can, None before anybody asked."""
 
     @property
     def model(self) -> PortModel:
@@ -56,9 +61,9 @@ class Feeder:
     @property
     def u_nominal_v(self) -> NDArray[np.float64]:
         """Nominal voltage across each port [V] (n_port)."""
-        if self._model is not None:
-            return self._model.u_nominal_v
-        return self.network.port_nominal_v()
+        if self._nominal is None:
+            self._nominal = self.network.port_nominal_v()
+        return self._nominal
 
     @property
     def tree(self) -> TreeModel:
@@ -70,7 +75,7 @@ class Feeder:
         if self._tree is None:
             from dcu.grid.tree import reduce_tree  # noqa: PLC0415 shares SciPy with the compiler
 
-            self._tree = reduce_tree(self.network, self.network.port_nominal_v())
+            self._tree = reduce_tree(self.network, self.u_nominal_v)
         return self._tree
 
 
@@ -115,13 +120,11 @@ def solve(
     else:
         assert isinstance(whole, Feeder)
         run = _SweepRun(whole, tolerance_pu, threads, precision)
-    if not any(isinstance(e, Inverter) and e.cut_off is not None for e in injections.elements or ()):
-        parts = [run.part(prepared.rows(at), names) for at in _chunks(len(prepared.p_w), names, run)]
+    batches = _batches(prepared, names, run)
+    if any(isinstance(e, Inverter) and e.cut_off is not None for e in injections.elements or ()):
+        parts = [_with_cut_off(run, injections, batch, nominal, names) for batch in batches]
     else:
-        parts = [
-            _with_cut_off(run, injections, prepared.rows(at), nominal, names)
-            for at in _chunks(len(prepared.p_w), names, run)
-        ]
+        parts = [run.part(batch, names) for batch in batches]
     return _joined(chosen, parts, tuple(notes))
 
 
@@ -154,15 +157,29 @@ def _choose(whole: Feeder | PortModel, engine: str) -> tuple[Literal["port", "sw
 def _why_no_sweep(whole: Feeder | PortModel) -> str | None:
     if isinstance(whole, PortModel):
         return "a port model has no tree any more; give the network"
-    from dcu.grid import sweep, tree  # noqa: PLC0415 the DCU has neither a compiler's output nor SciPy
+    if whole.why_no_tree is None:
+        whole.why_no_tree = _look_for_tree(whole)
+    return whole.why_no_tree or None
 
-    if not sweep.available():
+
+def _look_for_tree(feeder: Feeder) -> str:
+    if not _sweeping().available():
         return "the compiled module is not installed"
+    from dcu.grid.tree import NotRadialError  # noqa: PLC0415 see _sweeping
+
     try:
-        _ = whole.tree
-    except tree.NotRadialError as error:
+        _ = feeder.tree
+    except NotRadialError as error:
         return str(error)
-    return None
+    return ""
+
+
+@cache
+def _sweeping() -> ModuleType:
+    """The sweep's module, imported when first needed: the DCU has neither a compiler's output nor SciPy."""
+    from dcu.grid import sweep  # noqa: PLC0415
+
+    return sweep
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,8 +225,7 @@ class _SweepRun:
         return set(names) <= _DIRECT | {"port_i_a"}
 
     def part(self, prepared: Prepared, names: tuple[str, ...]) -> _Part:
-        from dcu.grid import sweep  # noqa: PLC0415 see _why_no_sweep
-
+        sweep = _sweeping()
         single = self.precision == "single"
         direct = set(names) <= _DIRECT
         swept = sweep.sweep(
@@ -224,10 +240,9 @@ class _SweepRun:
         )
         status = np.zeros(len(swept.error_pu), dtype=np.int8)
         limit = max(self.tolerance_pu, sweep.SINGLE_TOLERANCE_PU) if single else self.tolerance_pu
-        slow = np.flatnonzero(~(swept.error_pu <= limit))
         solved = Solved(swept.u_v, swept.i_a, status, swept.contraction, swept.iterations, swept.error_pu)
-        if len(slow):
-            self._finish(prepared, slow, solved, swept)
+        if not (done := swept.error_pu <= limit).all():
+            self._finish(prepared, np.flatnonzero(~done), solved, swept)
         if not direct:
             values = observed(self.feeder.model, swept.u_v, swept.i_a, names)
         else:
@@ -259,19 +274,18 @@ class _SweepRun:
 _Run = _PortRun | _SweepRun
 
 
-def _chunks(states: int, names: tuple[str, ...], run: _Run) -> list[slice]:
-    """Consecutive states; a batch whose results are wide is worked off in pieces."""
-    step = states if run.whole(names) else STATES_AT_ONCE
-    return [slice(at, min(at + step, states)) for at in range(0, states, max(step, 1))]
+def _batches(prepared: Prepared, names: tuple[str, ...], run: _Run) -> list[Prepared]:
+    """The batch in one piece, or in several where the results are wider than the solution."""
+    states = len(prepared.p_w)
+    if states <= STATES_AT_ONCE or run.whole(names):
+        return [prepared]
+    return [prepared.rows(slice(at, at + STATES_AT_ONCE)) for at in range(0, states, STATES_AT_ONCE)]
 
 
 def _joined(engine: str, parts: list[_Part], notes: tuple[str, ...]) -> FlowResult:
     def whole(arrays: list[NDArray[Any]]) -> NDArray[Any]:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    if not parts:
-        empty = np.zeros(0)
-        return FlowResult(engine, empty.astype(np.int8), empty, empty.astype(np.int32), empty, {}, notes)
     return FlowResult(
         engine,
         whole([p.status for p in parts]),

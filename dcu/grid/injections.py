@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -177,7 +178,7 @@ def base_injections(model: PortModel) -> Injections:
     return Injections(model.base_p_w[None, :], model.base_q_var[None, :], None if plain else elements)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Law:
     """Elements as arrays, sorted by kind, ready for an engine; one per batch.
 
@@ -202,7 +203,7 @@ class Law:
     damper_i_max_a: NDArray[np.float64]
     damper_zero: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Constant power only, no two draws at one port."""
         only_p = not (self.draw_zip[:2].any() or (self.draw_zip[2] != 1.0).any())
@@ -259,19 +260,15 @@ def prepare(injections: Injections, u_nominal_v: NDArray[np.float64]) -> Prepare
     """
     n_port = len(u_nominal_v)
     elements = injections.elements
-    if elements is None:
-        if injections.p_w.shape[1] != n_port:
-            seen = f"{injections.p_w.shape[1]} columns"
-            raise ConfigError("injections", [Fault("p_w", seen, f"{n_port}, one for each port of the model")])
-        elements = tuple(Draw(k) for k in range(n_port))
-    wrong = sorted({k for k in injections.ports() if not 0 <= k < n_port})
-    if wrong:
-        raise ConfigError("injections", [Fault("elements", f"port {wrong[0]}", f"0 .. {n_port - 1}")])
-    law = _law(elements, u_nominal_v)
+    if elements is None and injections.p_w.shape[1] != n_port:
+        seen = f"{injections.p_w.shape[1]} columns"
+        raise ConfigError("injections", [Fault("p_w", seen, f"{n_port}, one for each port of the model")])
+    law = _kept_law(injections, u_nominal_v)
     q_var, k_var = injections.q_var, None
     if law.curved:
         q_var = np.array(q_var)
         k_var = np.zeros(q_var.shape)
+        assert elements is not None
         for column in law.inverter_columns:
             e = elements[column]
             assert isinstance(e, Inverter)
@@ -281,6 +278,26 @@ def prepare(injections: Injections, u_nominal_v: NDArray[np.float64]) -> Prepare
             if e.q_of_u is not None:
                 k_var[:, column] = np.where(offered >= e.lock_in * e.s_rated_va, e.s_rated_va, 0.0)
     return Prepared(law, injections.p_w, q_var, k_var)
+
+
+_laws: list[tuple[tuple[Element, ...] | None, bytes, Law]] = []
+"""The last few laws: a loop that solves state after state gives the same elements each time."""
+LAWS_KEPT: Final = 8
+
+
+def _kept_law(injections: Injections, u_nominal_v: NDArray[np.float64]) -> Law:
+    elements, nominal = injections.elements, u_nominal_v.tobytes()
+    for kept, at, law in _laws:
+        if kept is elements and at == nominal:
+            return law
+    n_port = len(u_nominal_v)
+    wrong = sorted({k for k in injections.ports() if not 0 <= k < n_port})
+    if wrong:
+        raise ConfigError("injections", [Fault("elements", f"port {wrong[0]}", f"0 .. {n_port - 1}")])
+    law = _law(tuple(Draw(k) for k in range(n_port)) if elements is None else elements, u_nominal_v)
+    _laws.insert(0, (elements, nominal, law))
+    del _laws[LAWS_KEPT:]
+    return law
 
 
 def _law(elements: tuple[Element, ...], u_nominal_v: NDArray[np.float64]) -> Law:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ SINGLE_TOLERANCE_PU: Final = 3e-7
 """What float32 can promise with room for its rounding: 1e-6 in all."""
 
 
+@cache
 def available() -> tuple[str, ...]:
     """Instruction sets of the compiled module that this processor can run, best first; empty without the module."""
     return () if _sweep is None else tuple(_sweep.available())
@@ -85,7 +87,7 @@ def sweep(
         prepared.k_var,
         max(tolerance_pu, SINGLE_TOLERANCE_PU) if single else tolerance_pu,
         STEPS_MAX,
-        threads or len(os.sched_getaffinity(0)),
+        threads or _threads(states),
         kernels,
         single,
         error,
@@ -97,6 +99,14 @@ def sweep(
         high,
     )
     return Swept(error, contraction, iterations, _complex(u), _complex(i), low, high)
+
+
+STATES_A_THREAD: Final = 512
+"""States one thread takes at a time; fewer are not worth a second thread."""
+
+
+def _threads(states: int) -> int:
+    return 1 if states <= STATES_A_THREAD else len(os.sched_getaffinity(0))
 
 
 def _complex(pairs: NDArray[np.float64] | None) -> NDArray[np.complex128] | None:

@@ -104,7 +104,7 @@ namespace avx512 { extern const Kernels kernels; }
 #endif
 
 // Kernels this processor can run, best first.
-std::vector<const Kernels*> available();
+const std::vector<const Kernels*>& available();
 
 // Run a batch on `threads` threads with the named kernels. The result does not depend on the number of threads.
 template <typename T>

@@ -38,13 +38,22 @@ bool has_avx512() {
 
 }  // namespace
 
-std::vector<const Kernels*> available() {
+namespace {
+
+std::vector<const Kernels*> look() {
   std::vector<const Kernels*> found;
 #ifdef HEADROOM_X86
   if (has_avx512()) found.push_back(&avx512::kernels);
   if (has_avx2()) found.push_back(&avx2::kernels);
 #endif
   found.push_back(&baseline::kernels);
+  return found;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& available() {
+  static const std::vector<const Kernels*> found = look();  // asking costs microseconds on a virtual machine
   return found;
 }
 

@@ -2,14 +2,17 @@
 
 Buses with the conductors L1 L2 L3 are three-wire: a cable's zero-sequence impedance holds its neutral and earth return.
 Buses with L1 L2 L3 N are four-wire: every conductor has the impedance of the cable type, the neutral its own (`rn`,
-`xn`, else the phases'), without mutual terms, and the neutral is earthed where `earthings.csv` says (at the transformer
-if that table is missing).
+`xn`, else the phases'), without mutual terms, and the neutral is earthed where `earthings.csv` says (at the
+transformers, or at the source where that is four-wire itself, if that table is missing).
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +41,7 @@ from dcu.grid.network import (
     sequence_matrix,
     three_phase_coils,
 )
+from dcu.grid.network_file import limited
 from shared.errors import ConfigError, Fault
 
 FILE_BYTES_MAX: Final = 64 << 20
@@ -49,7 +53,7 @@ TABLES: Final = {
         ("r0_ohm_per_km", "x0_ohm_per_km", "rn_ohm_per_km", "xn_ohm_per_km", "rating_a"),
     ),
     "lines": (("line", "from_bus", "to_bus", "cable", "length_m"), ("conductors",)),
-    "source": (("bus", "u_v", "sk_va"), ("rx_ratio", "z0_ratio", "angle_deg")),
+    "source": (("bus", "sk_va"), ("u_v", "u_pu", "rx_ratio", "z0_ratio", "angle_deg")),
     "customers": (("customer", "bus", "phases"), ("meter", "p_w", "q_var")),
     "transformers": (
         ("transformer", "primary_bus", "secondary_bus", "vector_group", "s_rated_va", "u_primary_v", "u_secondary_v"),
@@ -62,6 +66,12 @@ TABLES: Final = {
 OPTIONAL: Final = frozenset({"transformers", "switches", "earthings"})
 U_K_PERCENT: Final = 4.0
 """Short-circuit voltage of a distribution transformer where the table is silent."""
+P_K_SHARE: Final = 0.012
+"""Load losses over rating where the table is silent."""
+Z0_RATIO: Final = 4.0
+"""Zero- over positive-sequence impedance of a cable where the table is silent: a full-size neutral returns the sum."""
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 
 T = TypeVar("T")
 
@@ -87,12 +97,18 @@ class _Row:
         text = self.text(key)
         if not text and default is not None:
             return default
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = float(text) if _NUMBER.fullmatch(text) else math.nan
         if not math.isfinite(value):
-            self.fault(key, repr(text), "a number, with a decimal point and no unit")
+            hint = text.replace(",", ".") + ", with a decimal point" if _DECIMAL_COMMA.fullmatch(text) else ""
+            self.fault(key, repr(text) if text else "nothing", hint or "a number, with a decimal point and no unit")
+            return 1.0
+        return value
+
+    def above_0(self, key: str, default: float | None = None) -> float:
+        """The same for what must be above 0."""
+        value = self.number(key, default)
+        if not value > 0:
+            self.fault(key, self.text(key), "a number above 0")
             return 1.0
         return value
 
@@ -130,26 +146,38 @@ class _Tables:
             self.faults.append(Fault(path.name, f"{path.stat().st_size} bytes", f"at most {FILE_BYTES_MAX}"))
             return []
         try:
-            lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+            reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+            lines = [(reader.line_num, cells) for cells in reader]
+        except OSError as error:
+            self.faults.append(Fault(path.name, error.strerror or str(error), "a readable file"))
+            return []
         except UnicodeDecodeError as error:
             self.faults.append(Fault(f"{path.name} byte {error.start}", "no UTF-8", "text in UTF-8"))
             return []
         except csv.Error as error:
             self.faults.append(Fault(path.name, str(error), "comma-separated values"))
             return []
-        header = [c.strip() for c in lines[0]] if lines else []
+        header = [c.strip() for c in lines[0][1]] if lines else []
+        if len(header) == 1 and ";" in header[0]:
+            self.faults.append(
+                Fault(f"{path.name} line 1", "semicolons", "commas between cells, decimal points in them")
+            )
+            return []
+        for twice in [c for c, count in Counter(header).items() if count > 1]:
+            self.faults.append(Fault(f"{path.name} line 1", f"column {twice!r} twice", "every column once"))
         for missing in [c for c in required if c not in header]:
             self.faults.append(Fault(f"{path.name} line 1", ", ".join(header) or "nothing", f"a column {missing}"))
         for unknown in [c for c in header if c not in (*required, *optional)]:
             self.faults.append(Fault(f"{path.name} line 1", f"column {unknown!r}", ", ".join((*required, *optional))))
-        if self.faults and not set(required) <= set(header):
+        if not set(required) <= set(header):
             return []
         found = []
-        for number, cells in enumerate(lines[1:], 2):
+        for number, cells in lines[1:]:
             if not any(c.strip() for c in cells):
                 continue
             if len(cells) != len(header):
-                self.faults.append(Fault(f"{path.name} line {number}", f"{len(cells)} cells", f"{len(header)}"))
+                comma = ", as in its header; a decimal comma is no decimal point" if len(cells) > len(header) else ""
+                self.faults.append(Fault(f"{path.name} line {number}", f"{len(cells)} cells", f"{len(header)}{comma}"))
                 continue
             item = each(_Row(f"{path.name} line {number}", dict(zip(header, cells, strict=True)), self.faults))
             if item is not None:
@@ -163,6 +191,7 @@ class _Cable:
     z0: complex
     zn: complex
     rating_a: float
+    z0_assumed: bool
 
 
 def import_tables(folder: Path) -> Imported:
@@ -176,23 +205,32 @@ def import_tables(folder: Path) -> Imported:
             str(folder), [Fault("folder", "nothing", "a folder with " + ", ".join(f"{t}.csv" for t in TABLES))]
         )
     tables = _Tables(folder)
+    account = Account()
+    for stray in sorted(p.name for p in folder.glob("*.csv") if p.stem not in TABLES):
+        tables.faults.append(Fault(stray, "a table of no known name", ", ".join(f"{t}.csv" for t in TABLES)))
     buses = tables.read("buses", _bus)
+    if not buses and not tables.faults:
+        tables.faults.append(Fault("buses.csv", "no rows", "one row for each bus"))
     wires = {bus.id: bus.conductors for bus in buses}
-    cables = dict(tables.read("cables", _cable))
+    nominal = {bus.id: bus.u_nominal_v for bus in buses}
+    cables: dict[str, _Cable] = {}
+    tables.read("cables", lambda row: _cable(row, cables))
     lines = tables.read("lines", lambda row: _line(row, wires, cables))
-    transformers = tables.read("transformers", lambda row: _transformer(row, wires))
+    assumed = {cable for cable, kind in cables.items() if kind.z0_assumed}
+    account.approximated += [f"cable {c}: no r0, x0; {Z0_RATIO:g} times r, x assumed" for c in sorted(assumed)]
+    transformers = tables.read("transformers", lambda row: _transformer(row, wires, account))
     switches = tables.read("switches", lambda row: _switch(row, wires))
-    earthings = tables.read("earthings", _earthing)
-    sources = tables.read("source", _source)
+    earthings = tables.read("earthings", lambda row: _earthing(row, wires))
+    sources = tables.read("source", lambda row: _source(row, nominal))
     points = tables.read("customers", lambda row: _customer(row, wires))
     if len(sources) != 1 and not tables.faults:
         tables.faults.append(Fault("source.csv", f"{len(sources)} rows", "one"))
     if tables.faults:
-        raise ConfigError(str(folder), tables.faults[:200])
-    account = Account()
+        raise ConfigError(str(folder), limited(tables.faults))
     if not (folder / "earthings.csv").is_file():
         # Without a table, the star points of four-wire buses are solidly earthed at the transformers.
-        stars = {t.secondary_bus for t in transformers if Conductor.N in wires.get(t.secondary_bus, ())}
+        stars = {bus for bus in (t.secondary_bus for t in transformers) if Conductor.N in wires[bus]}
+        stars |= {s.bus for s in sources if Conductor.N in wires[s.bus]}
         earthings = [Earthing(bus, Conductor.N, 0j) for bus in sorted(stars)]
         account.approximated += [f"neutral earthed solidly at {bus}" for bus in sorted(stars)]
     network = Network(
@@ -206,22 +244,34 @@ def import_tables(folder: Path) -> Imported:
         earthings=tuple(earthings),
         connection_points=tuple(points),
     )
-    for kind in ("buses", "branches", "transformers", "switches"):
+    for kind in ("buses", "branches", "transformers", "switches", "earthings"):
         account.take(kind, len(getattr(network, kind)))
     account.take("connection points", len(points))
     return finished(str(folder), network, account)
 
 
 def _bus(row: _Row) -> Bus:
-    place = (row.number("x"), row.number("y")) if row.text("x") and row.text("y") else None
-    return Bus(row.name("bus"), row.conductors("conductors", PHASES), row.number("u_nominal_v"), place)
+    place = (row.number("x"), row.number("y")) if row.text("x") or row.text("y") else None
+    return Bus(row.name("bus"), row.conductors("conductors", PHASES), row.above_0("u_nominal_v"), place)
 
 
-def _cable(row: _Row) -> tuple[str, _Cable]:
+def _cable(row: _Row, cables: dict[str, _Cable]) -> None:
+    """Put the row's cable among the others."""
+    name = row.name("cable")
+    if name in cables:
+        row.fault("cable", f"{name!r} again", "every cable once")
     z1 = complex(row.number("r_ohm_per_km"), row.number("x_ohm_per_km"))
-    z0 = complex(row.number("r0_ohm_per_km", 4 * z1.real), row.number("x0_ohm_per_km", 4 * z1.imag))
+    z0 = complex(row.number("r0_ohm_per_km", Z0_RATIO * z1.real), row.number("x0_ohm_per_km", Z0_RATIO * z1.imag))
     zn = complex(row.number("rn_ohm_per_km", z1.real), row.number("xn_ohm_per_km", z1.imag))
-    return row.name("cable"), _Cable(z1, z0, zn, row.number("rating_a", math.inf) if row.text("rating_a") else math.inf)
+    rating = row.above_0("rating_a") if row.text("rating_a") else math.inf
+    cables[name] = _Cable(z1, z0, zn, rating, not (row.text("r0_ohm_per_km") and row.text("x0_ohm_per_km")))
+
+
+def _known(row: _Row, key: str, wires: dict[str, tuple[Conductor, ...]]) -> bool:
+    """Whether the cell names a bus; where no bus could be read at all, that is said of their table only."""
+    if wires and row.text(key) not in wires:
+        row.fault(key, repr(row.text(key)), "a bus of buses.csv")
+    return row.text(key) in wires
 
 
 def _line(row: _Row, wires: dict[str, tuple[Conductor, ...]], cables: dict[str, _Cable]) -> Branch | None:
@@ -233,8 +283,7 @@ def _line(row: _Row, wires: dict[str, tuple[Conductor, ...]], cables: dict[str, 
     if not length_km > 0:
         row.fault("length_m", row.text("length_m"), "a length above 0")
         return None
-    if start not in wires or end not in wires:
-        row.fault("from_bus, to_bus", f"{start!r}, {end!r}", "buses of buses.csv")
+    if not (_known(row, "from_bus", wires) and _known(row, "to_bus", wires)):
         return None
     shared = tuple(c for c in FOUR_WIRE if c in wires[start] and c in wires[end])
     used = row.conductors("conductors", shared)
@@ -254,27 +303,32 @@ def _part(kind: _Cable, count: int) -> ComplexMatrix:
     return matrix(sequence_matrix(kind.z1, kind.z0)[:count, :count])
 
 
-def _transformer(row: _Row, wires: dict[str, tuple[Conductor, ...]]) -> Transformer | None:
+def _transformer(row: _Row, wires: dict[str, tuple[Conductor, ...]], account: Account) -> Transformer | None:
     primary, secondary = row.name("primary_bus"), row.name("secondary_bus")
-    s = row.number("s_rated_va")
-    uk, pk = row.number("uk_percent", U_K_PERCENT) / 100, row.number("pk_w", 0.012 * s) / s
-    if pk > uk:
-        row.fault("pk_w", row.text("pk_w"), "load losses below uk times the rating")
+    s = row.above_0("s_rated_va")
+    uk, pk = row.above_0("uk_percent", U_K_PERCENT) / 100, row.number("pk_w", P_K_SHARE * s) / s
+    for key, value in (("uk_percent", f"{U_K_PERCENT:g} %"), ("pk_w", f"{100 * P_K_SHARE:g} % of the rating")):
+        if not row.text(key):
+            account.approximated.append(f"transformer {row.text('transformer')}: no {key}; {value} assumed")
+    if not (_known(row, "primary_bus", wires) and _known(row, "secondary_bus", wires)):
+        return None
+    if row.number("s_rated_va") > 0 and not 0 <= pk <= uk:
+        row.fault("pk_w", row.text("pk_w"), "load losses from 0 to uk times the rating")
         return None
     star = Conductor.N if Conductor.N in wires.get(secondary, ()) else Conductor.E
     tap = 1 + row.number("tap_percent", 0.0) / 100
     try:
         coils = three_phase_coils(
             row.text("vector_group"),
-            (primary, row.number("u_primary_v")),
-            (secondary, row.number("u_secondary_v")),
+            (primary, row.above_0("u_primary_v")),
+            (secondary, row.above_0("u_secondary_v")),
             (tap, 1.0),
             (Conductor.E, star),
         )
     except ValueError:
         row.fault("vector_group", repr(row.text("vector_group")), "for example Dyn11, YNyn0")
         return None
-    z = complex(pk, math.sqrt(uk**2 - pk**2))
+    z = complex(pk, math.sqrt(max(uk**2 - pk**2, 0.0)))
     return Transformer(row.name("transformer"), coils, s / 3, matrix(np.eye(3) * z), row.text("vector_group"), s)
 
 
@@ -284,33 +338,48 @@ def _switch(row: _Row, wires: dict[str, tuple[Conductor, ...]]) -> Switch | None
     if state not in ("yes", "no", "1", "0", "true", "false"):
         row.fault("closed", repr(state), "yes or no")
         return None
-    shared = tuple(c for c in FOUR_WIRE if c in wires.get(start, ()) and c in wires.get(end, ()))
+    if not (_known(row, "from_bus", wires) and _known(row, "to_bus", wires)):
+        return None
+    shared = tuple(c for c in FOUR_WIRE if c in wires[start] and c in wires[end])
     used = row.conductors("conductors", shared)
     return Switch(row.name("switch"), start, end, used, closed=state in ("yes", "1", "true"))
 
 
-def _earthing(row: _Row) -> Earthing | None:
+def _earthing(row: _Row, wires: dict[str, tuple[Conductor, ...]]) -> Earthing | None:
+    if not _known(row, "bus", wires):
+        return None
     found = row.conductors("conductor", (Conductor.N,))
+    if len(found) > 1:
+        row.fault("conductor", repr(row.text("conductor")), "one conductor in a row")
     return Earthing(row.name("bus"), found[0], complex(row.number("r_ohm"), row.number("x_ohm", 0.0)))
 
 
-def _source(row: _Row) -> Source:
-    u, s, rx = row.number("u_v"), row.number("sk_va"), row.number("rx_ratio", 0.1)
-    if not (u > 0 and s > 0):
-        row.fault("u_v, sk_va", f"{u:g}, {s:g}", "numbers above 0")
-        u, s = 1.0, 1.0
+def _source(row: _Row, nominal: dict[str, float]) -> Source | None:
+    """The feeding network; its voltage as `u_v`, phase to neutral [V], or as `u_pu` of the bus's nominal voltage."""
+    if not _known(row, "bus", dict.fromkeys(nominal, PHASES)):
+        return None
+    if bool(row.text("u_v")) == bool(row.text("u_pu")):
+        row.fault("u_v, u_pu", "both" if row.text("u_v") else "neither", "one of them")
+        return None
+    u = row.above_0("u_v") if row.text("u_v") else row.above_0("u_pu") * nominal[row.text("bus")]
+    s, rx = row.above_0("sk_va"), row.number("rx_ratio", 0.1)
     z1 = (math.sqrt(3) * u) ** 2 / s * complex(rx, 1.0) / math.hypot(rx, 1.0)
     z = sequence_matrix(z1, z1 * row.number("z0_ratio", 1.0))
     return balanced_source(row.name("bus"), u, z, row.number("angle_deg", 0.0))
 
 
 def _customer(row: _Row, wires: dict[str, tuple[Conductor, ...]]) -> ConnectionPoint | None:
-    phases = row.conductors("phases", ())
-    bus = row.name("bus")
-    if not phases or Conductor.N in phases:
-        row.fault("phases", repr(row.text("phases")), "some of L1 L2 L3")
+    names, bus = row.text("phases").split(), row.name("bus")
+    phases = tuple(phase for name in names for phase in PHASES if phase == name)
+    p, q = row.number("p_w", 0.0), row.number("q_var", 0.0)
+    if not phases or len(set(phases)) < len(names):
+        row.fault("phases", repr(row.text("phases")), "some of L1 L2 L3, with spaces between")
         return None
-    neg = Conductor.N if Conductor.N in wires.get(bus, ()) else Conductor.E
-    p, q = row.number("p_w", 0.0) / len(phases), row.number("q_var", 0.0) / len(phases)
-    connections = tuple(Connection(phase, neg, p, q) for phase in phases)
+    if not _known(row, "bus", wires):
+        return None
+    if missing := [phase for phase in phases if phase not in wires[bus]]:
+        row.fault("phases", ", ".join(missing), f"phases that bus {bus!r} has ({', '.join(wires[bus])})")
+        return None
+    neg = Conductor.N if Conductor.N in wires[bus] else Conductor.E
+    connections = tuple(Connection(phase, neg, p / len(phases), q / len(phases)) for phase in phases)
     return ConnectionPoint(row.name("customer"), bus, connections, row.text("meter") or None)

@@ -17,7 +17,10 @@ pp = pytest.importorskip("pandapower", reason="needs the extra headroom[pandapow
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
 
 
-def _net(*, zero_sequence: bool) -> Any:
+def _net(*, zero_sequence: bool, **changes: Any) -> Any:
+    """A street behind a transformer; `changes` are cells of the transformer's row."""
+    trafo = {"tap_side": "hv", "mag0_percent": 1e6, "vector_group": "Dyn", "shift_degree": 150} | changes
+    trafo = {"vk0_percent": 4.0, "pfe_kw": 0.0, "i0_percent": 0.0, "tap_changer_type": "Ratio"} | trafo
     net = pp.create_empty_network(name="street")
     hv = pp.create_bus(net, 10.0, geodata=(0.0, 0.0))
     lv = [pp.create_bus(net, 0.4, geodata=(k + 1.0, 0.0)) for k in range(4)]
@@ -31,20 +34,13 @@ def _net(*, zero_sequence: bool) -> Any:
         vn_lv_kv=0.4,
         vk_percent=4.0,
         vkr_percent=1.2,
-        pfe_kw=0.0,
-        i0_percent=0.0,
-        shift_degree=150,
-        vector_group="Dyn",
-        vk0_percent=4.0,
         vkr0_percent=1.2,
-        mag0_percent=1e6,
         mag0_rx=0,
         si0_hv_partial=0.9,
-        tap_side="hv",
         tap_neutral=0,
         tap_pos=-1,
         tap_step_percent=2.5,
-        tap_changer_type="Ratio",
+        **trafo,
     )
     zero = {"r0_ohm_per_km": 1.2, "x0_ohm_per_km": 0.3, "c0_nf_per_km": 200.0} if zero_sequence else {}
     for a, b in ((0, 1), (1, 2)):
@@ -68,9 +64,29 @@ def _solved(path: Path) -> dict[tuple[str, str], complex]:
     return {(n.bus, n.conductor): x / base for n, x, base in pairs}
 
 
-def test_an_unbalanced_net_has_its_voltages(tmp_path: Path) -> None:
-    net = _net(zero_sequence=True)
-    pp.create_asymmetric_load(net, 3, p_a_mw=0.012, p_b_mw=0.004, p_c_mw=0.001, q_a_mvar=0.003)
+def _judge(net: Any, folder: Path) -> None:
+    """The balanced power flow of pandapower is the judge, in magnitude and angle."""
+    found = _solved(_save(net, folder))
+    pp.runpp(net, tolerance_mva=1e-10, calculate_voltage_angles=True)
+    for i, row in net.res_bus.dropna().iterrows():
+        wanted = row["vm_pu"] * np.exp(1j * np.deg2rad(row["va_degree"]))
+        assert abs(found[f"bus {i}", "L1"] - wanted) < 1e-5, i
+
+
+@pytest.mark.parametrize(
+    ("trafo", "kind"),
+    [
+        ({}, "wye"),
+        ({}, "delta"),
+        ({"vk0_percent": 3.0, "tap_side": "lv"}, "wye"),
+        ({"mag0_percent": 100.0}, "wye"),
+        ({"vector_group": "YNyn", "shift_degree": 0, "mag0_percent": 100.0}, "wye"),
+    ],
+    ids=["Dyn5", "delta load", "another vk0, tap on the low side", "a low mag0", "YNyn0"],
+)
+def test_an_unbalanced_net_has_its_voltages(tmp_path: Path, trafo: dict[str, Any], kind: str) -> None:
+    net = _net(zero_sequence=True, **trafo)
+    pp.create_asymmetric_load(net, 3, p_a_mw=0.012, p_b_mw=0.004, p_c_mw=0.001, q_a_mvar=0.003, type=kind)
     pp.create_asymmetric_sgen(net, 2, p_b_mw=0.006)
     pp.create_load(net, 4, p_mw=0.009, q_mvar=0.003)
     path = _save(net, tmp_path)
@@ -92,6 +108,73 @@ def test_a_balanced_net_without_zero_sequence_data_has_its_voltages(tmp_path: Pa
         wanted = row["vm_pu"] * np.exp(1j * np.deg2rad(row["va_degree"]))
         assert abs(found[f"bus {i}", "L1"] - wanted) < 1e-5, i
     assert any("zero-sequence" in line for line in import_pandapower(path).account.approximated)
+
+
+@pytest.mark.parametrize(
+    "trafo",
+    [
+        {"tap_side": "lv", "pfe_kw": 0.6, "i0_percent": 1.0},
+        {"vector_group": "Yyn", "shift_degree": 0},
+        {"vector_group": "Yd", "shift_degree": 30},
+        {"tap_changer_type": None},
+    ],
+    ids=["no-load branch beside a tap", "Yyn0", "Yd1", "a tap changer of no type"],
+)
+def test_a_balanced_net_has_its_voltages_and_angles(tmp_path: Path, trafo: dict[str, Any]) -> None:
+    net = _net(zero_sequence=False, **trafo)
+    pp.create_load(net, 3, p_mw=0.03, q_mvar=0.01)
+    _judge(net, tmp_path)
+
+
+def test_a_switch_with_an_impedance_drops_voltage(tmp_path: Path) -> None:
+    net = _net(zero_sequence=False)
+    net.switch["z_ohm"] = 0.05
+    pp.create_load(net, 4, p_mw=0.02)
+    _judge(net, tmp_path)
+
+
+def test_a_line_open_at_one_end_keeps_its_capacitance(tmp_path: Path) -> None:
+    net = _net(zero_sequence=False)
+    pp.create_line_from_parameters(net, 1, 4, 0.1, r_ohm_per_km=0.3, x_ohm_per_km=0.08, c_nf_per_km=3e5, max_i_ka=0.2)
+    pp.create_switch(net, 4, 2, et="l", closed=False)
+    pp.create_load(net, 3, p_mw=0.03)
+    _judge(net, tmp_path)
+
+
+def test_what_is_at_a_dead_bus_is_left_out(tmp_path: Path) -> None:
+    net = _net(zero_sequence=False)
+    dead = pp.create_bus(net, 0.4, in_service=False)
+    pp.create_load(net, dead, p_mw=0.1)
+    pp.create_load(net, 3, p_mw=0.03)
+    assert "load 0: at a bus out of service" in import_pandapower(_save(net, tmp_path)).account.left_out
+    _judge(net, tmp_path)
+
+
+def test_an_unearthed_star_carries_no_current_to_earth(tmp_path: Path) -> None:
+    network = import_pandapower(_save(_net(zero_sequence=True, vector_group="Yd", shift_degree=30), tmp_path)).network
+    assert {coil.primary.neg for coil in network.transformers[0].coils} == {"N"}
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("line", "parallel", 0, "line 0 parallel: seen 0"),
+        ("line", "length_km", float("nan"), "line 0 length_km: seen nan"),
+        ("trafo", "sn_mva", 0.0, "trafo 0 sn_mva: seen 0"),
+        ("trafo", "vector_group", "Yzn", "trafo 0 vector_group: seen 'Yzn'"),
+        ("trafo", "tap_step_degree", 3.0, "trafo 0 tap: seen a phase shifter"),
+        ("load", "bus", 77, "load 0 bus: seen 77"),
+        ("load", "scaling", float("nan"), "load 0 scaling: seen nan"),
+    ],
+)
+def test_a_cell_that_cannot_be_used_is_named(
+    tmp_path: Path, table: str, column: str, value: object, message: str
+) -> None:
+    net = _net(zero_sequence=True)
+    pp.create_load(net, 3, p_mw=0.03)
+    net[table][column] = value
+    with pytest.raises(ConfigError, match=message):
+        import_pandapower(_save(net, tmp_path))
 
 
 def test_a_line_switched_off_is_left_out_and_its_island_refused(tmp_path: Path) -> None:

@@ -70,11 +70,38 @@ def test_four_wires_keep_the_neutral_and_earth_it_at_the_transformer(tmp_path: P
         ({"lines": GOOD["lines"].replace("line,", "lien,")}, "column 'lien'"),
         ({"transformers": GOOD["transformers"].replace("Dyn11", "Dyn4")}, "vector_group: seen 'Dyn4'"),
         ({"buses": ""}, "buses.csv line 1: seen nothing"),
+        ({"buses": "bus,u_nominal_v\n"}, "buses.csv: seen no rows"),
+        (
+            {"cables": GOOD["cables"].replace("0.32", '"0,32"')},
+            "r_ohm_per_km: seen '0,32', expected 0.32, with a decimal",
+        ),
+        ({"cables": GOOD["cables"] + "95al,0.5,0.1,2,0.4,9\n"}, "cables.csv line 3 cable: seen '95al' again"),
+        ({"cables": GOOD["cables"].replace("235", "-5")}, "cables.csv line 2 rating_a: seen -5"),
+        ({"lines": GOOD["lines"].replace(",", ";")}, "lines.csv line 1: seen semicolons"),
+        ({"lines": GOOD["lines"].replace("length_m", "length_m,cable")}, "column 'cable' twice"),
+        ({"transformers": GOOD["transformers"].replace("250e3", "0")}, "s_rated_va: seen 0"),
+        ({"transformers": GOOD["transformers"].replace("t,hv", "t,zz")}, "line 2 primary_bus: seen 'zz'"),
+        ({"customers": GOOD["customers"].replace("c1,a", "c1,zz")}, "customers.csv line 2 bus: seen 'zz'"),
+        ({"switches": "switch,from_bus,to_bus,closed\ns,a,zz,yes\n"}, "switches.csv line 2 to_bus: seen 'zz'"),
+        ({"source": "bus,u_v,u_pu,sk_va\nhv,5773,1,1e8\n"}, "source.csv line 2 u_v, u_pu: seen both"),
+        ({"customer": "customer\n"}, "customer.csv: seen a table of no known name"),
     ],
 )
 def test_a_slip_is_named_with_its_place(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         import_tables(_folder(tmp_path, **changes))
+
+
+def test_the_source_voltage_may_be_given_in_pu(tmp_path: Path) -> None:
+    source = import_tables(_folder(tmp_path, source="bus,u_pu,sk_va\nhv,1.02,100e6\n")).network.source
+    assert source.u_v == pytest.approx((1.02 * 5773.5,) * 3)
+
+
+def test_what_the_tables_do_not_say_is_said_in_the_account(tmp_path: Path) -> None:
+    lines = import_tables(
+        _folder(tmp_path, cables="cable,r_ohm_per_km,x_ohm_per_km\n95al,0.32,0.075\n")
+    ).account.lines()
+    assert any("no r0, x0; 4 times r, x assumed" in line for line in lines)
 
 
 def test_all_slips_are_named_at_once(tmp_path: Path) -> None:
