@@ -34,8 +34,8 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
 
     Args:
         buses: number of buses below the transformer.
-        ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one; "service" one
-            single-phase customer for every bus, at the end of a service line of its own.
+        ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one; "service"
+            one single-phase customer for every bus, at the end of a service line of its own.
         seed: of the tree.
     """
     random = np.random.default_rng(seed)
@@ -55,7 +55,9 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
     first = len(names) - buses
     for k in range(buses):
         phases = PHASES if ports_at == "three" else (PHASES[k % 3],)
-        points.append(ConnectionPoint(f"c{k}", names[first + k], tuple(Connection(phase, Conductor.E) for phase in phases)))
+        points.append(
+            ConnectionPoint(f"c{k}", names[first + k], tuple(Connection(phase, Conductor.E) for phase in phases))
+        )
     coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0))
     return Network(
         name=f"tree of {buses}",

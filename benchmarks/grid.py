@@ -1,6 +1,6 @@
 """Power flow against its peers and against the machine, on the same states in one run; errors beside the times.
 
-    python -m benchmarks.grid [peers|engine|sizes|threads|structure|one|gpu ...] [--out DIR]
+python -m benchmarks.grid [peers|engine|sizes|threads|structure|one|gpu ...] [--out DIR]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +76,7 @@ def peers() -> dict[str, Any]:
 
 def _against_peers(network: Network, ours: int, theirs: int) -> dict[str, Any]:
     whole = Feeder(network)
-    p, q = (_eulv if network.name.startswith("eulv") else lambda n: _states(network, n))(ours)  # type: ignore[operator]
+    p, q = _eulv(ours) if network.name.startswith("eulv") else _states(network, ours)
     prepared = prepare(Injections.of(p, q), whole.u_nominal_v)
     sweep(whole.tree, prepared, TOLERANCE, threads=1)
     seconds, found = _median(lambda: sweep(whole.tree, prepared, TOLERANCE, threads=1))
@@ -110,10 +111,10 @@ def _peer_runs(network: Network, p: Reals, q: Reals) -> dict[str, tuple[Callable
     except ImportError:
         return {}
     update = peer.update(p, q)
-    return {
-        f"power_grid_model_{method}": ((lambda m=method: peer.solve(update, m, TOLERANCE)), peer.port_u_pu)
-        for method in ("iterative_current", "newton_raphson")
-    }
+    found: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {}
+    for method in ("iterative_current", "newton_raphson"):
+        found[f"power_grid_model_{method}"] = partial(peer.solve, update, method, TOLERANCE), peer.port_u_pu
+    return found
 
 
 def others() -> dict[str, Any]:
@@ -122,10 +123,12 @@ def others() -> dict[str, Any]:
 
     p, q = _eulv(1440)
     whole = feeder("eulv")
-    seconds, _ = _median(lambda: sweep(whole.tree, prepare(Injections.of(p, q), whole.u_nominal_v), TOLERANCE, threads=1))
+    prepared = prepare(Injections.of(p, q), whole.u_nominal_v)
+    seconds, _ = _median(lambda: sweep(whole.tree, prepared, TOLERANCE, threads=1))
     exact = solve(whole, Injections.of(p, q), tolerance_pu=1e-12)["port_u_v"]
     found: dict[str, Any] = {"sweep_states_per_s": round(1440 / seconds)}
-    for name, rate, error in [*opendss_rates(whole.network, p, q, exact), *pandapower_rate(merged(whole.network), p, q, exact)]:
+    runs = [*opendss_rates(whole.network, p, q, exact), *pandapower_rate(merged(whole.network), p, q, exact)]
+    for name, rate, error in runs:
         found[name] = {
             "states_per_s": round(rate, 1),
             "sweep_is_faster_by": round(1440 / seconds / rate, 1),
@@ -143,7 +146,7 @@ def engine() -> dict[str, Any]:
         p, q = _states(network, max(2000, 200_000 // ports))
         prepared = prepare(Injections.of(2 * p, 2 * q), model.u_nominal_v)
         steps = _products(model, prepared)
-        seconds, _ = _median(lambda m=model, b=prepared: solve_ports(m, b, TOLERANCE))  # type: ignore[misc]
+        seconds, _ = _median(lambda m=model, b=prepared: solve_ports(m, b, TOLERANCE, currents=False))  # type: ignore[misc]
         rate = 8.0 * ports**2 * steps / seconds
         gemm = _dgemm(2 * ports)
         found[f"{ports} ports"] = {
@@ -169,7 +172,7 @@ def _products(model: Any, prepared: Any) -> int:
         into(x, u)
 
     product.into = count  # type: ignore[method-assign]
-    solve_ports(model, prepared, TOLERANCE)
+    solve_ports(model, prepared, TOLERANCE, currents=False)
     del product.into
     return counted
 
@@ -228,9 +231,7 @@ def threads() -> dict[str, Any]:
     for kernels in available():
         seconds, _ = _median(lambda k=kernels: sweep(whole.tree, prepared, TOLERANCE, threads=1, kernels=k), 3)  # type: ignore[misc]
         found[kernels] = round(100_000 / seconds)
-    seconds, _ = _median(
-        lambda: sweep(whole.tree, prepared, TOLERANCE, threads=1, voltages=False, extremes=True)
-    )
+    seconds, _ = _median(lambda: sweep(whole.tree, prepared, TOLERANCE, threads=1, voltages=False, extremes=True))
     found["extremes only"] = round(100_000 / seconds)
     return found
 
@@ -243,8 +244,8 @@ def structure() -> dict[str, Any]:
         dense, by_lines = (compile_network(network, observe=False, by_lines=how) for how in (False, True))
         assert isinstance(by_lines.z, Lines)
         prepared = prepare(Injections.of(*_states(network, 1000)), dense.u_nominal_v)
-        one, _ = _median(lambda m=dense, b=prepared: solve_ports(m, b, TOLERANCE), 3)  # type: ignore[misc]
-        two, _ = _median(lambda m=by_lines, b=prepared: solve_ports(m, b, TOLERANCE), 3)  # type: ignore[misc]
+        one, _ = _median(lambda m=dense, b=prepared: solve_ports(m, b, TOLERANCE, currents=False), 3)  # type: ignore[misc]
+        two, _ = _median(lambda m=by_lines, b=prepared: solve_ports(m, b, TOLERANCE, currents=False), 3)  # type: ignore[misc]
         size = sum(part.nbytes for part in by_lines.z.parts) + by_lines.z.transfer.nbytes
         found[f"{lines} lines of 110 ports"] = {
             "dense_us_per_state": round(1e3 * one, 1),
@@ -310,7 +311,7 @@ def gpu() -> dict[str, Any]:
 
         if not cupy.cuda.runtime.getDeviceCount():
             return {}
-    except Exception:  # noqa: BLE001 no driver has its own exceptions
+    except Exception:  # no driver, no library: each has its own exception
         return {}
     model = feeder("eulv").model
     found = {}

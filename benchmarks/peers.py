@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.network import PHASES, Network
+
+Reals = NDArray[np.float64]
 
 
 class PowerGridModel:
@@ -113,3 +116,160 @@ class PowerGridModel:
         u = node["u_pu"] * np.exp(1j * node["u_angle"])
         found: NDArray[np.complex128] = u[:, self.node_of_port, self.phase]
         return found
+
+
+def _dss_text(network: Network) -> list[str]:
+    """The network as OpenDSS commands: three-phase lines by their matrices, a Dyn1 transformer, single-phase loads."""
+    source, t = network.source, network.transformers[0]
+    u_kv = source.u_v[0] * 3**0.5 / 1e3
+    z = source.z_ohm
+    z1, z0 = z[0, 0] - z[0, 1], z[0, 0] + 2 * z[0, 1]
+    high, low = t.coils[0].primary, t.coils[0].secondary
+    x, r = 100 * t.z_pu[0, 0].imag, 100 * t.z_pu[0, 0].real
+    kva = t.coil_s_va * 3e-3
+    kv = f"({high.u_rated_v / 1e3} {low.u_rated_v * 3**0.5 / 1e3})"
+    windings = f"windings=2 buses=({high.bus} {low.bus}) conns=(delta wye) kvs={kv} kvas=({kva} {kva})"
+    lines = [
+        "clear",
+        f"new circuit.c bus1={source.bus} basekv={u_kv} pu=1 r1={z1.real} x1={z1.imag} r0={z0.real} x0={z0.imag}",
+        f"new transformer.t {windings} xhl={x} %r={r / 2} ppm_antifloat=0",
+    ]
+    for b in network.branches:
+        matrices = [
+            " | ".join(" ".join(map(repr, row)) for row in part.tolist()) for part in (b.z_ohm.real, b.z_ohm.imag)
+        ]
+        lines.append(
+            f"new line.{b.id} bus1={b.from_end.bus} bus2={b.to_end.bus} phases=3 length=1 "
+            f"rmatrix=({matrices[0]}) xmatrix=({matrices[1]}) cmatrix=(0 | 0 0 | 0 0 0)"
+        )
+    for port in network.ports():
+        node = 1 + PHASES.index(port.connection.pos)
+        u = network.bus(port.bus).u_nominal_v / 1e3
+        lines.append(
+            f"new load.{port.name} bus1={port.bus}.{node} phases=1 kv={u} kw=1 kvar=1 model=1 vminpu=0.3 vmaxpu=2"
+        )
+    return [*lines, "set controlmode=off tolerance=1e-6 maxiterations=100"]
+
+
+def opendss_rates(
+    network: Network, p_w: Reals, q_var: Reals, exact_v: NDArray[np.complex128]
+) -> list[tuple[str, float, float]]:
+    """Name, states a second and error [pu] of OpenDSS: a Python loop that sets loads and solves, and its own
+    time-series mode with one load shape a customer (which keeps no voltages but the last)."""
+    from dss import DSS  # noqa: PLC0415 an optional peer
+
+    ports = network.ports()
+    base = np.array([network.bus(port.bus).u_nominal_v for port in ports])
+    found = []
+    looped = 200
+    for name in ("opendss_loop", "opendss_time_series"):
+        engine = DSS.NewContext()
+        engine.AllowForms = False
+        for line in _dss_text(network):
+            engine.Text.Command = line
+        circuit = engine.ActiveCircuit
+        states = looped if name == "opendss_loop" else len(p_w)
+        if name == "opendss_time_series":
+            for k, port in enumerate(ports):
+                rows = [" ".join(f"{v:.9g}" for v in column[:, k] / 1e3) for column in (p_w, q_var)]
+                engine.Text.Command = (
+                    f"new loadshape.s{k} npts={states} minterval=1 useactual=yes mult=({rows[0]}) qmult=({rows[1]})"
+                )
+                engine.Text.Command = f"edit load.{port.name} daily=s{k}"
+            engine.Text.Command = f"set mode=daily stepsize=1m number={states}"
+            started = time.perf_counter()
+            engine.Text.Command = "solve"
+        else:
+            loads = circuit.Loads
+            started = time.perf_counter()
+            for state in range(states):
+                for k, port in enumerate(ports):
+                    loads.Name = port.name
+                    loads.kW, loads.kvar = p_w[state, k] / 1e3, q_var[state, k] / 1e3
+                circuit.Solution.Solve()
+        seconds = time.perf_counter() - started
+        u = np.empty(len(ports), dtype=complex)
+        for k, port in enumerate(ports):
+            circuit.SetActiveBus(port.bus)
+            volts = np.asarray(circuit.ActiveBus.Voltages)
+            volts = volts if np.iscomplexobj(volts) else volts[::2] + 1j * volts[1::2]
+            u[k] = volts[list(circuit.ActiveBus.Nodes).index(1 + PHASES.index(port.connection.pos))]
+        found.append((name, states / seconds, float(np.abs((u - exact_v[states - 1]) / base).max())))
+    return found
+
+
+def pandapower_rate(
+    network: Network, p_w: Reals, q_var: Reals, exact_v: NDArray[np.complex128]
+) -> list[tuple[str, float, float]]:
+    """The same of pandapower's `runpp_3ph`, on the feeder with its chains merged."""
+    import pandapower as pp  # noqa: PLC0415 an optional peer
+
+    t, source = network.transformers[0], network.source
+    net = pp.create_empty_network()
+    place = {b.id: pp.create_bus(net, b.u_nominal_v * 3**0.5 / 1e3, name=b.id) for b in network.buses}
+    z = source.z_ohm
+    z1, z0 = z[0, 0] - z[0, 1], z[0, 0] + 2 * z[0, 1]
+    u = network.bus(source.bus).u_nominal_v * 3**0.5
+    pp.create_ext_grid(
+        net,
+        place[source.bus],
+        vm_pu=source.u_v[0] * 3**0.5 / u,
+        s_sc_max_mva=u**2 / abs(z1) / 1e6,
+        rx_max=z1.real / z1.imag,
+        x0x_max=z0.imag / z1.imag,
+        r0x0_max=z0.real / z0.imag,
+    )
+    high, low = t.coils[0].primary, t.coils[0].secondary
+    size, r = 100 * abs(t.z_pu[0, 0]), 100 * t.z_pu[0, 0].real
+    pp.create_transformer_from_parameters(
+        net,
+        place[high.bus],
+        place[low.bus],
+        sn_mva=t.coil_s_va * 3e-6,
+        vn_hv_kv=high.u_rated_v / 1e3,
+        vn_lv_kv=low.u_rated_v * 3**0.5 / 1e3,
+        vk_percent=size,
+        vkr_percent=r,
+        pfe_kw=0.0,
+        i0_percent=0.0,
+        shift_degree=30,
+        vector_group="Dyn",
+        vk0_percent=size,
+        vkr0_percent=r,
+        mag0_percent=1e6,
+        mag0_rx=0,
+        si0_hv_partial=0.9,
+    )
+    for b in network.branches:
+        own, mutual = np.trace(b.z_ohm) / 3, (b.z_ohm.sum() - np.trace(b.z_ohm)) / 6
+        pp.create_line_from_parameters(
+            net,
+            place[b.from_end.bus],
+            place[b.to_end.bus],
+            1.0,
+            r_ohm_per_km=(own - mutual).real,
+            x_ohm_per_km=(own - mutual).imag,
+            c_nf_per_km=0.0,
+            max_i_ka=1.0,
+            r0_ohm_per_km=(own + 2 * mutual).real,
+            x0_ohm_per_km=(own + 2 * mutual).imag,
+            c0_nf_per_km=0.0,
+        )
+    ports = network.ports()
+    letters = ["abc"[PHASES.index(port.connection.pos)] for port in ports]
+    for port in ports:
+        pp.create_asymmetric_load(net, place[port.bus])
+    states, total, error = 4, 0.0, 0.0
+    for state in range(1, states + 1):
+        for k, letter in enumerate(letters):
+            net.asymmetric_load.loc[k, [f"p_{letter}_mw", f"q_{letter}_mvar"]] = (
+                p_w[state, k] / 1e6,
+                q_var[state, k] / 1e6,
+            )
+        started = time.perf_counter()
+        pp.runpp_3ph(net, tolerance_mva=1e-9, max_iteration=100)
+        total += time.perf_counter() - started
+        got = np.array([net.res_bus_3ph.at[place[p.bus], f"vm_{x}_pu"] for p, x in zip(ports, letters, strict=True)])
+        base = np.array([network.bus(port.bus).u_nominal_v for port in ports])
+        error = max(error, float(np.abs(got - np.abs(exact_v[state]) / base).max()))
+    return [("pandapower_runpp_3ph, chains merged, magnitudes", states / total, error)]

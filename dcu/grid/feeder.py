@@ -197,6 +197,10 @@ _DIRECT: Final = frozenset({"port_u_v", "u_min_pu", "u_max_pu"})
 """What the sweep writes itself, without the port model's matrices."""
 
 
+_FROM_VOLTAGES: Final = _DIRECT | {"port_u_magnitude_v"}
+"""What needs no currents."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _PortRun:
     model: PortModel
@@ -208,7 +212,8 @@ class _PortRun:
         return self.xp is not np or set(names) <= {"port_u_v", "port_i_a"}
 
     def part(self, prepared: Prepared, names: tuple[str, ...]) -> _Part:
-        solved = solve_ports(self.model, prepared, self.tolerance_pu, self.xp)
+        currents = not set(names) <= _FROM_VOLTAGES
+        solved = solve_ports(self.model, prepared, self.tolerance_pu, self.xp, currents=currents)
         values = observed(self.model, solved.u_v, solved.i_a, names, self.xp)
         return _Part(solved.status, solved.contraction, solved.iterations, solved.error_pu, values)
 
