@@ -23,6 +23,7 @@ from dcu.grid.network import (
     Node,
     Transformer,
 )
+from dcu.grid.zones import EARTH_NODE, Joined, bus_links, node_index, unearthed_zones
 from shared.errors import Fault
 
 U_NOMINAL_V: Final = (20.0, 400e3)
@@ -51,7 +52,9 @@ def find_faults(network: Network, meters: frozenset[str] | None = None) -> list[
     numbers = [*_buses(network), *_source(network), *_elements(network), *_points(network, meters)]
     if faults:  # what hangs together can only be asked where every name is known
         return faults + numbers
-    return [*numbers, *_units(network), *_topology(network)]
+    if numbers:  # and ratios only where the numbers are
+        return [*numbers, *_topology(network)]
+    return [*_units(network), *_topology(network), *_potentials(network)]
 
 
 def _names(network: Network) -> Iterator[Fault]:
@@ -286,29 +289,27 @@ def _topology(network: Network) -> Iterator[Fault]:
     for bus in lost:
         yield Fault(f"buses[{bus}]", "an island", f"a way to the source at {network.source.bus!r}")
     cut = set(lost)
-    wired = {nodes.root(node) for node in network.source.nodes()} | {nodes.root(_EARTH)}
+    wired = {nodes.root(node) for node in network.source.nodes()} | {nodes.root(EARTH_NODE)}
     for bus_ in network.buses:
         for conductor in bus_.conductors:
             if bus_.id not in cut and nodes.root(Node(bus_.id, conductor)) not in wired:
                 yield Fault(f"buses[{bus_.id}]", f"conductor {conductor} joined to nothing", "a way to source or earth")
 
 
-_EARTH: Final = Node("", Conductor.E)
-
-
-def bus_links(network: Network) -> Iterator[tuple[str, str, str]]:
-    """What joins two buses: where, from, to. The coils of one transformer are one link, an open switch is none."""
-    seen: set[frozenset[str]] = set()
-    for branch in network.branches:
-        yield f"branches[{branch.id}]", branch.from_end.bus, branch.to_end.bus
-    for t in network.transformers:
-        pair = frozenset((t.primary_bus, t.secondary_bus))
-        if pair not in seen:  # single-phase units of one bank stand side by side
-            yield f"transformers[{t.id}]", t.primary_bus, t.secondary_bus
-        seen.add(pair)
-    for switch in network.switches:
-        if switch.closed:
-            yield f"switches[{switch.id}]", switch.from_bus, switch.to_bus
+def _potentials(network: Network) -> Iterator[Fault]:
+    """Connections that no voltage, or an undefined one, stands across."""
+    index, _ = node_index(network)
+    loose = {node for zone in unearthed_zones(network) for node in zone}
+    for port in network.ports():
+        pos, neg = (Node(port.bus, c) for c in (port.connection.pos, port.connection.neg))
+        where = f"connection_points[{port.name}]"
+        if index.get(pos, -1) == index.get(neg, -1):
+            yield Fault(
+                where, f"{pos.conductor} and {neg.conductor} of {port.bus!r} at one potential", "two potentials"
+            )
+        elif neg.conductor is Conductor.E and pos in loose:
+            seen = f"a connection to earth at {port.bus!r}, where nothing else is joined to earth"
+            yield Fault(where, seen, "phase to phase, phase to N, or an earthing")
 
 
 def _node_groups(network: Network) -> Iterator[tuple[Node, ...]]:
@@ -322,30 +323,6 @@ def _node_groups(network: Network) -> Iterator[tuple[Node, ...]]:
     for t in network.transformers:
         for coil in t.coils:
             ends = (*coil.primary.nodes(), *coil.secondary.nodes())
-            yield tuple(_EARTH if n.conductor is Conductor.E else n for n in ends)
+            yield tuple(EARTH_NODE if n.conductor is Conductor.E else n for n in ends)
     for earthing in network.earthings:
-        yield _EARTH, Node(earthing.bus, earthing.conductor)
-
-
-class Joined:
-    """Union-find over anything hashable."""
-
-    def __init__(self) -> None:
-        self._up: dict[object, object] = {}
-
-    def root(self, item: object) -> object:
-        """The name of the item's set."""
-        up = self._up
-        top = item
-        while (above := up.get(top, top)) != top:
-            top = above
-        while (above := up.get(item, item)) != item:
-            up[item] = top
-            item = above
-        return top
-
-    def join(self, a: object, b: object) -> bool:
-        """Make one set of two; False if they were one already."""
-        root_a, root_b = self.root(a), self.root(b)
-        self._up[root_b] = root_a
-        return root_a != root_b
+        yield EARTH_NODE, Node(earthing.bus, earthing.conductor)

@@ -104,9 +104,10 @@ def _importer(form: str) -> Callable[[Path], Imported]:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from dcu.grid.network_file import save_network  # noqa: PLC0415
+    from dcu.grid.network_file import network_json, parse_network, save_network  # noqa: PLC0415
 
     found = _importer(options.form)(options.source)
+    parse_network(str(options.source), json.loads(network_json(found.network)))  # what is written can be read
     save_network(found.network, options.output)
     for line in found.account.lines():
         print(line)
@@ -270,7 +271,7 @@ def _loads(path: Path, model: PortModel) -> Injections:
     faults: list[Fault] = []
     seen: set[str] = set()
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             key = next((c for c in ("port", "load", "customer") if c in columns), None)
@@ -288,6 +289,8 @@ def _loads(path: Path, model: PortModel) -> Injections:
                     q[0, place[name]] = _number(where, "q_var", row["q_var"], faults)
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Fault(f"byte {error.start}", "no UTF-8", "text in UTF-8")]) from error
+    except csv.Error as error:
+        raise ConfigError(str(path), [Fault("file", str(error), "comma-separated values")]) from error
     if faults:
         raise ConfigError(str(path), faults[:200])
     return replace(base, p_w=p, q_var=q)

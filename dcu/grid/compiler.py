@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import SuperLU
 
-from dcu.grid.check import Joined, bus_links
 from dcu.grid.network import Conductor, Network, Node, Transformer
 from dcu.grid.network_file import network_json
 from dcu.grid.port_model import Complexes, CurrentName, Lines, NodeName, PortModel
-from dcu.grid.tableau import EARTH, Tableau, branch_key, build_tableau, port_pairs, reference_elements, transformer_key
+from dcu.grid.tableau import Tableau, branch_key, build_tableau, port_pairs, reference_elements, transformer_key
+from dcu.grid.zones import EARTH, Joined, bus_links
 from shared.errors import ConfigError, Fault
 
 PORTS_MAX: Final = 20_000

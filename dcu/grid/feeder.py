@@ -34,6 +34,7 @@ TOLERANCE_PU: Final = 1e-10
 """Default: two engines that each keep it agree to 1e-9 with room to spare."""
 STATES_AT_ONCE: Final = 16_384
 """States whose complete results are held while others are still to come."""
+THREADS_MAX: Final = 1024
 NEWTON_PORTS_MAX: Final = 1_500
 """Newton's method on a dense Jacobian; with more ports a state that the sweep leaves is reported as unsolved."""
 
@@ -111,6 +112,10 @@ def solve(
     check_names(names)
     if not tolerance_pu > 0:
         raise ConfigError("solve", [Fault("tolerance_pu", f"{tolerance_pu}", "a number above 0")])
+    if precision not in ("double", "single"):
+        raise ConfigError("solve", [Fault("precision", repr(precision), "double or single")])
+    if not 0 <= threads <= THREADS_MAX:
+        raise ConfigError("solve", [Fault("threads", f"{threads}", f"0 .. {THREADS_MAX}")])
     whole = _whole(feeder)
     chosen, notes = _choose(whole, engine)
     nominal = whole.u_nominal_v

@@ -58,6 +58,12 @@ class Draw:
     p: float = 1.0
     u_nominal_v: float | None = None
 
+    def __post_init__(self) -> None:
+        nominal = 1.0 if self.u_nominal_v is None else self.u_nominal_v
+        if not (math.isfinite(self.z + self.i + self.p) and 0 < nominal < math.inf):
+            seen = f"shares {self.z}, {self.i}, {self.p} at {self.u_nominal_v} V"
+            raise ConfigError("draw", [Fault(f"port {self.port}", seen, "finite shares, a nominal voltage above 0")])
+
 
 @dataclass(frozen=True, slots=True)
 class Inverter:
@@ -83,8 +89,9 @@ class Inverter:
         if self.cos_phi_of_p and (self.q_of_u or self.p_of_u):
             rules = "cos_phi_of_p together with a rule over voltage"
             raise ConfigError("inverter", [Fault(f"port {self.port}", rules, "cos_phi_of_p alone")])
-        if not self.s_rated_va > 0:
-            raise ConfigError("inverter", [Fault(f"port {self.port}", f"{self.s_rated_va} VA", "a rating above 0")])
+        if not (0 < self.s_rated_va < math.inf and (self.s_max_va is None or self.s_max_va > 0)):
+            seen = f"{self.s_rated_va} VA, at most {self.s_max_va} VA"
+            raise ConfigError("inverter", [Fault(f"port {self.port}", seen, "ratings above 0")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,8 @@ class Damper:
     Meersman et al., Electric Power Systems Research 81 (2011) 899-906: into the grid flows
     `g1 U1 - gd (U - U1)` per phase, `U1` the positive sequence turned to the phase, `g1 = P / (3 |U1|^2)`,
     `gd = damping * s_rated / (3 U_nominal^2)`. With `zero` false the zero sequence is left alone. Where a phase current
-    would exceed the rating, the damping part is scaled down first. Its column of `p_w` is the total of the phases.
+    would exceed the rating, the damping part is scaled down first. Its column of `p_w` is the total of the phases; its
+    column of `q_var` must be zero.
     """
 
     ports: tuple[int, int, int]
@@ -103,7 +111,7 @@ class Damper:
     zero: bool = True
 
     def __post_init__(self) -> None:
-        if not self.s_rated_va > 0 or self.damping < 0 or len(set(self.ports)) != 3:
+        if not (0 < self.s_rated_va < math.inf and 0 <= self.damping < math.inf and len(set(self.ports)) == 3):
             seen = f"ports {self.ports}, {self.s_rated_va} VA, damping {self.damping}"
             raise ConfigError("damper", [Fault("damper", seen, "three ports, a rating above 0, damping >= 0")])
 
@@ -139,6 +147,16 @@ class Injections:
     q_var: NDArray[np.float64]
     elements: tuple[Element, ...] | None = None
 
+    def __post_init__(self) -> None:
+        shape = self.p_w.shape
+        wide = len(shape) if self.elements is None or len(shape) < 2 else (len(shape), shape[1])
+        expected = 2 if self.elements is None or len(shape) < 2 else (2, len(self.elements))
+        if wide != expected:
+            seen = f"shape {shape}"
+            raise ConfigError("injections", [Fault("p_w", seen, "(n_state, n_element), a column for each element")])
+        if self.q_var.shape != shape:
+            raise ConfigError("injections", [Fault("q_var", f"shape {self.q_var.shape}", f"{shape}, as p_w")])
+
     @staticmethod
     def of(p_w: ArrayLike, q_var: ArrayLike = 0.0, elements: Sequence[Element] | None = None) -> Injections:
         """From anything array-like; one state may be given without its first axis.
@@ -153,7 +171,9 @@ class Injections:
             q = np.broadcast_to(q, p.shape)
         except ValueError:
             faults.append(Fault("q_var", f"shape {q.shape}", f"{p.shape}, as p_w"))
-        if elements is not None and p.shape[1] != len(elements):
+        if p.ndim != 2:
+            faults.append(Fault("p_w", f"shape {p.shape}", "(n_state, n_element), or one state"))
+        elif elements is not None and p.shape[1] != len(elements):
             faults.append(Fault("p_w", f"{p.shape[1]} columns", f"{len(elements)}, one for each element"))
         for name, values in (("p_w", p), ("q_var", q)):
             if not np.isfinite(values).all():
@@ -264,6 +284,8 @@ def prepare(injections: Injections, u_nominal_v: NDArray[np.float64]) -> Prepare
         seen = f"{injections.p_w.shape[1]} columns"
         raise ConfigError("injections", [Fault("p_w", seen, f"{n_port}, one for each port of the model")])
     law = _kept_law(injections, u_nominal_v)
+    if len(law.damper_columns) and injections.q_var[:, law.damper_columns].any():
+        raise ConfigError("injections", [Fault("q_var", "reactive power of a damper", "0")])
     q_var, k_var = injections.q_var, None
     if law.curved:
         q_var = np.array(q_var)

@@ -218,12 +218,17 @@ def read_json(path: Path) -> object:
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Fault(f"byte {error.start}", "no UTF-8", "JSON text in UTF-8")]) from error
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if "\\ud" in text.lower():  # an escape may name half a character
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise ConfigError(str(path), [Fault(where, error.msg, "valid JSON")]) from error
     except RecursionError as error:
         raise ConfigError(str(path), [Fault("file", "nesting without end", "at most a few levels")]) from error
+    except UnicodeEncodeError as error:
+        raise ConfigError(str(path), [Fault("file", "half a surrogate pair", "whole characters")]) from error
     except ValueError as error:
         raise ConfigError(str(path), [Fault("file", str(error), "finite numbers and every key once")]) from error
 

@@ -15,7 +15,8 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from dcu.grid.network import Network, Node
-from dcu.grid.tableau import EARTH, build_tableau, port_pairs
+from dcu.grid.tableau import build_tableau, port_pairs
+from dcu.grid.zones import EARTH
 from shared.errors import HeadroomError
 
 STEPS_MAX: Final = 60

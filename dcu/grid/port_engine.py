@@ -2,10 +2,14 @@
 
 Method. States are solved in blocks that fit the cache, one column a state, real and imaginary parts stacked, so that a
 step is one real matrix product `(2n, 2n) @ (2n, block)` and a few element-wise passes. The map contracts with a factor
-`q` well below 1 on any healthy feeder; the error left after a step is at most `step q / (1 - q)`, and that, not the
-step, is compared with the tolerance. States that do not get there are given to Newton's method on the same equation,
+`q` well below 1 on any healthy feeder; the error left after a step is about `step q / (1 - q)`, and that, not the
+step, is compared with the tolerance. `q` is estimated, not known: as the larger of the last two ratios of steps, and at
+least 0.3 where there is only one. States that do not get there are given to Newton's method on the same equation,
 approached along the load (`p, q` scaled up from where a solution is known), and are reported as without solution if
 that fails too.
+
+Blocks are the same for any batch; the bits of a result depend on how many threads the BLAS behind NumPy uses, and on
+nothing else (run with OPENBLAS_NUM_THREADS=1 where bits matter; the sweep does not depend on threads at all).
 
 Nomenclature: n ports, b states of a block, `x` the stacked currents, `u` the stacked voltages.
 """
@@ -26,7 +30,17 @@ from dcu.grid.port_model import Lines, PortModel
 
 STEPS_MAX: Final = 60
 """A contraction of 0.7 reaches 1e-9 in this many; what is slower goes to Newton's method."""
-NEWTON_STEPS_MAX: Final = 30
+NEWTON_STEPS_MAX: Final = 12
+NEWTON_STRIDE: Final = 0.5
+"""First share of the load on the way to a state that the fixed point left."""
+NEWTON_STRIDE_MIN: Final = 1e-4
+"""A stride below this share of the load means that the nose has been reached."""
+NEWTON_CHANGE_MAX: Final = 0.15
+"""Largest change of a voltage in one step, share of the voltage; more could jump to the low-voltage branch."""
+Q_FIRST: Final = 0.3
+"""Contraction that is assumed at least where only one ratio of steps is known: one may be small by chance."""
+QUIET: Final = 1e-14
+"""[pu] Steps below this are rounding; their ratio says nothing."""
 RELAXATION: Final = 0.4
 """Share by which the voltage that a curve looks at follows the solution; the plain iteration swings on steep curves."""
 BLOCK_BYTES: Final = 160 << 10
@@ -175,6 +189,7 @@ class _Block:
         with np.errstate(all="ignore"):
             # Measuring a step costs a third of it. Hardly a state is done after two, so the first goes unmeasured.
             before, blind = None, 1
+            q_before: Any = Q_FIRST
             for count in range(1, STEPS_MAX + 1):
                 step = self._step(measure=blind == 0)
                 if blind:
@@ -186,13 +201,14 @@ class _Block:
                     continue
                 ratio = step / np.maximum(before, 1e-300)
                 before = step
-                q = np.where(step < 1e-14, 0.5, np.minimum(ratio, 0.999))
+                q = np.where(step < QUIET, np.maximum(q_before, 0.5), np.minimum(np.maximum(ratio, q_before), 0.999))
+                q_before = np.where(step < QUIET, q_before, np.minimum(ratio, 0.999))
                 error = step * q / (1 - q)
-                done = error <= tolerance_pu
-                fresh = done & (self.iterations == 0)
-                self.iterations[fresh] = count
-                self.error, self.contraction = error, ratio
-                if done.all():
+                open_ = self.iterations == 0
+                self.error = np.where(open_, error, self.error)
+                self.contraction = np.where(open_ & (step >= QUIET), ratio, self.contraction)
+                self.iterations[open_ & (error <= tolerance_pu)] = count
+                if (self.iterations > 0).all():
                     return
                 if not self._curved:
                     blind = self._steps_to_go(error, q, tolerance_pu)
@@ -201,7 +217,7 @@ class _Block:
         """Steps that need not be measured: two fewer than the slowest state will take."""
         worst = float(np.nanmax(error, initial=0.0))
         slowest = float(np.nanmax(q, initial=0.0))
-        if not 0.0 < slowest < 0.9 or not math.isfinite(worst):
+        if not 0.0 < slowest < 0.9 or not 0.0 < worst < math.inf:
             return 0
         return max(0, math.ceil(math.log(tolerance_pu / worst) / math.log(slowest)) - 2)
 
@@ -284,10 +300,14 @@ def newton(
 ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], float, int] | None:
     """One state by Newton's method with the exact derivative, led along a growing load; None where there is none.
 
+    The way starts at no load and may not leave that branch of solutions: a step may change no voltage by more than
+    `NEWTON_CHANGE_MAX`, and the determinant of the derivative must keep the sign it has without load (it changes at the
+    nose). What does either is tried again with half the stride.
+
     Returns port voltages [V], injected currents [A], the last step [pu] and the number of steps.
     """
-    u, reached, stride, steps = model.u_open_v.copy(), 0.0, 1.0, 0
-    while reached < 1.0 and stride > 1e-4:
+    u, reached, stride, steps = model.u_open_v.copy(), 0.0, NEWTON_STRIDE, 0
+    while reached < 1.0 and stride > NEWTON_STRIDE_MIN:
         goal = min(1.0, reached + stride)
         found = _newton_at(model, _scaled(prepared, state, goal), u, tolerance_pu)
         if found is None:
@@ -296,6 +316,7 @@ def newton(
         u, error, used = found
         steps += used
         reached = goal
+        stride *= 2
     if reached < 1.0:
         return None
     return u, current_of(_scaled(prepared, state, 1.0), u), error, steps
@@ -336,9 +357,11 @@ def _newton_at(
             return None
         du = dx[:n] + 1j * dx[n:]
         step = float((np.abs(du) / model.u_nominal_v).max())
+        if not (np.abs(du) <= NEWTON_CHANGE_MAX * np.abs(u)).all():
+            return None
         u = u + du
         if step <= tolerance_pu or (step < 1e-7 and step > before / 2):
-            return u, step, count
+            return (u, step, count) if np.linalg.slogdet(slope)[0] > 0 else None
         if not step < 10 or np.abs(u).min() < 1e-3 * np.abs(model.u_open_v).max():
             return None
         before = step

@@ -207,7 +207,10 @@ def load_model(path: Path) -> PortModel:
     wanted = _digest(header, arrays)
     if seen != wanted:
         raise ConfigError(file, [Fault("content_sha256", str(seen)[:16], f"{wanted[:16]}, the content's own")])
-    faults = _inconsistencies(header, arrays)
+    try:
+        faults = _inconsistencies(header, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(file, [Fault("header", _short(error), f"a {FORMAT} header")]) from error
     if faults:
         raise ConfigError(file, faults)
     known: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
@@ -254,6 +257,9 @@ def _inconsistencies(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any
             faults.append(Fault(name, f"shape {arrays[name].shape}", f"{wanted}"))
         elif not (np.isfinite(arrays[name]).all() or name in _MAY_BE_INFINITE):
             faults.append(Fault(name, "NaN or infinity", "finite numbers"))
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fci" or (name not in _MAY_BE_INFINITE and not np.isfinite(array).all()):
+            faults.append(Fault(name, f"{array.dtype} or a number that is not finite", "finite numbers"))
     if "z_ohm" in arrays:
         if arrays["z_ohm"].shape != (sizes["n"], sizes["n"]):
             faults.append(Fault("z_ohm", f"shape {arrays['z_ohm'].shape}", f"({sizes['n']}, {sizes['n']})"))

@@ -67,10 +67,11 @@ def sweep(
         prepared: the batch.
         tolerance_pu: estimated error of the port voltages at which a state is done [share of nominal].
         voltages, currents, extremes: what to write.
-        single: in float32, good for 1e-6.
+        single: in float32, good for 1e-6; not where a zone is earthed nowhere, whose common mode takes the digits.
         threads: 0 for as many as the process may use; the result is the same for any number.
         kernels: instruction set, best if empty.
     """
+    single = single and not tree.floating
     states, ports = len(prepared.p_w), len(tree.ports)
     assert _sweep is not None, "ask available() first"
     assert prepared.law.n_port == ports, "a batch prepared for this feeder"

@@ -23,17 +23,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import SuperLU, splu
 
-from dcu.grid.check import Joined
 from dcu.grid.network import Coil, ComplexMatrix, Conductor, Network, Node, Transformer, matrix
+from dcu.grid.zones import EARTH, node_index, unearthed_zones
 from shared.errors import HeadroomError
 
-EARTH: Final = -1
-"""Index of the reference."""
 REFERENCE_S: Final = 1e-2
 """[S] A zone that nothing joins to earth is held by this admittance between the mean of one bus's conductors and earth.
-No current can flow in it, so its size changes nothing but the rounding."""
-
-_EARTH_NODE: Final = Node("", Conductor.E)
+Connections to earth are refused in such a zone, so that no current can flow there and its size changes the rounding only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,65 +94,12 @@ def shunt_elements(network: Network) -> Iterator[ToEarth]:
 
 
 def reference_elements(network: Network) -> list[ToEarth]:
-    """References for the zones that nothing joins to earth (delta windings, unearthed stars): their mean is at 0 V."""
-    zones = Joined()
-    for a, b in _galvanic(network):
-        zones.join(a, b)
-    fixed = zones.root(_EARTH_NODE)
-    loose: dict[object, list[Node]] = {}
-    for bus in network.buses:
-        for node in (Node(bus.id, c) for c in bus.conductors):
-            if zones.root(node) != fixed:
-                loose.setdefault(zones.root(node), []).append(node)
-    held = [tuple(n for n in nodes if n.bus == nodes[0].bus) for nodes in loose.values()]
-    return [ToEarth(nodes, matrix(np.full((len(nodes), len(nodes)), REFERENCE_S / len(nodes) ** 2))) for nodes in held]
-
-
-def _galvanic(network: Network) -> Iterator[tuple[Node, Node]]:
-    """Pairs of nodes with a conducting way between them; the two windings of a coil have none."""
-    for branch in network.branches:
-        yield from zip(branch.from_end.nodes(), branch.to_end.nodes(), strict=True)
-        if branch.y_s is not None:
-            yield from _to_earth(branch.from_end.nodes(), branch.y_s)
-    for transformer in network.transformers:
-        for coil in transformer.coils:
-            for end in (coil.primary, coil.secondary):
-                a, b = (_EARTH_NODE if n.conductor is Conductor.E else n for n in end.nodes())
-                yield a, b
-    for switch in network.switches:
-        if switch.closed:
-            yield from ((Node(switch.from_bus, c), Node(switch.to_bus, c)) for c in switch.conductors)
-    for shunt in network.shunts:
-        yield from _to_earth(shunt.nodes(), shunt.y_s)
-    for e in network.earthings:
-        yield Node(e.bus, e.conductor), _EARTH_NODE
-    for node in network.source.nodes():
-        yield node, _EARTH_NODE
-
-
-def _to_earth(nodes: Sequence[Node], y: ComplexMatrix) -> Iterator[tuple[Node, Node]]:
-    for node, row in zip(nodes, y, strict=True):
-        if abs(row.sum()) > 1e-6 * np.abs(row).max():
-            yield node, _EARTH_NODE
-
-
-def node_index(network: Network) -> tuple[dict[Node, int], int]:
-    """A number for each node, equal for nodes joined by closed switches, `EARTH` for solidly earthed ones."""
-    joined = Joined()
-    for switch in network.switches:
-        if switch.closed:
-            for c in switch.conductors:
-                joined.join(Node(switch.from_bus, c), Node(switch.to_bus, c))
-    for e in network.earthings:
-        if e.z_ohm == 0:
-            joined.join(_EARTH_NODE, Node(e.bus, e.conductor))
-    numbers: dict[object, int] = {joined.root(_EARTH_NODE): EARTH}
-    index = {}
-    for bus in network.buses:
-        for conductor in bus.conductors:
-            node = Node(bus.id, conductor)
-            index[node] = numbers.setdefault(joined.root(node), len(numbers) - 1)
-    return index, len(numbers) - 1
+    """References for the zones that nothing joins to earth: the mean of one bus of each is at 0 V."""
+    found = []
+    for zone in unearthed_zones(network):
+        nodes = tuple(n for n in zone if n.bus == zone[0].bus)
+        found.append(ToEarth(nodes, matrix(np.full((len(nodes), len(nodes)), REFERENCE_S / len(nodes) ** 2))))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,10 +23,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.check import Joined
 from dcu.grid.network import Network, Node
-from dcu.grid.tableau import EARTH, Series, node_index, port_pairs, series_elements, shunt_elements
-from shared.errors import HeadroomError
+from dcu.grid.tableau import Series, port_pairs, series_elements, shunt_elements
+from dcu.grid.zones import EARTH, Joined, node_index, unearthed_zones
+from shared.errors import ConfigError, Fault, HeadroomError
 
 COORDINATES_MAX: Final = 16
 """Of one node in the compiled sweep; buses joined by switches can have more than four conductors together."""
@@ -55,6 +55,8 @@ class TreeModel:
     u_open_v: NDArray[np.complex128]
     u_nominal_v: NDArray[np.float64]
     ports: tuple[str, ...]
+    floating: bool
+    """Some zone is joined to earth nowhere."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -84,6 +86,8 @@ def reduce_tree(network: Network, u_nominal_v: NDArray[np.float64]) -> TreeModel
     Raises:
         NotRadialError: a loop, or a node with more than `COORDINATES_MAX` coordinates.
     """
+    if not network.ports():
+        raise ConfigError(network.name, [Fault("connection_points", "0 ports", "at least one")])
     index, _ = node_index(network)
     vertices, order = _tree(network, index)
     pairs = [tuple(index.get(n, EARTH) for n in pair) for pair in port_pairs(network)]
@@ -173,7 +177,10 @@ def _edge(vertices: list[_Vertex], at: int, index: dict[Node, int], emf_v: NDArr
 
 def _inverse(y: NDArray[np.complex128], own: NDArray[np.float64], z: NDArray[np.complex128]) -> NDArray[np.complex128]:
     """Inverse of `[[Y, own], [own^T, -Z]]`, the tableau of one edge over [u; j]."""
-    return np.linalg.inv(np.block([[y, own.astype(complex)], [own.T.astype(complex), -z]]))
+    try:
+        return np.asarray(np.linalg.inv(np.block([[y, own.astype(complex)], [own.T.astype(complex), -z]])))
+    except np.linalg.LinAlgError as error:
+        raise HeadroomError("network: seen a singular edge, expected impedances that fix every voltage") from error
 
 
 def _incidence(v: _Vertex, elements: list[Series], index: dict[Node, int]) -> NDArray[np.float64]:
@@ -295,6 +302,7 @@ def _flatten(
         u_open_v=u_open,
         u_nominal_v=u_nominal_v,
         ports=tuple(p.name for p in network.ports()),
+        floating=bool(unearthed_zones(network)),
     )
 
 

@@ -10,7 +10,7 @@
 //                                                              source and transformer)
 //
 //   is the exact linear response to the injections. The injections depend on the port voltages, so the two passes are
-//   repeated. The map contracts by q per step; the error left is at most step * q / (1 - q), and that is compared with
+//   repeated. The map contracts by q per step; the error left is about step * q / (1 - q), and that is compared with
 //   the tolerance. Deviations keep their digits where voltages would lose them: float32 is good for 1e-6.
 //
 // Steps, for a block of as many states as a register has lanes

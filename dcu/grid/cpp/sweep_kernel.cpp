@@ -60,7 +60,9 @@ class Block {
     const int live = batch_.states - first < W ? static_cast<int>(batch_.states - first) : W;
     load(first, live);
     start();
-    V error = all(T(1e30)), ratio{}, before{}, steps{};
+    // q is the larger of the last two ratios of steps, and at least 0.3 where only one is known: one may be small by
+    // chance. A lane that is done keeps its figures, whatever its neighbours still need.
+    V error = all(T(1e30)), contraction{}, before{}, steps{}, q_before = all(T(0.3));
     int count = 0;
     for (bool busy = true; busy && count < batch_.steps_max;) {
       inject();
@@ -71,17 +73,19 @@ class Block {
       busy = true;
       if (count > 1) {
         const V quiet = all(sizeof(T) == 8 ? T(1e-14) : T(2e-7));  // steps of rounding say nothing about q
-        ratio = step / larger(before, all(T(1e-30)));
-        const V q = step < quiet ? all(T(0.5)) : smaller(ratio, all(T(0.999)));
-        error = step * q / (T(1) - q);
-        const V target = all(static_cast<T>(batch_.tolerance));
-        steps = (error <= target) & (steps == V{}) ? all(static_cast<T>(count)) : steps;
+        const V ratio = smaller(step / larger(before, all(T(1e-30))), all(T(0.999)));
+        const V q = step < quiet ? larger(q_before, all(T(0.5))) : larger(ratio, q_before);
+        q_before = step < quiet ? q_before : ratio;
+        const V now = step * q / (T(1) - q), target = all(static_cast<T>(batch_.tolerance));
+        error = steps == V{} ? now : error;
+        contraction = (steps == V{}) & (step >= quiet) ? ratio : contraction;
+        steps = (now <= target) & (steps == V{}) ? all(static_cast<T>(count)) : steps;
         busy = false;
-        for (int l = 0; l < W; ++l) busy |= !(error[l] <= target[l]);  // true for NaN
+        for (int l = 0; l < W; ++l) busy |= steps[l] == T(0);  // a NaN never gets there
       }
       before = step;
     }
-    store(first, live, error, ratio, steps);
+    store(first, live, error, contraction, steps);
   }
 
  private:

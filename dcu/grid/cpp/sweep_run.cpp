@@ -12,6 +12,7 @@
 namespace headroom {
 namespace {
 
+constexpr int threads_max = 1024;
 constexpr std::int64_t chunk = 512;  // states; a multiple of every register's lanes, so that threads never share one
 
 #ifdef HEADROOM_X86
@@ -69,7 +70,7 @@ void run(const Plan<T>& plan, const Elements<T>& elements, const Batch& batch, c
       kernel(plan, elements, batch, c * chunk, std::min((c + 1) * chunk, batch.states));
   };
   std::vector<std::thread> helpers;
-  for (int t = 1; t < threads && t < chunks; ++t) helpers.emplace_back(work);
+  for (int t = 1; t < threads && t < chunks && t < threads_max; ++t) helpers.emplace_back(work);
   work();
   for (auto& helper : helpers) helper.join();
 }

@@ -94,7 +94,7 @@ class _Winding(_Loose):
 class _Unit(_Loose):
     w1: _Winding
     w2: _Winding
-    s_rated_va: float
+    s_rated_va: Annotated[float, Field(gt=0)]
     r_pu: float
     x_pu: float
 
@@ -219,6 +219,8 @@ class _Reader:
     def _load(self, load: _Load) -> ConnectionPoint:
         share = Zip(*load.zip) if load.zip is not None else _ZIP[load.model or "P"]
         pos, neg = _NODES[load.pos], _NODES[load.neg]
+        if pos is Conductor.E:  # the same load the other way round
+            pos, neg = neg, pos
         return ConnectionPoint(load.id, load.bus, (Connection(pos, neg, load.p_w, load.q_var, load.v_nom_v, share),))
 
     def _complex(self, where: str, re: Real, im: Real, count: int) -> ComplexMatrix:
