@@ -17,8 +17,8 @@ class Status(IntEnum):
 
     CONVERGED = 0
     NO_SOLUTION = 1
-    """Neither the fixed point nor Newton's method found a solution (Newton is not tried above 1,500 ports in the sweep);
-    beyond the nose there is none."""
+    """Neither the fixed point nor Newton's method found a solution; beyond the nose there is none. The sweep does not
+    try Newton above 1,500 ports."""
 
 
 RESULTS: Final = {

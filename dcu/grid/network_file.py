@@ -218,10 +218,9 @@ def read_json(path: Path) -> object:
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Fault(f"byte {error.start}", "no UTF-8", "JSON text in UTF-8")]) from error
     try:
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        content: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         if "\\ud" in text.lower():  # an escape may name half a character
             json.dumps(content, ensure_ascii=False).encode()
-        return content
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise ConfigError(str(path), [Fault(where, error.msg, "valid JSON")]) from error
@@ -231,6 +230,7 @@ def read_json(path: Path) -> object:
         raise ConfigError(str(path), [Fault("file", "half a surrogate pair", "whole characters")]) from error
     except ValueError as error:
         raise ConfigError(str(path), [Fault("file", str(error), "finite numbers and every key once")]) from error
+    return content
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -117,43 +117,54 @@ def _complex(pairs: NDArray[np.float64] | None) -> NDArray[np.complex128] | None
 def _plan(tree: TreeModel) -> Any:
     assert _sweep is not None
     if "plan" not in tree.memo:
-        open_ = np.stack([tree.u_open_v.real, tree.u_open_v.imag], axis=-1).ravel()
-        tree.memo["plan"] = _sweep.Plan(
-            tree.nodes.ravel(),
-            tree.selects,
-            tree.coefficients,
-            tree.slots,
-            tree.port_pos,
-            tree.port_neg,
-            open_,
-            np.stack([tree.port_z_ohm.real, tree.port_z_ohm.imag], axis=-1).ravel(),
-            1 / tree.u_nominal_v,
-        )
+        tree.memo["plan"] = _sweep.Plan(**plan_arrays(tree))
     return tree.memo["plan"]
+
+
+def plan_arrays(tree: TreeModel) -> dict[str, Any]:
+    """The arguments of the compiled `Plan`, by name."""
+    return {
+        "nodes": tree.nodes.ravel(),
+        "selects": tree.selects,
+        "coefficients": tree.coefficients,
+        "slots": tree.slots,
+        "port_pos": tree.port_pos,
+        "port_neg": tree.port_neg,
+        "port_open": _pairs(tree.u_open_v),
+        "port_z": _pairs(tree.port_z_ohm),
+        "port_per_nominal": 1 / tree.u_nominal_v,
+    }
+
+
+def _pairs(values: NDArray[np.complex128]) -> NDArray[np.float64]:
+    return np.stack([values.real, values.imag], axis=-1).ravel()
 
 
 def _elements(tree: TreeModel, law: Law) -> Any:
     assert _sweep is not None
     kept = tree.memo.get("elements")
     if kept is None or kept[0] is not law:
-        z, i, p = law.draw_zip
-        zip_ = np.stack([z / law.draw_nominal_v**2, i / law.draw_nominal_v, p], axis=-1).ravel()
-        elements = _sweep.Elements(
-            law.plain,
-            law.draw_columns,
-            law.draw_ports,
-            zip_,
-            law.inverter_columns,
-            law.inverter_ports,
-            1 / law.inverter_nominal_v,
-            np.minimum(law.inverter_s_max_va, 1e35),
-            law.p_curves.ravel(),
-            law.q_curves.ravel(),
-            law.damper_columns,
-            law.damper_ports.ravel(),
-            law.damper_g_s,
-            law.damper_i_max_a,
-            law.damper_zero.astype(np.uint8),
-        )
-        kept = tree.memo["elements"] = (law, elements)
+        kept = tree.memo["elements"] = (law, _sweep.Elements(**element_arrays(law)))
     return kept[1]
+
+
+def element_arrays(law: Law) -> dict[str, Any]:
+    """The arguments of the compiled `Elements`, by name."""
+    z, i, p = law.draw_zip
+    return {
+        "plain": law.plain,
+        "draw_column": law.draw_columns,
+        "draw_port": law.draw_ports,
+        "draw_zip": np.stack([z / law.draw_nominal_v**2, i / law.draw_nominal_v, p], axis=-1).ravel(),
+        "inverter_column": law.inverter_columns,
+        "inverter_port": law.inverter_ports,
+        "inverter_per_nominal": 1 / law.inverter_nominal_v,
+        "inverter_s_max": np.minimum(law.inverter_s_max_va, 1e35),
+        "p_curve": law.p_curves.ravel(),
+        "q_curve": law.q_curves.ravel(),
+        "damper_column": law.damper_columns,
+        "damper_port": law.damper_ports.ravel(),
+        "damper_g": law.damper_g_s,
+        "damper_i_max": law.damper_i_max_a,
+        "damper_zero": law.damper_zero.astype(np.uint8),
+    }

@@ -29,7 +29,7 @@ from shared.errors import HeadroomError
 
 REFERENCE_S: Final = 1e-2
 """[S] A zone that nothing joins to earth is held by this admittance between the mean of one bus's conductors and earth.
-Connections to earth are refused in such a zone, so that no current can flow there and its size changes the rounding only."""
+Connections to earth are refused in such a zone, so that no current can flow there: its size changes rounding only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

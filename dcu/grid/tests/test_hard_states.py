@@ -82,7 +82,7 @@ def test_beyond_the_nose_no_engine_has_a_number(angle: int) -> None:
     s = 1.01 * _nose_va(angle) * complex(np.exp(1j * np.deg2rad(angle)))
     batch = Injections.of(s.real, s.imag)
     for engine in ("port", "sweep"):
-        assert solve(whole, batch, engine).status[0] == Status.NO_SOLUTION  # type: ignore[arg-type]
+        assert solve(whole, batch, engine).status[0] == Status.NO_SOLUTION
     assert helm(whole.model, batch).status[0] == Status.NO_SOLUTION
 
 
@@ -116,7 +116,7 @@ def test_single_precision_is_not_used_where_a_zone_has_no_earth() -> None:
     whole = feeder("delta side")
     random = np.random.default_rng(2)
     batch = Injections.of(random.uniform(-20e3, 20e3, (50, 3)), random.uniform(-5e3, 5e3, (50, 3)))
-    rough, exact = (solve(whole, batch, "sweep", precision=p) for p in ("single", "double"))  # type: ignore[arg-type]
+    rough, exact = (solve(whole, batch, "sweep", precision=p) for p in ("single", "double"))
     assert np.abs(rough["port_u_v"] - exact["port_u_v"]).max() / 400 < 1e-9
 
 
@@ -156,12 +156,12 @@ def test_an_idle_state_beside_a_broken_one_is_still_solved() -> None:
     whole = feeder("switched")
     batch = Injections(np.array([[0.0, 0, 0], [np.nan, 0, 0]]), np.zeros((2, 3)))
     for engine in ("port", "sweep"):
-        assert solve(whole, batch, engine).status.tolist() == [0, 1]  # type: ignore[arg-type]
+        assert solve(whole, batch, engine).status.tolist() == [0, 1]
 
 
 def test_an_empty_batch_has_results_of_its_shape() -> None:
     for engine in ("port", "sweep"):
-        found = solve(_two_bus(), Injections.of(np.zeros((0, 1))), engine)  # type: ignore[arg-type]
+        found = solve(_two_bus(), Injections.of(np.zeros((0, 1))), engine)
         assert found["port_u_v"].shape == (0, 1)
 
 
@@ -169,7 +169,7 @@ def test_a_network_without_customers_is_refused_by_every_engine() -> None:
     network = replace(_two_bus().network, connection_points=(), memo={})
     for engine in ("port", "sweep", "auto"):
         with pytest.raises(ConfigError, match="0 ports"):
-            solve(network, Injections.of(np.zeros((1, 0))), engine)  # type: ignore[arg-type]
+            solve(network, Injections.of(np.zeros((1, 0))), engine)
 
 
 def _plain_matrix(network: Network) -> tuple[np.ndarray, dict[Node, int], np.ndarray]:
