@@ -1,7 +1,7 @@
 """One batch of the European feeder as bare arrays: written here, solved again on another processor, compared.
 
-Run as `python -m benchmarks.arm_case write FILE`, and on the other side `python benchmarks/arm_case.py check FILE`, which
-needs NumPy and the compiled module of the wheel under test, and nothing else.
+Run as `python -m benchmarks.arm_case write FILE`, and on the other side `python benchmarks/arm_case.py check FILE`,
+which needs NumPy and the compiled module of the wheel under test, and nothing else.
 """
 
 import platform
@@ -95,9 +95,8 @@ def check(path: Path) -> None:
                 None,
             )
             off = np.abs(u.view(np.complex128)[:, :, 0] - data[f"{name} u"]).max() / 230
-            print(
-                f"{platform.machine()} {module.available()} {name} {'float32' if single else 'double'}: off by {off:.2g} pu"
-            )
+            kind = "float32" if single else "double"
+            print(f"{platform.machine()} {module.available()} {name} {kind}: off by {off:.2g} pu")
             if not off <= limit:
                 sys.exit(1)
 
