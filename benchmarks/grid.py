@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # everything but `threads` is measured on one core
+
 import numpy as np
 from numpy.typing import NDArray
 
