@@ -4,6 +4,11 @@
 set -eu
 bin=$1
 shift
+headers=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+if [ ! -f "$headers/Python.h" ]; then
+  echo "error: no Python.h in $headers; install Debian's package python3-dev (or that of this Python)"
+  exit 2
+fi
 if ! command -v "${CXX:-c++}" > /dev/null 2>&1; then
   echo "no C++ compiler on the PATH: using the ziglang wheel"
   "$bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/zig.txt

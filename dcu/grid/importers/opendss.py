@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from dcu.grid.check import IMPEDANCE_OHM, UNIT_RATIO_MAX
 from dcu.grid.importers.imported import Account, Imported, Profiles, finished
+from dcu.grid.importers.opendss_shapes import Draws, Shape
+from dcu.grid.importers.opendss_windings import NOISE, Element, Winding, fit_coils, to_neutral_v, vector_group_of
 from dcu.grid.network import (
     BUSES_MAX,
     CONSTANT_POWER,
     FOUR_WIRE,
-    ROTATION,
     Branch,
     BranchEnd,
     Bus,
@@ -51,8 +52,6 @@ PROFILE_VALUES_MAX: Final = 50_000_000
 """Steps times ports of the profiles; a year of minutes for a hundred customers is about that."""
 COIL_MISMATCH_MAX: Final = 1e-6
 """Relative; the engine's transformer matrix and that of our coils agree to rounding, or the account says so."""
-NOISE: Final = 1e-11
-"""Relative to the series admittance; a smaller shunt is what rounding leaves of none."""
 BASE_RATIO_MAX: Final = 1.2
 """A bus's voltage base is believed if it is that near to what source and transformers give."""
 DEFAULT_RATING_A: Final = 400.0
@@ -159,102 +158,6 @@ def _engine_fault(error: Exception) -> Fault:
     return Fault(where, f"OpenDSS's error {text!r}", "a script that OpenDSS accepts")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Element:
-    """A circuit element as the engine holds it: node numbers of each terminal, primitive admittance matrix [S]."""
-
-    kind: str
-    name: str
-    buses: tuple[str, ...]
-    nodes: tuple[tuple[int, ...], ...]
-    phases: int
-    y: ComplexMatrix
-    open_ends: tuple[tuple[bool, ...], ...]
-    rating_a: float
-
-    @property
-    def where(self) -> str:
-        return f"{self.kind}.{self.name}"
-
-    @property
-    def fully_open(self) -> bool:
-        """Whether one terminal is open in all phases, so that no current flows through."""
-        return any(all(end[: self.phases]) for end in self.open_ends)
-
-    @property
-    def partly_open(self) -> bool:
-        return any(any(end[: self.phases]) for end in self.open_ends)
-
-
-@dataclass(frozen=True, slots=True)
-class _Winding:
-    """One side of a transformer: a delta or a star, rated voltage of a coil [V], earthing of its star [ohm] if any."""
-
-    delta: bool
-    rated_v: float
-    tap: float
-    s_va: float
-    neutral_ohm: complex | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """Coils as OpenDSS connects them: positions (pos, neg) in each terminal, and what its matrix says of them."""
-
-    pairs: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
-    z_pu: complex
-    shunt_pu: complex
-    mismatch: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Shape:
-    """Multipliers over time; `hours` is the interval, or the times where they are uneven [h]."""
-
-    hours: float | NDArray[np.float64]
-    p: NDArray[np.float64]
-    q: NDArray[np.float64] | None
-    actual: bool
-
-    @property
-    def step_h(self) -> float:
-        return self.hours if isinstance(self.hours, float) else float(np.diff(self.hours).min(initial=1.0))
-
-    @property
-    def end_h(self) -> float:
-        return self.hours * len(self.p) if isinstance(self.hours, float) else float(self.hours[-1])
-
-    def at(self, values: NDArray[np.float64], hours: NDArray[np.float64]) -> NDArray[np.float64]:
-        """As the engine looks it up: the nearest point of an even shape, repeated; the line through an uneven one."""
-        if not isinstance(self.hours, float):
-            return np.interp(hours, self.hours, values)
-        return values[(np.rint(hours / self.hours).astype(np.int64) - 1) % len(values)]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Draw:
-    """What one customer draws in all phases [W, var], and the shape that it follows; `factor` is the global one."""
-
-    p_w: float
-    q_var: float
-    factor: float
-    sign: float
-    shape: _Shape | None
-
-    def over(self, hours: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Power at each of the hours [W, var]."""
-        shape, one = self.shape, np.ones_like(hours)
-        if shape is None:
-            return self.factor * self.p_w * one, self.factor * self.q_var * one
-        p = shape.at(shape.p, hours)
-        q = p if shape.q is None else shape.at(shape.q, hours)
-        if not shape.actual:
-            return self.factor * self.p_w * p, self.factor * self.q_var * q
-        if shape.q is None:
-            q = p * (self.q_var / self.p_w if self.p_w else 0.0)
-        return 1e3 * self.sign * p, 1e3 * self.sign * q
-
-
 class _Reader:
     def __init__(self, engine: Any, account: Account) -> None:
         self.faults: list[Fault] = []
@@ -267,8 +170,8 @@ class _Reader:
         self._shunts: list[Shunt] = []
         self._earthings: dict[Node, complex] = {}
         self._points: list[ConnectionPoint] = []
-        self._draws: dict[str, _Draw] = {}
-        self._shapes: dict[str, _Shape] = {}
+        self._draws: dict[str, Draws] = {}
+        self._shapes: dict[str, Shape] = {}
         self._explicit: set[str] = set()
         """Buses with a node 4."""
         self._ended: set[str] = set()
@@ -302,7 +205,7 @@ class _Reader:
 
     # What is there
 
-    def _elements(self) -> list[_Element]:
+    def _elements(self) -> list[Element]:
         found = []
         for full_name in self._circuit.AllElementNames:
             kind, _, name = full_name.partition(".")
@@ -319,14 +222,14 @@ class _Reader:
                 self._skipped[kind] += 1
         return found
 
-    def _element(self, kind: str, name: str, handle: Any) -> _Element:
+    def _element(self, kind: str, name: str, handle: Any) -> Element:
         terminals, conductors = int(handle.NumTerminals), int(handle.NumConductors)
         order = [int(n) for n in handle.NodeOrder]
         raw = np.asarray(handle.Yprim)
         flat = raw if np.iscomplexobj(raw) else raw.view(np.complex128)
         size = terminals * conductors
         y = flat.reshape(size, size).T if flat.size == size * size else np.zeros((size, size))
-        return _Element(
+        return Element(
             kind=kind,
             name=name,
             buses=tuple(bus.partition(".")[0].lower() for bus in handle.BusNames),
@@ -339,20 +242,20 @@ class _Reader:
             rating_a=float(handle.NormalAmps) if kind == "line" else 0.0,
         )
 
-    def _ask(self, element: _Element, key: str) -> str:
+    def _ask(self, element: Element, key: str) -> str:
         self._circuit.SetActiveElement(element.where)
         return str(self._circuit.ActiveCktElement.Properties(key).Val)
 
-    def _number(self, element: _Element, key: str) -> float:
+    def _number(self, element: Element, key: str) -> float:
         return float(self._ask(element, key))
 
-    def _name(self, family: str, element: _Element) -> str:
+    def _name(self, family: str, element: Element) -> str:
         """The element's own name, with its class where another class has used it."""
         name = element.name if (family, element.name) not in self._ids else element.where
         self._ids.add((family, name))
         return name
 
-    def _wire(self, element: _Element, bus: str, node: int) -> Conductor:
+    def _wire(self, element: Element, bus: str, node: int) -> Conductor:
         if node not in _WIRES:
             seen = f"node {node} of bus {bus!r}"
             self.faults.append(Fault(element.where, seen, "nodes 1, 2, 3 (phases), 4 (neutral) or 0 (earth)"))
@@ -361,12 +264,12 @@ class _Reader:
             self._explicit.add(bus)
         return _WIRES[node]
 
-    def _wires(self, element: _Element, terminal: int) -> list[Conductor]:
+    def _wires(self, element: Element, terminal: int) -> list[Conductor]:
         return [self._wire(element, element.buses[terminal], n) for n in element.nodes[terminal]]
 
     # Source
 
-    def _source(self, elements: list[_Element]) -> Source | None:
+    def _source(self, elements: list[Element]) -> Source | None:
         if len(elements) != 1:
             names = ", ".join(e.where for e in elements) or "none"
             self.faults.append(Fault("vsource", f"{len(elements)} enabled ({names})", "one voltage source"))
@@ -392,7 +295,7 @@ class _Reader:
 
     # Lines, capacitors, reactors
 
-    def _two_ended(self, element: _Element) -> None:
+    def _two_ended(self, element: Element) -> None:
         ends = [self._wires(element, t) for t in range(len(element.nodes))]
         used = {bus for bus, wires in zip(element.buses, ends, strict=True) if any(w is not Conductor.E for w in wires)}
         if len(used) < 2:
@@ -402,7 +305,7 @@ class _Reader:
         else:
             self._branch(element, ends)
 
-    def _open(self, element: _Element, ends: list[list[Conductor]]) -> None:
+    def _open(self, element: Element, ends: list[list[Conductor]]) -> None:
         if ends[0] == ends[1] and Conductor.E not in ends[0]:
             name = self._name("switches", element)
             self._switches.append(Switch(name, element.buses[0], element.buses[1], tuple(ends[0]), closed=False))
@@ -411,7 +314,7 @@ class _Reader:
         if element.kind == "line" and self._ask(element, "switch")[:1].lower() not in ("t", "y"):
             self._account.left_out.append(f"{element.where}: the charging of an open line")
 
-    def _branch(self, element: _Element, ends: list[list[Conductor]]) -> None:
+    def _branch(self, element: Element, ends: list[list[Conductor]]) -> None:
         n = len(ends[0])
         keep = [k for k in range(n) if (ends[0][k], ends[1][k]) != (Conductor.E, Conductor.E)]
         if element.partly_open:
@@ -451,7 +354,7 @@ class _Reader:
             )
         )
 
-    def _ground(self, element: _Element, ends: list[list[Conductor]], k: int) -> None:
+    def _ground(self, element: Element, ends: list[list[Conductor]], k: int) -> None:
         """A neutral that is earthed solidly at one end: that end gets the conductor, and an earthing."""
         for near, far in ((0, 1), (1, 0)):
             if ends[near][k] is Conductor.E:
@@ -462,7 +365,7 @@ class _Reader:
                 self._ended.add(element.buses[near])
                 self._earth(Node(element.buses[near], Conductor.N), 0j)
 
-    def _shunt(self, element: _Element, ends: list[list[Conductor]]) -> None:
+    def _shunt(self, element: Element, ends: list[list[Conductor]]) -> None:
         flat = [wire for end in ends for wire in end]
         bus = next((b for b, end in zip(element.buses, ends, strict=True) if set(end) != {Conductor.E}), "")
         wires = tuple(w for w in FOUR_WIRE if w in flat)
@@ -491,7 +394,7 @@ class _Reader:
 
     # Transformers
 
-    def _transformer(self, element: _Element) -> None:
+    def _transformer(self, element: Element) -> None:
         if len(element.nodes) != 2:
             seen = f"{len(element.nodes)} windings ({', '.join(element.buses)})"
             self.faults.append(Fault(element.where, seen, "two windings"))
@@ -501,7 +404,7 @@ class _Reader:
             return
         windings = [self._winding(element, t) for t in (0, 1)]
         wires = [self._wires(element, t) for t in (0, 1)]
-        fits = [_fit(element, windings, turn) for turn in ((1, -1) if any(w.delta for w in windings) else (1,))]
+        fits = [fit_coils(element, windings, turn) for turn in ((1, -1) if any(w.delta for w in windings) else (1,))]
         fit = min(fits, key=lambda f: f.mismatch)
         if fit.mismatch > COIL_MISMATCH_MAX:
             text = f"{element.where}: coils and the engine's matrix differ by {fit.mismatch:.2g} of its largest entry"
@@ -520,9 +423,11 @@ class _Reader:
         s = windings[0].s_va / element.phases
         z = matrix(np.eye(len(coils)) * fit.z_pu)
         name = self._name("transformers", element)
-        self._transformers.append(Transformer(name, tuple(coils), s, z, _group(coils, windings), windings[0].s_va))
+        self._transformers.append(
+            Transformer(name, tuple(coils), s, z, vector_group_of(coils, windings), windings[0].s_va)
+        )
 
-    def _winding(self, element: _Element, terminal: int) -> _Winding:
+    def _winding(self, element: Element, terminal: int) -> Winding:
         handle = self._circuit.Transformers
         handle.Name = element.name
         handle.Wdg = terminal + 1
@@ -532,7 +437,7 @@ class _Reader:
         if element.phases > 1 and not delta:
             rated /= math.sqrt(3)
         neutral = None if r < 0 else complex(r, x)
-        return _Winding(delta, rated, float(handle.Tap), float(handle.kVA) * 1e3, neutral)
+        return Winding(delta, rated, float(handle.Tap), float(handle.kVA) * 1e3, neutral)
 
     # Voltages
 
@@ -544,8 +449,8 @@ class _Reader:
             reach.setdefault(b, []).append((a, None))
         for t in self._transformers:
             first, second = t.coils[0].primary, t.coils[0].secondary
-            reach.setdefault(first.bus, []).append((second.bus, _to_neutral(second)))
-            reach.setdefault(second.bus, []).append((first.bus, _to_neutral(first)))
+            reach.setdefault(first.bus, []).append((second.bus, to_neutral_v(second)))
+            reach.setdefault(second.bus, []).append((first.bus, to_neutral_v(first)))
         bases = {}
         for name in self._circuit.AllBusNames:
             self._circuit.SetActiveBus(name)
@@ -573,7 +478,7 @@ class _Reader:
 
     # Loads and generators
 
-    def _point(self, element: _Element, nominal: dict[str, float]) -> None:
+    def _point(self, element: Element, nominal: dict[str, float]) -> None:
         bus = element.buses[0]
         if bus not in nominal or element.fully_open:
             self._on_dead_buses[f"{element.kind}s"] += 1
@@ -609,7 +514,7 @@ class _Reader:
         self._draws[name] = draw
         self._account.take(f"{element.kind}s")
 
-    def _law(self, element: _Element) -> Zip:
+    def _law(self, element: Element) -> Zip:
         model = int(self._number(element, "model"))
         known = _LOAD_MODELS if element.kind == "load" else _GENERATOR_MODELS
         self._limited += model != 2
@@ -624,7 +529,7 @@ class _Reader:
             self._account.approximated.append(f"{element.where}: model {model}; constant power is taken")
         return known.get(model, CONSTANT_POWER)
 
-    def _draw(self, element: _Element) -> _Draw:
+    def _draw(self, element: Element) -> Draws:
         load = element.kind == "load"
         sign = 1.0 if load else -1.0
         solution = self._circuit.Solution
@@ -632,9 +537,9 @@ class _Reader:
         factor = 1.0 if status in ("f", "e") else float(solution.LoadMult if load else solution.GenMult)
         shape = None if status == "f" else self._shape(self._ask(element, "daily") or self._ask(element, "yearly"))
         p, q = (sign * 1e3 * self._number(element, key) for key in ("kw", "kvar"))
-        return _Draw(p, q, factor, sign, shape)
+        return Draws(p, q, factor, sign, shape)
 
-    def _shape(self, name: str) -> _Shape | None:
+    def _shape(self, name: str) -> Shape | None:
         if not name or name.lower() == "none":
             return None
         if name not in self._shapes:
@@ -643,7 +548,7 @@ class _Reader:
             p, q = (np.array(values, dtype=np.float64) for values in (handle.Pmult, handle.Qmult))
             interval = float(handle.HrInterval)
             hours = interval if interval > 0 else np.array(handle.TimeArray, dtype=np.float64)
-            self._shapes[name] = _Shape(hours, p, q if len(q) == len(p) else None, bool(handle.UseActual))
+            self._shapes[name] = Shape(hours, p, q if len(q) == len(p) else None, bool(handle.UseActual))
         return self._shapes[name]
 
     def profiles(self, network: Network) -> Profiles | None:
@@ -751,72 +656,6 @@ def _symmetric(y: NDArray[Any]) -> ComplexMatrix:
 
 def _numbers(text: str) -> list[float]:
     return [float(part) for part in re.split(r"[\s,]+", text.strip("[]() ")) if part]
-
-
-def _positions(delta: bool, phase: int, phases: int, turn: int) -> tuple[int, int]:
-    """Positions in a terminal that one coil joins; a delta coil goes to the next phase, or to the one before."""
-    if not delta or phases == 1:
-        return phase, phases
-    other = phase + turn
-    if phases > 2:
-        other %= phases
-    return phase, 2 if other < 0 else other  # an open delta of two phases has its third corner behind them
-
-
-def _fit(element: _Element, windings: list[_Winding], turn: int) -> _Fit:
-    """Series and magnetising admittance of coils so connected that fit the engine's matrix best (least squares)."""
-    n = len(element.nodes[0])
-    pairs = tuple(
-        (
-            _positions(windings[0].delta, k, element.phases, turn),
-            _positions(windings[1].delta, k, element.phases, turn),
-        )
-        for k in range(element.phases)
-    )
-    turns = np.repeat([w.rated_v * w.tap for w in windings], n)
-    y = np.array(element.y)
-    for t, w in enumerate(windings):
-        if not w.delta and w.neutral_ohm is not None and element.nodes[t][-1] != 0 and w.neutral_ohm != 0:
-            y[(t + 1) * n - 1, (t + 1) * n - 1] -= 1 / w.neutral_ohm
-    s = windings[0].s_va / element.phases
-    seen = y * np.outer(turns, turns) / s
-    series, shunt = np.zeros((2 * n, 2 * n)), np.zeros((2 * n, 2 * n))
-    for (a, b), (c, d) in pairs:
-        first, second = np.zeros(2 * n), np.zeros(2 * n)
-        first[[a, b]], second[[n + c, n + d]] = (1, -1), (1, -1)
-        series += np.outer(first - second, first - second)
-        shunt += np.outer(second, second)
-    # A solidly earthed star has an arbitrary large admittance of the engine at its neutral: that entry tells nothing.
-    told = np.ones((2 * n, 2 * n), dtype=bool)
-    for t, w in enumerate(windings):
-        if not w.delta and w.neutral_ohm == 0:
-            told[(t + 1) * n - 1, (t + 1) * n - 1] = False
-    basis = np.stack([series[told], shunt[told]], axis=1)
-    found, *_ = np.linalg.lstsq(basis.astype(np.complex128), seen[told], rcond=None)
-    mismatch = float(np.abs(basis @ found - seen[told]).max() / np.abs(seen[told]).max())
-    magnetising = complex(found[1]) if abs(found[1]) > NOISE * abs(found[0]) else 0j
-    return _Fit(pairs, 1 / complex(found[0]), magnetising / windings[1].tap ** 2, mismatch)
-
-
-def _group(coils: Sequence[Coil], windings: Sequence[_Winding]) -> str:
-    """Vector group of a three-phase bank, by the angles of its first coil."""
-    if len(coils) != 3:
-        return ""
-    lead = []
-    for end in (coils[0].primary, coils[0].secondary):
-        own = np.exp(1j * np.deg2rad(ROTATION.get(end.pos, 0.0)))
-        other = np.exp(1j * np.deg2rad(ROTATION[end.neg])) if end.neg in ROTATION else 0.0
-        lead.append(float(np.angle(own - other, deg=True)) - ROTATION.get(end.pos, 0.0))
-    shift = ROTATION.get(coils[0].secondary.pos, 0.0) - ROTATION.get(coils[0].primary.pos, 0.0)
-    clock = round((lead[1] - lead[0] - shift) / 30) % 12
-    high, low = ("D" if windings[0].delta else "YN"), ("d" if windings[1].delta else "yn")
-    return f"{high}{low}{clock}"
-
-
-def _to_neutral(end: CoilEnd) -> float:
-    """Phase-to-neutral voltage that a coil's end gives its bus [V]."""
-    single = end.neg in (Conductor.E, Conductor.N) or end.pos in (Conductor.E, Conductor.N)
-    return end.u_rated_v / (1.0 if single else math.sqrt(3))
 
 
 def _nodes(
