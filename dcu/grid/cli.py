@@ -235,16 +235,17 @@ def _solve(options: argparse.Namespace) -> int:
     if options.feeder.suffix == MODEL_SUFFIX:
         model = load_model(options.feeder)
         whole: Feeder | PortModel = model
+        network = None
     else:
-        whole = Feeder(_network(options.feeder))
+        network = _network(options.feeder)
+        whole = Feeder(network)
         model = whole.model
     injections = base_injections(model) if options.loads is None else _loads(options.loads, model)
     if options.engine == "helm":
-        return _show(options, model, _by_helm(model, injections))
+        return _show(options, model, _by_helm(model, injections), network)
     names = ("port_u_v", "bus_u_v", "current_a", "vuf", "loss_w", "source_s_va")
-    return _show(
-        options, model, solve(whole, injections, options.engine, results=names, tolerance_pu=options.tolerance)
-    )
+    result = solve(whole, injections, options.engine, results=names, tolerance_pu=options.tolerance)
+    return _show(options, model, result, network)
 
 
 def _by_helm(model: PortModel, injections: Injections) -> FlowResult:
@@ -307,9 +308,11 @@ def _number(where: str, key: str, text: str | None, faults: list[Fault]) -> floa
     return value
 
 
-def _show(options: argparse.Namespace, model: PortModel, result: FlowResult) -> int:
+def _show(options: argparse.Namespace, model: PortModel, result: FlowResult, network: Network | None) -> int:
     ok = bool(result.converged[0])
     found = _as_json(model, result) if ok else {}
+    if ok and network is not None:
+        found["losses"] = _losses(network, model, result)
     head = {
         "feeder": model.name,
         "engine": result.engine,
@@ -324,6 +327,30 @@ def _show(options: argparse.Namespace, model: PortModel, result: FlowResult) -> 
     else:
         print("\n".join(_as_table(head, found, model)))
     return EXIT_OK if ok else EXIT_FAILED
+
+
+def _losses(network: Network, model: PortModel, result: FlowResult) -> list[dict[str, Any]]:
+    """What each branch and transformer turns into heat [W]: power into its first end less power out of its second."""
+    u = {(n.bus, n.conductor): volts for n, volts in zip(model.nodes, result["bus_u_v"][0], strict=True)}
+    i = {tuple(c): amps for c, amps in zip(model.currents, result["current_a"][0], strict=True)}
+    found = []
+    for b in network.branches:
+        loss = 0.0
+        for a, c in zip(b.from_end.conductors, b.to_end.conductors, strict=True):
+            into = i["branch", b.id, "from", a]
+            out = i.get(("branch", b.id, "to", c), into)
+            loss += (u[b.from_end.bus, a] * np.conj(into) - u[b.to_end.bus, c] * np.conj(out)).real
+        found.append({"kind": "branch", "id": b.id, "loss_w": float(loss)})
+    for t in network.transformers:
+        ends = [("primary", t.primary_bus, 1.0), ("secondary", t.secondary_bus, -1.0)]
+        loss = sum(
+            sign * (u[bus, name.conductor] * np.conj(current)).real
+            for side, bus, sign in ends
+            for name, current in zip(model.currents, i.values(), strict=True)
+            if (name.kind, name.id, name.end) == ("transformer", t.id, side)
+        )
+        found.append({"kind": "transformer", "id": t.id, "loss_w": float(loss)})
+    return found
 
 
 def _finite(value: float) -> float | None:
@@ -377,6 +404,9 @@ def _as_table(head: dict[str, Any], found: dict[str, Any], model: PortModel) -> 
         i = abs(complex(row["re_a"], row["im_a"]))
         share = f"{100 * i / row['rating_a']:8.1f}%" if row["rating_a"] else ""
         lines.append(f"{row['kind'] + ' ' + row['id']:32} {row['end']:9} {row['conductor']:2} {i:10.3f} {share:>9}")
+    if "losses" in found:
+        lines += ["", f"{'loss':32} {'P [W]':>12}"]
+        lines += [f"{row['kind'] + ' ' + row['id']:32} {row['loss_w']:12.3f}" for row in found["losses"]]
     return lines
 
 
