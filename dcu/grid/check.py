@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -54,7 +55,7 @@ def find_faults(network: Network, meters: frozenset[str] | None = None) -> list[
         return faults + numbers
     if numbers:  # and ratios only where the numbers are
         return [*numbers, *_topology(network)]
-    return [*_units(network), *_topology(network), *_potentials(network)]
+    return [*_units(network), *_topology(network), *_potentials(network), *_open_stars(network)]
 
 
 def _names(network: Network) -> Iterator[Fault]:
@@ -294,6 +295,36 @@ def _topology(network: Network) -> Iterator[Fault]:
         for conductor in bus_.conductors:
             if bus_.id not in cut and nodes.root(Node(bus_.id, conductor)) not in wired:
                 yield Fault(f"buses[{bus_.id}]", f"conductor {conductor} joined to nothing", "a way to source or earth")
+
+
+def _open_stars(network: Network) -> Iterator[Fault]:
+    """Star-star transformers whose zero sequence has no way: an unearthed star at one side, no no-load branch, and an
+    earthed star at the other whose zone nothing else joins to earth."""
+    for t in network.transformers:
+        if any(y for coil in t.coils for y in coil.shunt_pu) or len(t.coils) < 3:
+            continue
+        without = replace(network, transformers=tuple(x for x in network.transformers if x is not t), memo={})
+        loose = {node for zone in unearthed_zones(without) for node in zone}
+        sides = [[coil.primary for coil in t.coils], [coil.secondary for coil in t.coils]]
+        for one, other in (sides, sides[::-1]):
+            stars = {Node(end.bus, end.neg) for end in one}
+            alone = len(stars) == 1 and next(iter(stars)).conductor is Conductor.N and not _other_uses(without, stars)
+            fed = {Node(end.bus, end.pos) for end in other}
+            if alone and fed <= loose and all(end.neg is Conductor.E for end in other):
+                (star,) = stars
+                seen = f"an unearthed star at {star.bus!r} and no no-load branch: zero-sequence current has no way"
+                yield Fault(
+                    f"transformers[{t.id}]", seen, "its no-load branch (g_pu, b_pu), or an earthing of the star"
+                )
+
+
+def _other_uses(network: Network, stars: set[Node]) -> bool:
+    """Whether anything else is connected to a star point."""
+    used = {n for b in network.branches for end in (b.from_end, b.to_end) for n in end.nodes()}
+    used |= {n for t in network.transformers for c in t.coils for end in (c.primary, c.secondary) for n in end.nodes()}
+    used |= {Node(e.bus, e.conductor) for e in network.earthings} | {n for s in network.shunts for n in s.nodes()}
+    used |= {Node(bus, c) for s in network.switches for bus in (s.from_bus, s.to_bus) for c in s.conductors}
+    return bool(stars & (used | set(network.source.nodes())))
 
 
 def _potentials(network: Network) -> Iterator[Fault]:

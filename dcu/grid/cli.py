@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dcu.grid.files import write_whole
 from dcu.grid.port_model import PortModel, load_model, save_model
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from dcu.grid.flow_result import FlowResult
+    from dcu.grid.helm import HelmResult
     from dcu.grid.importers.imported import Imported
     from dcu.grid.injections import Injections
     from dcu.grid.network import Network
@@ -32,6 +35,7 @@ EXAMPLE: Final = """examples:
   headroom-grid compile feeder.json -o feeder.npz
 """
 MODEL_SUFFIX: Final = ".npz"
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,6 +110,7 @@ def _importer(form: str) -> Callable[[Path], Imported]:
 def _import(options: argparse.Namespace) -> int:
     from dcu.grid.network_file import network_json, parse_network, save_network  # noqa: PLC0415
 
+    _keep(options.source, options.output)
     found = _importer(options.form)(options.source)
     parse_network(str(options.source), json.loads(network_json(found.network)))  # what is written can be read
     save_network(found.network, options.output)
@@ -114,19 +119,21 @@ def _import(options: argparse.Namespace) -> int:
     print(f"wrote {options.output}")
     if found.profiles is not None:
         profiles = options.output.with_suffix(".profiles.npz")
-        part = profiles.with_name(profiles.name + ".part")
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                ports=np.array(found.profiles.ports),
-                step_s=np.array(found.profiles.step_s),
-                p_w=found.profiles.p_w,
-                q_var=found.profiles.q_var,
-            )
-        part.replace(profiles)
+        arrays = {
+            "ports": np.array(found.profiles.ports),
+            "step_s": np.array(found.profiles.step_s),
+            "p_w": found.profiles.p_w,
+            "q_var": found.profiles.q_var,
+        }
+        write_whole(profiles, lambda file: np.savez(file, allow_pickle=False, **arrays))
         print(f"wrote {profiles}: {len(found.profiles.p_w)} steps of {found.profiles.step_s:g} s")
     return EXIT_OK
+
+
+def _keep(source: Path, output: Path) -> None:
+    """A result never takes the place of what it was made from."""
+    if source.resolve() == output.resolve():
+        raise ConfigError(str(output), [Fault("output", "the same file as the input", "another file")])
 
 
 def _network(path: Path, meters: frozenset[str] | None = None) -> Network:
@@ -163,14 +170,21 @@ def _meters(path: Path) -> dict[str, str]:
     """Meter ids and buses of a DCU's configuration."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {str(m["id"]): str(m["bus"]) for m in content["meters"]}
+        found = [(str(m["id"]), str(m["bus"])) for m in content["meters"]]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ConfigError(str(path), [Fault("meters", f"{error}"[:80], "a DCU configuration with meters")]) from error
+    names = [name for name, _ in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(str(path), [Fault(f"meters: {name!r}", "twice", "every meter once") for name in twice])
+    return dict(found)
 
 
 def _compile(options: argparse.Namespace) -> int:
     from dcu.grid.compiler import compile_network  # noqa: PLC0415
 
+    _keep(options.feeder, options.output)
+    if options.output.suffix != MODEL_SUFFIX:
+        raise ConfigError(str(options.output), [Fault("output", f"ending {options.output.suffix!r}", MODEL_SUFFIX)])
     observe = {"auto": None, "all": True, "ports": False}[options.observe]
     model = compile_network(_network(options.feeder), observe=observe)
     save_model(model, options.output)
@@ -190,9 +204,9 @@ def _info(options: argparse.Namespace) -> int:
     network = _network(options.feeder)
     facts = _facts(network)
     if options.svg is not None:
-        part = options.svg.with_name(options.svg.name + ".part")
-        part.write_text(feeder_svg(network), encoding="utf-8")
-        part.replace(options.svg)
+        _keep(options.feeder, options.svg)
+        drawing = feeder_svg(network).encode()
+        write_whole(options.svg, lambda file: file.write(drawing))
         facts["picture"] = str(options.svg)
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -249,11 +263,17 @@ def _solve(options: argparse.Namespace) -> int:
 
 
 def _by_helm(model: PortModel, injections: Injections) -> FlowResult:
-    from dcu.grid.flow_result import FlowResult  # noqa: PLC0415
     from dcu.grid.helm import helm  # noqa: PLC0415
-    from dcu.grid.observe import observed  # noqa: PLC0415
 
     found = helm(model, injections)
+    with np.errstate(all="ignore"):  # without solution there is nothing to observe
+        return _observed_by_helm(model, injections, found)
+
+
+def _observed_by_helm(model: PortModel, injections: Injections, found: HelmResult) -> FlowResult:
+    from dcu.grid.flow_result import FlowResult  # noqa: PLC0415
+    from dcu.grid.observe import observed  # noqa: PLC0415
+
     i = -np.conj((injections.p_w + 1j * injections.q_var) / found.u_v)
     values = observed(model, found.u_v, i, ("port_u_v", "bus_u_v", "current_a", "vuf", "loss_w", "source_s_va"))
     notes = tuple(f"nose at {share:.6g} of this load" for share in found.nose_share if math.isfinite(share))
@@ -276,11 +296,15 @@ def _loads(path: Path, model: PortModel) -> Injections:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             key = next((c for c in ("port", "load", "customer") if c in columns), None)
-            if key is None or not {"p_w", "q_var"} <= set(columns):
-                raise ConfigError(str(path), [Fault("line 1", ", ".join(columns) or "nothing", "port, p_w, q_var")])
+            if key is None or not {"p_w", "q_var"} <= set(columns) or len(set(columns)) < len(columns):
+                expected = "port, p_w, q_var, separated by commas, each once"
+                raise ConfigError(str(path), [Fault("line 1", ", ".join(columns) or "nothing", expected)])
             for row in rows:
                 where, name = f"line {rows.line_num}", row[key]
-                if name not in place:
+                if None in row or None in row.values():
+                    cells = "too many cells" if None in row else "too few cells"
+                    faults.append(Fault(where, cells, f"{len(columns)}; decimals have a point"))
+                elif name not in place:
                     faults.append(Fault(where, f"port {name!r}", "a port of this feeder"))
                 elif name in seen:
                     faults.append(Fault(where, f"port {name!r} again", "every port once"))
@@ -298,10 +322,7 @@ def _loads(path: Path, model: PortModel) -> Injections:
 
 
 def _number(where: str, key: str, text: str | None, faults: list[Fault]) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
+    value = float(text or "") if _NUMBER.fullmatch((text or "").strip()) else math.nan
     if not math.isfinite(value):
         faults.append(Fault(f"{where} {key}", repr(text), "a number, with a decimal point and no unit"))
         return 0.0

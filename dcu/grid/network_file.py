@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from dcu.grid.check import find_faults
+from dcu.grid.files import write_whole
 from dcu.grid.network import (
     BUSES_MAX,
     Branch,
@@ -216,6 +217,9 @@ def read_json(path: Path) -> object:
     except OSError as error:
         raise ConfigError(str(path), [Fault("file", error.strerror or str(error), "a readable JSON file")]) from error
     except UnicodeDecodeError as error:
+        if path.read_bytes()[:2] == b"PK":
+            seen = "a compiled port model or another archive"
+            raise ConfigError(str(path), [Fault("file", seen, "JSON; models end in .npz")]) from error
         raise ConfigError(str(path), [Fault(f"byte {error.start}", "no UTF-8", "JSON text in UTF-8")]) from error
     try:
         content: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -247,6 +251,8 @@ def _no_constant(text: str) -> float:
 
 def parse_network(file: str, content: object, meters: frozenset[str] | None = None) -> Network:
     """The same for content that is already parsed; `file` only names it."""
+    if isinstance(content, dict) and content.get("schema") == "three-phase-feeder/1":
+        raise ConfigError(file, [Fault("file", "a three-phase-feeder/1 case", "headroom-grid import case first")])
     if isinstance(content, dict):
         buses = content.get("buses")
         if isinstance(buses, list) and len(buses) > BUSES_MAX:
@@ -275,8 +281,11 @@ def _key_fault(detail: Any) -> Fault:
     where = ".".join(str(part) for part in detail["loc"]) or "file"
     seen = repr(detail["input"])
     if detail["type"] == "missing":
-        seen = "nothing"
-    return Fault(where, seen if len(seen) <= 60 else seen[:57] + "...", detail["msg"])
+        return Fault(where, "nothing", "this key")
+    if detail["type"] == "extra_forbidden":
+        return Fault(where, "an unknown key", "one of the keys of headroom-grid schema")
+    expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return Fault(where, seen if len(seen) <= 60 else seen[:57] + "...", expected)
 
 
 class _Reader:
@@ -517,6 +526,5 @@ def _point(p: ConnectionPoint) -> dict[str, Any]:
 
 def save_network(network: Network, path: Path) -> None:
     """Write the file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(network_json(network), encoding="utf-8")
-    part.replace(path)
+    text = network_json(network).encode()
+    write_whole(path, lambda file: file.write(text))

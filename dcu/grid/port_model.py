@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dcu.grid.files import write_whole
 from shared.errors import ConfigError, Fault
 
 FORMAT: Final = "headroom-port-model/1"
@@ -164,10 +165,7 @@ def save_model(model: PortModel, path: Path) -> None:
     }
     header["content_sha256"] = _digest(header, arrays)
     text = np.frombuffer(json.dumps(header, ensure_ascii=False).encode(), dtype=np.uint8)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez(file, allow_pickle=False, header=text, **arrays)
-    part.replace(path)
+    write_whole(path, lambda file: np.savez(file, allow_pickle=False, header=text, **arrays))
 
 
 def _z_arrays(z: Complexes | Lines) -> dict[str, NDArray[Any]]:

@@ -155,6 +155,7 @@ def import_case(path: Path) -> Imported:
         ]
         raise ConfigError(str(path), limited(faults)) from error
     account = Account()
+    _say_unknown(content, case, account)
     reader = _Reader(str(path))
     network = reader.network(case)
     if reader.faults:
@@ -163,6 +164,33 @@ def import_case(path: Path) -> Imported:
     for kind in ("buses", "lines", "transformers", "shunts", "loads"):
         account.take(kind, len(getattr(case, kind)))
     return finished(str(path), network, account)
+
+
+_NAME_PLATE: Final = frozenset(
+    {"phases", "connection", "vector_group", "kv", "kva", "r_percent", "x_percent", "taps", "leadlag", "length_km"}
+)
+"""Keys that repeat or describe what the others say electrically."""
+
+
+def _say_unknown(content: object, case: _Case, account: Account) -> None:
+    """List what stands in the file and is not read: whoever wrote it meant something by it."""
+    seen: dict[str, int] = {}
+
+    def look(where: str, raw: object, model: object) -> None:
+        if isinstance(raw, dict) and isinstance(model, Section):
+            fields = {(info.alias or name): name for name, info in type(model).model_fields.items()}
+            for key, value in raw.items():
+                if key in fields:
+                    look(f"{where}.{key}".lstrip("."), value, getattr(model, fields[key]))
+                elif key not in _NAME_PLATE and value not in (None, [], {}, 0, 0.0, False, ""):
+                    name = f"{where}.{key}".lstrip(".")
+                    seen[name] = seen.get(name, 0) + (len(value) if isinstance(value, list) else 1)
+        elif isinstance(raw, list) and isinstance(model, list):
+            for one, other in zip(raw, model, strict=False):
+                look(where, one, other)
+
+    look("", content, case)
+    account.left_out += [f"key {name}, {count} times: not known here" for name, count in seen.items()]
 
 
 class _Reader:

@@ -202,7 +202,12 @@ class _Reader:
         bus = self._at(row, "ext_grid")
         u = self._volts[bus]
         power = _number(row, "s_sc_max_mva")
-        if math.isnan(power):
+        lines = self._net.line
+        balanced = len(lines) > 0 and ("r0_ohm_per_km" not in lines or lines["r0_ohm_per_km"].isna().all())
+        if balanced and not math.isnan(power):
+            power = STIFF_MVA
+            self._note("ext_grid: stiff, as pandapower's balanced power flow has it; short-circuit data not taken")
+        elif math.isnan(power):
             power = STIFF_MVA
             self._note(f"ext_grid: no short-circuit data, {STIFF_MVA:g} MVA assumed")
         else:

@@ -315,6 +315,11 @@ def _transformer(row: _Row, wires: dict[str, tuple[Conductor, ...]], account: Ac
     if row.number("s_rated_va") > 0 and not 0 <= pk <= uk:
         row.fault("pk_w", row.text("pk_w"), "load losses from 0 to uk times the rating")
         return None
+    group = row.text("vector_group").lower()
+    if any(letter == "y" and after != "n" for letter, after in zip(group, group[1:] + " ", strict=True)):
+        expected = "yn where a star is earthed or has a neutral; an unearthed star needs the JSON form"
+        row.fault("vector_group", repr(row.text("vector_group")), expected)
+        return None
     star = Conductor.N if Conductor.N in wires.get(secondary, ()) else Conductor.E
     tap = 1 + row.number("tap_percent", 0.0) / 100
     try:

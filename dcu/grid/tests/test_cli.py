@@ -89,6 +89,9 @@ def test_no_solution_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixt
         ("port,p_w,q_var\np1,nan,1\n", "line 2 p_w: seen 'nan'"),
         ("port,p_w,q_var\np1,1,1\np1,1,1\n", "line 3: seen port 'p1' again"),
         ("", "line 1: seen nothing"),
+        ("port,p_w,q_var\np1,6000,5,100\n", "decimals have a point"),
+        ("port,p_w,q_var\np1,1_000,5\n", "line 2 p_w: seen '1_000'"),
+        ("port;p_w;q_var\np1;1;2\n", "separated by commas"),
     ],
 )
 def test_wrong_loads_are_named_with_their_line(
@@ -142,6 +145,40 @@ def test_bad_files_end_with_one_line_each_and_nothing_is_written(
         assert "expected" in errors
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_result_never_takes_the_place_of_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.json"
+    save_network(MADE_UP["four wires"](), path)
+    before = path.read_bytes()
+    for arguments in (
+        ["compile", str(path), "-o", str(path)],
+        ["info", str(path), "--svg", str(path)],
+        ["compile", str(path), "-o", str(tmp_path / "model.bin")],
+        ["compile", str(path), "-o", str(tmp_path / "none" / "m.npz")],
+        ["info", str(path), "--svg", str(tmp_path)],
+    ):
+        assert main(arguments) == 2
+        assert "expected" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
+
+
+def test_what_a_case_file_holds_beside_the_known_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((CASES / "ieee13" / "feeder.json").read_text(encoding="utf-8"))
+    content["earthings"] = [{"bus": "671"}]
+    content["loads"][0]["connected"] = "maybe"
+    path, out = tmp_path / "case.json", tmp_path / "f.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert main(["import", "case", str(path), "-o", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "key earthings, 1 times" in text
+    assert "key loads.connected, 1 times" in text
+
+
+def test_a_case_file_is_told_from_a_network_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", str(CASES / "ieee13" / "feeder.json")]) == 2
+    assert "headroom-grid import case first" in capsys.readouterr().err
 
 
 def test_the_radial_check_finds_the_ring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

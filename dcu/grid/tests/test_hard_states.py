@@ -129,6 +129,25 @@ def test_connections_without_a_defined_voltage_are_faults() -> None:
     assert any("at one potential" in str(f) for f in find_faults(_with(four, nothing)))
 
 
+def test_a_star_star_transformer_without_a_way_for_zero_sequence_is_a_fault() -> None:
+    network = MADE_UP["meshed"]()  # YNyn0: its primary star is earthed
+    network = replace(network, branches=tuple(replace(b, y_s=None) for b in network.branches), memo={})
+    (t,) = network.transformers
+    unearthed = tuple(
+        replace(coil, primary=replace(coil.primary, neg=Conductor.N), shunt_pu=(0j, 0j)) for coil in t.coils
+    )
+    buses = tuple(replace(b, conductors=(*b.conductors, Conductor.N)) if b.id == "hv" else b for b in network.buses)
+    wrong = replace(network, transformers=(replace(t, coils=unearthed),), buses=buses, memo={})
+    assert ["unearthed star" in str(f) for f in find_faults(wrong)] == [True]
+    magnetised = tuple(replace(coil, shunt_pu=(0.002 - 0.01j, 0j)) for coil in unearthed)
+    right = replace(wrong, transformers=(replace(t, coils=magnetised),), memo={})
+    assert find_faults(right) == []
+    base = base_injections(compile_network(right))
+    little = replace(base, p_w=0.02 * base.p_w, q_var=0.02 * base.q_var)  # such a transformer bears little unbalance
+    full = solve_in_full(right, little.p_w[0], little.q_var[0])
+    assert np.abs(solve(right, little)["port_u_v"][0] - full.port_u_v).max() < 1e-6
+
+
 def _with(network: Network, point: ConnectionPoint) -> Network:
     return replace(network, connection_points=(*network.connection_points, point), memo={})
 

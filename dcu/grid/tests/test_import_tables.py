@@ -69,6 +69,7 @@ def test_four_wires_keep_the_neutral_and_earth_it_at_the_transformer(tmp_path: P
         ({"source": "bus,u_v\nhv,5773\n"}, "source.csv line 1.*a column sk_va"),
         ({"lines": GOOD["lines"].replace("line,", "lien,")}, "column 'lien'"),
         ({"transformers": GOOD["transformers"].replace("Dyn11", "Dyn4")}, "vector_group: seen 'Dyn4'"),
+        ({"transformers": GOOD["transformers"].replace("Dyn11", "Yyn0")}, "vector_group: seen 'Yyn0'"),
         ({"buses": ""}, "buses.csv line 1: seen nothing"),
         ({"buses": "bus,u_nominal_v\n"}, "buses.csv: seen no rows"),
         (

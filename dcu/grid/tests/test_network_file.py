@@ -74,7 +74,7 @@ def _changed(path: str, value: object) -> dict[str, Any]:
         ("branches.0.to_conductors", ["L1", "L2", "L2", "N"], "expected every conductor once"),
         ("branches.0.to_bus", "nowhere", "seen bus 'nowhere', expected a bus of this file"),
         ("branches.0.to_bus", "lv", "both ends at bus 'lv'"),
-        ("branches.0.lenght", 3.0, "branches.0.lenght: seen 3.0, expected Extra inputs are not permitted"),
+        ("branches.0.lenght", 3.0, "branches.0.lenght: seen an unknown key"),
         ("buses.1.u_nominal_v", 0.23, "u_nominal_v: seen 0.23 V, expected 20 .. 400000 V"),
         ("buses.1.u_nominal_v", 400.0, "phase to phase and phase to neutral?"),
         ("buses.2.id", "lv", "buses[lv]: seen this id 2 times"),
@@ -154,7 +154,7 @@ def test_a_million_buses_are_refused_at_once() -> None:
     [
         (b"", "line 1 column 1"),
         (b"{", "expected valid JSON"),
-        (b"[1, 2]", "Input should be"),
+        (b"[1, 2]", "expected a valid dictionary"),
         (b'{"format": 1, "format": 2}', "'format' twice"),
         (b'{"name": NaN}', "number NaN"),
         (b"\xff\xfe{}", "no UTF-8"),
