@@ -29,6 +29,7 @@ EXAMPLE: Final = """examples:
   headroom-testbed watch --scenario revoked
   headroom-testbed latency --grants 50
   headroom-testbed kill-sweep --kills 50
+  headroom-testbed safety --feeder feeder.json --states 10000 --errors class1
 """
 RSS_KIB_MAX: Final = {"meter": 60 * 1024, "dcu": 100 * 1024}
 """[KiB] What a daemon may occupy at its start."""
@@ -98,7 +99,31 @@ def _parser() -> argparse.ArgumentParser:
     kills.add_argument("--seed", type=int, default=1)
     kills.add_argument("--json", action="store_true")
     kills.set_defaults(command=_kill_sweep)
+    safety = commands.add_parser("safety", help="random states: are grants safe, and do they use what is there?")
+    safety.add_argument("--feeder", type=Path, required=True, help="a network file (headroom-grid import makes one)")
+    safety.add_argument("--states", type=_positive, default=1000, help="how many random states (default 1000)")
+    safety.add_argument("--seed", type=int, default=1)
+    safety.add_argument("--errors", choices=("exact", "class1"), default="exact", help="of meters and model")
+    safety.add_argument("--json", action="store_true")
+    safety.set_defaults(command=_safety)
     return parser
+
+
+def _safety(options: argparse.Namespace) -> int:
+    from dcu.grid.network_file import load_network  # noqa: PLC0415 SciPy, only here
+    from hil_tests.safety import CLASS_1, EXACT, evaluate_safety  # noqa: PLC0415
+
+    errors = {"exact": EXACT, "class1": CLASS_1}[options.errors]
+    found = evaluate_safety(load_network(options.feeder), options.states, options.seed, errors)
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        print(
+            f"{found.states} states, {found.claims} claims, limited by the grid in {found.limited_states}: "
+            f"{found.unsafe} unsafe; {100 * found.granted_fraction:.2f} % of the feasible increase granted; "
+            f"linear bound holds in {100 * found.bound_coverage:.2f} %"
+        )
+    return EXIT_OK if not found.unsafe else EXIT_FAILED
 
 
 def _positive(text: str) -> int:

@@ -46,13 +46,14 @@ class GridLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Situation:
-    """What is measured now at every port (n): draw [W, var], voltage [V], and the margin [V] that its accuracy, its age
-    and the model's residual call for."""
+    """What is measured now at every port (n): draw [W, var], voltage [V], the margin [V] that its accuracy, its age and
+    the model's residual call for; and the share by which a predicted change of voltage may be wrong."""
 
     p_w: Reals
     q_var: Reals
     u_v: Reals
     margin_v: Reals
+    model_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,12 @@ class Outlook:
         too far. A state without a power-flow solution exceeds everything."""
         u, i = self._solve(np.atleast_2d(p_w))
         nominal = self.model.u_nominal_v
-        expected = self.now.u_v + np.abs(u) - self._u_model
+        change = np.abs(u) - self._u_model
+        expected = self.now.u_v + change
+        margin = self.now.margin_v + self.now.model_error * np.abs(change)
         parts = [
-            (expected + self.now.margin_v - self.limits.u_high_v) / nominal,
-            (self.limits.u_low_v - expected + self.now.margin_v) / nominal,
+            (expected + margin - self.limits.u_high_v) / nominal,
+            (self.limits.u_low_v - expected + margin) / nominal,
         ]
         if len(self._rated):
             amps = np.abs(self.model.current_open_a[self._rated] + i @ self.model.current_h[self._rated].T)

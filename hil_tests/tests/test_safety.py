@@ -1,0 +1,56 @@
+"""The judge must find nothing wrong with a sound decision, and must find what is wrong with an unsound one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dcu.grid.network_file import save_network
+from dcu.grid.tests.golden import MADE_UP, feeder
+from hil_tests import safety
+from hil_tests.cli import main
+from hil_tests.safety import CLASS_1, EXACT, Errors, evaluate_safety
+
+
+def test_no_grant_is_unsafe_and_nearly_all_is_given_when_measurements_are_exact() -> None:
+    found = evaluate_safety(feeder("eulv").network, 60, 3, EXACT)
+    assert found.unsafe == 0
+    assert found.limited_states > 10
+    assert found.granted_fraction > 0.97
+    assert found.bound_coverage > 0.999
+
+
+def test_no_grant_is_unsafe_with_errors_inside_the_declared_class() -> None:
+    found = evaluate_safety(feeder("eulv").network, 60, 4, CLASS_1)
+    assert found.unsafe == 0
+    assert found.granted_fraction > 0.8
+
+
+def test_the_judge_sees_a_decision_without_margins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same errors, but the decision is told that there are none."""
+    honest = safety._measured
+
+    def careless(*arguments: object) -> object:
+        now = honest(*arguments)  # type: ignore[arg-type]
+        return replace(now, margin_v=0 * now.margin_v, model_error=0.0)
+
+    monkeypatch.setattr(safety, "_measured", careless)
+    found = evaluate_safety(feeder("eulv").network, 120, 4, Errors(voltage=0.01, power=0.01, model=0.05))
+    assert found.unsafe >= 5
+    assert found.worst_excess_v > 0.1
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    network = MADE_UP["switched"]()
+    assert evaluate_safety(network, 20, 7) == evaluate_safety(network, 20, 7)
+
+
+def test_the_command_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.json"
+    save_network(MADE_UP["switched"](), path)
+    assert main(["safety", "--feeder", str(path), "--states", "10", "--json"]) == 0
+    assert '"unsafe": 0' in capsys.readouterr().out
+    assert main(["safety", "--feeder", str(tmp_path / "none.json"), "--states", "10"]) == 2
+    assert "expected" in capsys.readouterr().err
