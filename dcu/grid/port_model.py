@@ -77,6 +77,10 @@ class PortModel:
     network_sha256: str
     ports: tuple[str, ...]
     port_buses: tuple[str, ...]
+    port_labels: tuple[str, ...]
+    """`L1` for phase to neutral or earth, `L1L2` between phases."""
+    port_meters: tuple[str | None, ...]
+    """The meter that measures each port, where the network names one."""
     u_nominal_v: Reals
     """[V] (n) across each port."""
     u_open_v: Complexes
@@ -159,6 +163,8 @@ def save_model(model: PortModel, path: Path) -> None:
         "network_sha256": model.network_sha256,
         "ports": list(model.ports),
         "port_buses": list(model.port_buses),
+        "port_labels": list(model.port_labels),
+        "port_meters": list(model.port_meters),
         "nodes": [list(n) for n in model.nodes],
         "currents": [list(c) for c in model.currents],
         "notes": list(model.notes),
@@ -217,6 +223,8 @@ def load_model(path: Path) -> PortModel:
         network_sha256=header["network_sha256"],
         ports=tuple(header["ports"]),
         port_buses=tuple(header["port_buses"]),
+        port_labels=tuple(header["port_labels"]),
+        port_meters=tuple(header["port_meters"]),
         nodes=tuple(NodeName(*n) for n in header["nodes"]),
         currents=tuple(CurrentName(*c) for c in header["currents"]),
         notes=tuple(header["notes"]),
@@ -246,7 +254,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 def _inconsistencies(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[Fault]:
     sizes = {"n": len(header["ports"]), "m": len(header["nodes"]), "k": len(header["currents"]), "3": 3}
     sizes["s"] = len(arrays.get("source_i_open_a", ()))
-    faults = []
+    faults = [
+        Fault(name, f"{len(header[name])} entries", f"{sizes['n']}, one for each port")
+        for name in ("port_buses", "port_labels", "port_meters")
+        if len(header[name]) != sizes["n"]
+    ]
     for name, shape in _ARRAYS.items():
         wanted = tuple(sizes[s] for s in shape)
         if name not in arrays:

@@ -34,6 +34,11 @@ def test_the_file_reads_back_and_is_the_same_bytes_each_time(file: Path, tmp_pat
     model, again = feeder("switched").model, load_model(file)
     assert again.ports == model.ports
     assert again.currents == model.currents
+    assert (again.port_labels, again.port_meters, again.port_buses) == (
+        model.port_labels,
+        model.port_meters,
+        model.port_buses,
+    )
     assert (again.z_ohm == model.z_ohm).all()
     assert (again.rating_a == model.rating_a).all()
     save_model(again, tmp_path / "again.npz")
