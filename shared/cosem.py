@@ -328,6 +328,7 @@ def _encode_downward(message: Downward) -> tuple[str, list[CosemValue]]:
             return OBIS_REVOKE, [
                 *_decision(message.decision),
                 *_binding(message.reason, message.binding, message.value),
+                _u32(_scaled(message.limit_w, 10)),
             ]
         case NominalLimit():
             return OBIS_NOMINAL_LIMIT, [*_decision(message.decision), _u32(_scaled(message.limit_w, 10))]
@@ -348,8 +349,8 @@ def _decode_downward(obis: str, fields: list[Any]) -> Downward:
         request_id, reason, binding, value = rest
         return Denial(decision, RequestId(request_id), Reason(reason), _to_meter(binding), _unscaled(value, 100))
     if obis == OBIS_REVOKE:
-        reason, binding, value = rest
-        return Revoke(decision, Reason(reason), _to_meter(binding), _unscaled(value, 100))
+        reason, binding, value, limit = rest
+        return Revoke(decision, Reason(reason), _to_meter(binding), _unscaled(value, 100), limit / 10)
     if obis == OBIS_NOMINAL_LIMIT:
         (limit,) = rest
         return NominalLimit(decision, limit / 10)

@@ -73,7 +73,11 @@ class LimitSource(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a DCU decided as it did; goes over the wire, into the ledger and to the household."""
+    """Why a DCU decided as it did; goes over the wire, into the ledger and to the household.
+
+    The voltage, current and unbalance reasons name a constraint of the grid; SHARED is a share given up to others,
+    BELOW_MINIMUM an increase too small to be of use, NO_AIRTIME a lease that could not be renewed in time.
+    """
 
     GRANTED = 0
     OVERVOLTAGE = 1
@@ -91,6 +95,16 @@ class Reason(IntEnum):
     LOCAL_ALARM = 13
     TOO_MANY_GRANTS = 14
     OPERATOR = 15
+    CURRENT = 16
+    UNBALANCE = 17
+    NO_POWER_FLOW = 18
+    MODEL_UNUSABLE = 19
+    READINGS_CONTRADICT = 20
+    NO_AIRTIME = 21
+    BAD_REQUEST = 22
+    TOO_MANY_REQUESTS = 23
+    BELOW_MINIMUM = 24
+    SHARED = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +218,17 @@ class Denial:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Back to nominal at once; voids every outstanding nonce and clears the request."""
+    """Less at once; voids every outstanding nonce.
+
+    ``limit_w`` is what is left of the grant until its lease ends; at the nominal limit or below nothing is left, and
+    the request ends too.
+    """
 
     decision: DecisionId
     reason: Reason
     binding: MeterId | None
     value: float | None
+    limit_w: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
