@@ -46,6 +46,7 @@ def predicted_rule(config: DcuConfig, settings: Model, model: PortModel) -> Pred
     accuracy = Accuracy(voltage_class_pct=settings.voltage_class_pct, model_error_pct=settings.model_error_pct)
     grid = GridSettings(
         policy=settings.policy,
+        nominal_voltage_v=config.site.nominal_voltage_v,
         band_pct=config.site.band_pct,
         guard_pct=settings.guard_pct,
         loading_max=settings.loading_max,
@@ -53,4 +54,4 @@ def predicted_rule(config: DcuConfig, settings: Model, model: PortModel) -> Pred
         balancing_bus=config.balancing.bus,
         accuracy=accuracy,
     )
-    return Predicted(model, config.entries, grid, config.site_settings.band)
+    return Predicted(model, config.entries, grid)

@@ -26,6 +26,7 @@ class Airtime:
         """Part of the channel that so many meters and grants fill."""
         return meters * self.report_s / self.report_interval_s + grants * self.renewal_s / renew_interval_s
 
-    def admits(self, meters: int, grants: int, renew_interval_s: float) -> bool:
-        """Whether that many grants can be renewed in time."""
-        return self.share(meters, grants, renew_interval_s) <= self.share_max
+    def grants_max(self, meters: int, renew_interval_s: float) -> int:
+        """How many grants can be renewed in time beside the reports of so many meters."""
+        left = self.share_max - self.share(meters, 0, renew_interval_s)
+        return max(0, int(left * renew_interval_s / self.renewal_s + 1e-9))

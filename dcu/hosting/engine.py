@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dcu.hosting.airtime import Airtime
@@ -465,22 +465,24 @@ class HostingEngine:
     def _question(self) -> Question:
         """Everybody's wish, grants in the order they began, then questions in the order they came."""
         wishes: list[Wish] = []
+        meters = sum(state.linked for state in self.table.states())
+        free = self._settings.airtime.grants_max(meters, self._settings.renew_interval_s) - len(self.book.live)
         for grant in sorted(self.book.live, key=lambda g: g.since_s):
             if grant.meter not in self._pending:
                 standing = Standing.DUE if grant.meter in self._renewable else Standing.HOLDS
                 wishes.append(self._wish(grant.meter, standing, grant.wanted_w, grant.minimum_w))
         for meter, pending in sorted(self._pending.items(), key=lambda item: item[1].since_s):
             request = pending.request
-            wishes.append(self._wish(meter, Standing.ASKS, request.limit_w, request.minimum_limit_w))
+            wish = self._wish(meter, Standing.ASKS, request.limit_w, request.minimum_limit_w)
+            if wish.granted_w is None and wish.objection is None:
+                free -= 1
+                wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
+            wishes.append(wish)
         return Question(tuple(wishes), self.book.reserved_w(), self.book.places)
 
     def _wish(self, meter: MeterId, standing: Standing, wanted_w: float, minimum_w: float) -> Wish:
         state, grant = self.table[meter], self.book.grant_of(meter)
         objection = Reason.LOCAL_ALARM if state.alarms & BLOCKING_ALARMS else None
-        if objection is None and grant is None:
-            meters = sum(state.linked for state in self.table.states())
-            if not self._settings.airtime.admits(meters, len(self.book.live) + 1, self._settings.renew_interval_s):
-                objection = Reason.NO_AIRTIME
         nominal_w = state.entry.nominal_limit_w
         return Wish(
             meter, standing, nominal_w, wanted_w, minimum_w, None if grant is None else grant.limit_w, objection

@@ -141,12 +141,20 @@ class _Memory:
 class Estimator:
     """Keeps residuals; turns measurement sets into estimates."""
 
-    def __init__(self, model: PortModel, ports: PortMap, accuracy: Accuracy, balancing_bus: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PortModel,
+        ports: PortMap,
+        nominal_v: Reals,
+        accuracy: Accuracy,
+        balancing_bus: str | None = None,
+    ) -> None:
         """A fresh one.
 
         Args:
             model: the compiled feeder.
             ports: whose meter is where.
+            nominal_v: nominal voltage of each port (n) [V].
             accuracy: what meters and model may be off by.
             balancing_bus: where the balancing meter sits; None if the model does not observe it, then the model's own
                 source stays as it is and only differences of it are used.
@@ -154,14 +162,14 @@ class Estimator:
         Raises:
             ConfigError: a balancing bus that the model does not observe.
         """
-        self._model, self._ports, self._accuracy = model, ports, accuracy
+        self._model, self._ports, self._nominal_v, self._accuracy = model, ports, nominal_v, accuracy
         self._busbar = [
             k for k, n in enumerate(model.nodes) if n.bus == balancing_bus and n.conductor in {"L1", "L2", "L3"}
         ]
         if balancing_bus is not None and not self._busbar:
             seen = f"{balancing_bus}, not observed by {model.name}"
             raise ConfigError("balancing", [Fault("bus", seen, "a bus of the model, compiled with observables")])
-        first = (SPREAD_FIRST * float(np.mean(model.u_nominal_v))) ** 2
+        first = (SPREAD_FIRST * float(np.mean(nominal_v))) ** 2
         self._memory = {
             meter: _Memory(np.zeros(len(at)), np.full(len(at), first)) for meter, at in ports.of_meter.items()
         }
@@ -286,7 +294,7 @@ class Estimator:
         return None
 
     def _plausible(self, measured: Reals, level: Reals, at: list[int]) -> bool:
-        accuracy, nominal = self._accuracy, self._model.u_nominal_v[at]
+        accuracy, nominal = self._accuracy, self._nominal_v[at]
         drop = np.abs(level - np.abs(self._model.u_open_v[at]) * self._source)
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100 * nominal
         return bool((np.abs(measured - level) <= allowed + accuracy.model_error_pct / 100 * drop).all())
@@ -313,7 +321,7 @@ class Estimator:
             if not minute:
                 continue
             at = self._ports.of_meter[meter]
-            high_v = self._model.u_nominal_v[list(at)] * (1 + self._accuracy.blocked_pct / 100)
+            high_v = self._nominal_v[list(at)] * (1 + self._accuracy.blocked_pct / 100)
             means = [np.mean(minute, axis=0)]
             if memory.recent[0][0] <= now - TEN_MINUTES_S + MINUTE_S:
                 means.append(np.mean([u for _, u in memory.recent], axis=0))

@@ -63,7 +63,8 @@ class GridSettings:
 
     Attributes:
         policy: how capacity is shared.
-        band_pct: voltages allowed for decisions, around each port's nominal voltage.
+        nominal_voltage_v: phase to neutral; what the band is around, whatever the model calls nominal.
+        band_pct: voltages allowed for decisions.
         guard_pct: raising stays this far inside [% of nominal].
         loading_max: share of every rating that may be used.
         vuf_max_pct: largest unbalance |U2|/|U1| at three-phase buses; None: not looked at.
@@ -72,12 +73,23 @@ class GridSettings:
     """
 
     policy: Policy = Policy.EQUAL
+    nominal_voltage_v: float = 230.0
     band_pct: float = 5.0
     guard_pct: float = 0.05
     loading_max: float = 1.0
     vuf_max_pct: float | None = None
     balancing_bus: str | None = None
     accuracy: Accuracy = Accuracy()
+
+    @property
+    def band(self) -> Band:
+        """Voltages allowed for decisions, phase to neutral."""
+        return Band.around(self.nominal_voltage_v, self.band_pct)
+
+    def nominal_v(self, model: PortModel) -> Reals:
+        """Nominal voltage across each port of a model [V] (n)."""
+        between_phases = np.array([len(label) > 2 for label in model.port_labels], dtype=bool)
+        return np.asarray(self.nominal_voltage_v * np.where(between_phases, 3**0.5, 1.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,18 +140,23 @@ class Predicted:
     name = NAME
     foresees = True
 
-    def __init__(self, model: PortModel, entries: tuple[MeterEntry, ...], settings: GridSettings, band: Band) -> None:
+    def __init__(self, model: PortModel, entries: tuple[MeterEntry, ...], settings: GridSettings) -> None:
         """A rule for the meters of a site.
 
         Raises:
             ConfigError: meters that the model does not know, or a balancing bus that it does not observe.
         """
-        self._settings, self._band = settings, band
+        self._settings, self._model = settings, model
         self._ports = PortMap.of(model, entries)
-        self._estimator = Estimator(model, self._ports, settings.accuracy, settings.balancing_bus)
-        self._model = model
-        vuf_max = np.inf if settings.vuf_max_pct is None else settings.vuf_max_pct / 100
-        self._limits = GridLimits.of(model, settings.band_pct - settings.guard_pct, settings.loading_max, vuf_max)
+        nominal_v = settings.nominal_v(model)
+        self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
+        inside = (settings.band_pct - settings.guard_pct) / 100
+        self._limits = GridLimits(
+            u_low_v=nominal_v * (1 - inside),
+            u_high_v=nominal_v * (1 + inside),
+            i_max_a=settings.loading_max * model.rating_a,
+            vuf_max=np.inf if settings.vuf_max_pct is None else settings.vuf_max_pct / 100,
+        )
 
     def facts(self) -> dict[str, Any]:
         settings, accuracy = self._settings, self._settings.accuracy
@@ -156,7 +173,7 @@ class Predicted:
         }
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
-        return GridView(self._estimator.take(measurements, now), outside(measurements.points, self._band))
+        return GridView(self._estimator.take(measurements, now), outside(measurements.points, self._settings.band))
 
     def recall(self, entry: Mapping[str, Any]) -> GridView:
         return GridView.from_entry(entry)
@@ -334,15 +351,14 @@ class _Window:
             return share_w, why
         if not overdrawn and bears({**reserved, wish.meter: max(held_w, share_w)}, 0.0):
             return share_w, why
-        if wish.granted_w is not None and wish.granted_w >= least_w:  # the others have not let go yet
-            return min(wish.granted_w, share_w), why
-        low_w, high_w = wish.nominal_w, share_w
+        # The others have not let go yet: as much of it as there is now, never less than it has.
+        low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
         while high_w - low_w > max(LEAST_W, 0.01 * share_w):
             middle_w = (low_w + high_w) / 2
             fits = not overdrawn and bears({**reserved, wish.meter: max(held_w, middle_w)}, 0.0)
             low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
         got_w = _down(low_w)
-        return (got_w if got_w >= least_w else None), Binding(Reason.SHARED, wish.meter)
+        return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
 
     def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
         return wish.standing is Standing.ASKS and share_w < max(wish.minimum_w, wish.nominal_w + LEAST_W)
