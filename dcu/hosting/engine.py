@@ -73,9 +73,9 @@ RECENT: Final = 8
 DENIALS_MAX: Final = 1024
 """Denials remembered, so that the same question gets the same answer."""
 
-REQUESTS_MAX: Final = 6
+REQUESTS_MAX: Final = 60
 """New questions of one meter within `REQUESTS_S`; the next one is refused, what follows is left without an answer."""
-REQUESTS_S: Final = 30.0
+REQUESTS_S: Final = 60.0
 
 BLOCKING_ALARMS: Final = (
     Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES | Alarm.EXPORT_NOT_MEASURABLE | Alarm.WRONG_DEVICE

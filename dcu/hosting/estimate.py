@@ -37,8 +37,6 @@ FORGETTING: Final = 1 / 16
 """Weight of the newest residual in mean and spread: about four minutes of reports."""
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
-SPREAD_FIRST: Final = 0.003
-"""[nominal] Spread assumed before there are reports."""
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 MINUTE_S: Final = 60.0
@@ -59,6 +57,7 @@ class Accuracy:
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
         balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
         balance_w: and by this much in any case.
+        spread_first_pct: standard deviation of a residual assumed before there are reports [% of nominal].
         blocked_pct: no increase where the one-minute mean is above nominal by this (invariant I15).
     """
 
@@ -67,6 +66,7 @@ class Accuracy:
     contradiction_pct: float = 2.0
     balance_pct: float = 20.0
     balance_w: float = 2000.0
+    spread_first_pct: float = 0.3
     blocked_pct: float = 100 * (250 / 230 - 1)
 
 
@@ -169,12 +169,17 @@ class Estimator:
         if balancing_bus is not None and not self._busbar:
             seen = f"{balancing_bus}, not observed by {model.name}"
             raise ConfigError("balancing", [Fault("bus", seen, "a bus of the model, compiled with observables")])
-        first = (SPREAD_FIRST * float(np.mean(nominal_v))) ** 2
-        self._memory = {
-            meter: _Memory(np.zeros(len(at)), np.full(len(at), first)) for meter, at in ports.of_meter.items()
-        }
+        self._memory: dict[MeterId, _Memory] = {}
+        self.forget()
         self._by_source: dict[float, PortModel] = {1.0: model}
         self._source = 1.0
+
+    def forget(self) -> None:
+        """Residuals of nobody."""
+        first = (self._accuracy.spread_first_pct / 100 * float(np.mean(self._nominal_v))) ** 2
+        self._memory = {
+            meter: _Memory(np.zeros(len(at)), np.full(len(at), first)) for meter, at in self._ports.of_meter.items()
+        }
 
     def model_at(self, source: float) -> PortModel:
         """The model with its source's voltage times a factor."""
