@@ -8,14 +8,14 @@ One window, one answer:
    capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
    or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
 
-Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker of
-a voltage nor the last watt of somebody else's grant tosses grants up and down.
+Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
+of a voltage nor the last watt of somebody else's grant tosses grants up and down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -202,6 +202,10 @@ class Predicted:
         prospect = self.prospect(view.estimate)
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
         return bool((slopes.sum(axis=1) < 0).any())
+
+    def limit_voltages(self, u_low_v: Reals, u_high_v: Reals) -> None:
+        """Other limits than the band's, port by port [V] (n)."""
+        self._limits = replace(self._limits, u_low_v=u_low_v, u_high_v=u_high_v)
 
     def forget(self) -> None:
         """Start anew, as after a restart: no residuals."""
