@@ -34,6 +34,8 @@ GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
 ROWS_EACH: Final = 64
 """Constraints taken into the linear steps at a time, the worst first."""
+DUST: Final = 3e-7
+"""[limit] Two power flows of one state differ by their tolerance."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 
@@ -171,7 +173,7 @@ class _Sharing:
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - limit)
-            if (here <= limit).all():
+            if self._good(here, limit):
                 best = x
             filled = self._fill(x, near, limit - here)
             if best is x and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
@@ -186,9 +188,10 @@ class _Sharing:
         nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
         filled = Filled(wanted_w, np.full(len(wanted_w), FREE))
         base = here - self.prospect.guess(self._powers(nominal))
-        for _ in range(FLOWS_MAX):
+        for k in range(FLOWS_MAX):
             rough = base + self.prospect.guess(self._powers(filled.limits_w))
-            broken = _worst(np.where(near, -np.inf, rough - limit + GUESS_SHARE * np.maximum(rough - here, 0.0)))
+            over = rough - limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
+            broken = _worst(np.where(near, -np.inf, over))
             if not broken.any():
                 break
             near |= broken
@@ -223,13 +226,18 @@ class _Sharing:
                 return Filled(filled.limits_w, named)
             self.out.add(max(short, key=lambda k: short[k]))
 
+    @staticmethod
+    def _good(here: Reals, limit: Reals) -> bool:
+        """Within the limits; those that the nominal limits exceed are known no better than the power flow is."""
+        return bool((here <= limit + np.where(limit > 0, DUST, 0.0)).all())
+
     def _back(self, good: Reals, bad: Reals, limit: Reals) -> Reals:
         """The furthest point found between a good and a bad one, by halving."""
         for _ in range(HALVINGS_MAX):
             if float(np.abs(bad - good).max()) <= RESOLUTION_W:
                 break
             middle = (good + bad) / 2
-            if (self._excess(middle) <= limit).all():
+            if self._good(self._excess(middle), limit):
                 good = middle
             else:
                 bad = middle
