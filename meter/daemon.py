@@ -59,9 +59,10 @@ TICK_S: Final = 0.5
 """[s] The control tick: the relay's contact is looked at, and the core is asked for a sign of life, this often."""
 
 CONTROL_S_MAX: Final = 2.0
-"""[s] Without a turn of the core for so long the control tick takes the relay back itself (reliability rule 9)."""
+"""[s] Without a turn of the core for so long the daemon ends. The coil has fallen before that: every control tick tells
+the relay when the core took its last turn (`RelayPort.beat`, reliability rule 9)."""
 
-ACTUATION_S: Final = 0.03
+ACTUATION_S: Final = 0.04
 """[s] After a command the contact is looked at again, before the report about it leaves."""
 
 INBOX_MAX: Final = 256
@@ -237,10 +238,11 @@ class MeterDaemon:
         await drive(self._core, self._inbox, self._perform, self._ports.clock, turned)
 
     async def _control(self, progress: Progress) -> None:
-        """The control tick: read the contact back, and see that the core is alive; without it the relay goes home."""
+        """The control tick: read the contact back, and let the relay know when the core took its last turn."""
         clock = self._ports.clock
         while True:
             self._look()
+            self._ports.relay.beat(self._turn_s)
             silent_s = clock.monotonic() - self._turn_s
             if silent_s > CONTROL_S_MAX:
                 self._ports.relay.to_nominal()

@@ -97,6 +97,7 @@ class FakeRelay:
         self.commanded = RelayState.NOMINAL
         self.closed = False
         self.broken = False
+        self.turns: list[float] = []
 
     def raise_export(self) -> None:
         if self.broken:
@@ -105,6 +106,9 @@ class FakeRelay:
 
     def to_nominal(self) -> None:
         self.commanded = RelayState.NOMINAL
+
+    def beat(self, turned_s: float) -> None:
+        self.turns.append(turned_s)
 
     def read_back(self) -> RelayState:
         return self.commanded
