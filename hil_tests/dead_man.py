@@ -156,10 +156,19 @@ def _child(pid: int) -> int:
     return int(child)
 
 
+def anonymous_kib(pid: int) -> int:
+    """Memory that a process shares with nobody, no file's pages either [KiB]."""
+    return _memory_kib(pid, "Anonymous:")
+
+
 def _proportional_kib(pid: int) -> int:
     """Memory of a process, pages shared with others counted by their share [KiB]."""
+    return _memory_kib(pid, "Pss:")
+
+
+def _memory_kib(pid: int, row: str) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return next(int(line.split()[1]) for line in lines if line.startswith(row))
 
 
 # ---- the meter that is hurt ------------------------------------------------------------------------------------------

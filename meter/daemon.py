@@ -13,7 +13,9 @@ from meter.config import MeterConfig
 from meter.core import (
     Event,
     Forget,
+    Household,
     HouseholdAsked,
+    HouseholdCapped,
     HouseholdReleased,
     Input,
     LinkChanged,
@@ -200,8 +202,8 @@ class MeterDaemon:
 
     # ---- the household -----------------------------------------------------------------------------------------------
 
-    def put(self, item: HouseholdAsked | HouseholdReleased) -> bool:
-        """The household asks or releases; False if the meter does not keep up."""
+    def put(self, item: Household) -> bool:
+        """What the household says; False if the meter does not keep up."""
         return self._put(item)
 
     def ask(self, wish: HouseholdAsked) -> Fault | None:
@@ -211,6 +213,10 @@ class MeterDaemon:
     def release(self) -> Fault | None:
         """Give back; why that could not be taken, or None."""
         return self._taken(HouseholdReleased())
+
+    def cap(self, cap: HouseholdCapped) -> Fault | None:
+        """Limit oneself, or no longer; why that could not be taken, or None."""
+        return self._taken(cap)
 
     def status(self) -> dict[str, Any]:
         """Who limits me now, and why."""
@@ -225,7 +231,7 @@ class MeterDaemon:
             }
         }
 
-    def _taken(self, item: HouseholdAsked | HouseholdReleased) -> Fault | None:
+    def _taken(self, item: Household) -> Fault | None:
         return None if self._put(item) else Fault("meter", "too many requests", "one after the other")
 
     # ---- workers -----------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from meter.daemon import TICK_S
 from meter.deadman import SILENCE_S, Beat, DeadMan, Drive, State, decode_beat
 from meter.guard import ANSWER_S_MAX, GuardedRelay
 from meter.relay import RelaySettings
 from shared.errors import DeviceError
 from shared.messages import RelayState
 
-TICK_S = 0.5
+CONTACT_S = 0.1
+"""[s] From coil to contact, generously."""
 
 
 class Bench:
@@ -80,6 +82,12 @@ class Bench:
                 self._obey(self.man.wake(self.now))
             self.relay.read_back()
             self.relay.beat(self.now)
+
+
+def test_the_times_add_up_to_less_than_two_seconds() -> None:
+    """Rule 9 for each side's patience, a control tick and the contact included; and patience for a hiccup of a tick."""
+    assert 2 * TICK_S < SILENCE_S <= 2.0 - TICK_S - CONTACT_S
+    assert TICK_S < ANSWER_S_MAX <= 2.0 - 2 * TICK_S - CONTACT_S
 
 
 def test_a_relay_that_is_held_answers_and_reads_back() -> None:
