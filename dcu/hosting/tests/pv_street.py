@@ -40,13 +40,16 @@ class Street:
 class Weather:
     """How the street is made: share of customers with PV, peak of each [W] (lowest, highest), export limit of each [W],
     standard deviation of what the medium voltage does
-    [V], seconds between sets."""
+    [V], seconds between sets,
+    whether every day's loads go to other customers, and by how much they shift in time [minutes]."""
 
     pv_share: float = 0.6
     peak_w: tuple[float, float] = (3000.0, 6000.0)
     limit_w: float = 1500.0
     wander_v: float = 1.0
     step_s: int = 60
+    shuffled: bool = True
+    shift_minutes: int = 30
 
 
 def flow(p_w: Reals, q_var: Reals) -> tuple[Reals, Reals]:
@@ -71,8 +74,12 @@ def street(days: int, seed: int, weather: Weather | None = None) -> Street:
     minute = (at_s // 60).astype(np.int64)
     p_all, q_all = [], []
     for k in range(days):
-        who = np.arange(PORTS) if k == 0 else random.permutation(PORTS)
-        shift = np.zeros(PORTS, dtype=int) if k == 0 else random.integers(-30, 31, PORTS)
+        who = random.permutation(PORTS) if made.shuffled and k else np.arange(PORTS)
+        shift = (
+            np.zeros(PORTS, dtype=int)
+            if k == 0
+            else random.integers(-made.shift_minutes, made.shift_minutes + 1, PORTS)
+        )
         rows = (minute[:, None] + shift) % 1440
         p_all.append(p_day[rows, who] - _sun(random, at_s, made) * peak_w)
         q_all.append(q_day[rows, who])
