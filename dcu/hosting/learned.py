@@ -26,7 +26,8 @@ answer is no.
 
 **Limits.** Ports from phase to neutral, positive rotation L1 L2 L3. Only complete sets teach: every power is an input.
 Where the readings of a set lie further apart than some seconds, `Learning.asynchrony` puts a share of every change on
-top of the bound. What no meter measures (street lamps) is noise, and widens the bound as such.
+top of the bound. What no meter measures is noise and widens the bound, unless it moves with what is measured: PV
+without a meter is credited to the PV with one, whose effect is then overestimated, beyond the bound.
 
 Nomenclature: n ports; p_w, q_var import positive.
 """
@@ -49,7 +50,7 @@ Reals = NDArray[np.float64]
 PHASES: Final = ("L1", "L2", "L3")
 ROTATION_RAD: Final = np.radians([0.0, -120.0, 120.0])
 SIGMAS: Final = 3.0
-"""Width of the bound; the noise behind a standard deviation is already taken at its worst (`NOISE_COLOUR`)."""
+"""Width of the bound; the noise behind a standard deviation is already taken at its worst (`regression.COLOUR_MIN`)."""
 CURVATURE_OWN, CURVATURE_OTHER = 0.15, 0.6
 """What a law linear in currents may miss of what the own and other phases contribute to a voltage, for each unit by
 which the most moved voltage of the feeder moves: currents turn with the voltages they hang on, which tells most across
@@ -316,7 +317,7 @@ class LearnedSensitivity:
         self.spread = [(float(own), float(other)) for own, other in arrays["spread"]]
         self._last, self._fresh = np.zeros(0), 0
         for name, part in zip((*PHASES, "busbar"), (*self._parts, self._busbar), strict=True):
-            part.restore({key: arrays[f"{name}_{key}"] for key in ("a", "b", "noise", "counts")})
+            part.restore({key: arrays[f"{name}_{key}"] for key in ("a", "b", "noise", "shared", "counts")})
         for f, part in enumerate(self._parts):
             part.expect(self._covariance(f, self.spread[f]))
 

@@ -61,8 +61,8 @@ def known(week: Street) -> History:
 
 
 def test_the_interval_holds_and_the_expectation_beats_persistence(week: Street) -> None:
-    """Six such days, every half-hour (seeds 1 to 6): 81 % inside; the expectation is off by 1.87 kW in the mean, "as now"
-    by 2.21 kW; a quarter ahead they are equal, four hours ahead 1.95 and 2.87 kW. One day of them here."""
+    """Six such days, every half-hour (seeds 1 to 6): 81 % inside; the expectation is off by 1.87 kW in the mean, "as
+    now" by 2.21 kW; a quarter ahead they are equal, four hours ahead 1.95 and 2.87 kW. One day of them here."""
     history, claims = History(PORTS), _claims(week, 5)
     _learn(history, week, range(DAYS * 1440))
     inside, off, as_now = [], [], []

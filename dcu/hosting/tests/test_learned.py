@@ -290,3 +290,22 @@ def test_a_wild_reading_teaches_nothing_until_noise_has_really_grown() -> None:
             break
     else:
         pytest.fail("the gate never opened")
+
+
+def test_errors_that_last_count_as_often_as_they_last() -> None:
+    """Noise of the same size, once independent, once constant for twenty sets (a customer without a meter cooks): the
+    second is worth far fewer readings, and the estimate must know."""
+    width, off = [], []
+    for hold in (1, 20):
+        part = Regression(np.zeros((1, 1)), np.eye(1), np.array([0.01]), 1e-9)
+        random = np.random.default_rng(4)
+        noise = np.repeat(random.normal(0.0, 0.1, 4000 // hold), hold)
+        x = np.repeat(random.normal(size=4000 // hold), hold)
+        for k in range(4000):
+            part.learn(x[k : k + 1], np.array([0.5 * x[k] + noise[k]]), 1.0)
+            if k % 15 == 0:
+                part.refresh()
+        width.append(float(np.sqrt(part.variance(np.ones((1, 1)))[0, 0])))
+        off.append(abs(float(part.theta[0, 0]) - 0.5))
+    assert width[1] > 2 * width[0]
+    assert off[1] < 3 * width[1]
