@@ -80,16 +80,21 @@ class Comparison:
         self.meters = [point.meter or point.id for point in network.connection_points for _ in point.connections]
         self.movable = np.array([len(p.connections) == 1 for p in network.connection_points for _ in p.connections])
         self.sections = sections(network, busbar)
-        self._feeder = Feeder(_with_other_phases(network))
+        kept = network.memo.get("with other phases")
+        self._feeder = kept if isinstance(kept, Feeder) else Feeder(_with_other_phases(network))
+        network.memo["with other phases"] = self._feeder
         names = {port.name: k for k, port in enumerate(self._feeder.network.ports())}
         own = [port.name for port in network.ports()]
         self._at = np.array([[names.get(f"{name}#{f}", names[name]) for f in PHASES] for name in own])
         self._own = np.array([PHASES.index(label) for label in self.labels])
         nodes = {tuple(node): k for k, node in enumerate(self._feeder.model.nodes)}
         self._bus_rows = np.array([nodes[busbar, f] for f in PHASES])
-        ends = [(s.top, s.end) for s in self.sections]
-        self._ends = np.array([[[nodes.get((bus, f), -1) for f in PHASES] for bus in pair] for pair in ends])
-        self._neutral = np.array([[nodes.get((bus, "N"), -1) for bus in pair] for pair in ends])
+        wires = [(bus, f) for s in self.sections for bus in (s.top, s.end) for f in (*PHASES, "N")]
+        self._end_rows = np.array(sorted({nodes[w] for w in wires if w in nodes}), dtype=np.int64)
+        place = {int(row): k for k, row in enumerate(self._end_rows)}
+        at = np.array([place[nodes[w]] if w in nodes else len(place) for w in wires], dtype=np.int64)
+        at = at.reshape(-1, 2, 4)
+        self._ends, self._neutral = at[:, :, :3], at[:, :, 3]
 
     def nominal_v(self) -> Reals:
         """Nominal voltage of every port [V] (n)."""
@@ -113,7 +118,7 @@ class Comparison:
         i = -np.conj((p + 1j * q) / u)
         busbar = np.abs(model.node_open_v[self._bus_rows] + i @ model.node_h_ohm[self._bus_rows].T)
         relative = np.abs(u)[:, self._at] - busbar[:, None, :]
-        drop = self._drops(i) if whole or belief.scale else np.zeros((len(p), 0, 3))
+        drop = self._drops(i, seat) if whole or belief.scale else np.zeros((len(p), 0, 3))
         for s, factor in belief.scale.items():
             for k in self.sections[s].ports:
                 relative[:, k, :] += (factor - 1) * drop[:, s, :]
@@ -122,19 +127,16 @@ class Comparison:
         mean = apart.mean(axis=0)
         return View(apart - mean, mean, relative, i, u, drop)
 
-    def _drops(self, i: Complexes) -> Reals:
+    def _drops(self, i: Complexes, seat: NDArray[np.int64]) -> Reals:
         """Rise of voltage over each section (n_set, n_section, 3) [V], phase to neutral where there is one."""
-        model = self._feeder.model
-        found = np.zeros((len(i), len(self.sections), 3))
-
-        def volts(rows: NDArray[np.int64]) -> Complexes:
-            u = model.node_open_v[rows] + i @ model.node_h_ohm[rows].T
-            return np.where(rows < 0, 0, u)
-
-        for s in range(len(self.sections)):
-            top, end = (volts(self._ends[s, k]) - volts(self._neutral[s, k : k + 1]) for k in range(2))
-            found[:, s] = np.where((self._ends[s] >= 0).all(axis=0), np.abs(end) - np.abs(top), 0)
-        return found
+        if not self.sections:
+            return np.zeros((len(i), 0, 3))
+        model, rows = self._feeder.model, self._end_rows
+        u = model.node_open_v[rows] + i[:, seat] @ model.node_h_ohm[np.ix_(rows, seat)].T
+        u = np.concatenate([u, np.zeros((len(u), 1))], axis=1)  # a conductor that is not there, at the last place
+        size = np.abs(u[:, self._ends] - u[:, self._neutral][..., None])
+        there = (self._ends < len(rows)).all(axis=1)
+        return np.asarray(np.where(there, size[:, :, 1] - size[:, :, 0], 0.0))
 
     def other_phase(self, belief: Belief, view: View) -> Reals:
         """Squares (n, 3) of every meter's disagreement if it followed each phase at its place."""
