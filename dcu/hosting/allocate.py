@@ -6,8 +6,8 @@ steps: the excess of every constraint is measured by an exact power flow, follow
 to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
 not get there, the way back towards the nominal limits is halved until an exact flow says yes.
 
-A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit. What the
-contract promises is not this function's to take.
+A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit, whatever
+others on other phases might do for it. What the contract promises is not this function's to take.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.fill import FREE, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
 from dcu.hosting.headroom import Constraint, Prospect
 
 Reals = NDArray[np.float64]
@@ -150,6 +150,8 @@ class _Sharing:
     spread: Spread = field(init=False)
     out: set[int] = field(default_factory=set)
     """Claims that got less than their minimum, and so nothing."""
+    frozen: dict[int, int] = field(default_factory=dict)
+    """Claims that push a constraint which the nominal limits exceed already, and that constraint."""
     flows: int = 0
 
     def __post_init__(self) -> None:
@@ -164,6 +166,8 @@ class _Sharing:
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         limit = np.maximum(here, 0.0)
         wanted = np.array([c.wanted_w for c in self.claims])
+        self._freeze(nominal, here)
+        wanted = np.where([k in self.frozen for k in range(len(nominal))], nominal, wanted)
         near = np.zeros(len(here), dtype=bool)
         x, best = nominal, nominal
         filled = self._first(wanted, near, here, limit)
@@ -182,6 +186,13 @@ class _Sharing:
             best = self._back(best, x, limit)
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, limit, self.flows)
+
+    def _freeze(self, nominal_w: Reals, here: Reals) -> None:
+        rows = np.flatnonzero(here > 0)
+        if len(rows):
+            slope = self.spread.by_limit(self.prospect.slopes(self._powers(nominal_w), rows))
+            for k in np.flatnonzero((slope > PUSH_MIN).any(axis=0)):
+                self.frozen[int(k)] = int(rows[int(slope[:, k].argmax())])
 
     def _first(self, wanted_w: Reals, near: NDArray[np.bool_], here: Reals, limit: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
@@ -214,12 +225,13 @@ class _Sharing:
         start = np.array([c.nominal_w for c in self.claims], dtype=float)
         weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
         while True:
-            wanted = np.array([c.nominal_w if k in self.out else c.wanted_w for k, c in enumerate(self.claims)])
+            stay = self.out | self.frozen.keys()
+            wanted = np.array([c.nominal_w if k in stay else c.wanted_w for k, c in enumerate(self.claims)])
             filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
             short = {
                 k: c.minimum_w - filled.limits_w[k]
                 for k, c in enumerate(self.claims)
-                if k not in self.out and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
+                if k not in stay and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
             }
             if not short:
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
@@ -246,7 +258,9 @@ class _Sharing:
     def _named(self, filled: Filled, limits_w: Reals) -> tuple[Constraint | None, ...]:
         found: list[Constraint | None] = []
         for k, claim in enumerate(self.claims):
-            if k in self.out:
+            if k in self.frozen:
+                found.append(self.prospect.names[self.frozen[k]])
+            elif k in self.out:
                 found.append(Constraint("minimum", claim.name))
             elif limits_w[k] >= claim.wanted_w - RESOLUTION_W or filled.binding[k] == FREE:
                 found.append(None)

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.hosting.allocate import Claim
-from dcu.hosting.headroom import Constraint, Situation
+from dcu.hosting.headroom import Prospect
 from shared.errors import ConfigError, Fault
 
 Reals = NDArray[np.float64]
@@ -47,14 +47,6 @@ SCENARIOS_MIN: Final = 5
 QUANTILES: Final = (0.1, 0.5, 0.9)
 PUSH_MIN: Final = 1e-12
 """[1/W] A customer that moves a constraint by less does not push it."""
-
-
-class _Prospect(Protocol):
-    @property
-    def names(self) -> tuple[Constraint, ...]: ...
-    @property
-    def now(self) -> Situation: ...
-    def excess(self, p_w: Reals, /) -> Reals: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +145,7 @@ def _distance(a: int, b: int) -> int:
 
 
 def forecast(
-    outlook: _Prospect,
+    outlook: Prospect,
     history: History,
     claims: tuple[Claim, ...],
     utc_s: float,
@@ -200,7 +192,7 @@ def forecast(
 
 
 def _headroom(
-    outlook: _Prospect, claims: tuple[Claim, ...], p_w: Reals, busbar_rise_v: Reals, granted_w: Mapping[str, float]
+    outlook: Prospect, claims: tuple[Claim, ...], p_w: Reals, busbar_rise_v: Reals, granted_w: Mapping[str, float]
 ) -> Reals:
     """Largest export limit [W] of each claim alone in each scenario (n_scenario, n_claim)."""
     p = p_w.copy()

@@ -36,12 +36,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, GridLimits, Situation
+from dcu.hosting.headroom import Constraint, GridLimits, Prospect, Rows, Situation
 from dcu.hosting.regression import Regression
 from shared.errors import ConfigError, Fault
 
@@ -333,6 +333,7 @@ class LearnedOutlook:
         self._nominal = (limits.u_high_v + limits.u_low_v) / 2
         kinds = ("overvoltage", "undervoltage")
         self.names = tuple(Constraint(kind, port) for kind in kinds for port in sensitivity.ports)
+        self._slopes: tuple[Reals, Reals] | None = None
 
     def excess(self, p_w: Reals) -> Reals:
         """How far each limit is exceeded with these draws (n_state, n) [W]: (n_state, 2n)."""
@@ -342,12 +343,17 @@ class LearnedOutlook:
         over, under = expected + margin - self.limits.u_high_v, self.limits.u_low_v - expected + margin
         return np.concatenate([over / self._nominal, under / self._nominal], axis=1)
 
-    def slopes(self, p_w: Reals) -> Reals:
-        """Derivative of the excess by the draws at one state (n) [W]: (2n, n) [1/W], by forward differences towards
-        export, the side on which the answer is used."""
-        steps = np.vstack([p_w, p_w - SLOPE_STEP_W * np.eye(len(p_w))])
-        found = self.excess(steps)
-        return np.asarray((found[0] - found[1:]).T / SLOPE_STEP_W)
+    def guess(self, p_w: Reals) -> Reals:
+        """The excess itself: it needs no power flow."""
+        return np.asarray(self.excess(p_w)[0])
+
+    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
+        """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W], by forward differences
+        towards export, the side on which the answer is used."""
+        if self._slopes is None or not np.array_equal(self._slopes[0], p_w):
+            found = self.excess(np.vstack([p_w, p_w - SLOPE_STEP_W * np.eye(len(p_w))]))
+            self._slopes = (p_w, np.asarray((found[0] - found[1:]).T / SLOPE_STEP_W))
+        return self._slopes[1][rows]
 
     def reason(self, binding: Constraint) -> str:
         """Why a binding constraint binds: its kind, or `not_learned` while its port is not."""
@@ -355,20 +361,11 @@ class LearnedOutlook:
         return binding.kind if at is None or self.sensitivity.learned()[at] else "not_learned"
 
 
-class _Prospect(Protocol):
-    @property
-    def names(self) -> tuple[Constraint, ...]: ...
-    @property
-    def now(self) -> Situation: ...
-    def excess(self, p_w: Reals, /) -> Reals: ...
-    def slopes(self, p_w: Reals, /) -> Reals: ...
-
-
 class MixedOutlook:
     """Two outlooks on one situation, of a model and of what was learnt; where both know a constraint the larger excess
     counts."""
 
-    def __init__(self, first: _Prospect, second: _Prospect) -> None:
+    def __init__(self, first: Prospect, second: Prospect) -> None:
         assert np.array_equal(first.now.p_w, second.now.p_w), "two outlooks on one situation"
         self._first, self._second = first, second
         self.now = first.now
@@ -389,12 +386,22 @@ class MixedOutlook:
         two[:, self._rows] = second
         return one, two
 
-    def slopes(self, p_w: Reals) -> Reals:
-        """Derivatives of the larger one (n_constraint, n) [1/W]."""
-        one, two = self._both(p_w[None, :])
-        found = np.zeros((len(self.names), len(p_w)))
-        first, second = self._first.slopes(p_w), self._second.slopes(p_w)
+    def guess(self, p_w: Reals) -> Reals:
+        """The larger guess of the two (n_constraint)."""
+        found = np.full(len(self.names), -np.inf)
+        first, second = self._first.guess(p_w), self._second.guess(p_w)
         found[: len(first)] = first
-        larger = (two > one)[0, self._rows]
-        found[self._rows[larger]] = second[larger]
+        found[self._rows] = np.maximum(found[self._rows], second)
+        return found
+
+    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
+        """Derivatives of the larger one (n_row, n) [1/W]."""
+        one, two = (both[0] for both in self._both(p_w[None, :]))
+        found = np.zeros((len(rows), len(p_w)))
+        of_second = two[rows] > one[rows]
+        found[~of_second] = self._first.slopes(p_w, rows[~of_second])
+        place = np.full(len(self.names), -1)
+        place[self._rows] = np.arange(len(self._rows))
+        if of_second.any():
+            found[of_second] = self._second.slopes(p_w, place[rows[of_second]])
         return found
