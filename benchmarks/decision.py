@@ -22,7 +22,8 @@ from dcu.grid.port_model import PortModel
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Question, Standing, Wish
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
-from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.hosting.predicted import Predicted
+from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Eui48, MeterId, Phase
 

@@ -20,6 +20,7 @@ EXAMPLE: Final = """examples:
   headroom-dcu check-config /etc/headroom/dcu.toml
   headroom-dcu run --config /etc/headroom/dcu.toml
   headroom-dcu status --config /etc/headroom/dcu.toml
+  headroom-dcu replay /var/lib/headroom-dcu --config dcu.toml
   headroom-dcu verify-ledger /var/lib/headroom-dcu
 """
 STATUS_S_MAX: Final = 5.0
@@ -50,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify.add_argument("directory", type=Path)
     verify.add_argument("--json", action="store_true")
     verify.set_defaults(command=_verify)
+    again = commands.add_parser("replay", help="decide every recorded window again and compare, to the byte")
+    again.add_argument("directory", type=Path, help="of the ledger")
+    again.add_argument("--config", type=Path, required=True, help="the daemon's configuration, its model beside it")
+    again.add_argument("--json", action="store_true")
+    again.set_defaults(command=_replay)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
@@ -106,6 +112,23 @@ def _verify(options: argparse.Namespace) -> int:
         verdict = "; ".join(found.faults) or "verified"
         print(f"ledger of {found.dcu}: {len(found.entries)} entries, head {found.head.hex()}: {verdict}")
     return EXIT_FAILED if found.faults else EXIT_OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from dcu.hosting.replay import replay  # noqa: PLC0415  # NumPy
+    from dcu.ledger.store import verify  # noqa: PLC0415
+    from dcu.site import load_rule  # noqa: PLC0415
+
+    rule = load_rule(load_config(options.config, DcuConfig))
+    ledger = verify(options.directory)
+    found = replay(rule, ledger.entries)
+    differences = [*ledger.faults, *found.differences]
+    if options.json:
+        print(json.dumps({"windows": found.windows, "decisions": found.decisions, "differences": differences}))
+    else:
+        verdict = "all the same" if not differences else f"{len(differences)} differ\n" + "\n".join(differences[:20])
+        print(f"{found.windows} windows, {found.decisions} decisions: {verdict}")
+    return EXIT_FAILED if differences else EXIT_OK
 
 
 if __name__ == "__main__":

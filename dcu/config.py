@@ -71,20 +71,31 @@ class Airtime(Section):
     share_max: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
 
 
+class Decision(Section):
+    """How grants are decided.
+
+    ``rule``: `present` looks at present voltages alone; `predicted` asks the network model, `learned` what the meters'
+    history taught, `mixed` both, and believes the worse. Unset it is `predicted` with a `[model]` and `present`
+    without. ``guard_pct`` is how far raising stays inside the band.
+    """
+
+    rule: Literal["present", "predicted", "mixed", "learned"] | None = None
+    policy: Policy = Policy.EQUAL
+    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.05
+    voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+
+
 class Model(Section):
     """The compiled feeder that decisions are made with.
 
     ``network_sha256`` pins the network it came from; a file of another network grants nothing. ``loading_max`` is the
-    share of every rating that may be used, ``guard_pct`` what raising stays inside the band.
+    share of every rating that may be used.
     """
 
     file: Annotated[str, Field(min_length=1)]
     network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    policy: Policy = Policy.EQUAL
-    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.05
     loading_max: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
     vuf_max_pct: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
-    voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
     model_error_pct: Annotated[float, Field(ge=0.0, le=50.0)] = 5.0
 
 
@@ -132,11 +143,23 @@ class DcuConfig(Section):
     dcu: Dcu
     site: Site = Field(default_factory=Site)
     airtime: Airtime = Field(default_factory=Airtime)
+    decision: Decision = Field(default_factory=Decision)
     model: Model | None = None
     balancing: Balancing
     plc: Plc
     status: Status
     meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
+
+    @model_validator(mode="after")
+    def _model_where_needed(self) -> DcuConfig:
+        if self.rule in {"predicted", "mixed"} and self.model is None:
+            raise ValueError(f"a [model] section for decision.rule {self.rule} (seen none)")
+        return self
+
+    @property
+    def rule(self) -> str:
+        """Which rule decides."""
+        return self.decision.rule or ("present" if self.model is None else "predicted")
 
     @model_validator(mode="after")
     def _each_once(self) -> DcuConfig:

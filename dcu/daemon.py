@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from dcu.available import Forecaster
 from dcu.config import DcuConfig
 from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine
@@ -49,6 +50,9 @@ REVOKE_WAIT_S: Final = 0.25
 INBOX_MAX: Final = 1024
 UNSENT_MAX: Final = 1024
 """Messages waiting for their record."""
+
+PAUSE_S: Final = 0.05
+"""[s] Between two steps of a forecast, so that decisions come in between."""
 
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
@@ -173,6 +177,7 @@ class DcuDaemon:
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         self._invoke_id = 0
         self._substation = ""
+        self._forecaster = Forecaster(self.engine)
         started: Future[int] = asyncio.get_running_loop().create_future()
         started.set_result(0)
         self._scribe = Scribe(ports.ledger, self._send, started)
@@ -188,6 +193,7 @@ class DcuDaemon:
         supervisor.worker("balancing", self._poll, STALL_S)
         supervisor.worker("records", lambda progress: self._scribe.run_orderly(self.ports.clock, progress), STALL_S)
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
+        supervisor.worker("forecast", self._forecast, STALL_S)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -200,12 +206,23 @@ class DcuDaemon:
     def status(self) -> dict[str, Any]:
         """What people ask for."""
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
-        return snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
+        found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
+        return found | {"available": self._forecaster.as_status()}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
     async def _decide(self, progress: Progress) -> None:
         await drive(self.engine, self._inbox, self._perform, self.ports.clock, progress)
+
+    async def _forecast(self, progress: Progress) -> None:
+        """Keep the headroom of the next hours up to date, between decisions."""
+        clock = self.ports.clock
+        while True:
+            for _ in self._forecaster.work(clock.monotonic(), clock.utc_s()):
+                progress()
+                await asyncio.sleep(PAUSE_S)
+            progress()
+            await asyncio.sleep(STALL_S / 3)
 
     async def _poll(self, progress: Progress) -> None:
         clock = self.ports.clock

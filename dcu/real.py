@@ -17,7 +17,7 @@ from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
 from dcu.hosting.predicted import NoModel
 from dcu.ledger.store import Ledger
-from dcu.site import rule_or_nothing
+from dcu.site import recall_lessons, rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
@@ -92,6 +92,9 @@ async def run_daemon(config: DcuConfig) -> int:
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):
         event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
+    lessons = recall_lessons(rule, ledger.recovered.entries)
+    if lessons:
+        event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
     threaded = ThreadedLedger(ledger)
     ports = Ports(
         clock=LoopClock(),

@@ -1,15 +1,19 @@
-"""The rule of a site from its configuration: with a network model, or without one."""
+"""The rule of a site from its configuration: with a network model, with what the meters teach, or by the band alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from dcu.config import DcuConfig, Model
+from dcu.config import DcuConfig
 from dcu.grid.port_model import PortModel, load_model
 from dcu.hosting.decide import Rule
 from dcu.hosting.estimate import Accuracy
-from dcu.hosting.predicted import GridSettings, NoModel, Predicted
+from dcu.hosting.learned_rule import Learned
+from dcu.hosting.predicted import NoModel, Predicted
 from dcu.hosting.present import PresentVoltages
+from dcu.hosting.window import GridSettings
 from shared.errors import ConfigError, Fault
 
 
@@ -19,10 +23,12 @@ def load_rule(config: DcuConfig) -> Rule:
     Raises:
         ConfigError: a model file that is missing, damaged, of another network, or that does not know the meters.
     """
-    if config.model is None:
+    if config.rule == "present":
         return PresentVoltages(config.site_settings.band)
-    model = load_model(Path(config.model.file))
-    return predicted_rule(config, config.model, model)
+    if config.rule == "learned":
+        return Learned(config.entries, grid_settings(config))
+    assert config.model is not None, "the configuration was checked"
+    return predicted_rule(config, load_model(Path(config.model.file)))
 
 
 def rule_or_nothing(config: DcuConfig) -> Rule:
@@ -33,25 +39,42 @@ def rule_or_nothing(config: DcuConfig) -> Rule:
         return NoModel(error, config.site_settings.band)
 
 
-def predicted_rule(config: DcuConfig, settings: Model, model: PortModel) -> Predicted:
+def predicted_rule(config: DcuConfig, model: PortModel) -> Predicted:
     """`Predicted` for a loaded model.
 
     Raises:
         ConfigError: of another network, or it does not know the meters.
     """
+    settings = config.model
+    assert settings is not None, "the caller has a model"
     wanted = settings.network_sha256
     if wanted is not None and model.network_sha256 != wanted:
         seen = f"{model.network_sha256[:16]}, network {model.name}"
         raise ConfigError(settings.file, [Fault("network_sha256", seen, f"{wanted[:16]}, as configured")])
-    accuracy = Accuracy(voltage_class_pct=settings.voltage_class_pct, model_error_pct=settings.model_error_pct)
-    grid = GridSettings(
-        policy=settings.policy,
+    return Predicted(model, config.entries, grid_settings(config), mixed=config.rule == "mixed")
+
+
+def grid_settings(config: DcuConfig) -> GridSettings:
+    """What a rule that foresees is told."""
+    decision, model = config.decision, config.model
+    return GridSettings(
+        policy=decision.policy,
         nominal_voltage_v=config.site.nominal_voltage_v,
         band_pct=config.site.band_pct,
-        guard_pct=settings.guard_pct,
-        loading_max=settings.loading_max,
-        vuf_max_pct=settings.vuf_max_pct,
+        guard_pct=decision.guard_pct,
+        loading_max=1.0 if model is None else model.loading_max,
+        vuf_max_pct=None if model is None else model.vuf_max_pct,
         balancing_bus=config.balancing.bus,
-        accuracy=accuracy,
+        accuracy=Accuracy(
+            voltage_class_pct=decision.voltage_class_pct,
+            model_error_pct=0.0 if model is None else model.model_error_pct,
+        ),
     )
-    return Predicted(model, config.entries, grid)
+
+
+def recall_lessons(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> int:
+    """Teach a rule what the ledger remembers of earlier runs; how many sets that were."""
+    views = [entry["view"] for entry in entries if entry.get("kind") == "view"] if rule.learns else []
+    for view in views:
+        rule.recall(view)
+    return len(views)

@@ -26,7 +26,8 @@ from dcu.grid.sensitivities import linear_step, sensitivity
 from dcu.hosting.decide import Act, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
-from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.hosting.predicted import Predicted
+from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Eui48, MeterId, Phase
 

@@ -181,6 +181,10 @@ class Rule(Protocol):
     def foresees(self) -> bool:
         """Whether it can tell from a view that live grants have become too much, before anything is outside."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether its answers depend on the views it had before, so that all of them must be recorded."""
+
     def facts(self) -> dict[str, Any]:
         """What the rule rests on besides views and questions (model hash, policy, settings), for the ledger."""
 

@@ -286,7 +286,7 @@ class HostingEngine:
         if window_at is not None and now >= window_at:
             outputs += self._decide(now)
         if self._rule.foresees and now >= self._viewed_s + LEARN_S:
-            self._view(now)
+            outputs += self._view(now)[1]
         for meter, pending in list(self._pending.items()):
             if now >= pending.since_s + REQUEST_S_MAX:
                 del self._pending[meter]
@@ -456,9 +456,8 @@ class HostingEngine:
         if not question.wishes:
             self._renewable.clear()
             return []
-        view = self._view(now)
+        view, outputs = self._view(now)
         answer = self._rule.answer(view, question)
-        outputs: list[Output] = []
         inputs: dict[str, Any] = {}
         if any(verdict.act in {Act.GRANT, Act.RENEW, Act.DENY, Act.LOWER} for verdict in answer.verdicts):
             self._window += 1
@@ -469,9 +468,13 @@ class HostingEngine:
             outputs += self._carry_out(verdict, inputs, now)
         return outputs
 
-    def _view(self, now: float) -> View:
+    def _view(self, now: float) -> tuple[View, list[Output]]:
+        """The rule's view of now, and its record if later answers depend on it."""
         self._viewed_s = now
-        return self._rule.view(self.measurements(now), now)
+        view = self._rule.view(self.measurements(now), now)
+        if not self._rule.learns or "taught" not in (entry := view.as_entry()):
+            return view, []
+        return view, [self._entry("view", None, {"view": entry})]
 
     def _question(self) -> Question:
         """Everybody's wish, grants in the order they began, then questions in the order they came."""
@@ -589,9 +592,8 @@ class HostingEngine:
         due = [p for p, since_s in self._violated_since.items() if now >= since_s + self._settings.persistence_s]
         if not due or not self.book.live:
             return []
-        view = self._view(now)
+        view, outputs = self._view(now)
         found = {binding.point: binding for binding in view.outside}
-        outputs: list[Output] = []
         for point in due:
             binding = found.get(point)
             self._violated_since.pop(point)

@@ -152,7 +152,7 @@ def forecast(
     busbar_v: float,
     *,
     granted_w: Mapping[str, float] | None = None,
-    steps: int = STEPS,
+    ahead: range = range(1, STEPS + 1),
 ) -> tuple[Available, ...]:
     """What each claim could get at each step, by customer and then by time; nothing before a day is known.
 
@@ -164,17 +164,17 @@ def forecast(
         busbar_v: mean voltage of the busbar then [V].
         granted_w: export limits [W] held now, by claim; taken as renewed and fully used by everybody but the customer
             asked about.
-        steps: quarters of an hour ahead.
+        ahead: quarters of an hour ahead.
     """
     slot = int(utc_s // SLOT_S)
-    correlations = history.correlations(slot, steps)
+    correlations = history.correlations(slot, max(ahead))
     now = np.append(outlook.now.p_w, busbar_v)
     usual = history.at_time_of_day(slot, slot)
     days = max(2.0, history.days(slot))
     # Student's interval for one more day, over that of a known normal law, within 2 % from 4 days on.
     wider = (days + 1) / (days - 1)
     found: list[list[Available]] = [[] for _ in claims]
-    for h in range(1, steps + 1):
+    for h in ahead:
         past = history.at_time_of_day(slot + h, slot)
         if len(past) < SCENARIOS_MIN or len(usual) < SCENARIOS_MIN:
             return ()

@@ -1,139 +1,37 @@
-"""The rule `predicted/1`: voltages, currents and unbalance with every live and candidate grant fully used.
-
-One window, one answer:
-
-1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
-2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
-3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
-   capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
-   or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
-
-Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
-of a voltage nor the last watt of somebody else's grant tosses grants up and down.
-"""
+"""The rule `predicted/1`: what a grant would do to every neighbour, by the network model and the meters together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, Allocation, Claim, Policy, Spread, allocate
 from dcu.hosting.decide import (
-    LEAST_W,
-    STEP_W,
-    Act,
     Answer,
     Band,
     Binding,
     Question,
-    Standing,
-    Verdicts,
     View,
-    Wish,
     outside,
 )
-from dcu.hosting.estimate import Accuracy, Estimate, Estimator, PortMap
-from dcu.hosting.headroom import Constraint, GridLimits, Outlook, Prospect, Situation
+from dcu.hosting.estimate import Estimate, Estimator, PortMap
+from dcu.hosting.headroom import GridLimits, Outlook, Prospect
+from dcu.hosting.learned import MixedOutlook
+from dcu.hosting.learned_rule import Pupil
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet
+from dcu.hosting.view import GridView
+from dcu.hosting.window import GridSettings, Site, answer_window, refusals
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError
 from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
-Bears = Callable[[Mapping[MeterId, float], float], bool]
-"""Whether reservations [W] by meter keep every constraint within its limit plus a tolerance."""
-
 NAME: Final = "predicted/1"
-REASONS: Final = {
-    "overvoltage": Reason.OVERVOLTAGE,
-    "undervoltage": Reason.UNDERVOLTAGE,
-    "current": Reason.CURRENT,
-    "unbalance": Reason.UNBALANCE,
-    "minimum": Reason.BELOW_MINIMUM,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class GridSettings:
-    """How the model is used at a site.
-
-    Attributes:
-        policy: how capacity is shared.
-        nominal_voltage_v: phase to neutral; what the band is around, whatever the model calls nominal.
-        band_pct: voltages allowed for decisions.
-        guard_pct: raising stays this far inside [% of nominal].
-        loading_max: share of every rating that may be used.
-        vuf_max_pct: largest unbalance |U2|/|U1| at three-phase buses; None: not looked at.
-        balancing_bus: where the balancing meter sits; None if the model does not say.
-        accuracy: what meters and model may be off by.
-    """
-
-    policy: Policy = Policy.EQUAL
-    nominal_voltage_v: float = 230.0
-    band_pct: float = 5.0
-    guard_pct: float = 0.05
-    loading_max: float = 1.0
-    vuf_max_pct: float | None = None
-    balancing_bus: str | None = None
-    accuracy: Accuracy = Accuracy()
-
-    @property
-    def band(self) -> Band:
-        """Voltages allowed for decisions, phase to neutral."""
-        return Band.around(self.nominal_voltage_v, self.band_pct)
-
-    def nominal_v(self, model: PortModel) -> Reals:
-        """Nominal voltage across each port of a model [V] (n)."""
-        between_phases = np.array([len(label) > 2 for label in model.port_labels], dtype=bool)
-        return np.asarray(self.nominal_voltage_v * np.where(between_phases, 3**0.5, 1.0))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GridView:
-    """An estimate, and the points outside the band as they are measured."""
-
-    estimate: Estimate
-    outside: tuple[Binding, ...]
-
-    def as_entry(self) -> dict[str, Any]:
-        e = self.estimate
-        s = e.situation
-        return {
-            "source": e.source,
-            "situation": None
-            if s is None
-            else {
-                "p_w": s.p_w.tolist(),
-                "q_var": s.q_var.tolist(),
-                "u_v": s.u_v.tolist(),
-                "margin_v": s.margin_v.tolist(),
-                "model_error": s.model_error,
-            },
-            "unknown": [b.as_entry() for b in e.unknown],
-            "blocked": list(e.blocked),
-            "outside": [b.as_entry() for b in self.outside],
-        }
-
-    @staticmethod
-    def from_entry(entry: Mapping[str, Any]) -> GridView:
-        """The view that an entry keeps."""
-        s = entry["situation"]
-        situation = None
-        if s is not None:
-            arrays = {name: np.array(s[name], dtype=float) for name in ("p_w", "q_var", "u_v", "margin_v")}
-            situation = Situation(**arrays, model_error=s["model_error"])
-        estimate = Estimate(entry["source"], situation, tuple(map(_binding, entry["unknown"])), tuple(entry["blocked"]))
-        return GridView(estimate, tuple(map(_binding, entry["outside"])))
-
-
-def _binding(entry: Mapping[str, Any]) -> Binding:
-    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"])
 
 
 class Predicted:
@@ -142,18 +40,34 @@ class Predicted:
     name = NAME
     foresees = True
 
-    def __init__(self, model: PortModel, entries: tuple[MeterEntry, ...], settings: GridSettings) -> None:
+    def __init__(
+        self,
+        model: PortModel,
+        entries: tuple[MeterEntry, ...],
+        settings: GridSettings,
+        *,
+        mixed: bool = False,
+    ) -> None:
         """A rule for the meters of a site.
+
+        Args:
+            model: the compiled feeder.
+            entries: every customer.
+            settings: how the model is used.
+            mixed: whether what the meters teach must agree: of the two bounds the larger counts.
 
         Raises:
             ConfigError: meters that the model does not know, or a balancing bus that it does not observe.
         """
         self._settings, self._model = settings, model
         self._ports = PortMap.of(model, entries)
-        self._meter_at = {model.ports[port]: meter for meter, at in self._ports.of_meter.items() for port in at}
+        meter_at = {model.ports[port]: meter for meter, at in self._ports.of_meter.items() for port in at}
+        self._site = Site(self._ports, meter_at, settings)
         nominal_v = settings.nominal_v(model)
         self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
         inside = (settings.band_pct - settings.guard_pct) / 100
+        self._pupil = Pupil(self._ports, model.ports, model.port_labels, settings) if mixed else None
+        self.learns = mixed
         self._limits = GridLimits(
             u_low_v=nominal_v * (1 - inside),
             u_high_v=nominal_v * (1 + inside),
@@ -171,26 +85,41 @@ class Predicted:
             "guard_pct": settings.guard_pct,
             "loading_max": settings.loading_max,
             "vuf_max_pct": settings.vuf_max_pct,
+            "mixed": self.learns,
             "voltage_class_pct": accuracy.voltage_class_pct,
             "model_error_pct": accuracy.model_error_pct,
         }
 
+    @property
+    def port_count(self) -> int:
+        """Ports of the model."""
+        return len(self._model.ports)
+
+    def ports_of(self, meter: MeterId) -> tuple[int, ...]:
+        """Where a customer is connected."""
+        return self._ports.of_meter[meter]
+
+    def estimate(self, measurements: MeasurementSet, now: float) -> Estimate:
+        """The situation at ``now`` [s]."""
+        return self._estimator.take(measurements, now)
+
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
-        return GridView(self._estimator.take(measurements, now), outside(measurements.points, self._settings.band))
+        estimate = self._estimator.take(measurements, now)
+        lesson = None if self._pupil is None else self._pupil.lesson(measurements, now)
+        if self._pupil is not None and lesson is not None:
+            self._pupil.teach(lesson)
+        return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
 
     def recall(self, entry: Mapping[str, Any]) -> GridView:
-        return GridView.from_entry(entry)
+        view = GridView.from_entry(entry)
+        if self._pupil is not None and view.taught is not None:
+            self._pupil.teach(view.taught)
+        return view
 
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
-        estimate = view.estimate
-        verdicts = Verdicts(question.places)
-        if estimate.situation is None:
-            for wish in question.wishes:
-                verdicts.refuse(wish, _objection(wish) or estimate.unknown[0])
-            return Answer(tuple(verdicts.found))
-        prospect = self.prospect(estimate)
-        return _Window(prospect, estimate, question, self._ports, self._meter_at, self._settings, verdicts).answer()
+        prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
+        return answer_window(prospect, view.estimate, question, self._site)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view
@@ -215,7 +144,10 @@ class Predicted:
     def prospect(self, estimate: Estimate) -> Prospect:
         """The grid as an allocation sees it."""
         assert estimate.situation is not None
-        return Outlook(self._estimator.model_at(estimate.source), self._limits, estimate.situation)
+        by_model = Outlook(self._estimator.model_at(estimate.source), self._limits, estimate.situation)
+        if self._pupil is None:
+            return by_model
+        return MixedOutlook(by_model, self._pupil.outlook(estimate.situation))
 
 
 class NoModel:
@@ -223,6 +155,7 @@ class NoModel:
 
     name = NAME
     foresees = False
+    learns = False
 
     def __init__(self, why: ConfigError, band: Band) -> None:
         self.why, self._band = why, band
@@ -240,176 +173,8 @@ class NoModel:
 
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
-        verdicts = Verdicts(question.places)
-        for wish in question.wishes:
-            verdicts.refuse(wish, view.estimate.unknown[0])
-        return Answer(tuple(verdicts.found))
+        return Answer(refusals(question, view.estimate.unknown[0]))
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, binding, meter
         return True
-
-
-def _always(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
-    return True
-
-
-def _never(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
-    return False
-
-
-def _objection(wish: Wish) -> Binding | None:
-    return None if wish.objection is None else Binding(wish.objection, wish.meter)
-
-
-def _down(limit_w: float) -> float:
-    """To what the power line can carry."""
-    return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
-
-
-@dataclass(slots=True, eq=False)
-class _Window:
-    """One answer on its way."""
-
-    prospect: Prospect
-    estimate: Estimate
-    question: Question
-    ports: PortMap
-    meter_at: Mapping[str, MeterId]
-    settings: GridSettings
-    verdicts: Verdicts
-
-    def answer(self) -> Answer:
-        question = self.question
-        for wish in question.wishes:
-            if wish.objection is not None:
-                self.verdicts.refuse(wish, Binding(wish.objection, wish.meter))
-        wishes = tuple(w for w in question.wishes if w.objection is None)
-        if not wishes:
-            return Answer(tuple(self.verdicts.found))
-        claims = tuple(self._claim(w) for w in wishes)
-        others_p_w = self._held({w.meter for w in wishes})
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w)
-        share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
-        why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
-        reserved = dict(question.reserved_w)
-        bears = self._judge(claims, others_p_w, shares.floor)
-        overdrawn = bool(reserved) and not bears(reserved, self.settings.guard_pct / 100)
-        moving = {w.meter: share_w[w.meter] for w in wishes if w.standing is not Standing.HOLDS}
-        joint = {m: max(share_w.get(m, 0.0) if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
-        together = not overdrawn and bears(joint, self.settings.guard_pct / 200)
-        short = False
-        for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
-            if wish.standing is Standing.HOLDS:
-                continue
-            fits = _always if together else _never if overdrawn else bears
-            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, fits)
-            if got_w is not None:
-                if self.verdicts.accept(wish, got_w, binding):
-                    reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
-            elif self._asks_too_much(wish, share_w[wish.meter]):
-                self.verdicts.refuse(wish, binding or self._why_not(wish, shares))
-            elif wish.standing is Standing.ASKS:
-                short = True
-                self.verdicts.add(wish, Act.WAIT, None, binding)
-            elif wish.granted_w is not None:  # its share has shrunk to nothing
-                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, binding or self._why_not(wish, shares))
-        if overdrawn or short:
-            self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
-        return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
-
-    def _claim(self, wish: Wish) -> Claim:
-        """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
-        ports = self.ports.of_meter[wish.meter]
-        wanted_w = max(wish.wanted_w, wish.nominal_w)
-        if self.estimate.blocked and self._pushes(ports):
-            wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
-        minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
-        return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
-
-    def _pushes(self, ports: tuple[int, ...]) -> bool:
-        rows = np.array(self.estimate.blocked, dtype=np.int64)
-        slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
-        return bool((slopes.sum(axis=1) < -1e-9).any())
-
-    def _held(self, asking: set[MeterId]) -> Reals:
-        """Draws as measured, with reservations of meters that ask for nothing fully used."""
-        p = self.prospect.now.p_w.copy()
-        for meter, limit_w in self.question.reserved_w.items():
-            ports = list(self.ports.of_meter.get(meter, ()))
-            if meter not in asking and ports:
-                p[ports] = -limit_w / len(ports)
-        return p
-
-    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> Bears:
-        """Whether reservations, fully used, stay within the limits (or make nothing worse that is too much anyway)."""
-        spread = Spread(claims)
-
-        def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
-            limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
-            excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
-            return bool((excess <= np.maximum(floor + DUST, tolerance)).all())
-
-        return bears
-
-    def _step(
-        self,
-        wish: Wish,
-        share_w: float,
-        why: Binding | None,
-        reserved: Mapping[MeterId, float],
-        bears: Bears,
-    ) -> tuple[float | None, Binding | None]:
-        """What a wish gets now, on the way to its share; None if nothing of use."""
-        least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
-        if share_w < least_w:
-            return None, why
-        held_w = reserved.get(wish.meter, 0.0)
-        if share_w <= held_w and (wish.granted_w is not None):
-            return share_w, why
-        tolerance = self.settings.guard_pct / 200
-        if bears({**reserved, wish.meter: max(held_w, share_w)}, tolerance):
-            return share_w, why
-        # The others have not let go yet: as much of it as there is now, never less than it has.
-        low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
-        while high_w - low_w > max(LEAST_W, 0.01 * share_w):
-            middle_w = (low_w + high_w) / 2
-            fits = bears({**reserved, wish.meter: max(held_w, middle_w)}, tolerance)
-            low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
-        got_w = _down(low_w)
-        return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
-
-    def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
-        return wish.standing is Standing.ASKS and share_w < max(wish.minimum_w, wish.nominal_w + LEAST_W)
-
-    def _lower(
-        self,
-        wishes: tuple[Wish, ...],
-        share_w: Mapping[MeterId, float],
-        why: Mapping[MeterId, Binding | None],
-        shares: Allocation,
-        *,
-        overdrawn: bool,
-    ) -> None:
-        """Down to their share with those who have more, unless this window has answered them already."""
-        answered = {v.meter for v in self.verdicts.found}
-        for wish in wishes:
-            to_w = share_w[wish.meter]
-            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - LEAST_W:
-                continue
-            binding = why[wish.meter] or self._why_not(wish, shares)
-            self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
-
-    def _why(self, constraint: Constraint | None) -> Binding | None:
-        if constraint is None:
-            return None
-        return Binding(REASONS[constraint.kind], self._place(constraint))
-
-    def _why_not(self, wish: Wish, shares: Allocation) -> Binding:
-        if shares.exceeded is not None:
-            return Binding(REASONS[shares.exceeded.kind], self._place(shares.exceeded))
-        return Binding(Reason.NO_CAPACITY, wish.meter)
-
-    def _place(self, constraint: Constraint) -> MeterId:
-        """The meter at a port, so that people know it; else the model's own name."""
-        return self.meter_at.get(constraint.place, MeterId(constraint.place))

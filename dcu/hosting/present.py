@@ -33,6 +33,7 @@ class PresentVoltages:
 
     name = NAME
     foresees = False
+    learns = False
 
     def __init__(self, band: Band) -> None:
         self._band = band

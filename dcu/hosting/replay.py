@@ -34,6 +34,8 @@ def replay(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> Replay:
         kind = str(entry["kind"])
         if kind == "start" and (entry["rule"], entry["facts"]) != (rule.name, rule.facts()):
             found.differences.append(f"start of epoch {entry['epoch']}: another rule or other settings")
+        elif kind == "view":
+            rule.recall(entry["view"])
         elif kind == "window":
             found.windows += 1
             answer = rule.answer(rule.recall(entry["view"]), Question.from_entry(entry["question"])).as_entry()

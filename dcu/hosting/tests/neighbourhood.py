@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
+from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine, SiteSettings
 from dcu.hosting.exchange import Output, Record, ReportArrived, RequestArrived, SendDown, SubstationRead
-from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.hosting.predicted import Predicted
+from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId
 from shared.messages import (
@@ -65,6 +67,7 @@ class Neighbourhood:
     source: float = 1.0
     now: float = 1000.0
     reports: bool = True
+    rule: Rule | None = None
     records: list[dict[str, object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -76,7 +79,7 @@ class Neighbourhood:
             entry = MeterEntry(name, eui, BusId(bus), (Phase[label],), NOMINAL_W, CONTRACT_W)
             self.houses[name] = House(entry, port, 300.0)
         entries = tuple(h.entry for h in self.houses.values())
-        self.rule = Predicted(model, entries, self.grid)
+        self.rule = Predicted(model, entries, self.grid) if self.rule is None else self.rule
         self.engine = HostingEngine(self.site, entries, EPOCH, self.now, self.rule)
         self._seq = 0
         self.perform(self.engine.start())

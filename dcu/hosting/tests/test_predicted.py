@@ -14,9 +14,9 @@ from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy, PortMap
 from dcu.hosting.exchange import SubstationRead
-from dcu.hosting.predicted import GridSettings
 from dcu.hosting.replay import replay
 from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
+from dcu.hosting.window import GridSettings
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError
@@ -199,6 +199,7 @@ def test_every_window_of_a_run_is_replayed_to_the_same_bytes() -> None:
     world.pass_time(20.0)
     entries = [json.loads(canonical(entry)) for entry in world.records]
     fresh = street()
+    assert fresh.rule is not None
     found = replay(fresh.rule, entries)
     assert found.windows >= 5
     assert found.decisions > 100

@@ -1,0 +1,165 @@
+"""The rule `learned/1`, for a street without a network model: what the meters' own history says a grant will do.
+
+It answers windows as `predicted/1` does, with learned sensitivities in place of the power flow. Before enough is
+learnt the bound is wide and the answer no. Currents and unbalance are not foreseen: nobody without a model knows them.
+
+What it knows depends on every set it was taught, so each of these goes to the ledger; answering them again in order
+gives the same knowledge, and the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
+from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
+from dcu.hosting.headroom import GridLimits, Prospect, Situation
+from dcu.hosting.learned import PHASES, LearnedOutlook, LearnedSensitivity, Learning
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet
+from dcu.hosting.view import GridView, Taught
+from dcu.hosting.window import GridSettings, Site, answer_window
+from dcu.meters import MeterEntry
+from shared.errors import ConfigError, Fault
+from shared.ids import MeterId
+from shared.messages import Reason
+
+NAME: Final = "learned/1"
+LESSON_S: Final = 60.0
+"""[s] Between two sets that teach."""
+FIT_EVERY: Final = 1440
+"""Sets between two looks at how much paths differ (`LearnedSensitivity.fit_prior`)."""
+
+
+class Pupil:
+    """Learns sensitivities from measurement sets, port by port of the meters."""
+
+    def __init__(
+        self,
+        ports: PortMap,
+        names: tuple[str, ...],
+        labels: tuple[str, ...],
+        settings: GridSettings,
+        learning: Learning | None = None,
+    ) -> None:
+        """Nothing learnt yet.
+
+        Raises:
+            ConfigError: a port without a meter, or between phases.
+        """
+        odd = [k for k, label in enumerate(labels) if label not in PHASES or k in ports.unmetered]
+        if odd:
+            seen = f"{names[odd[0]]} on {labels[odd[0]]}, one of {len(odd)}"
+            raise ConfigError("learning", [Fault("ports", seen, "every port metered, from phase to neutral")])
+        self.ports, self.names = ports, names
+        self.sensitivity = LearnedSensitivity(names, labels, learning)
+        self._settings = settings
+        inside = (settings.band_pct - settings.guard_pct) / 100
+        nominal_v = np.full(len(names), settings.nominal_voltage_v)
+        self._limits = GridLimits(nominal_v * (1 - inside), nominal_v * (1 + inside), np.zeros(0))
+        self._fitted = 0
+        self._taught_s = -np.inf
+
+    @staticmethod
+    def of_meters(entries: tuple[MeterEntry, ...], settings: GridSettings, learning: Learning | None = None) -> Pupil:
+        """One that numbers the ports meter by meter."""
+        names: list[str] = []
+        labels: list[str] = []
+        of_meter: dict[MeterId, tuple[int, ...]] = {}
+        for entry in entries:
+            of_meter[entry.id] = tuple(range(len(names), len(names) + len(entry.phases)))
+            alone = len(entry.phases) == 1
+            names += [entry.id if alone else f"{entry.id} {phase.name}" for phase in entry.phases]
+            labels += [phase.name for phase in entry.phases]
+        return Pupil(PortMap(of_meter, ()), tuple(names), tuple(labels), settings, learning)
+
+    def look(self, measurements: MeasurementSet) -> tuple[Situation | None, tuple[Binding, ...]]:
+        """The situation as it is measured, or what is unknown."""
+        missing = unknown(measurements.points) or tuple(
+            Binding(Reason.READING_INVALID, point.name) for point in measurements.points[1:] if not point.powers_known
+        )
+        busbar, *customers = measurements.points
+        if not missing and len(busbar.u_v) != 3:
+            missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
+        if missing:
+            return None, missing
+        p, q, u = (np.zeros(len(self.names)) for _ in range(3))
+        for point in customers:
+            at = list(self.ports.of_meter[point.name])
+            p[at], q[at], u[at] = point.p_w, point.q_var, point.u_v
+        margin = self._settings.accuracy.voltage_class_pct / 100 * u
+        return Situation(np.round(p, DECIMALS_W), np.round(q, DECIMALS_W), np.round(u, DECIMALS_V), margin), ()
+
+    def teach(self, taught: Taught) -> None:
+        """One more set."""
+        s, self._taught_s = taught.situation, taught.now
+        self.sensitivity.update(taught.now, s.u_v, s.p_w, s.q_var, taught.busbar_v)
+        if self.sensitivity.sets >= self._fitted + FIT_EVERY:
+            self._fitted = self.sensitivity.sets
+            self.sensitivity.fit_prior()
+
+    def lesson(self, measurements: MeasurementSet, now: float) -> Taught | None:
+        """The set of ``now`` [s], if it is complete and time for one."""
+        if 0 <= now - self._taught_s < LESSON_S:
+            return None
+        situation, _ = self.look(measurements)
+        busbar_v = np.array(measurements.points[0].u_v, dtype=float)
+        return None if situation is None else Taught(now, busbar_v, situation)
+
+    def outlook(self, situation: Situation) -> LearnedOutlook:
+        """What an allocation asks."""
+        return LearnedOutlook(self.sensitivity, self._limits, situation)
+
+
+class Learned:
+    """`dcu.hosting.decide.Rule` by what the meters have taught."""
+
+    name = NAME
+    foresees = True
+    learns = True
+
+    def __init__(
+        self, entries: tuple[MeterEntry, ...], settings: GridSettings, learning: Learning | None = None
+    ) -> None:
+        """A rule for the meters of a site that knows nothing yet."""
+        self._settings = settings
+        self.pupil = Pupil.of_meters(entries, settings, learning)
+        place = self.pupil.ports.of_meter
+        meter_at = {self.pupil.names[port]: meter for meter, at in place.items() for port in at}
+        self._site = Site(self.pupil.ports, meter_at, settings)
+
+    def facts(self) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "policy": settings.policy.value,
+            "band_pct": settings.band_pct,
+            "guard_pct": settings.guard_pct,
+            "voltage_class_pct": settings.accuracy.voltage_class_pct,
+        }
+
+    def view(self, measurements: MeasurementSet, now: float) -> GridView:
+        situation, missing = self.pupil.look(measurements)
+        lesson = self.pupil.lesson(measurements, now)
+        if lesson is not None:
+            self.pupil.teach(lesson)
+        estimate = Estimate(1.0, situation, missing, ())
+        return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
+
+    def recall(self, entry: Mapping[str, Any]) -> GridView:
+        """The view of an entry, which also teaches what it taught then."""
+        view = GridView.from_entry(entry)
+        if view.taught is not None:
+            self.pupil.teach(view.taught)
+        return view
+
+    def answer(self, view: View, question: Question) -> Answer:
+        assert isinstance(view, GridView), view
+        situation = view.estimate.situation
+        prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
+        return answer_window(prospect, view.estimate, question, self._site)
+
+    def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
+        del view, meter
+        return binding.reason is not Reason.UNDERVOLTAGE

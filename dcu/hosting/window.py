@@ -1,0 +1,265 @@
+"""One window's answer, when the grid is foreseen with every live and candidate grant fully used.
+
+1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
+2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
+3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
+   capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
+   or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
+
+Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
+of a voltage nor the last watt of somebody else's grant tosses grants up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.grid.port_model import PortModel
+from dcu.hosting.allocate import DUST, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
+from dcu.hosting.estimate import Accuracy, Estimate, PortMap
+from dcu.hosting.headroom import Constraint, Prospect
+from shared.ids import MeterId
+from shared.messages import Reason
+
+Reals = NDArray[np.float64]
+Bears = Callable[[Mapping[MeterId, float], float], bool]
+"""Whether reservations [W] by meter keep every constraint within its limit plus a tolerance."""
+
+REASONS: Final = {
+    "overvoltage": Reason.OVERVOLTAGE,
+    "undervoltage": Reason.UNDERVOLTAGE,
+    "current": Reason.CURRENT,
+    "unbalance": Reason.UNBALANCE,
+    "minimum": Reason.BELOW_MINIMUM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GridSettings:
+    """How the model is used at a site.
+
+    Attributes:
+        policy: how capacity is shared.
+        nominal_voltage_v: phase to neutral; what the band is around, whatever the model calls nominal.
+        band_pct: voltages allowed for decisions.
+        guard_pct: raising stays this far inside [% of nominal].
+        loading_max: share of every rating that may be used.
+        vuf_max_pct: largest unbalance |U2|/|U1| at three-phase buses; None: not looked at.
+        balancing_bus: where the balancing meter sits; None if the model does not say.
+        accuracy: what meters and model may be off by.
+    """
+
+    policy: Policy = Policy.EQUAL
+    nominal_voltage_v: float = 230.0
+    band_pct: float = 5.0
+    guard_pct: float = 0.05
+    loading_max: float = 1.0
+    vuf_max_pct: float | None = None
+    balancing_bus: str | None = None
+    accuracy: Accuracy = Accuracy()
+
+    @property
+    def band(self) -> Band:
+        """Voltages allowed for decisions, phase to neutral."""
+        return Band.around(self.nominal_voltage_v, self.band_pct)
+
+    def nominal_v(self, model: PortModel) -> Reals:
+        """Nominal voltage across each port of a model [V] (n)."""
+        between_phases = np.array([len(label) > 2 for label in model.port_labels], dtype=bool)
+        return np.asarray(self.nominal_voltage_v * np.where(between_phases, 3**0.5, 1.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """Where meters sit, what to call a place (by port name), and how the site decides."""
+
+    ports: PortMap
+    meter_at: Mapping[str, MeterId]
+    settings: GridSettings
+
+
+def answer_window(prospect: Prospect | None, estimate: Estimate, question: Question, site: Site) -> Answer:
+    """Verdicts on all wishes; without a prospect (something is unknown) all are refused."""
+    if prospect is None:
+        return Answer(refusals(question, estimate.unknown[0]))
+    verdicts = Verdicts(question.places)
+    return _Window(prospect, estimate, question, site.ports, site.meter_at, site.settings, verdicts).answer()
+
+
+def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
+    """No to everybody, for one reason or for their own."""
+    verdicts = Verdicts(question.places)
+    for wish in question.wishes:
+        verdicts.refuse(wish, _objection(wish) or why)
+    return tuple(verdicts.found)
+
+
+def _always(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
+    return True
+
+
+def _never(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
+    return False
+
+
+def _objection(wish: Wish) -> Binding | None:
+    return None if wish.objection is None else Binding(wish.objection, wish.meter)
+
+
+def _down(limit_w: float) -> float:
+    """To what the power line can carry."""
+    return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
+
+
+@dataclass(slots=True, eq=False)
+class _Window:
+    """One answer on its way."""
+
+    prospect: Prospect
+    estimate: Estimate
+    question: Question
+    ports: PortMap
+    meter_at: Mapping[str, MeterId]
+    settings: GridSettings
+    verdicts: Verdicts
+
+    def answer(self) -> Answer:
+        question = self.question
+        for wish in question.wishes:
+            if wish.objection is not None:
+                self.verdicts.refuse(wish, Binding(wish.objection, wish.meter))
+        wishes = tuple(w for w in question.wishes if w.objection is None)
+        if not wishes:
+            return Answer(tuple(self.verdicts.found))
+        claims = tuple(self._claim(w) for w in wishes)
+        others_p_w = self._held({w.meter for w in wishes})
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w)
+        share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
+        why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
+        reserved = dict(question.reserved_w)
+        bears = self._judge(claims, others_p_w, shares.floor)
+        overdrawn = bool(reserved) and not bears(reserved, self.settings.guard_pct / 100)
+        moving = {w.meter: share_w[w.meter] for w in wishes if w.standing is not Standing.HOLDS}
+        joint = {m: max(share_w.get(m, 0.0) if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
+        together = not overdrawn and bears(joint, self.settings.guard_pct / 200)
+        short = False
+        for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
+            if wish.standing is Standing.HOLDS:
+                continue
+            fits = _always if together else _never if overdrawn else bears
+            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, fits)
+            if got_w is not None:
+                if self.verdicts.accept(wish, got_w, binding):
+                    reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
+            elif self._asks_too_much(wish, share_w[wish.meter]):
+                self.verdicts.refuse(wish, binding or self._why_not(wish, shares))
+            elif wish.standing is Standing.ASKS:
+                short = True
+                self.verdicts.add(wish, Act.WAIT, None, binding)
+            elif wish.granted_w is not None:  # its share has shrunk to nothing
+                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, binding or self._why_not(wish, shares))
+        if overdrawn or short:
+            self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
+        return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _claim(self, wish: Wish) -> Claim:
+        """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
+        ports = self.ports.of_meter[wish.meter]
+        wanted_w = max(wish.wanted_w, wish.nominal_w)
+        if self.estimate.blocked and self._pushes(ports):
+            wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
+        minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
+        return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
+
+    def _pushes(self, ports: tuple[int, ...]) -> bool:
+        rows = np.array(self.estimate.blocked, dtype=np.int64)
+        slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
+        return bool((slopes.sum(axis=1) < -1e-9).any())
+
+    def _held(self, asking: set[MeterId]) -> Reals:
+        """Draws as measured, with reservations of meters that ask for nothing fully used."""
+        p = self.prospect.now.p_w.copy()
+        for meter, limit_w in self.question.reserved_w.items():
+            ports = list(self.ports.of_meter.get(meter, ()))
+            if meter not in asking and ports:
+                p[ports] = -limit_w / len(ports)
+        return p
+
+    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> Bears:
+        """Whether reservations, fully used, stay within the limits (or make nothing worse that is too much anyway)."""
+        spread = Spread(claims)
+
+        def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
+            limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
+            excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
+            return bool((excess <= np.maximum(floor + DUST, tolerance)).all())
+
+        return bears
+
+    def _step(
+        self,
+        wish: Wish,
+        share_w: float,
+        why: Binding | None,
+        reserved: Mapping[MeterId, float],
+        bears: Bears,
+    ) -> tuple[float | None, Binding | None]:
+        """What a wish gets now, on the way to its share; None if nothing of use."""
+        least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
+        if share_w < least_w:
+            return None, why
+        held_w = reserved.get(wish.meter, 0.0)
+        if share_w <= held_w and (wish.granted_w is not None):
+            return share_w, why
+        tolerance = self.settings.guard_pct / 200
+        if bears({**reserved, wish.meter: max(held_w, share_w)}, tolerance):
+            return share_w, why
+        # The others have not let go yet: as much of it as there is now, never less than it has.
+        low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
+        while high_w - low_w > max(LEAST_W, 0.01 * share_w):
+            middle_w = (low_w + high_w) / 2
+            fits = bears({**reserved, wish.meter: max(held_w, middle_w)}, tolerance)
+            low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
+        got_w = _down(low_w)
+        return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
+
+    def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
+        return wish.standing is Standing.ASKS and share_w < max(wish.minimum_w, wish.nominal_w + LEAST_W)
+
+    def _lower(
+        self,
+        wishes: tuple[Wish, ...],
+        share_w: Mapping[MeterId, float],
+        why: Mapping[MeterId, Binding | None],
+        shares: Allocation,
+        *,
+        overdrawn: bool,
+    ) -> None:
+        """Down to their share with those who have more, unless this window has answered them already."""
+        answered = {v.meter for v in self.verdicts.found}
+        for wish in wishes:
+            to_w = share_w[wish.meter]
+            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - LEAST_W:
+                continue
+            binding = why[wish.meter] or self._why_not(wish, shares)
+            self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
+
+    def _why(self, constraint: Constraint | None) -> Binding | None:
+        if constraint is None:
+            return None
+        return Binding(REASONS[constraint.kind], self._place(constraint))
+
+    def _why_not(self, wish: Wish, shares: Allocation) -> Binding:
+        if shares.exceeded is not None:
+            return Binding(REASONS[shares.exceeded.kind], self._place(shares.exceeded))
+        return Binding(Reason.NO_CAPACITY, wish.meter)
+
+    def _place(self, constraint: Constraint) -> MeterId:
+        """The meter at a port, so that people know it; else the model's own name."""
+        return self.meter_at.get(constraint.place, MeterId(constraint.place))
