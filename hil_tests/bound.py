@@ -1,8 +1,8 @@
 """How much better than a given state any feasible state can be: an upper bound that holds for the exact power flow.
 
 Nomenclature: ports k, plants m, active rows r (limits that bind). `s` complex power exported at a port, `u` its
-voltage, index 0 the given state, `delta = u / u0 - 1 = alpha + j beta`, `d` the change of a plant's generation. Injected
-currents are `conj(s / u)` and everything between the ports is linear, so that *exactly*
+voltage, index 0 the given state, `delta = u / u0 - 1 = alpha + j beta`, `d` the change of a plant's generation.
+Injected currents are `conj(s / u)` and everything between the ports is linear, so that *exactly*
 
     u - u0 = M(S),    conj(S) = conj(s) / (1 + conj(delta)) - conj(s0) (1 - conj(delta))                       (1)
 
@@ -24,9 +24,9 @@ With prices `lambda >= 0` (any; the duals of the linear programme are the good o
 The largest value of the right side is the bound. A state that is better than the given one has a positive left side:
 the prices it pays, `lambda sigma` and `|r_m|` times the way of each plant from its best end, cannot exceed the bound
 in all. That confines every linear function of R, by (3) with a multiplier that removes the plants between their ends;
-so it confines alpha, beta and R, and these confine (4). Rounds of it converge, as all that was ever relaxed are products
-of two of those ranges. The first ranges hold over the whole box, by continuity: where the bound of the voltages' change
-maps below itself, the solution cannot leave it on the way from the given state.
+so it confines alpha, beta and R, and these confine (4). Rounds of it converge, as all that was ever relaxed are
+products of two of those ranges. The first ranges hold over the whole box, by continuity: where the bound of the
+voltages' change maps below itself, the solution cannot leave it on the way from the given state.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A street of cores: the real pure machines of every meter and of the DCU, in virtual time on one heap of events.
 
 What is real: `meter.core.MeterCore` of each customer, `dcu.hosting.engine.HostingEngine`, every message through its
-COSEM bytes, and the exact, unbalanced power flow of the feeder. What is modelled: the line (`hil_tests.queue_line`), the
-EM330s (`hil_tests.instruments`), relays that follow at once, and households (`hil_tests.household`). Loads and sun hold
-for a minute, plants follow their limit within half a second, the physics looks every second.
+COSEM bytes, and the exact, unbalanced power flow of the feeder. What is modelled: the line (`hil_tests.queue_line`),
+the EM330s (`hil_tests.instruments`), relays that follow at once, and households (`hil_tests.household`). Loads and
+sun hold for a minute, plants follow their limit within half a second, the physics looks every second.
 """
 
 from __future__ import annotations

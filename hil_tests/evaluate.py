@@ -31,6 +31,8 @@ FORMAT: Final = "headroom-evaluation/1"
 ERRORS: Final = {"exact": EXACT, "class1": CLASS_1}
 STEP_W: Final = 100.0
 """[W] A nominal limit is a whole number of these."""
+PROVEN: Final = 1e-3
+"""Share of a minute's generation up to which a gap counts as proven."""
 EN_50160_PCT: Final = 10.0
 """Ten-minute means outside nominal plus or minus this are what the standard counts."""
 TOUCH_V: Final = 0.05
@@ -146,8 +148,8 @@ class Evaluation:
             "captured": self.captured,
             "captured_of_increase": self.captured_of_increase,
             "optimum": {
-                "gap_share": self.optimum.gap_share,
-                "gap_share_worst_minute": float((self.optimum.gap_w / self.optimum.generated_w.sum(axis=1)).max()),
+                "gap_share": self.optimum.gap_share if np.isfinite(self.optimum.gap_share) else None,
+                "minutes_proven": int((self.optimum.gap_w <= PROVEN * self.optimum.generated_w.sum(axis=1)).sum()),
                 "minutes_bound": self.optimum.bound_minutes,
                 "programmes": self.optimum.steps,
                 "ten_minute_means_exported_wh": self.ten_minute_exported_wh,
