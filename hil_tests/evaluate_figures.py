@@ -150,7 +150,7 @@ def _duration(found: Evaluation) -> tuple[Figure, str]:
     right.axhline(float(found.limits.u_high_v.max()), color=INK, linewidth=0.9, linestyle=":", alpha=0.8)
     left.set_ylabel("export [kW]", color=INK)
     right.set_ylabel("highest voltage [V]", color=INK)
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.4 * _possible_w(found).max() / 1e3)
     for axes in (left, right):
         axes.set_xlim(0, hours[-1])
         axes.set_xlabel("hours", color=INK)
@@ -182,7 +182,7 @@ def _map(found: Evaluation) -> tuple[Figure, str]:
             axes.plot(x, y, marker, color=PAPER, markeredgecolor=GREY, markersize=5, zorder=3)
             continue
         colour = SHARES(norm(customer.share))
-        axes.plot(x, y, marker, color=colour, markeredgecolor=PAPER, markersize=10, zorder=4)
+        axes.plot(x, y, marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=4)
         axes.annotate(
             f"{100 * customer.share:.0f} %",
             (x, y),

@@ -45,8 +45,8 @@ ROWS: Final = (
 
 READING: Final = """<h2>How to read this</h2><p class="note">All three ways have the same loads, sun and grid, and are
 judged by the same unbalanced power flow. Static limits: nobody ever exports more than the nominal limit. Optimum: the
-most that perfect foresight could have exported, a bound that no live system reaches; how close it is to the best possible is
-proven. Where the nominal limits alone leave the band, the optimum may do what they do. Fairness is Jain's index of
+most that perfect foresight could have exported, a bound that no live system reaches; how close it is to the best
+possible is proven. Where the nominal limits alone leave the band, the optimum may do what they do. Fairness is Jain's index of
 exported over possible. A violation counts as caused by grants where the nominal limits alone would have kept that
 customer inside.</p>"""
 
