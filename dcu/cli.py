@@ -61,7 +61,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from dcu.site import load_rule  # noqa: PLC0415  # NumPy
+
     config = load_config(options.file, DcuConfig)
+    load_rule(config)
     print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
     return EXIT_OK
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dcu.hosting.airtime import Airtime as LineAirtime
+from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import SiteSettings
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
@@ -60,10 +62,37 @@ class Site(Section):
         return self
 
 
+class Airtime(Section):
+    """What reports and renewals cost on the power line, and how much of it they may fill."""
+
+    report_interval_s: Seconds = 15.0
+    report_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.06
+    renewal_s: Annotated[float, Field(gt=0.0, le=10.0)] = 0.12
+    share_max: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+
+
+class Model(Section):
+    """The compiled feeder that decisions are made with.
+
+    ``network_sha256`` pins the network it came from; a file of another network grants nothing. ``loading_max`` is the
+    share of every rating that may be used, ``guard_pct`` what raising stays inside the band.
+    """
+
+    file: Annotated[str, Field(min_length=1)]
+    network_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    policy: Policy = Policy.EQUAL
+    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.05
+    loading_max: Annotated[float, Field(gt=0.0, le=2.0)] = 1.0
+    vuf_max_pct: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    model_error_pct: Annotated[float, Field(ge=0.0, le=50.0)] = 5.0
+
+
 class Balancing(Section):
-    """The EM330 at the transformer."""
+    """The EM330 at the transformer; ``bus`` is where the model has it."""
 
     url: ModbusUrl
+    bus: Word | None = None
     phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=_three)
     ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
@@ -102,6 +131,8 @@ class DcuConfig(Section):
 
     dcu: Dcu
     site: Site = Field(default_factory=Site)
+    airtime: Airtime = Field(default_factory=Airtime)
+    model: Model | None = None
     balancing: Balancing
     plc: Plc
     status: Status
@@ -144,7 +175,7 @@ class DcuConfig(Section):
     @property
     def site_settings(self) -> SiteSettings:
         """The rules for the engine."""
-        return SiteSettings(**self.site.model_dump())
+        return SiteSettings(**self.site.model_dump(), airtime=LineAirtime(**self.airtime.model_dump()))
 
     @property
     def em330_settings(self) -> Em330Settings:

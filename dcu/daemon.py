@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from dcu.config import DcuConfig
-from dcu.hosting.engine import (
+from dcu.hosting.decide import Rule
+from dcu.hosting.engine import HostingEngine
+from dcu.hosting.exchange import (
     Event,
-    HostingEngine,
     Input,
     LinkChanged,
     Output,
@@ -295,7 +296,7 @@ class DcuDaemon:
             self.counters.inbox_full += 1
 
 
-def build(config: DcuConfig, ports: Ports) -> DcuDaemon:
-    """Compose a DCU; to be called inside the loop it will run in."""
-    engine = HostingEngine(config.site_settings, config.entries, ports.epoch, ports.clock.monotonic())
+def build(config: DcuConfig, ports: Ports, rule: Rule | None = None) -> DcuDaemon:
+    """Compose a DCU; to be called inside the loop it will run in. ``rule`` as for `HostingEngine`."""
+    engine = HostingEngine(config.site_settings, config.entries, ports.epoch, ports.clock.monotonic(), rule)
     return DcuDaemon(config, ports, engine)

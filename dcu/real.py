@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.hosting.predicted import NoModel
 from dcu.ledger.store import Ledger
+from dcu.site import rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
@@ -87,6 +89,9 @@ async def run_daemon(config: DcuConfig) -> int:
     ledger = Ledger(config.state_directory, config.dcu.id)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger tail put aside", faults="; ".join(ledger.recovered.faults))
+    rule = rule_or_nothing(config)
+    if isinstance(rule, NoModel):
+        event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
     threaded = ThreadedLedger(ledger)
     ports = Ports(
         clock=LoopClock(),
@@ -100,6 +105,6 @@ async def run_daemon(config: DcuConfig) -> int:
         signals=Signals.HANDLED,
     )
     try:
-        return await build(config, ports).run()
+        return await build(config, ports, rule).run()
     finally:
         threaded.close()

@@ -61,7 +61,13 @@ class Solved:
 
 
 def solve_ports(
-    model: PortModel, prepared: Prepared, tolerance_pu: float, xp: Any = np, *, currents: bool = True
+    model: PortModel,
+    prepared: Prepared,
+    tolerance_pu: float,
+    xp: Any = np,
+    *,
+    currents: bool = True,
+    newton: bool = True,
 ) -> Solved:
     """Solve a batch.
 
@@ -71,6 +77,8 @@ def solve_ports(
         tolerance_pu: estimated error of the port voltages at which a state is done [share of nominal].
         xp: array namespace, NumPy or CuPy; `u_v` and `i_a` come back as its arrays.
         currents: whether `i_a` is wanted; else it is empty.
+        newton: whether states that the fixed point does not settle are followed up from no load, 10 to 100 ms each;
+            else they have no solution.
     """
     n_state, n = len(prepared.p_w), len(model.ports)
     product = _product(model, xp)
@@ -89,8 +97,13 @@ def solve_ports(
         block.iterate(tolerance_pu)
         block.store(out)
     slow = np.flatnonzero(~(out.error_pu <= tolerance_pu))
-    if len(slow):
+    if len(slow) and newton:
         _finish(model, prepared, tolerance_pu, slow, out, xp)
+    elif len(slow):
+        out.status[slow] = Status.NO_SOLUTION
+        out.u_v[slow] = np.nan
+        if currents:
+            out.i_a[slow] = np.nan
     return out
 
 

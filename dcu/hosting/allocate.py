@@ -1,38 +1,41 @@
 """Who gets the watts: claims in, export limits out, by a named policy. Serves grant, renewal and shedding alike.
 
-Method. Every policy grows the limits from the nominal ones along a direction: all claims alike (`equal`), each in
-proportion to its nominal limit (`proportional`), or one after the other (`first_come`). The largest step to which every
-constraint of the outlook still holds is found with exact power flows: secant steps towards the first constraint that
-binds, inside a bracket, ending on a point that was solved and found good. Then the claims that push the binding
-constraint further stop, and the others go on, until nobody can move. For `equal` that is progressive filling: the
-max-min fair allocation.
+Method. The limits grow from the nominal ones by a policy: all claims alike (`equal`), each in proportion to its nominal
+limit (`proportional`), one after the other (`first_come`), or for the largest sum (`max_total`). Successive linear
+steps: the excess of every constraint is measured by an exact power flow, followed linearly to where the policy wants
+to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
+not get there, the way back towards the nominal limits is halved until an exact flow says yes.
 
-Starting above a limit (a grid that no longer bears the nominal limits) gives everybody the nominal limit and says what
-is exceeded: what the contract promises is not this function's to take.
+A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit. What the
+contract promises is not this function's to take.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, Outlook
+from dcu.hosting.fill import FREE, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.headroom import Constraint, Prospect
 
 Reals = NDArray[np.float64]
 
 RESOLUTION_W: Final = 1.0
-"""Steps end when they are known this well."""
-ROUNDS_MAX: Final = 6
-WORTH_W: Final = 25.0
-"""A round of filling that gave all together less than this was the last."""
-FLOWS_MAX: Final = 24
-"""Power flows for one step; the bracket halves at worst."""
-PUSH_MIN: Final = 1e-9
-"""[1/W] A claim that moves a constraint by less does not push it: one share of a billion for each watt."""
+"""Steps end when no limit moves by more."""
+FLOWS_MAX: Final = 12
+"""Linear steps before the way back is halved; each is one exact power flow."""
+HALVINGS_MAX: Final = 20
+GUESS_SHARE: Final = 0.2
+"""Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
+ROWS_EACH: Final = 64
+"""Constraints taken into the linear steps at a time, the worst first."""
+SLACK: Final = 1e-6
+"""[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 
 
 class Policy(StrEnum):
@@ -41,6 +44,15 @@ class Policy(StrEnum):
     EQUAL = "equal"
     PROPORTIONAL = "proportional"
     FIRST_COME = "first_come"
+    MAX_TOTAL = "max_total"
+
+
+_FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
+    Policy.EQUAL: fill_together,
+    Policy.PROPORTIONAL: fill_together,
+    Policy.FIRST_COME: fill_in_order,
+    Policy.MAX_TOTAL: fill_most,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,7 @@ class Claim:
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Export limit of each claim [W]; what kept each from more (None: it has what it wanted); Jain's fairness index of
-    the increases; whether the nominal limits alone are too much, and the constraint that says so."""
+    the increases; the constraint that the nominal limits alone exceed most, if one; power flows it took."""
 
     limits_w: Reals
     binding: tuple[Constraint | None, ...]
@@ -71,124 +83,161 @@ class Allocation:
     flows: int
 
 
-def allocate(outlook: Outlook, claims: tuple[Claim, ...], policy: Policy) -> Allocation:
+def allocate(
+    prospect: Prospect, claims: tuple[Claim, ...], policy: Policy, others_p_w: Reals | None = None
+) -> Allocation:
     """Limits for all claims, in their order (the order of arrival for `first_come`).
 
     A claim that would get an increase below its minimum gets none, and what it would have taken goes to the others.
+
+    Args:
+        prospect: the grid as it is now.
+        claims: who wants what.
+        policy: how to share.
+        others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
     """
-    out = set[int]()
-    while True:
-        fill = _Filling(outlook, claims, out)
-        found = fill.run(policy)
-        short = [k for k, c in enumerate(claims) if k not in out and c.nominal_w < found.limits_w[k] < c.minimum_w]
-        if not short:
-            return found
-        out.add(max(short, key=lambda k: claims[k].minimum_w - found.limits_w[k]))
+    return _Sharing(prospect, claims, policy, prospect.now.p_w if others_p_w is None else others_p_w).run()
 
 
-class _Filling:
-    """One run: present limits, who still moves, what stopped whom."""
+class Spread:
+    """How claims lie on the ports: draws from limits, and slopes by claim from slopes by port."""
 
-    def __init__(self, outlook: Outlook, claims: tuple[Claim, ...], out: set[int]) -> None:
-        self._outlook, self._claims = outlook, claims
-        self._x = np.array([c.nominal_w for c in claims], dtype=float)
-        self._wanted = np.array([c.nominal_w if k in out else c.wanted_w for k, c in enumerate(claims)], dtype=float)
-        self._binding: list[Constraint | None] = [None] * len(claims)
-        self._out = out
-        self._flows = 0
+    def __init__(self, claims: tuple[Claim, ...]) -> None:
+        counts = np.array([len(c.ports) for c in claims], dtype=np.int64)
+        self._ports = np.array([port for c in claims for port in c.ports], dtype=np.int64)
+        self._owner = np.repeat(np.arange(len(claims)), counts)
+        self._share = 1 / counts[self._owner]
+        self._starts = np.cumsum(counts) - counts
 
-    def powers(self, limits_w: Reals) -> Reals:
-        """Draws at the ports (n_state, n) with each claim's limit (n_state, n_claim) fully used and all else as now."""
-        p = np.repeat(self._outlook.now.p_w[None, :], len(limits_w), axis=0)
-        for k, claim in enumerate(self._claims):
-            p[:, claim.ports] = -limits_w[:, k : k + 1] / len(claim.ports)
+    def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
+        """Draws at the ports (n_state, n) [W] with each claim's limit (n_state, n_claim) fully used."""
+        p = np.repeat(others_p_w[None, :], len(limits_w), axis=0)
+        p[:, self._ports] = -limits_w[:, self._owner] * self._share
         return p
 
-    def _excess(self, limits_w: Reals) -> Reals:
-        self._flows += 1
-        return self._outlook.excess(self.powers(np.atleast_2d(limits_w)))
+    def by_limit(self, by_port: Reals) -> Reals:
+        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
+        own: Reals = by_port[:, self._ports] * -self._share
+        return own if len(self._starts) == len(self._ports) else np.add.reduceat(own, self._starts, axis=1)
 
-    def run(self, policy: Policy) -> Allocation:
-        here = self._excess(self._x)[0]
-        exceeded = None
-        if len(here) and here.max() > 0:
-            exceeded = self._outlook.names[int(here.argmax())]
-            self._binding = [exceeded] * len(self._claims)
-        else:
-            weights = np.array([c.nominal_w if policy is Policy.PROPORTIONAL else 1.0 for c in self._claims])
-            weights = np.where(weights > 0, weights, 1.0)
-            # A customer on another phase can pull down the voltage that stopped somebody: look again while it pays.
-            for _ in range(ROUNDS_MAX):
-                before = self._x.sum()
-                self._binding = [None] * len(self._claims)
-                movers = [k for k in range(len(self._claims)) if self._wanted[k] > self._x[k]]
-                if policy is Policy.FIRST_COME:
-                    for k in movers:
-                        here = self._grow([k], np.ones(1), here)
-                else:
-                    here = self._grow_together(movers, weights, here)
-                if self._x.sum() - before < WORTH_W:
-                    break
-        for k in self._out:
-            self._binding[k] = self._binding[k] or Constraint("minimum", self._claims[k].name)
-        gained = self._x - np.array([c.nominal_w for c in self._claims])
-        square = float((gained**2).sum())
-        fairness = float(gained.sum() ** 2 / (len(gained) * square)) if square else 1.0
-        return Allocation(self._x, tuple(self._binding), fairness, exceeded, self._flows)
 
-    def _grow_together(self, movers: list[int], weights: Reals, here: Reals) -> Reals:
-        while movers:
-            here = self._grow(movers, weights[movers], here)
-            movers = [k for k in movers if self._binding[k] is None and self._x[k] < self._wanted[k]]
-        return here
+def jain(gained_w: Reals) -> float:
+    """Jain's index: 1 when all gained alike, 1/m when one gained all; 1 if nobody gained."""
+    square = float((gained_w**2).sum())
+    return float(gained_w.sum() ** 2 / (len(gained_w) * square)) if square else 1.0
 
-    def _grow(self, movers: list[int], weights: Reals, here: Reals) -> Reals:
-        """One step of the movers; stops those that the binding constraint stops, returns the excess there."""
-        direction = np.zeros(len(self._x))
-        direction[movers] = weights
-        room = (self._wanted[movers] - self._x[movers]) / weights
-        longest = float(room.min())
-        length, there, binding = self._longest_step(direction, longest, here)
-        self._x = self._x + length * direction
-        full = [k for k in movers if self._wanted[k] - self._x[k] <= 1e-9 * max(1.0, self._wanted[k])]
-        self._x[full] = self._wanted[full]
-        if binding is not None:
-            for k in self._pushing(binding, movers, there):
-                self._binding[k] = self._outlook.names[binding]
-        return there
 
-    def _longest_step(self, direction: Reals, longest: float, here: Reals) -> tuple[float, Reals, int | None]:
-        """Largest good length, the excess there, and the constraint that keeps it from more."""
-        there = self._excess(self._x + longest * direction)[0]
-        if there.max() <= 0:
-            return longest, there, None
-        good, bad = 0.0, longest
-        at_good, at_bad = here, there
-        binding = int(at_bad.argmax())
-        scale = float(direction.max())
-        for _ in range(FLOWS_MAX):
-            if (bad - good) * scale <= RESOLUTION_W:
+def _worst(over: Reals) -> NDArray[np.bool_]:
+    """The constraints that are over, `ROWS_EACH` at most: neighbours say much the same."""
+    found = over > 0
+    if np.count_nonzero(found) > ROWS_EACH:
+        found &= over >= np.partition(over, -ROWS_EACH)[-ROWS_EACH]
+    return found
+
+
+@dataclass(slots=True, eq=False)
+class _Sharing:
+    """One allocation on its way."""
+
+    prospect: Prospect
+    claims: tuple[Claim, ...]
+    policy: Policy
+    others_p_w: Reals
+    spread: Spread = field(init=False)
+    out: set[int] = field(default_factory=set)
+    """Claims that got less than their minimum, and so nothing."""
+    flows: int = 0
+
+    def __post_init__(self) -> None:
+        self.spread = Spread(self.claims)
+
+    def run(self) -> Allocation:
+        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        here = self._excess(nominal)
+        exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
+        if not np.isfinite(here).all() or not self.claims:
+            return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, self.flows)
+        limit = np.maximum(here, 0.0)
+        wanted = np.array([c.wanted_w for c in self.claims])
+        near = np.zeros(len(here), dtype=bool)
+        x, best = nominal, nominal
+        filled = self._first(wanted, near, here, limit)
+        while self.flows < FLOWS_MAX:
+            x = filled.limits_w
+            here = self._excess(x)
+            if not np.isfinite(here).all():
                 break
-            with np.errstate(all="ignore"):
-                crossing = good + (bad - good) * (0 - at_good) / (at_bad - at_good)
-            crossing = np.where(at_bad > 0, crossing, np.inf)
-            nearest = float(np.nanmin(crossing)) if np.isfinite(crossing).any() else (good + bad) / 2
-            # A little short of the crossing, so that the point is good; never closer to an end than a twentieth.
-            trial = min(
-                max(nearest - 0.3 * RESOLUTION_W / scale, good + 0.05 * (bad - good)), bad - 0.05 * (bad - good)
-            )
-            there = self._excess(self._x + trial * direction)[0]
-            if there.max() <= 0:
-                good, at_good = trial, there
-            else:
-                bad, at_bad, binding = trial, there, int(there.argmax())
-        return good, at_good, binding
+            near |= _worst(here - limit)
+            if (here <= limit).all():
+                best = x
+            filled = self._fill(x, near, limit - here)
+            if best is x and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
+                break
+        if best is not x:
+            best = self._back(best, x, limit)
+        return Allocation(best, self._named(filled, best), jain(best - nominal), exceeded, self.flows)
 
-    def _pushing(self, binding: int, movers: list[int], here: Reals) -> list[int]:
-        """The movers that push the binding constraint further; all of them if none does on its own."""
-        step = 100.0
-        trial = np.repeat(self._x[None, :], len(movers), axis=0)
-        trial[range(len(movers)), movers] += step
-        push = (self._excess(trial)[:, binding] - here[binding]) / step
-        found = [k for k, slope in zip(movers, push, strict=True) if slope > PUSH_MIN]
-        return found or movers
+    def _first(self, wanted_w: Reals, near: NDArray[np.bool_], here: Reals, limit: Reals) -> Filled:
+        """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
+        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        filled = Filled(wanted_w, np.full(len(wanted_w), FREE))
+        base = here - self.prospect.guess(self._powers(nominal))
+        for _ in range(FLOWS_MAX):
+            rough = base + self.prospect.guess(self._powers(filled.limits_w))
+            broken = _worst(np.where(near, -np.inf, rough - limit + GUESS_SHARE * np.maximum(rough - here, 0.0)))
+            if not broken.any():
+                break
+            near |= broken
+            filled = self._fill(nominal, near, limit - here)
+        return filled
+
+    def _powers(self, limits_w: Reals) -> Reals:
+        return np.asarray(self.spread.powers(limits_w[None, :], self.others_p_w)[0])
+
+    def _excess(self, limits_w: Reals) -> Reals:
+        self.flows += 1
+        return np.asarray(self.prospect.excess(self._powers(limits_w)[None, :])[0])
+
+    def _fill(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Filled:
+        """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
+        minimum leave, the neediest first."""
+        rows = np.flatnonzero(near)
+        slope = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), rows))
+        room = room[rows] - SLACK + slope @ at_w
+        start = np.array([c.nominal_w for c in self.claims], dtype=float)
+        weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
+        while True:
+            wanted = np.array([c.nominal_w if k in self.out else c.wanted_w for k, c in enumerate(self.claims)])
+            filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
+            short = {
+                k: c.minimum_w - filled.limits_w[k]
+                for k, c in enumerate(self.claims)
+                if k not in self.out and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
+            }
+            if not short:
+                named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
+                return Filled(filled.limits_w, named)
+            self.out.add(max(short, key=lambda k: short[k]))
+
+    def _back(self, good: Reals, bad: Reals, limit: Reals) -> Reals:
+        """The furthest point found between a good and a bad one, by halving."""
+        for _ in range(HALVINGS_MAX):
+            if float(np.abs(bad - good).max()) <= RESOLUTION_W:
+                break
+            middle = (good + bad) / 2
+            if (self._excess(middle) <= limit).all():
+                good = middle
+            else:
+                bad = middle
+        return good
+
+    def _named(self, filled: Filled, limits_w: Reals) -> tuple[Constraint | None, ...]:
+        found: list[Constraint | None] = []
+        for k, claim in enumerate(self.claims):
+            if k in self.out:
+                found.append(Constraint("minimum", claim.name))
+            elif limits_w[k] >= claim.wanted_w - RESOLUTION_W or filled.binding[k] == FREE:
+                found.append(None)
+            else:
+                found.append(self.prospect.names[int(filled.binding[k])])
+        return tuple(found)

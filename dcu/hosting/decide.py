@@ -1,17 +1,25 @@
-"""The rule: yes only if the substation's and every customer's voltage are known and inside the band."""
+"""A decision window: what is asked, and what comes of it. The words that engine, rules, ledger and replay share.
+
+A rule takes a *view* of the measurements (everything it will use of them, as JSON types, so that the ledger can keep
+it) and answers questions about it. Answering is a pure function: the same view and question give the same verdicts,
+on another day and another machine.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Protocol
 
-from dcu.hosting.measurements import SUBSTATION, Quality
-from dcu.hosting.predict import PredictedPoint, Prediction
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from shared.ids import MeterId
 from shared.messages import Reason
 
-RULE: Final = "present-voltages/1"
-"""Name and version of this rule, for the ledger."""
+STEP_W: Final = 0.1
+"""What the power line resolves; limits are rounded down to it."""
+LEAST_W: Final = 1.0
+"""An increase of less is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +37,164 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What decided: the reason, the point, and the value that bound it [V]."""
+    """What decided: the reason, the point or place, and the value that bound it ([V] of a voltage)."""
 
     reason: Reason
     point: MeterId
-    value: float | None
+    value: float | None = None
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {"reason": self.reason.name, "binding": self.point, "value": self.value}
+
+
+class Standing(StrEnum):
+    """What a wish waits for."""
+
+    ASKS = "asks"
+    DUE = "due"
+    HOLDS = "holds"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One customer's part in a window: a question, a grant that is due for renewal, or one that just lasts.
+
+    Attributes:
+        nominal_w: limit without a grant.
+        wanted_w, minimum_w: what was asked for, and the least of use.
+        granted_w: limit of its live grant, None without one.
+        objection: why it may have nothing at all, whatever the grid bears.
+    """
+
+    meter: MeterId
+    standing: Standing
+    nominal_w: float
+    wanted_w: float
+    minimum_w: float
+    granted_w: float | None = None
+    objection: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
+    more may be given at all."""
+
+    wishes: tuple[Wish, ...]
+    reserved_w: Mapping[MeterId, float]
+    places: int
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        wishes = [
+            {
+                "meter": w.meter,
+                "standing": w.standing.value,
+                "nominal_w": w.nominal_w,
+                "wanted_w": w.wanted_w,
+                "minimum_w": w.minimum_w,
+                "granted_w": w.granted_w,
+                "objection": None if w.objection is None else w.objection.name,
+            }
+            for w in self.wishes
+        ]
+        reserved = {str(meter): limit_w for meter, limit_w in sorted(self.reserved_w.items())}
+        return {"wishes": wishes, "reserved_w": reserved, "places": self.places}
+
+    @staticmethod
+    def from_entry(entry: Mapping[str, Any]) -> Question:
+        """The question that an entry keeps."""
+        wishes = tuple(
+            Wish(
+                MeterId(w["meter"]),
+                Standing(w["standing"]),
+                w["nominal_w"],
+                w["wanted_w"],
+                w["minimum_w"],
+                w["granted_w"],
+                None if w["objection"] is None else Reason[w["objection"]],
+            )
+            for w in entry["wishes"]
+        )
+        reserved = {MeterId(meter): limit_w for meter, limit_w in entry["reserved_w"].items()}
+        return Question(wishes, reserved, entry["places"])
+
+
+class Act(StrEnum):
+    """What is done about a wish."""
+
+    GRANT = "grant"
+    DENY = "deny"
+    WAIT = "wait"
+    RENEW = "renew"
+    WITHHOLD = "withhold"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One wish's answer; `binding` is what kept it from more, or from anything."""
+
+    meter: MeterId
+    act: Act
+    limit_w: float
+    binding: Binding | None = None
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        why = None if self.binding is None else self.binding.as_entry()
+        return {"meter": self.meter, "act": self.act.value, "limit_w": self.limit_w, "why": why}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Verdicts in the order in which they take effect, and how fair the sharing behind them is (Jain)."""
+
+    verdicts: tuple[Verdict, ...]
+    fairness: float | None = None
+
+    def as_entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        return {"verdicts": [v.as_entry() for v in self.verdicts], "fairness": self.fairness}
+
+
+class View(Protocol):
+    """What a rule makes of the measurements."""
+
+    @property
+    def outside(self) -> tuple[Binding, ...]:
+        """Points that are known to be outside the band now, in order."""
+
+    def as_entry(self) -> dict[str, Any]:
+        """Everything the answer depends on, for the ledger."""
+
+
+class Rule(Protocol):
+    """How a site decides."""
+
+    @property
+    def name(self) -> str:
+        """Name and version, for the ledger."""
+
+    @property
+    def foresees(self) -> bool:
+        """Whether it can tell from a view that live grants have become too much, before anything is outside."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the rule rests on besides views and questions (model hash, policy, settings), for the ledger."""
+
+    def view(self, measurements: MeasurementSet, now: float) -> View:
+        """Take in a measurement set at ``now`` [s]; may remember."""
+
+    def recall(self, entry: Mapping[str, Any]) -> View:
+        """The view that an entry keeps."""
+
+    def answer(self, view: View, question: Question) -> Answer:
+        """Decide; remembers nothing."""
+
+    def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
+        """Whether the export of a meter pushes a point that is outside the band further out."""
 
 
 _UNKNOWN: Final = {
@@ -43,23 +204,22 @@ _UNKNOWN: Final = {
 }
 
 
-def violations(prediction: Prediction, band: Band) -> list[Binding]:
+def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
     """Points that are known to be outside the band, in order."""
-    found = [_outside(point, band) for point in prediction.points if point.quality is Quality.GOOD]
-    return [binding for binding in found if binding is not None]
+    found = [_outside(point, band) for point in points if point.quality is Quality.GOOD]
+    return tuple(binding for binding in found if binding is not None)
 
 
-def obstacles(prediction: Prediction, band: Band) -> list[Binding]:
-    """Everything that forbids an increase: points outside the band first, then points nobody knows."""
-    unknown = [
-        Binding(Reason.SUBSTATION_UNKNOWN if point.name == SUBSTATION else _UNKNOWN[point.quality], point.name, None)
-        for point in prediction.points
+def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
+    """Points nobody knows, in order."""
+    return tuple(
+        Binding(Reason.SUBSTATION_UNKNOWN if point.name == SUBSTATION else _UNKNOWN[point.quality], point.name)
+        for point in points
         if point.quality is not Quality.GOOD
-    ]
-    return violations(prediction, band) + unknown
+    )
 
 
-def _outside(point: PredictedPoint, band: Band) -> Binding | None:
+def _outside(point: Point, band: Band) -> Binding | None:
     """Written so that a value that compares with nothing (NaN) is outside."""
     for value in point.u_v:
         if value is None or not value >= band.low_v:
@@ -67,3 +227,29 @@ def _outside(point: PredictedPoint, band: Band) -> Binding | None:
         if not value <= band.high_v:
             return Binding(Reason.OVERVOLTAGE, point.name, value)
     return None
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """Collects verdicts; hands out the places that are left."""
+
+    places: int
+    found: list[Verdict] = field(default_factory=list)
+
+    def add(self, wish: Wish, act: Act, limit_w: float | None = None, binding: Binding | None = None) -> None:
+        """One more."""
+        self.found.append(Verdict(wish.meter, act, wish.nominal_w if limit_w is None else limit_w, binding))
+
+    def refuse(self, wish: Wish, binding: Binding) -> None:
+        """No to a question, no renewal to a grant; one that only lasts is left to its lease."""
+        if wish.standing is not Standing.HOLDS:
+            self.add(wish, Act.DENY if wish.standing is Standing.ASKS else Act.WITHHOLD, None, binding)
+
+    def accept(self, wish: Wish, limit_w: float, binding: Binding | None = None) -> bool:
+        """Grant or renew, if there is a place."""
+        if self.places <= 0:
+            self.refuse(wish, Binding(Reason.TOO_MANY_GRANTS, wish.meter))
+            return False
+        self.places -= 1
+        self.add(wish, Act.GRANT if wish.standing is Standing.ASKS else Act.RENEW, limit_w, binding)
+        return True

@@ -2,19 +2,38 @@
 
 Everything a decision does to the books happens inside one call, before any output leaves: check and reserve are one
 synchronous step. Outputs stand in the order in which they must be performed, a record before the message it is about.
+
+Time runs in decision windows. What arrives within one (questions, reports that let a grant be renewed, measurements
+while grants live) is answered at its end, together, by the site's rule; the window's inputs and verdicts are recorded
+once, and every decision of it refers to that record.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dcu.hosting.decide import RULE, Band, Binding, obstacles, violations
+from dcu.hosting.airtime import Airtime
+from dcu.hosting.decide import LEAST_W, Act, Band, Binding, Question, Rule, Standing, Verdict, Wish, outside
+from dcu.hosting.exchange import (
+    Event,
+    Input,
+    LinkChanged,
+    Output,
+    Record,
+    ReleaseArrived,
+    ReportArrived,
+    RequestArrived,
+    SendDown,
+    StorageFailed,
+    SubstationRead,
+    Wait,
+)
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
-from dcu.hosting.measurements import MeasurementSet, Substation, measure
-from dcu.hosting.predict import predict
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
+from dcu.hosting.present import PresentVoltages
 from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId, RequestId
 from shared.messages import (
@@ -23,11 +42,8 @@ from shared.messages import (
     Alarm,
     DecisionId,
     Denial,
-    Downward,
     Grant,
-    LimitSource,
     NominalLimit,
-    Reading,
     Reason,
     Release,
     Report,
@@ -49,13 +65,17 @@ ACKNOWLEDGED_MAX: Final = 8
 
 REQUEST_S_MAX: Final = 20.0
 """[s] A request that could not be decided for so long (quarantine) is dropped; its meter repeats it with a fresh
-nonce."""
+nonce. One that waited for others to let go is denied."""
 
 RECENT: Final = 8
 """Decisions kept in words, for people."""
 
 DENIALS_MAX: Final = 1024
 """Denials remembered, so that the same question gets the same answer."""
+
+REQUESTS_MAX: Final = 6
+"""New questions of one meter within `REQUESTS_S`; the next one is refused, what follows is left without an answer."""
+REQUESTS_S: Final = 30.0
 
 BLOCKING_ALARMS: Final = (
     Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES | Alarm.EXPORT_NOT_MEASURABLE | Alarm.WRONG_DEVICE
@@ -74,6 +94,7 @@ class SiteSettings:
         decision_window_s: requests that arrive within it are decided together.
         reading_age_s_max: older is stale.
         reservations_max: grants and renewals that may hold capacity at a time.
+        airtime: what reports and renewals cost on the power line.
     """
 
     nominal_voltage_v: float = 230.0
@@ -84,6 +105,7 @@ class SiteSettings:
     decision_window_s: float = 1.0
     reading_age_s_max: float = 40.0
     reservations_max: int = 200
+    airtime: Airtime = Airtime()
 
     def __post_init__(self) -> None:
         assert 0 < self.lease_s <= LEASE_S_MAX, self.lease_s
@@ -92,95 +114,6 @@ class SiteSettings:
     def band(self) -> Band:
         """Voltages allowed for decisions."""
         return Band.around(self.nominal_voltage_v, self.band_pct)
-
-
-# ---- inputs ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ReportArrived:
-    """A meter reports."""
-
-    meter: MeterId
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class RequestArrived:
-    """A meter asks."""
-
-    meter: MeterId
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseArrived:
-    """A meter gives back."""
-
-    meter: MeterId
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class SubstationRead:
-    """The balancing meter was read (None: it gave no valid reading)."""
-
-    reading: Reading | None
-
-
-@dataclass(frozen=True, slots=True)
-class LinkChanged:
-    """A meter's connection opened or closed."""
-
-    meter: MeterId
-    up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StorageFailed:
-    """The ledger cannot be written; nothing is granted any more until a restart."""
-
-    reason: str
-
-
-Input = ReportArrived | RequestArrived | ReleaseArrived | SubstationRead | LinkChanged | StorageFailed
-
-
-# ---- outputs ---------------------------------------------------------------------------------------------------------
-
-
-class Wait(Enum):
-    """How long the message after a record waits for the disk."""
-
-    DURABLE = "until it is durable"
-    BRIEFLY = "a quarter of a second at most"
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Write an entry to the ledger."""
-
-    entry: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class SendDown:
-    """Send a message to a meter, after the record before it."""
-
-    meter: MeterId
-    message: Downward
-    wait: Wait = Wait.DURABLE
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A transition worth a line in the log."""
-
-    what: str
-    fields: dict[str, object]
-
-
-Output = Record | SendDown | Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +134,37 @@ class _Due:
 class HostingEngine:
     """Machine that decides; knows nothing of files, wires or clocks."""
 
-    def __init__(self, settings: SiteSettings, meters: tuple[MeterEntry, ...], epoch: Epoch, now: float) -> None:
+    def __init__(
+        self,
+        settings: SiteSettings,
+        meters: tuple[MeterEntry, ...],
+        epoch: Epoch,
+        now: float,
+        rule: Rule | None = None,
+    ) -> None:
+        """An engine in quarantine.
+
+        Args:
+            settings: of the site.
+            meters: every customer.
+            epoch: number of this start.
+            now: [s].
+            rule: how to decide; None for `PresentVoltages`.
+        """
         self._settings = settings
+        self._rule: Rule = PresentVoltages(settings.band) if rule is None else rule
         self._epoch = epoch
         self._started_s = now
         self._seq = 0
+        self._window = 0
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
         self._pending: dict[MeterId, _Pending] = {}
+        self._renewable: dict[MeterId, _Pending] = {}
+        self._changed_since: float | None = None
         self._denied: dict[tuple[MeterId, RequestId], Denial] = {}
+        self._asked: dict[MeterId, deque[float]] = {}
         self._violated_since: dict[MeterId, float] = {}
         self._greeted_s: dict[MeterId, float] = {}
         self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
@@ -219,6 +173,8 @@ class HostingEngine:
         self._quarantined = True
         self._storage_failed = False
         self.recent: deque[str] = deque(maxlen=RECENT)
+        self.flooded = 0
+        """Questions beyond `REQUESTS_MAX` that were left without an answer."""
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -226,7 +182,8 @@ class HostingEngine:
         """The first entry of this epoch: decision number 0, the nominal limits; to be durable before anything is
         sent."""
         limits = {state.entry.id: state.entry.nominal_limit_w for state in self.table.states()}
-        return [Record({"kind": "start", "epoch": self._epoch, "seq": 0, "rule": RULE, "nominal_limit_w": limits})]
+        rule = {"rule": self._rule.name, "facts": self._rule.facts()}
+        return [Record({"kind": "start", "epoch": self._epoch, "seq": 0, **rule, "nominal_limit_w": limits})]
 
     @property
     def epoch(self) -> Epoch:
@@ -243,9 +200,14 @@ class HostingEngine:
         """Voltages allowed for decisions."""
         return self._settings.band
 
+    @property
+    def rule(self) -> Rule:
+        """How this site decides."""
+        return self._rule
+
     def measurements(self, now: float) -> MeasurementSet:
         """What is known of the feeder at ``now`` [s]."""
-        return self._measure(now)
+        return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
 
     @property
     def quarantined(self) -> bool:
@@ -254,18 +216,34 @@ class HostingEngine:
 
     @property
     def wake_at(self) -> float | None:
-        deadlines = [self.book.wake_at]
+        deadlines = [self.book.wake_at, self._window_at]
         if self._due:
             deadlines.append(min(due.since_s for due in self._due.values()) + ACKNOWLEDGE_S)
         if self._quarantined:
             deadlines.append(self._started_s + QUARANTINE_S)
-        elif self._pending:
-            deadlines.append(self._window_end(min(pending.since_s for pending in self._pending.values())))
         if self._pending:
             deadlines.append(min(pending.since_s for pending in self._pending.values()) + REQUEST_S_MAX)
         if self.book.live and self._violated_since:
             deadlines.append(min(self._violated_since.values()) + self._settings.persistence_s)
         return min((at for at in deadlines if at is not None), default=None)
+
+    @property
+    def _window_at(self) -> float | None:
+        """When the present window ends [s]; None with nothing to decide. Windows are counted from the start."""
+        if self._quarantined or self._storage_failed:
+            return None
+        since = [pending.since_s for pending in (*self._pending.values(), *self._renewable.values())]
+        if self._rule.foresees and self._changed_since is not None and self.book.live:
+            since.append(self._changed_since)
+        if not since:
+            return None
+        window_s = self._settings.decision_window_s
+        at = self._started_s + (math.floor((min(since) - self._started_s) / window_s) + 1) * window_s
+        while at <= self._decided_s:  # a question that waits for others looks again in every window
+            at += window_s
+        return at
+
+    _decided_s = -math.inf
 
     def handle(self, item: Input, now: float) -> list[Output]:
         match item:
@@ -278,38 +256,36 @@ class HostingEngine:
             case SubstationRead():
                 if item.reading is not None or self._substation.taken_at_s is not None:
                     self._substation = Substation(item.reading, now)
-                self._watch_band(now)
+                self._watch(SUBSTATION, now)
                 return []
             case LinkChanged():
                 return self._link(item, now)
             case StorageFailed():
                 self._storage_failed = True
                 self._pending.clear()
+                self._renewable.clear()
                 return [Event("storage failed", {"reason": item.reason})]
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
         for grant in self.book.expire(now):
+            self._renewable.pop(grant.meter, None)
             fields = {"meter": grant.meter, "limit_w": grant.limit_w, "decision": str(grant.decision)}
             outputs += [self._entry("expired", None, fields), Event("grant expired", {"meter": grant.meter})]
         if self._quarantined and now >= self._started_s + QUARANTINE_S:
             outputs += self._end_quarantine("time")
-        self._watch_band(now)
         outputs += self._revoke_if_persistent(now)
         for meter in [meter for meter, due in self._due.items() if now >= due.since_s + ACKNOWLEDGE_S]:
             outputs += self._flush(meter)
+        window_at = self._window_at
+        if window_at is not None and now >= window_at:
+            outputs += self._decide(now)
         for meter, pending in list(self._pending.items()):
             if now >= pending.since_s + REQUEST_S_MAX:
                 del self._pending[meter]
-            elif not self._quarantined and now >= self._window_end(pending.since_s):
-                del self._pending[meter]
-                outputs += self._decide(meter, pending.request, now)
+                if not self._quarantined:
+                    outputs += self._deny(meter, pending.request, Binding(Reason.SHARED, meter), {})
         return outputs
-
-    def _window_end(self, since_s: float) -> float:
-        """The edge of the window in which a request arrived; windows are counted from the start."""
-        window_s = self._settings.decision_window_s
-        return self._started_s + (int((since_s - self._started_s) / window_s) + 1) * window_s
 
     def _next_decision(self) -> DecisionId:
         self._seq += 1
@@ -353,8 +329,8 @@ class HostingEngine:
         if self._quarantined and all(state.epoch == self._epoch for state in self.table.states()):
             outputs += self._end_quarantine("every meter has adopted the epoch")
         self.book.acknowledged(meter, report.applied)
-        self._watch_band(now)
-        outputs += self._follow_up(state, report, now)
+        self._watch(meter, now)
+        outputs += self._follow_up(meter, report, now)
         return outputs
 
     def _acknowledge(self, meter: MeterId, seq: int, acceptance: Acceptance, now: float) -> list[Output]:
@@ -373,44 +349,34 @@ class HostingEngine:
         due = self._due.pop(meter, None)
         return [] if due is None else [SendDown(meter, Acknowledgement(self._epoch, due.seq, due.count))]
 
-    def _follow_up(self, state: MeterState, report: Report, now: float) -> list[Output]:
-        """Renew a live grant, or repeat a revoke that the meter has not taken."""
-        meter = state.entry.id
+    def _follow_up(self, meter: MeterId, report: Report, now: float) -> list[Output]:
+        """Note that a live grant can be renewed, or repeat a revoke that the meter has not taken."""
+        lives = report.lease_left_s > 0
         revoked = self._revoked.get(meter)
         if revoked is not None:
             message, sent_s = revoked
-            if report.applied == message.decision:
+            if report.applied == message.decision or not lives:
                 del self._revoked[meter]
-            elif report.source is LimitSource.GRANT and now >= sent_s + REPEAT_S:
+            elif now >= sent_s + REPEAT_S:
                 self._revoked[meter] = (message, now)
                 return [SendDown(meter, message, Wait.BRIEFLY)]
-            return []
+            else:
+                return []
         grant = self.book.grant_of(meter)
         if grant is None or report.nonce is None:
             return []
-        if report.source is not LimitSource.GRANT:
+        if not lives:
             # Our grant may still be on its way to the meter; if it is not, it ended there.
             if report.applied == grant.decision:
                 self.book.end(meter)
+                self._renewable.pop(meter, None)
             return []
-        if now < grant.decided_at_s + self._settings.renew_interval_s or self._quarantined or self._storage_failed:
+        if now < grant.decided_at_s + self._settings.renew_interval_s:
             return []
-        return self._renew(grant, report, now)
-
-    def _renew(self, grant: LiveGrant, report: Report, now: float) -> list[Output]:
-        """A full new decision on the newest measurements."""
-        measurements = self._measure(now)
-        binding = self._obstacle(self.table[grant.meter], grant.limit_w, measurements)
-        if binding is not None:
-            if grant.meter in self._withheld:
-                return []
-            self._withheld.add(grant.meter)
-            fields: dict[str, object] = {"meter": grant.meter, "reason": binding.reason.name, "binding": binding.point}
-            return [Event("renewal withheld", fields)]
-        self._withheld.discard(grant.meter)
-        assert report.nonce is not None
-        request = Request(grant.request_id, report.nonce, report.epoch, grant.limit_w, grant.limit_w)
-        return self._grant("renewal", grant.meter, request, grant.limit_w, measurements, now)
+        request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
+        since = self._renewable.get(meter)
+        self._renewable[meter] = _Pending(request, now if since is None else since.since_s)
+        return []
 
     def _end_quarantine(self, why: str) -> list[Output]:
         self._quarantined = False
@@ -428,47 +394,150 @@ class HostingEngine:
         if denied is not None:
             return [SendDown(meter, denied)]
         waiting = self._pending.get(meter)
-        since_s = now if waiting is None or waiting.request.request_id != request.request_id else waiting.since_s
-        self._pending[meter] = _Pending(request, since_s)
+        if waiting is not None and waiting.request.request_id == request.request_id:
+            self._pending[meter] = _Pending(request, waiting.since_s)
+            return []
+        flooded = self._floods(meter, request, now)
+        if flooded is not None:
+            return flooded
+        objection = _objection(request, state.entry)
+        if objection is not None:
+            return self._deny(meter, request, Binding(objection, meter), {})
+        self._pending[meter] = _Pending(request, now)
         return []
 
-    def _decide(self, meter: MeterId, request: Request, now: float) -> list[Output]:
-        state = self.table[meter]
-        limit_w = min(request.limit_w, state.entry.contract_limit_w)
-        measurements = self._measure(now)
-        if not 0 <= request.minimum_limit_w <= state.entry.contract_limit_w or not request.limit_w >= 0:
-            return self._deny(meter, request, Binding(Reason.ABOVE_CONTRACT, meter, None), measurements)
-        binding = self._obstacle(state, limit_w, measurements)
-        if binding is not None:
-            return self._deny(meter, request, binding, measurements)
-        return self._grant("grant", meter, request, limit_w, measurements, now)
+    def _floods(self, meter: MeterId, request: Request, now: float) -> list[Output] | None:
+        """Refuse a meter that asks something new too often: once with an answer, then in silence. None: it does not."""
+        asked = self._asked.setdefault(meter, deque(maxlen=REQUESTS_MAX + 1))
+        grant = self.book.grant_of(meter)
+        if grant is not None and grant.request_id == request.request_id:
+            return None  # the same question again: its grant got lost on the way
+        while asked and asked[0] <= now - REQUESTS_S:
+            asked.popleft()
+        if len(asked) > REQUESTS_MAX:
+            self.flooded += 1
+            return []
+        asked.append(now)
+        if len(asked) <= REQUESTS_MAX:
+            return None
+        return self._deny(meter, request, Binding(Reason.TOO_MANY_REQUESTS, meter), {})
 
-    def _obstacle(self, state: MeterState, limit_w: float, measurements: MeasurementSet) -> Binding | None:
-        """Why not; None if nothing stands against it."""
-        if state.alarms & BLOCKING_ALARMS:
-            return Binding(Reason.LOCAL_ALARM, state.entry.id, None)
-        if self.book.full:
-            return Binding(Reason.TOO_MANY_GRANTS, state.entry.id, None)
-        limits_w = {**self.book.reserved_w(), state.entry.id: limit_w}
-        found = obstacles(predict(measurements, limits_w), self._settings.band)
-        return found[0] if found else None
+    def _release(self, meter: MeterId, release: Release) -> list[Output]:
+        pending = self._pending.get(meter)
+        if pending is not None and pending.request.request_id == release.request_id:
+            del self._pending[meter]
+        if release.epoch != self._epoch:
+            return []
+        grant = self.book.grant_of(meter)
+        if grant is None or grant.request_id != release.request_id:
+            # A question taken back while an older grant lives on says nothing about that grant.
+            if grant is None:
+                self.book.released(meter, release.applied)
+            return []
+        self._renewable.pop(meter, None)
+        self.book.released(meter, release.applied)
+        fields = {"meter": meter, "released": str(grant.decision)}
+        return [self._entry("release", None, fields), Event("released", {"meter": meter})]
 
-    def _measure(self, now: float) -> MeasurementSet:
-        return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
+    # ---- the window --------------------------------------------------------------------------------------------------
 
-    def _grant(
-        self, kind: str, meter: MeterId, request: Request, limit_w: float, measurements: MeasurementSet, now: float
-    ) -> list[Output]:
+    def _decide(self, now: float) -> list[Output]:
+        """Answer everything that waits, on one view of the newest measurements."""
+        self._decided_s = now
+        self._changed_since = None
+        question = self._question()
+        if not question.wishes:
+            self._renewable.clear()
+            return []
+        view = self._rule.view(self.measurements(now), now)
+        answer = self._rule.answer(view, question)
+        outputs: list[Output] = []
+        inputs: dict[str, Any] = {}
+        if any(verdict.act in {Act.GRANT, Act.RENEW, Act.DENY, Act.LOWER} for verdict in answer.verdicts):
+            self._window += 1
+            inputs = {"window": self._window}
+            entry = {"rule": self._rule.name, "view": view.as_entry(), "question": question.as_entry()}
+            outputs.append(self._entry("window", None, {**inputs, **entry, "answer": answer.as_entry()}))
+        for verdict in answer.verdicts:
+            outputs += self._carry_out(verdict, inputs, now)
+        return outputs
+
+    def _question(self) -> Question:
+        """Everybody's wish, grants in the order they began, then questions in the order they came."""
+        wishes: list[Wish] = []
+        meters = sum(state.linked for state in self.table.states())
+        free = self._settings.airtime.grants_max(meters, self._settings.renew_interval_s) - len(self.book.live)
+        for grant in sorted(self.book.live, key=lambda g: g.since_s):
+            if grant.meter not in self._pending:
+                standing = Standing.DUE if grant.meter in self._renewable else Standing.HOLDS
+                wishes.append(self._wish(grant.meter, standing, grant.wanted_w, grant.minimum_w))
+        for meter, pending in sorted(self._pending.items(), key=lambda item: item[1].since_s):
+            request = pending.request
+            wish = self._wish(meter, Standing.ASKS, request.limit_w, request.minimum_limit_w)
+            if wish.granted_w is None and wish.objection is None:
+                free -= 1
+                wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
+            wishes.append(wish)
+        return Question(tuple(wishes), self.book.reserved_w(), self.book.places)
+
+    def _wish(self, meter: MeterId, standing: Standing, wanted_w: float, minimum_w: float) -> Wish:
+        state, grant = self.table[meter], self.book.grant_of(meter)
+        objection = Reason.LOCAL_ALARM if state.alarms & BLOCKING_ALARMS else None
+        nominal_w = state.entry.nominal_limit_w
+        return Wish(
+            meter, standing, nominal_w, wanted_w, minimum_w, None if grant is None else grant.limit_w, objection
+        )
+
+    def _carry_out(self, verdict: Verdict, inputs: dict[str, Any], now: float) -> list[Output]:
+        meter = verdict.meter
+        binding = verdict.binding or Binding(Reason.GRANTED, meter)
+        match verdict.act:
+            case Act.GRANT:
+                return self._grant("grant", self._pending.pop(meter).request, verdict, inputs, now)
+            case Act.RENEW:
+                self._withheld.discard(meter)
+                return self._grant("renewal", self._renewable.pop(meter).request, verdict, inputs, now)
+            case Act.DENY:
+                return self._deny(meter, self._pending.pop(meter).request, binding, inputs)
+            case Act.LOWER:
+                return self._lower(meter, verdict.limit_w, binding, inputs, now)
+            case Act.WAIT:
+                return []
+            case Act.WITHHOLD:
+                self._renewable.pop(meter, None)
+                if meter in self._withheld:
+                    return []
+                self._withheld.add(meter)
+                fields: dict[str, object] = {"meter": meter, "reason": binding.reason.name, "binding": binding.point}
+                return [Event("renewal withheld", fields)]
+
+    def _grant(self, kind: str, request: Request, verdict: Verdict, inputs: dict[str, Any], now: float) -> list[Output]:
+        meter, limit_w, lease_s = verdict.meter, verdict.limit_w, self._settings.lease_s
         decision = self._next_decision()
-        lease_s = self._settings.lease_s
-        expires_s = now + reserved_for_s(lease_s)
-        live = LiveGrant(meter, request.request_id, decision, limit_w, now, expires_s)
+        before = self.book.grant_of(meter)
+        live = LiveGrant(
+            meter=meter,
+            request_id=request.request_id,
+            decision=decision,
+            limit_w=limit_w,
+            decided_at_s=now,
+            expires_s=now + reserved_for_s(lease_s),
+            wanted_w=request.limit_w,
+            minimum_w=request.minimum_limit_w,
+            since_s=now if before is None else before.since_s,
+        )
         self.book.reserve(live, lease_s)
+        self._renewable.pop(meter, None)
         self._revoked.pop(meter, None)
-        fields = self._inputs(meter, request, measurements) | {
+        why = {} if verdict.binding is None else {"kept_by": verdict.binding.as_entry()}
+        fields = {
+            "meter": meter,
+            **inputs,
+            "request": _asked(request),
             "limit_w": limit_w,
             "lease_s": lease_s,
             "reason": Reason.GRANTED.name,
+            **why,
         }
         message = Grant(decision, request.request_id, request.nonce, limit_w, lease_s)
         outputs: list[Output] = [self._entry(kind, decision, fields), SendDown(meter, message)]
@@ -476,88 +545,96 @@ class HostingEngine:
             outputs.append(Event("granted", {"meter": meter, "limit_w": limit_w, "decision": str(decision)}))
         return outputs
 
-    def _deny(self, meter: MeterId, request: Request, binding: Binding, measurements: MeasurementSet) -> list[Output]:
+    def _deny(self, meter: MeterId, request: Request, binding: Binding, inputs: dict[str, Any]) -> list[Output]:
         decision = self._next_decision()
         message = Denial(decision, request.request_id, binding.reason, binding.point, binding.value)
         while len(self._denied) >= DENIALS_MAX:
             del self._denied[next(iter(self._denied))]
         self._denied[meter, request.request_id] = message
-        fields = self._inputs(meter, request, measurements) | _because(binding)
+        fields = {"meter": meter, **inputs, "request": _asked(request), **binding.as_entry()}
         return [
             self._entry("denial", decision, fields),
             SendDown(meter, message),
-            Event("denied", {"meter": meter, **_because(binding), "decision": str(decision)}),
+            Event("denied", {"meter": meter, **binding.as_entry(), "decision": str(decision)}),
         ]
-
-    def _inputs(self, meter: MeterId, request: Request, measurements: MeasurementSet) -> dict[str, Any]:
-        """Everything the decision rests on."""
-        band = self._settings.band
-        return {
-            "meter": meter,
-            "rule": RULE,
-            "request": {
-                "id": request.request_id,
-                "nonce": f"{request.nonce:016x}",
-                "limit_w": request.limit_w,
-                "minimum_limit_w": request.minimum_limit_w,
-            },
-            "band_v": [round(band.low_v, 6), round(band.high_v, 6)],
-            "measurements": measurements.as_entry(),
-            "reserved_w": dict(self.book.reserved_w()),
-        }
-
-    def _release(self, meter: MeterId, release: Release) -> list[Output]:
-        if release.epoch != self._epoch:
-            return []
-        waiting = self._pending.get(meter)
-        if waiting is not None and waiting.request.request_id == release.request_id:
-            del self._pending[meter]
-        if self.book.grant_of(meter) is None:
-            return []
-        self.book.released(meter, release.applied)
-        fields = {"meter": meter, "request": {"id": release.request_id}}
-        return [self._entry("release", None, fields), Event("released", {"meter": meter})]
 
     # ---- revocation --------------------------------------------------------------------------------------------------
 
-    def _watch_band(self, now: float) -> None:
-        """Note since when each point is outside the band; a point that is back, or unknown, starts anew."""
+    def _watch(self, name: MeterId, now: float) -> None:
+        """Note since when a point is outside the band, as it reports; one that is back, or unknown, starts anew."""
+        if self._changed_since is None:
+            self._changed_since = now
         if not self.book.live:
             self._violated_since.clear()
             return
-        outside = {binding.point for binding in self._violations(now)}
-        self._violated_since = {point: self._violated_since.get(point, now) for point in outside}
-
-    def _violations(self, now: float) -> list[Binding]:
-        return violations(predict(self._measure(now), self.book.reserved_w()), self._settings.band)
+        state = None if name == SUBSTATION else self.table[name]
+        point = measure_one(state, self._substation, self._settings.reading_age_s_max, now)
+        if outside((point,), self._settings.band):
+            self._violated_since.setdefault(name, now)
+        else:
+            self._violated_since.pop(name, None)
 
     def _revoke_if_persistent(self, now: float) -> list[Output]:
         due = [p for p, since_s in self._violated_since.items() if now >= since_s + self._settings.persistence_s]
-        if not due:
+        if not due or not self.book.live:
             return []
-        binding = next(binding for binding in self._violations(now) if binding.point in due)
+        view = self._rule.view(self.measurements(now), now)
+        found = {binding.point: binding for binding in view.outside}
         outputs: list[Output] = []
-        for grant in self.book.live:
-            decision = self._next_decision()
-            self.book.revoke(grant.meter, decision)
-            message = Revoke(decision, binding.reason, binding.point, binding.value)
-            self._revoked[grant.meter] = (message, now)
-            fields = {
-                "meter": grant.meter,
-                "rule": RULE,
-                "revoked": str(grant.decision),
-                "persistence_s": self._settings.persistence_s,
-                "measurements": self._measure(now).as_entry(),
-                **_because(binding),
-            }
-            outputs += [
-                self._entry("revoke", decision, fields),
-                SendDown(grant.meter, message, Wait.BRIEFLY),
-                Event("revoked", {"meter": grant.meter, **_because(binding), "decision": str(decision)}),
-            ]
-        self._violated_since.clear()
+        for point in due:
+            binding = found.get(point)
+            self._violated_since.pop(point)
+            if binding is None:
+                continue  # nobody knows any more; that is for the lease to settle
+            blamed = [g.meter for g in self.book.live if self._rule.blames(view, binding, g.meter)]
+            inputs: dict[str, Any] = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
+            for meter in blamed:
+                outputs += self._lower(meter, 0.0, binding, inputs, now)
         return outputs
 
+    def _lower(
+        self, meter: MeterId, limit_w: float, binding: Binding, inputs: dict[str, Any], now: float
+    ) -> list[Output]:
+        """Less of a grant at once, or nothing of it."""
+        grant = self.book.grant_of(meter)
+        if grant is None:
+            return []
+        decision = self._next_decision()
+        part_w = limit_w if limit_w > self.table[meter].entry.nominal_limit_w + LEAST_W else 0.0
+        if part_w:
+            self.book.lower(meter, decision, part_w)
+        else:
+            self.book.revoke(meter, decision)
+        self._renewable.pop(meter, None)
+        message = Revoke(decision, binding.reason, binding.point, binding.value, part_w)
+        self._revoked[meter] = (message, now)
+        kind, what = ("lowered", "lowered") if part_w else ("revoke", "revoked")
+        fields = {"meter": meter, **inputs, "revoked": str(grant.decision), "limit_w": part_w, **binding.as_entry()}
+        return [
+            self._entry(kind, decision, fields),
+            SendDown(meter, message, Wait.BRIEFLY),
+            Event(what, {"meter": meter, **binding.as_entry(), "limit_w": part_w, "decision": str(decision)}),
+        ]
 
-def _because(binding: Binding) -> dict[str, Any]:
-    return {"reason": binding.reason.name, "binding": binding.point, "value": binding.value}
+
+def _asked(request: Request) -> dict[str, Any]:
+    """A request for the ledger; a number that is none is kept as a word."""
+
+    def number(value: float) -> float | str:
+        return value if math.isfinite(value) else str(value)
+
+    return {
+        "id": request.request_id,
+        "nonce": f"{request.nonce:016x}",
+        "limit_w": number(request.limit_w),
+        "minimum_limit_w": number(request.minimum_limit_w),
+    }
+
+
+def _objection(request: Request, entry: MeterEntry) -> Reason | None:
+    """Why a question makes no sense whatever the grid bears."""
+    if not (math.isfinite(request.limit_w) and math.isfinite(request.minimum_limit_w)):
+        return Reason.BAD_REQUEST
+    if not 0 <= request.minimum_limit_w <= request.limit_w or request.limit_w <= entry.nominal_limit_w:
+        return Reason.BAD_REQUEST
+    return Reason.ABOVE_CONTRACT if request.limit_w > entry.contract_limit_w else None

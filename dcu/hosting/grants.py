@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared.ids import MeterId, RequestId
@@ -37,6 +37,8 @@ class LiveGrant:
     Attributes:
         decided_at_s: of its newest decision [s].
         expires_s: when the meter has let it go at the latest, if nothing renews it [s].
+        wanted_w, minimum_w: what was asked for, and the least of use.
+        since_s: of its first decision [s].
     """
 
     meter: MeterId
@@ -45,6 +47,9 @@ class LiveGrant:
     limit_w: float
     decided_at_s: float
     expires_s: float
+    wanted_w: float
+    minimum_w: float
+    since_s: float
 
 
 class GrantBook:
@@ -57,9 +62,9 @@ class GrantBook:
         self._newest: dict[MeterId, DecisionId] = {}
 
     @property
-    def full(self) -> bool:
-        """Whether another reservation would exceed the named limit."""
-        return len(self._reservations) >= self._reservations_max
+    def places(self) -> int:
+        """Reservations that still fit within the named limit."""
+        return max(0, self._reservations_max - len(self._reservations))
 
     @property
     def live(self) -> tuple[LiveGrant, ...]:
@@ -95,7 +100,7 @@ class GrantBook:
 
     def reserve(self, grant: LiveGrant, lease_s: float) -> None:
         """Hold the capacity of a grant or renewal; to be called before anything is sent."""
-        assert not self.full, "the caller checks the limit"
+        assert self.places, "the caller checks the limit"
         until_s = grant.decided_at_s + reserved_for_s(lease_s)
         self._reservations.append(Reservation(grant.decision, grant.meter, grant.limit_w, until_s))
         self._live[grant.meter] = grant
@@ -109,6 +114,14 @@ class GrantBook:
         """End a grant by a decision of ours; its acknowledgement will free the capacity."""
         self._newest[meter] = decision
         return self.end(meter)
+
+    def lower(self, meter: MeterId, decision: DecisionId, limit_w: float) -> None:
+        """Leave a part of a grant by a decision of ours; its acknowledgement will free the rest."""
+        grant = self._live[meter]
+        self._newest[meter] = decision
+        self._live[meter] = replace(grant, decision=decision, limit_w=min(limit_w, grant.limit_w))
+        until_s = max(r.until_s for r in self._reservations if r.meter == meter)
+        self._reservations.append(Reservation(decision, meter, limit_w, until_s))
 
     def acknowledged(self, meter: MeterId, applied: DecisionId | None) -> None:
         """A meter names the decision it has applied: only the newest one frees, and only what it superseded."""

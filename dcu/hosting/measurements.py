@@ -1,5 +1,5 @@
-"""What is known of the feeder now: one voltage set for every customer and the busbar, with its age, or why there is
-none."""
+"""What is known of the feeder now: voltage and power of every customer and the busbar, with their age, or why there is
+nothing."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Point:
 
     Attributes:
         u_v: voltages of the connected phases [V], None where unknown.
+        p_w, q_var: draws of the connected phases, import positive, None where unknown.
         age_s: of the reading [s], None without one.
     """
 
@@ -42,6 +43,13 @@ class Point:
     u_v: tuple[float | None, ...]
     export_w: float | None
     age_s: float | None
+    p_w: tuple[float | None, ...] = ()
+    q_var: tuple[float | None, ...] = ()
+
+    @property
+    def powers_known(self) -> bool:
+        """Whether every connected phase has both powers."""
+        return len(self.p_w) == len(self.u_v) and None not in self.p_w and None not in self.q_var
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -51,6 +59,8 @@ class Point:
             "quality": self.quality.value,
             "u_v": list(self.u_v),
             "export_w": self.export_w,
+            "p_w": list(self.p_w),
+            "q_var": list(self.q_var),
             "age_s": age_s,
         }
 
@@ -78,12 +88,15 @@ class Substation:
 
 def measure(meters: Iterable[MeterState], substation: Substation, age_s_max: float, now: float) -> MeasurementSet:
     """The measurement set at ``now`` [s]; older than ``age_s_max`` [s] is stale."""
-    busbar = _point(SUBSTATION, substation.reading, substation.taken_at_s, tuple(Phase), age_s_max, now)
-    customers = [
-        _point(state.entry.id, state.reading, state.reading_at_s, state.entry.phases, age_s_max, now)
-        for state in meters
-    ]
-    return MeasurementSet((busbar, *customers))
+    points = [measure_one(state, substation, age_s_max, now) for state in (None, *meters)]
+    return MeasurementSet(tuple(points))
+
+
+def measure_one(state: MeterState | None, substation: Substation, age_s_max: float, now: float) -> Point:
+    """One meter's point, or the busbar's (None)."""
+    if state is None:
+        return _point(SUBSTATION, substation.reading, substation.taken_at_s, tuple(Phase), age_s_max, now)
+    return _point(state.entry.id, state.reading, state.reading_at_s, state.entry.phases, age_s_max, now)
 
 
 def _finite(value: float | None) -> float | None:
@@ -99,11 +112,14 @@ def _point(
     if reading is None:
         return Point(name, Quality.INVALID, (), None, age_s)
     if name == SUBSTATION:  # the busbar is measured on the phases its meter is connected to, at least one
-        u_v = tuple(_finite(value) for value in reading.u_v if value is not None)
-    else:
-        u_v = tuple(_finite(reading.u_v[phase]) for phase in phases)
+        phases = tuple(phase for phase in phases if reading.u_v[phase] is not None)
+    u_v, p_w, q_var = (
+        tuple(_finite(values[phase]) for phase in phases) for values in (reading.u_v, reading.p_w, reading.q_var)
+    )
+    export_w = _finite(reading.export_w)
+    quality = Quality.GOOD
     if not age_s <= age_s_max:
-        return Point(name, Quality.STALE, u_v, reading.export_w, age_s)
-    if not u_v or any(value is None for value in u_v):
-        return Point(name, Quality.INVALID, u_v, reading.export_w, age_s)
-    return Point(name, Quality.GOOD, u_v, reading.export_w, age_s)
+        quality = Quality.STALE
+    elif not u_v or None in u_v or not age_s >= 0:
+        quality = Quality.INVALID
+    return Point(name, quality, u_v, export_w, age_s, p_w, q_var)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dcu.daemon import Scribe
-from dcu.hosting.engine import Record, SendDown, Wait
+from dcu.hosting.exchange import Record, SendDown, Wait
 from dcu.ledger.store import LedgerError
 from shared.clock import LoopClock
 from shared.ids import Epoch, MeterId

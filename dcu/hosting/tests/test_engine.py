@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcu.hosting.engine import (
-    QUARANTINE_S,
-    HostingEngine,
+from dcu.hosting.engine import QUARANTINE_S, HostingEngine, SiteSettings
+from dcu.hosting.exchange import (
     Input,
     LinkChanged,
     Output,
@@ -21,12 +20,12 @@ from dcu.hosting.engine import (
     ReportArrived,
     RequestArrived,
     SendDown,
-    SiteSettings,
     StorageFailed,
     SubstationRead,
     Wait,
 )
 from dcu.hosting.grants import reserved_for_s
+from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId
 from shared.messages import (
@@ -92,9 +91,10 @@ class Street:
     def report(self, meter: MeterId, nonce: int = 1, epoch: Epoch = EPOCH) -> list[Output]:
         self.seq += 1
         u_v = self.u_v[meter]
+        lease_left_s = 10.0 if self.source[meter] is LimitSource.GRANT else 0.0
         report = Report(
             7, self.seq, Nonce(nonce), epoch, None if u_v is None else reading(u_v), 0.1, 1200.0, self.source[meter],
-            RelayState.NOMINAL, 0.0, self.applied[meter], Alarm.NONE,
+            RelayState.NOMINAL, lease_left_s, self.applied[meter], Alarm.NONE,
         )  # fmt: skip
         return self.put(ReportArrived(meter, report))
 
@@ -125,15 +125,17 @@ def kinds(outputs: list[Output]) -> list[str]:
 
 
 def test_inside_the_band_a_request_is_granted_and_recorded_before_it_is_sent() -> None:
-    """The record stands before the grant; the grant answers the request's nonce with the site's lease."""
+    """The window and the record stand before the grant; the grant answers the request's nonce with the site's lease."""
     street = Street()
     new = street.ask()
-    record, send = new[0], new[1]
+    window, record, send = new[:3]
+    assert isinstance(window, Record)
     assert isinstance(record, Record)
     assert isinstance(send, SendDown)
     assert send.message == Grant(DecisionId(EPOCH, 1), RequestId(1), Nonce(11), 2400.0, 20.0)
     assert record.entry["seq"] == 1
-    assert record.entry["measurements"]["points"][2]["u_v"] == [241.0]
+    assert record.entry["window"] == window.entry["window"] == 1
+    assert window.entry["view"]["points"][2]["u_v"] == [241.0]
     assert street.engine.book.reserved_w() == {ONE: 2400.0}
 
 
@@ -176,15 +178,47 @@ def test_a_reading_that_is_too_old_is_no() -> None:
     assert (denial.message.reason, denial.message.binding) == (Reason.READING_STALE, TWO)
 
 
-def test_the_limit_is_cut_to_the_contract() -> None:
-    """More than the contract is granted as the contract, if the asker takes less; otherwise denied."""
-    (refused,) = sent(Street().ask(limit_w=1e6), Denial)  # its minimum is above the contract too
-    assert isinstance(refused.message, Denial)
+@pytest.mark.parametrize(
+    ("limit_w", "minimum_w", "reason"),
+    [
+        (2400.1, 0.0, Reason.ABOVE_CONTRACT),
+        (1e9, 1200.0, Reason.ABOVE_CONTRACT),
+        (1200.0, 0.0, Reason.BAD_REQUEST),
+        (800.0, 800.0, Reason.BAD_REQUEST),
+        (-1.0, -2.0, Reason.BAD_REQUEST),
+        (2400.0, -1.0, Reason.BAD_REQUEST),
+        (2000.0, 2400.0, Reason.BAD_REQUEST),
+        (math.nan, 0.0, Reason.BAD_REQUEST),
+        (2400.0, math.nan, Reason.BAD_REQUEST),
+        (math.inf, 0.0, Reason.BAD_REQUEST),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_denied_with_its_reason(
+    limit_w: float, minimum_w: float, reason: Reason
+) -> None:
+    """Above the contract, below nominal, negative, NaN, endless: each denied at once, recorded, nothing reserved."""
     street = Street()
-    street.put(RequestArrived(ONE, Request(RequestId(5), Nonce(5), EPOCH, 9000.0, 1500.0)))
-    (cut,) = sent(street.pass_time(1.0), Grant)
-    assert isinstance(cut.message, Grant)
-    assert cut.message.limit_w == 2400.0
+    new = street.put(RequestArrived(ONE, Request(RequestId(5), Nonce(5), EPOCH, limit_w, minimum_w)))
+    (denial,) = sent(new, Denial)
+    assert isinstance(denial.message, Denial)
+    assert denial.message.reason is reason
+    assert kinds(new) == ["denial"]
+    canonical(new[0].entry if isinstance(new[0], Record) else {})
+    assert street.engine.book.reservations == ()
+
+
+def test_ten_thousand_requests_in_a_second_cost_a_few_answers() -> None:
+    """A meter that floods gets six questions taken, one refusal and silence; its neighbour is served as ever."""
+    street = Street()
+    new: list[Output] = []
+    for k in range(10_000):
+        new += street.put(RequestArrived(ONE, Request(RequestId(100 + k), Nonce(k), EPOCH, 2400.0, 0.0)))
+    (refusal,) = sent(new, Denial)
+    assert isinstance(refusal.message, Denial)
+    assert refusal.message.reason is Reason.TOO_MANY_REQUESTS
+    assert street.engine.flooded == 10_000 - 7
+    assert len(kinds(new)) == 1
+    assert [grant.meter for grant in sent(street.ask(meter=TWO), Grant)] == [ONE, TWO]
 
 
 def test_the_same_question_gets_the_same_answer() -> None:
@@ -213,7 +247,8 @@ def test_a_renewal_is_a_full_decision_in_answer_to_a_report() -> None:
     street.pass_time(5.0)
     street.put(SubstationRead(reading(240.0)))
     street.report(TWO)
-    (renewal,) = sent(street.report(ONE, nonce=32), Grant)
+    street.report(ONE, nonce=32)
+    (renewal,) = sent(street.pass_time(1.0), Grant)
     assert isinstance(renewal.message, Grant)
     assert (renewal.message.nonce, renewal.message.decision.seq) == (Nonce(32), 2)
 
@@ -225,7 +260,8 @@ def test_without_fresh_data_there_is_no_renewal() -> None:
     for _ in range(8):
         street.pass_time(3.0)
         street.put(SubstationRead(reading(240.0)))
-        assert street.now < 112.0 or not sent(street.report(ONE), Grant)
+        street.report(ONE)
+        assert street.now < 112.0 or not sent(street.pass_time(1.0), Grant)
     street.pass_time(10.0)
     assert "expired" in kinds(street.outputs)
     assert street.engine.book.live == ()
@@ -308,7 +344,7 @@ def test_after_a_start_nothing_is_granted_until_every_meter_obeys() -> None:
     assert not sent(street.pass_time(2.0), Grant)
     street.report(TWO)
     new = street.pass_time(1.0)
-    assert kinds(street.outputs)[-2:] == ["quarantine ended", "grant"]
+    assert kinds(street.outputs)[-3:] == ["quarantine ended", "window", "grant"]
     assert sent(new, Grant)
 
 

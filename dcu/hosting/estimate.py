@@ -1,0 +1,330 @@
+"""What the model makes of the meters: a level and a margin for the voltage at every port, and draws that add up.
+
+Model and meters check each other. A power flow on the measured draws, raised or lowered to the measured busbar voltage,
+gives the model's voltage at each port; the residual, measured minus model, is followed for each meter: its mean is what
+model and meter constantly disagree about, its spread what neither knows. The level used for decisions is model plus
+mean residual, so that a busbar that moved a second ago moves every port with it; the margin is the class of the meter
+plus three standard deviations of the residual. A fresh estimator assumes a wide spread and narrows it as reports come.
+
+What the balancing meter sees and no customer's meter accounts for is spread over the ports without a meter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.grid.injections import Injections, prepare
+from dcu.grid.port_engine import solve_ports
+from dcu.grid.port_model import PortModel
+from dcu.hosting.decide import Binding, unknown
+from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
+from dcu.meters import MeterEntry
+from shared.errors import ConfigError, Fault
+from shared.ids import MeterId
+from shared.messages import Reason
+
+Reals = NDArray[np.float64]
+
+FORGETTING: Final = 1 / 16
+"""Weight of the newest residual in mean and spread: about four minutes of reports."""
+SPREADS: Final = 3.0
+"""Standard deviations in a margin."""
+SPREAD_FIRST: Final = 0.003
+"""[nominal] Spread assumed before there are reports."""
+SOURCE_STEP: Final = 0.005
+"""The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
+MINUTE_S: Final = 60.0
+TEN_MINUTES_S: Final = 600.0
+RECENT_MAX: Final = 600
+"""Readings remembered for each meter's means: one a second for ten minutes."""
+DECIMALS_V, DECIMALS_W = 4, 1
+"""Rounding of what decisions see, so that records of it are exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far meters and model may be wrong.
+
+    Attributes:
+        voltage_class_pct: of every voltage reading.
+        model_error_pct: of every predicted change of a voltage.
+        contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
+        balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
+        balance_w: and by this much in any case.
+        blocked_pct: no increase where the one-minute mean is above nominal by this (invariant I15).
+    """
+
+    voltage_class_pct: float = 0.5
+    model_error_pct: float = 5.0
+    contradiction_pct: float = 2.0
+    balance_pct: float = 20.0
+    balance_w: float = 2000.0
+    blocked_pct: float = 100 * (250 / 230 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PortMap:
+    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter."""
+
+    of_meter: dict[MeterId, tuple[int, ...]]
+    unmetered: tuple[int, ...]
+
+    @staticmethod
+    def of(model: PortModel, entries: Sequence[MeterEntry]) -> PortMap:
+        """By the meter a port names; else by bus and phase.
+
+        Raises:
+            ConfigError: a meter whose port is not in the model, or is somebody else's.
+        """
+        found: dict[MeterId, tuple[int, ...]] = {}
+        faults: list[Fault] = []
+        owner: dict[int, MeterId] = {}
+        for entry in entries:
+            ports = []
+            for phase in entry.phases:
+                at = _port_of(model, entry, phase.name)
+                if len(at) != 1 or at[0] in owner:
+                    taken = f", taken by {owner[at[0]]}" if len(at) == 1 else ""
+                    seen = f"{len(at)} ports for {entry.id} on {phase.name} of bus {entry.bus}{taken}"
+                    faults.append(Fault(f"meter {entry.id}", seen, "one port of the model for each phase"))
+                    continue
+                owner[at[0]] = entry.id
+                ports.append(at[0])
+            found[entry.id] = tuple(ports)
+        if faults:
+            raise ConfigError(f"model {model.name}", faults)
+        return PortMap(found, tuple(k for k in range(len(model.ports)) if k not in owner))
+
+
+def _port_of(model: PortModel, entry: MeterEntry, phase: str) -> list[int]:
+    labels = [k for k, label in enumerate(model.port_labels) if label == phase]
+    named = [k for k in labels if model.port_meters[k] == entry.id]
+    return named or [k for k in labels if model.port_meters[k] is None and model.port_buses[k] == entry.bus]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """The situation behind a decision, or why there is none.
+
+    Attributes:
+        source: factor on the model's source voltage.
+        situation: at every port; None if something is unknown.
+        unknown: what is, first the most telling.
+        blocked: ports where no increase may be given because the voltage has been high for a while.
+    """
+
+    source: float
+    situation: Situation | None
+    unknown: tuple[Binding, ...]
+    blocked: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Of one meter: residual by phase, and recent voltages."""
+
+    mean_v: Reals
+    variance: Reals
+    seen_s: float = -math.inf
+    fresh: bool = True
+    recent: deque[tuple[float, Reals]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+
+
+class Estimator:
+    """Keeps residuals; turns measurement sets into estimates."""
+
+    def __init__(
+        self,
+        model: PortModel,
+        ports: PortMap,
+        nominal_v: Reals,
+        accuracy: Accuracy,
+        balancing_bus: str | None = None,
+    ) -> None:
+        """A fresh one.
+
+        Args:
+            model: the compiled feeder.
+            ports: whose meter is where.
+            nominal_v: nominal voltage of each port (n) [V].
+            accuracy: what meters and model may be off by.
+            balancing_bus: where the balancing meter sits; None if the model does not observe it, then the model's own
+                source stays as it is and only differences of it are used.
+
+        Raises:
+            ConfigError: a balancing bus that the model does not observe.
+        """
+        self._model, self._ports, self._nominal_v, self._accuracy = model, ports, nominal_v, accuracy
+        self._busbar = [
+            k for k, n in enumerate(model.nodes) if n.bus == balancing_bus and n.conductor in {"L1", "L2", "L3"}
+        ]
+        if balancing_bus is not None and not self._busbar:
+            seen = f"{balancing_bus}, not observed by {model.name}"
+            raise ConfigError("balancing", [Fault("bus", seen, "a bus of the model, compiled with observables")])
+        first = (SPREAD_FIRST * float(np.mean(nominal_v))) ** 2
+        self._memory = {
+            meter: _Memory(np.zeros(len(at)), np.full(len(at), first)) for meter, at in ports.of_meter.items()
+        }
+        self._by_source: dict[float, PortModel] = {1.0: model}
+        self._source = 1.0
+
+    def model_at(self, source: float) -> PortModel:
+        """The model with its source's voltage times a factor."""
+        if source not in self._by_source:
+            m = self._model
+            scaled = {
+                name: source * getattr(m, name)
+                for name in ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
+            }
+            self._by_source[source] = replace(m, **scaled, memo={})
+        return self._by_source[source]
+
+    def take(self, measurements: MeasurementSet, now: float) -> Estimate:
+        """The estimate at ``now`` [s]; remembers residuals of new readings."""
+        missing = unknown(measurements.points)
+        missing += tuple(
+            Binding(Reason.READING_INVALID, point.name)
+            for point in measurements.points[1:]
+            if point.name in self._memory and not missing and not point.powers_known
+        )
+        if missing:
+            return Estimate(self._source, None, missing, ())
+        busbar, *customers = measurements.points
+        p, q = self._draws(customers)
+        solved = self._solve(p, q, busbar)
+        if solved is None:
+            return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
+        u, loss_w, factor = solved
+        contradiction = self._balance(busbar, p, q, loss_w)
+        if contradiction is not None:
+            return Estimate(self._source, None, (contradiction,), ())
+        level, margin = u * factor, np.zeros(len(u))
+        odd = []
+        for point in customers:
+            at = list(self._ports.of_meter.get(point.name, ()))
+            if not at:
+                continue
+            memory = self._memory[point.name]
+            measured = np.array(point.u_v, dtype=float)
+            if not self._plausible(measured, level[at], at):
+                odd.append(Binding(Reason.READINGS_CONTRADICT, point.name, float(measured[0])))
+                continue
+            self._remember(memory, measured, measured - level[at], now - (point.age_s or 0.0))
+            level[at] += memory.mean_v
+            margin[at] = self._accuracy.voltage_class_pct / 100 * level[at] + SPREADS * np.sqrt(memory.variance)
+        if odd:
+            return Estimate(self._source, None, tuple(odd), ())
+        other = list(self._ports.unmetered)
+        margin[other] = self._accuracy.voltage_class_pct / 100 * level[other]
+        situation = Situation(
+            np.round(p, DECIMALS_W),
+            np.round(q, DECIMALS_W),
+            np.round(level, DECIMALS_V),
+            np.round(margin, DECIMALS_V),
+            self._accuracy.model_error_pct / 100,
+        )
+        return Estimate(self._source, situation, (), self._blocked(now))
+
+    # ---- parts -------------------------------------------------------------------------------------------------------
+
+    def _draws(self, customers: Sequence[Point]) -> tuple[Reals, Reals]:
+        p, q = np.zeros(len(self._model.ports)), np.zeros(len(self._model.ports))
+        for point in customers:
+            at = list(self._ports.of_meter.get(point.name, ()))
+            if at:
+                p[at], q[at] = point.p_w, point.q_var
+        return p, q
+
+    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Reals, float, float] | None:
+        """Voltage magnitudes [V] (n) with the source near the measured busbar, losses [W], and the factor that is left
+        to the measured busbar."""
+        measured = float(np.mean([u for u in busbar.u_v if u is not None]))
+        for _ in range(3):
+            model = self.model_at(self._source)
+            batch = prepare(Injections(p[None, :], q[None, :]), model.u_nominal_v)
+            flow = solve_ports(model, batch, FLOW_TOLERANCE_PU, newton=False)
+            u, i = flow.u_v[0], flow.i_a[0]
+            if not np.isfinite(u).all():
+                return None
+            if not self._busbar:
+                factor = 1.0
+                break
+            rows = self._busbar[: len(busbar.u_v)]
+            modelled = float(np.mean(np.abs(model.node_open_v[rows] + model.node_h_ohm[rows] @ i)))
+            factor = measured / modelled
+            if abs(factor - 1) <= SOURCE_STEP:
+                break
+            self._source = round(round(self._source * factor / SOURCE_STEP) * SOURCE_STEP, 6)
+        source_u = model.source_u_open_v + model.source_h_ohm @ i
+        fed_w = float((source_u * np.conj(model.source_i_open_a + model.source_h @ i)).sum().real)
+        return np.abs(u), fed_w - float(p.sum()), factor
+
+    def _balance(self, busbar: Point, p: Reals, q: Reals, loss_w: float) -> Binding | None:
+        """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit."""
+        if not busbar.powers_known or len(busbar.p_w) != 3:
+            return None
+        short_p, short_q = np.zeros(3), np.zeros(3)
+        by_phase = [[k for k, label in enumerate(self._model.port_labels) if label == f"L{n}"] for n in (1, 2, 3)]
+        if sum(len(ports) for ports in by_phase) != len(p):
+            return None  # ports between phases: a sum by phase says nothing
+        for n, ports in enumerate(by_phase):
+            short_p[n] = float(busbar.p_w[n] or 0.0) - p[ports].sum() - loss_w / 3
+            short_q[n] = float(busbar.q_var[n] or 0.0) - q[ports].sum()
+        if not self._ports.unmetered:
+            accuracy = self._accuracy
+            allowed = accuracy.balance_w + accuracy.balance_pct / 100 * float(np.abs(p).sum())
+            if abs(short_p.sum()) > allowed:
+                return Binding(Reason.READINGS_CONTRADICT, SUBSTATION, round(float(short_p.sum()), 1))
+            return None
+        for n, ports in enumerate(by_phase):
+            free = [k for k in ports if k in self._ports.unmetered]
+            if free:
+                base = np.abs(self._model.base_p_w[free])
+                share = base / base.sum() if base.sum() else np.full(len(free), 1 / len(free))
+                p[free] += short_p[n] * share
+                q[free] += short_q[n] * share
+        return None
+
+    def _plausible(self, measured: Reals, level: Reals, at: list[int]) -> bool:
+        accuracy, nominal = self._accuracy, self._nominal_v[at]
+        drop = np.abs(level - np.abs(self._model.u_open_v[at]) * self._source)
+        allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100 * nominal
+        return bool((np.abs(measured - level) <= allowed + accuracy.model_error_pct / 100 * drop).all())
+
+    def _remember(self, memory: _Memory, measured: Reals, residual: Reals, taken_s: float) -> None:
+        if taken_s <= memory.seen_s + 1e-3:
+            return
+        memory.seen_s = taken_s
+        memory.recent.append((taken_s, measured))
+        if memory.fresh:
+            memory.fresh = False
+            memory.mean_v = residual
+            return
+        off = residual - memory.mean_v
+        memory.mean_v = memory.mean_v + FORGETTING * off
+        memory.variance = (1 - FORGETTING) * (memory.variance + FORGETTING * off**2)
+
+    def _blocked(self, now: float) -> tuple[int, ...]:
+        found: list[int] = []
+        for meter, memory in self._memory.items():
+            while memory.recent and memory.recent[0][0] < now - TEN_MINUTES_S:
+                memory.recent.popleft()
+            minute = [u for taken_s, u in memory.recent if taken_s >= now - MINUTE_S]
+            if not minute:
+                continue
+            at = self._ports.of_meter[meter]
+            high_v = self._nominal_v[list(at)] * (1 + self._accuracy.blocked_pct / 100)
+            means = [np.mean(minute, axis=0)]
+            if memory.recent[0][0] <= now - TEN_MINUTES_S + MINUTE_S:
+                means.append(np.mean([u for _, u in memory.recent], axis=0))
+            over = np.max(means, axis=0) >= high_v
+            found += [port for port, high in zip(at, over, strict=True) if high]
+        return tuple(found)

@@ -1,0 +1,172 @@
+"""Sharing under linear constraints: `a x <= b`, between the nominal and the wanted limits, by each policy.
+
+The inner half of `allocate`: no power flow, no name of a constraint. Progressive filling gives the max-min fair point:
+all movers grow along their weights until a constraint binds; those that push it stop, the others go on. A customer on
+another phase can pull a binding constraint back down, so filling is repeated while it pays.
+
+Nomenclature: c constraints, m claims; x limits [W] (m); a (c, m) [1/W], b (c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reals = NDArray[np.float64]
+
+PUSH_MIN: Final = 1e-9
+"""[1/W] A claim that moves a constraint by less does not push it: one share of a billion for each watt."""
+ROUNDS_MAX: Final = 6
+WORTH_W: Final = 25.0
+"""A round of filling that gave all together less than this was the last."""
+LP_TOLERANCE_W: Final = 0.01
+ROWS_EACH: Final = 8
+"""Constraints added to the linear programme at a time, the most broken first."""
+FREE: Final = -1
+"""Nothing keeps this claim from more."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wishes:
+    """From where to where each claim may move [W] (m), and its weight."""
+
+    start_w: Reals
+    wanted_w: Reals
+    weight: Reals
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filled:
+    """Limits [W] (m), and the constraint that keeps each from more (`FREE` where none does)."""
+
+    limits_w: Reals
+    binding: NDArray[np.int64]
+
+
+def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
+    """Max-min fair in units of the weights."""
+    filling = _Filling(a, b, wishes)
+    for _ in range(ROUNDS_MAX):
+        before = filling.x.sum()
+        filling.round()
+        if filling.x.sum() - before < WORTH_W:
+            break
+    return Filled(filling.x, filling.binding)
+
+
+def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
+    """One after the other, each as far as it goes."""
+    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+    slack = np.maximum(b - a @ x, 0.0)
+    columns = np.ascontiguousarray(a.T)
+    for _ in range(ROUNDS_MAX):
+        before = x.sum()
+        for k in np.flatnonzero(x < wishes.wanted_w):
+            column = columns[k]
+            step, row = wishes.wanted_w[k] - x[k], FREE
+            pushed = np.flatnonzero(column > 0)
+            if len(pushed):
+                reach = slack[pushed] / column[pushed]
+                if reach.min() < step:
+                    row = int(pushed[reach.argmin()])
+                    step = reach.min()
+            x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
+            binding[k] = row
+            slack = np.maximum(slack - step * column, 0.0)
+        if x.sum() - before < WORTH_W:
+            break
+    return Filled(x, binding)
+
+
+def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
+    """The largest sum: a linear programme, by HiGHS, with the constraints that matter added as they are broken.
+
+    Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt, so that the answer
+    does not depend on the solver's mood.
+    """
+    low, high = wishes.start_w, wishes.wanted_w
+    room = np.maximum(b, a @ low)  # the start itself is always allowed
+    x, binding = high.copy(), np.full(len(high), FREE)
+    used = np.zeros(len(b), dtype=bool)
+    scale = np.maximum(np.abs(a).max(axis=1, initial=0.0), 1e-30)
+    while True:
+        broken = (a @ x - room) / scale  # [W] of the claim that pushes most
+        broken[used] = -np.inf
+        if not len(broken) or broken.max() <= LP_TOLERANCE_W:
+            return Filled(x, binding)
+        used[np.argsort(-broken)[:ROWS_EACH]] |= np.sort(-broken)[:ROWS_EACH] < -LP_TOLERANCE_W
+        rows = np.flatnonzero(used)
+        solved = _most(a[rows] / scale[rows][:, None], room[rows] / scale[rows], low, high)
+        if solved is None:
+            return fill_together(a, b, wishes)
+        x, price = solved
+        short = x < high - LP_TOLERANCE_W
+        binding = np.where(short & (price.max(axis=0) > 0), rows[price.argmax(axis=0)], FREE)
+
+
+def _most(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, Reals] | None:
+    """Solution (m) and what each row costs each claim (rows, m) of one linear programme; None without a solution."""
+    import highspy  # noqa: PLC0415 only sites with this policy load the solver
+
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(low), len(b)
+    lp.col_cost_ = -(1 - 1e-6 * np.arange(len(low)) / len(low))
+    lp.col_lower_, lp.col_upper_ = low, high
+    lp.row_lower_, lp.row_upper_ = np.full(len(b), -highspy.kHighsInf), b
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.arange(len(b) + 1) * len(low)
+    lp.a_matrix_.index_ = np.tile(np.arange(len(low)), len(b))
+    lp.a_matrix_.value_ = a.ravel()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    solver.passModel(lp)
+    solver.run()
+    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    solution = solver.getSolution()
+    price = np.abs(np.array(solution.row_dual))[:, None] * np.maximum(a, 0)
+    return np.clip(np.array(solution.col_value), low, high), price
+
+
+class _Filling:
+    """Present limits and slack, and what stopped whom."""
+
+    def __init__(self, a: Reals, b: Reals, wishes: Wishes) -> None:
+        self._a, self._wishes = a, wishes
+        self.x = wishes.start_w.copy()
+        self._slack = np.maximum(b - a @ self.x, 0.0)
+        self.binding = np.full(len(self.x), FREE)
+
+    def round(self) -> None:
+        """Grow everybody until nobody moves."""
+        wanted, weight = self._wishes.wanted_w, self._wishes.weight
+        moving = self.x < wanted
+        self.binding[moving] = FREE
+        rate = self._a @ (moving * weight)
+        while moving.any():
+            room = (wanted - self.x)[moving] / weight[moving]
+            step, row = float(room.min()), FREE
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = np.where(rate > 0, self._slack / rate, np.inf)
+            if len(reach) and reach.min() <= step:
+                row = int(reach.argmin())
+                step = float(reach[row])
+            self.x = np.where(moving, self.x + step * weight, self.x)
+            self._slack = np.maximum(self._slack - step * rate, 0.0)
+            full = moving & (wanted - self.x <= 1e-9 * np.maximum(1.0, wanted))
+            self.x[full] = wanted[full]
+            stop = full.copy()
+            if row != FREE:
+                pushing = moving & ~full & (self._a[row] > PUSH_MIN)
+                if not pushing.any():
+                    pushing = moving & ~full & (self._a[row] > 0)
+                if not (pushing | full).any():
+                    pushing = moving  # rounding alone: nobody is left who could move
+                self.binding[pushing] = row
+                stop |= pushing
+            moving &= ~stop
+            rate = rate - self._a[:, stop] @ weight[stop]

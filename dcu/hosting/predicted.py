@@ -1,0 +1,405 @@
+"""The rule `predicted/1`: voltages, currents and unbalance with every live and candidate grant fully used.
+
+One window, one answer:
+
+1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
+2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
+3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
+   capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
+   or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
+
+Raising keeps a guard below the limits that shedding goes by, so that a flicker of a voltage does not toss grants up and
+down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.grid.port_model import PortModel
+from dcu.hosting.allocate import Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.decide import (
+    LEAST_W,
+    STEP_W,
+    Act,
+    Answer,
+    Band,
+    Binding,
+    Question,
+    Standing,
+    Verdicts,
+    View,
+    Wish,
+    outside,
+)
+from dcu.hosting.estimate import Accuracy, Estimate, Estimator, PortMap
+from dcu.hosting.headroom import Constraint, GridLimits, Outlook, Prospect, Situation
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet
+from dcu.meters import MeterEntry
+from shared.errors import ConfigError
+from shared.ids import MeterId
+from shared.messages import Reason
+
+Reals = NDArray[np.float64]
+
+NAME: Final = "predicted/1"
+REASONS: Final = {
+    "overvoltage": Reason.OVERVOLTAGE,
+    "undervoltage": Reason.UNDERVOLTAGE,
+    "current": Reason.CURRENT,
+    "unbalance": Reason.UNBALANCE,
+    "minimum": Reason.BELOW_MINIMUM,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GridSettings:
+    """How the model is used at a site.
+
+    Attributes:
+        policy: how capacity is shared.
+        nominal_voltage_v: phase to neutral; what the band is around, whatever the model calls nominal.
+        band_pct: voltages allowed for decisions.
+        guard_pct: raising stays this far inside [% of nominal].
+        loading_max: share of every rating that may be used.
+        vuf_max_pct: largest unbalance |U2|/|U1| at three-phase buses; None: not looked at.
+        balancing_bus: where the balancing meter sits; None if the model does not say.
+        accuracy: what meters and model may be off by.
+    """
+
+    policy: Policy = Policy.EQUAL
+    nominal_voltage_v: float = 230.0
+    band_pct: float = 5.0
+    guard_pct: float = 0.05
+    loading_max: float = 1.0
+    vuf_max_pct: float | None = None
+    balancing_bus: str | None = None
+    accuracy: Accuracy = Accuracy()
+
+    @property
+    def band(self) -> Band:
+        """Voltages allowed for decisions, phase to neutral."""
+        return Band.around(self.nominal_voltage_v, self.band_pct)
+
+    def nominal_v(self, model: PortModel) -> Reals:
+        """Nominal voltage across each port of a model [V] (n)."""
+        between_phases = np.array([len(label) > 2 for label in model.port_labels], dtype=bool)
+        return np.asarray(self.nominal_voltage_v * np.where(between_phases, 3**0.5, 1.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GridView:
+    """An estimate, and the points outside the band as they are measured."""
+
+    estimate: Estimate
+    outside: tuple[Binding, ...]
+
+    def as_entry(self) -> dict[str, Any]:
+        e = self.estimate
+        s = e.situation
+        return {
+            "source": e.source,
+            "situation": None
+            if s is None
+            else {
+                "p_w": s.p_w.tolist(),
+                "q_var": s.q_var.tolist(),
+                "u_v": s.u_v.tolist(),
+                "margin_v": s.margin_v.tolist(),
+                "model_error": s.model_error,
+            },
+            "unknown": [b.as_entry() for b in e.unknown],
+            "blocked": list(e.blocked),
+            "outside": [b.as_entry() for b in self.outside],
+        }
+
+    @staticmethod
+    def from_entry(entry: Mapping[str, Any]) -> GridView:
+        """The view that an entry keeps."""
+        s = entry["situation"]
+        situation = None
+        if s is not None:
+            arrays = {name: np.array(s[name], dtype=float) for name in ("p_w", "q_var", "u_v", "margin_v")}
+            situation = Situation(**arrays, model_error=s["model_error"])
+        estimate = Estimate(entry["source"], situation, tuple(map(_binding, entry["unknown"])), tuple(entry["blocked"]))
+        return GridView(estimate, tuple(map(_binding, entry["outside"])))
+
+
+def _binding(entry: Mapping[str, Any]) -> Binding:
+    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"])
+
+
+class Predicted:
+    """`dcu.hosting.decide.Rule` by the network model."""
+
+    name = NAME
+    foresees = True
+
+    def __init__(self, model: PortModel, entries: tuple[MeterEntry, ...], settings: GridSettings) -> None:
+        """A rule for the meters of a site.
+
+        Raises:
+            ConfigError: meters that the model does not know, or a balancing bus that it does not observe.
+        """
+        self._settings, self._model = settings, model
+        self._ports = PortMap.of(model, entries)
+        nominal_v = settings.nominal_v(model)
+        self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
+        inside = (settings.band_pct - settings.guard_pct) / 100
+        self._limits = GridLimits(
+            u_low_v=nominal_v * (1 - inside),
+            u_high_v=nominal_v * (1 + inside),
+            i_max_a=settings.loading_max * model.rating_a,
+            vuf_max=np.inf if settings.vuf_max_pct is None else settings.vuf_max_pct / 100,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        settings, accuracy = self._settings, self._settings.accuracy
+        return {
+            "model": self._model.name,
+            "network_sha256": self._model.network_sha256,
+            "policy": settings.policy.value,
+            "band_pct": settings.band_pct,
+            "guard_pct": settings.guard_pct,
+            "loading_max": settings.loading_max,
+            "vuf_max_pct": settings.vuf_max_pct,
+            "voltage_class_pct": accuracy.voltage_class_pct,
+            "model_error_pct": accuracy.model_error_pct,
+        }
+
+    def view(self, measurements: MeasurementSet, now: float) -> GridView:
+        return GridView(self._estimator.take(measurements, now), outside(measurements.points, self._settings.band))
+
+    def recall(self, entry: Mapping[str, Any]) -> GridView:
+        return GridView.from_entry(entry)
+
+    def answer(self, view: View, question: Question) -> Answer:
+        assert isinstance(view, GridView), view
+        estimate = view.estimate
+        verdicts = Verdicts(question.places)
+        if estimate.situation is None:
+            for wish in question.wishes:
+                verdicts.refuse(wish, _objection(wish) or estimate.unknown[0])
+            return Answer(tuple(verdicts.found))
+        prospect = self.prospect(estimate)
+        return _Window(prospect, estimate, question, self._ports, self._settings, verdicts).answer()
+
+    def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
+        assert isinstance(view, GridView), view
+        ports = self._ports.of_meter.get(binding.point, ())
+        if not ports or view.estimate.situation is None:
+            return True  # the busbar itself, or nothing known: everybody's export counts
+        rows = np.array(ports, dtype=np.int64)
+        if binding.reason is Reason.UNDERVOLTAGE:
+            rows += len(self._model.ports)
+        prospect = self.prospect(view.estimate)
+        slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
+        return bool((slopes.sum(axis=1) < 0).any())
+
+    def prospect(self, estimate: Estimate) -> Prospect:
+        """The grid as an allocation sees it."""
+        assert estimate.situation is not None
+        return Outlook(self._estimator.model_at(estimate.source), self._limits, estimate.situation)
+
+
+class NoModel:
+    """`dcu.hosting.decide.Rule` of a site whose model cannot be used: nothing is granted, and everybody is told why."""
+
+    name = NAME
+    foresees = False
+
+    def __init__(self, why: ConfigError, band: Band) -> None:
+        self.why, self._band = why, band
+
+    def facts(self) -> dict[str, Any]:
+        return {"model": None, "why": str(self.why)[:400]}
+
+    def view(self, measurements: MeasurementSet, now: float) -> GridView:
+        del now
+        estimate = Estimate(1.0, None, (Binding(Reason.MODEL_UNUSABLE, SUBSTATION),), ())
+        return GridView(estimate, outside(measurements.points, self._band))
+
+    def recall(self, entry: Mapping[str, Any]) -> GridView:
+        return GridView.from_entry(entry)
+
+    def answer(self, view: View, question: Question) -> Answer:
+        assert isinstance(view, GridView), view
+        verdicts = Verdicts(question.places)
+        for wish in question.wishes:
+            verdicts.refuse(wish, view.estimate.unknown[0])
+        return Answer(tuple(verdicts.found))
+
+    def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
+        del view, binding, meter
+        return True
+
+
+def _objection(wish: Wish) -> Binding | None:
+    return None if wish.objection is None else Binding(wish.objection, wish.meter)
+
+
+def _down(limit_w: float) -> float:
+    """To what the power line can carry."""
+    return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
+
+
+@dataclass(slots=True, eq=False)
+class _Window:
+    """One answer on its way."""
+
+    prospect: Prospect
+    estimate: Estimate
+    question: Question
+    ports: PortMap
+    settings: GridSettings
+    verdicts: Verdicts
+
+    def answer(self) -> Answer:
+        question = self.question
+        for wish in question.wishes:
+            if wish.objection is not None:
+                self.verdicts.refuse(wish, Binding(wish.objection, wish.meter))
+        wishes = tuple(w for w in question.wishes if w.objection is None)
+        if not wishes:
+            return Answer(tuple(self.verdicts.found))
+        claims = tuple(self._claim(w) for w in wishes)
+        others_p_w = self._held({w.meter for w in wishes})
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w)
+        share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
+        why = {w.meter: self._why(w, b) for w, b in zip(wishes, shares.binding, strict=True)}
+        reserved = dict(question.reserved_w)
+        bears = self._judge(claims, others_p_w)
+        overdrawn = not bears(reserved, self.settings.guard_pct / 100)
+        short = False
+        for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
+            if wish.standing is Standing.HOLDS:
+                continue
+            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, bears, overdrawn)
+            if got_w is not None:
+                if self.verdicts.accept(wish, got_w, binding):
+                    reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
+            elif self._asks_too_much(wish, share_w[wish.meter]):
+                self.verdicts.refuse(wish, binding or self._why_not(wish, shares))
+            elif wish.standing is Standing.ASKS:
+                short = True
+                self.verdicts.add(wish, Act.WAIT, None, binding)
+            elif wish.granted_w is not None:  # its share has shrunk to nothing
+                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, binding or self._why_not(wish, shares))
+        if overdrawn or short:
+            self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
+        return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _claim(self, wish: Wish) -> Claim:
+        """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
+        ports = self.ports.of_meter[wish.meter]
+        wanted_w = max(wish.wanted_w, wish.nominal_w)
+        if self.estimate.blocked and self._pushes(ports):
+            wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
+        minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
+        return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
+
+    def _pushes(self, ports: tuple[int, ...]) -> bool:
+        rows = np.array(self.estimate.blocked, dtype=np.int64)
+        slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
+        return bool((slopes.sum(axis=1) < -1e-9).any())
+
+    def _held(self, asking: set[MeterId]) -> Reals:
+        """Draws as measured, with reservations of meters that ask for nothing fully used."""
+        p = self.prospect.now.p_w.copy()
+        for meter, limit_w in self.question.reserved_w.items():
+            ports = list(self.ports.of_meter.get(meter, ()))
+            if meter not in asking and ports:
+                p[ports] = -limit_w / len(ports)
+        return p
+
+    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals) -> Callable[[Mapping[MeterId, float], float], bool]:
+        """Whether reservations, fully used, stay within the limits (or make nothing worse that is too much anyway)."""
+        spread = Spread(claims)
+        nominal = np.array([c.nominal_w for c in claims])
+
+        def excess(limits_w: Reals) -> Reals:
+            return np.asarray(self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0])
+
+        floor = np.maximum(excess(nominal), 0.0)
+
+        def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
+            limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
+            return bool((excess(limits_w) <= np.maximum(floor, tolerance)).all())
+
+        return bears
+
+    def _step(
+        self,
+        wish: Wish,
+        share_w: float,
+        why: Binding | None,
+        reserved: Mapping[MeterId, float],
+        bears: Callable[[Mapping[MeterId, float], float], bool],
+        overdrawn: bool,
+    ) -> tuple[float | None, Binding | None]:
+        """What a wish gets now, on the way to its share; None if nothing of use."""
+        least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
+        if share_w < least_w:
+            return None, why
+        held_w = reserved.get(wish.meter, 0.0)
+        if share_w <= held_w and (wish.granted_w is not None):
+            return share_w, why
+        if not overdrawn and bears({**reserved, wish.meter: max(held_w, share_w)}, 0.0):
+            return share_w, why
+        # The others have not let go yet: as much of it as there is now, never less than it has.
+        low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
+        while high_w - low_w > max(LEAST_W, 0.01 * share_w):
+            middle_w = (low_w + high_w) / 2
+            fits = not overdrawn and bears({**reserved, wish.meter: max(held_w, middle_w)}, 0.0)
+            low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
+        got_w = _down(low_w)
+        return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
+
+    def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
+        return wish.standing is Standing.ASKS and share_w < max(wish.minimum_w, wish.nominal_w + LEAST_W)
+
+    def _lower(
+        self,
+        wishes: tuple[Wish, ...],
+        share_w: Mapping[MeterId, float],
+        why: Mapping[MeterId, Binding | None],
+        shares: Allocation,
+        *,
+        overdrawn: bool,
+    ) -> None:
+        """Down to their share with those who have more, unless this window has answered them already."""
+        answered = {v.meter for v in self.verdicts.found}
+        for wish in wishes:
+            to_w = share_w[wish.meter]
+            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - LEAST_W:
+                continue
+            binding = why[wish.meter] or self._why_not(wish, shares)
+            self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
+
+    def _why(self, wish: Wish, constraint: Constraint | None) -> Binding | None:
+        if constraint is None:
+            return None
+        return Binding(REASONS[constraint.kind], self._place(wish, constraint))
+
+    def _why_not(self, wish: Wish, shares: Allocation) -> Binding:
+        if shares.exceeded is not None:
+            return Binding(REASONS[shares.exceeded.kind], self._place(wish, shares.exceeded))
+        return Binding(Reason.NO_CAPACITY, wish.meter)
+
+    def _place(self, wish: Wish, constraint: Constraint) -> MeterId:
+        """The meter at a port, so that people know it; else the model's own name."""
+        del wish
+        place = constraint.place
+        for meter, ports in self.ports.of_meter.items():
+            if any(self.prospect_port(port) == place for port in ports):
+                return meter
+        return MeterId(place)
+
+    def prospect_port(self, port: int) -> str:
+        """The name of a port among the constraints."""
+        return self.prospect.names[port].place
