@@ -19,7 +19,12 @@ import numpy as np
 from dlms_cosem.enumerations import DataAccessResult
 from numpy.typing import NDArray
 
-from dcu.hosting import engine as hosting
+from dcu.hosting import exchange as hosting
+from dcu.hosting.airtime import Airtime
+from dcu.hosting.allocate import Policy
+from dcu.hosting.engine import HostingEngine, SiteSettings
+from dcu.hosting.estimate import Accuracy
+from dcu.hosting.predicted import GridSettings, Predicted
 from dcu.meters import MeterEntry
 from hil_tests.day import Day
 from hil_tests.household import Household
@@ -34,6 +39,10 @@ from shared.messages import RelayState, Release, Report, Request, Upward
 
 Reals = NDArray[np.float64]
 
+LAST_DIGIT_V: Final = 0.05
+"""[V] Half the last digit of an EM330: what even an exact meter may be off by."""
+READING_AGE_S: Final = 40.0
+"""[s] Age at which a reading is stale, at least; longer where reports are rarer."""
 LEDGER_S: Final = 0.005
 """[s] From a decision to its durable record; no message leaves before."""
 RELAY_S: Final = 0.05
@@ -54,7 +63,8 @@ class StreetSettings:
         nominal_w: export limit without a grant, of every customer.
         nominal_voltage_v, band_pct: the decision's band.
         policy: how capacity is shared.
-        errors: of meters (and of the model the DCU decides with).
+        errors: of meters, and of the model the DCU decides with.
+        seed: of everything drawn.
         reading_s: between two readings of an EM330.
         report_s: between two reports of a meter.
         window_s: of the DCU's decisions.
@@ -65,6 +75,7 @@ class StreetSettings:
     band_pct: float
     policy: str = "equal"
     errors: Errors = EXACT
+    seed: int = 1
     reading_s: float = 2.0
     report_s: float = 30.0
     window_s: float = 1.0
@@ -96,16 +107,30 @@ def report_interval_s(customers: int) -> float:
 
 def make_engine(
     settings: StreetSettings, entries: tuple[MeterEntry, ...], flow: StreetFlow, now: float
-) -> hosting.HostingEngine:
-    """The DCU's engine; the one place that knows how it is made."""
-    del flow  # the decision by the network's model takes the compiled feeder from here
-    site = hosting.SiteSettings(
+) -> HostingEngine:
+    """The DCU's engine with the rule by the network's model; the one place that knows how it is made."""
+    site = SiteSettings(
         nominal_voltage_v=settings.nominal_voltage_v,
         band_pct=settings.band_pct,
         decision_window_s=settings.window_s,
-        reading_age_s_max=max(40.0, 2.5 * settings.report_s),
+        reading_age_s_max=max(READING_AGE_S, 2.5 * settings.report_s),
+        airtime=Airtime(report_interval_s=settings.report_s),
     )
-    return hosting.HostingEngine(site, entries, Epoch(1), now)
+    errors = settings.errors
+    accuracy = Accuracy(
+        voltage_class_pct=max(100 * errors.voltage, 100 * LAST_DIGIT_V / settings.nominal_voltage_v),
+        model_error_pct=100 * errors.model,
+    )
+    grid = GridSettings(
+        policy=Policy(settings.policy),
+        nominal_voltage_v=settings.nominal_voltage_v,
+        band_pct=settings.band_pct,
+        balancing_bus=flow.balancing_bus,
+        accuracy=accuracy,
+    )
+    return HostingEngine(
+        site, entries, Epoch(1), now, Predicted(flow.decision_model(errors, settings.seed), entries, grid)
+    )
 
 
 class _Kind(IntEnum):
@@ -165,9 +190,9 @@ class _Seen:
 class Street:
     """All machines and the heap; `run` plays the day once."""
 
-    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings, seed: int) -> None:
+    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings) -> None:
         self._flow, self._day, self._settings = flow, day, settings
-        draw = random.Random(seed)
+        draw = random.Random(settings.seed)
         self._draw = draw
         customers = flow.customers
         plants = {plant.customer: k for k, plant in enumerate(day.plants)}
@@ -180,7 +205,7 @@ class Street:
             for k, plant in enumerate(self._plant_of)
             if plant is not None
         }
-        self._instruments = Instruments(flow, settings.errors, seed)
+        self._instruments = Instruments(flow, settings.errors, settings.seed)
         self._line: QueueLine[_Word] = QueueLine(settings.line, random.Random(draw.getrandbits(64)))
         self._engine = make_engine(settings, self._entries(), flow, 0.0)
         self._heap: list[tuple[float, int, int, int]] = []

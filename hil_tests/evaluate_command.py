@@ -123,11 +123,12 @@ def _words(found: object, out: Path) -> str:
     counts, line = found.street.counts, found.street.line
     decisions = ", ".join(f"{counts.get(kind, 0)} {kind}s" for kind in ("grant", "denial", "revoke"))
     lines.append(
-        f"Headroom: {100 * found.captured:.1f} % of the optimum, {100 * found.captured_of_increase:.1f} % of the "
-        f"possible increase; {decisions}; "
+        f"Headroom: {100 * found.captured:.1f} % of the optimum within contracts, "
+        f"{100 * found.captured_of_increase:.1f} % of its increase over static limits; {decisions}; "
         f"{line.messages} messages, {100 * line.airtime_s / found.street.seconds:.0f} % air time"
     )
-    gap = found.optimum.gap_share
-    lines.append(f"optimum: proven within {100 * gap:.2g} % of the best" if gap < 1 else "optimum: gap not proven")
+    for what, gap in (("within contracts", found.contracts.gap_share), ("free", found.optimum.gap_share)):
+        words = f"proven within {100 * gap:.2g} % of the best" if gap < 1 else "gap not proven"
+        lines.append(f"optimum, {what}: {words}")
     lines.append(f"report and figures: {out}/report.html")
     return "\n".join(lines) + "\n"

@@ -18,9 +18,14 @@ from dcu.grid.picture import Plan, feeder_plan
 from hil_tests.evaluate import Evaluation
 from hil_tests.report import BLUE, GREEN, GREY, GRID, INK, PAPER, PURPLE, RED, YELLOW
 
-COLOURS: Final = {"static": BLUE, "headroom": GREEN, "optimum": YELLOW}
-NAMES: Final = {"static": "static limits", "headroom": "Headroom", "optimum": "optimum with foresight"}
-LINES: Final = {"static": "-", "headroom": "-", "optimum": "--"}
+COLOURS: Final = {"static": BLUE, "headroom": GREEN, "contracts": YELLOW, "optimum": PURPLE}
+NAMES: Final = {
+    "static": "static limits",
+    "headroom": "Headroom",
+    "contracts": "optimum within contracts",
+    "optimum": "free optimum",
+}
+LINES: Final = {"static": "-", "headroom": "-", "contracts": "--", "optimum": "--"}
 SHARES: Final = LinearSegmentedColormap.from_list("shares", [RED, YELLOW, GREEN])
 MARKERS: Final = {"L1": "o", "L2": "s", "L3": "^"}
 EN_50160_PCT: Final = 10.0
@@ -157,7 +162,7 @@ def _duration(found: Evaluation) -> tuple[Figure, str]:
     _legend(left, loc="upper right")
     return (
         figure,
-        "Duration curves of exported power and of the highest voltage, for the three ways and what is possible.",
+        "Duration curves of exported power and of the highest voltage, for every way and what is possible.",
     )
 
 
@@ -216,5 +221,5 @@ def _draw_plan(axes: Axes, plan: Plan) -> None:
         xs, ys = ([x0, x1], [y0, y1]) if plan.is_map else ([x0, x0, x1], [y0, y1, y1])
         axes.plot(xs, ys, color=GREY, linewidth=0.5 + 0.25 * wires, alpha=0.7, zorder=1, solid_capstyle="round")
     x, y = plan.places[plan.root]
-    axes.plot(x, y, "s", color=PURPLE, markersize=10, zorder=4)
+    axes.plot(x, y, "s", color=BLUE, markersize=10, zorder=4)
     axes.annotate("source", (x, y), xytext=(8, 8), textcoords="offset points", color=INK, fontsize=9.5)

@@ -43,12 +43,13 @@ ROWS: Final = (
 )
 
 
-READING: Final = """<h2>How to read this</h2><p class="note">All three ways have the same loads, sun and grid, and are
-judged by the same unbalanced power flow. Static limits: nobody ever exports more than the nominal limit. Optimum: the
-most that perfect foresight could have exported, a bound that no live system reaches; how close it is to the best
-possible is proven. Where the nominal limits alone leave the band, the optimum may do what they do. Fairness is Jain's index of
-exported over possible. A violation counts as caused by grants where the nominal limits alone would have kept that
-customer inside.</p>"""
+READING: Final = """<h2>How to read this</h2><p class="note">All ways have the same loads, sun and grid, and are
+judged by the same unbalanced power flow. Static limits: nobody ever exports more than the nominal limit. Optimum: the most that
+perfect foresight could have exported, a bound that no live system reaches; how close it is to the best possible is
+proven. Within contracts nobody is kept below the nominal limit, and Headroom keeps nobody below it either; the free
+optimum may take from one customer what serves another better. Where the nominal limits alone leave the band, an
+optimum may do what they do. Fairness is Jain's index of exported over possible. A violation counts as caused by grants where the
+nominal limits alone would have kept that customer inside.</p>"""
 
 
 def html(found: Evaluation, figures: dict[str, tuple[Figure, str]]) -> str:
@@ -65,7 +66,7 @@ def html(found: Evaluation, figures: dict[str, tuple[Figure, str]]) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="note">{escape(facts)}</p>',
         *_tiles(found),
-        "<h2>Three ways through the same day</h2>",
+        "<h2>The same day, four ways</h2>",
         *_scores(found),
         *(_figure(figure, text) for figure, text in figures.values()),
         "<h2>Decisions and messages</h2>",
@@ -91,7 +92,7 @@ def _tiles(found: Evaluation) -> Iterator[str]:
     caused = headroom.by_grants_1min
     tiles = [
         (f"{more / 1e3:+.1f} kWh", "exported beyond static limits", ""),
-        (f"{100 * found.captured:.1f} %", "of the optimum's export", ""),
+        (f"{100 * found.captured:.1f} %", "of the best export within contracts", ""),
         (f"{100 * found.captured_of_increase:.0f} %", "of the possible increase", ""),
         (f"{caused} min", "outside the band because of grants", "bad" if caused else "good"),
     ]
@@ -126,12 +127,12 @@ def _scores(found: Evaluation) -> Iterator[str]:
         cells = "".join(f"<td>{escape(column[k])}</td>" for column in columns)
         yield f"<tr><td>{escape(what)}<br><small>{escape(unit)}</small></td>{cells}</tr>"
     yield "</tbody></table></div>"
-    gap = found.optimum.gap_share
-    proven = f"{100 * gap:.2g} %" if gap < 1 else "not proven"
+    gaps = [max(x.gap_share, 0.0) for x in (found.contracts, found.optimum)]
+    words = " and ".join(f"{100 * gap:.2g} %" if gap < 1 else "not proven" for gap in gaps)
     yield (
-        f'<p class="note">Proven gap of the optimum to the best possible: {proven} of its energy; it was bound in '
-        f"{found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to hold the "
-        f"band: {found.ten_minute_exported_wh / 1e3:.1f} kWh.</p>"
+        f'<p class="note">Proven gap of the two optima to the best possible: {words} of their energy; the grid bound '
+        f"in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to hold the "
+        f"band, the free optimum would export {found.ten_minute_exported_wh / 1e3:.1f} kWh.</p>"
     )
 
 
@@ -164,13 +165,13 @@ def _messages(found: Evaluation) -> Iterator[str]:
 
 
 def _customers(found: Evaluation) -> Iterator[str]:
-    yield (
-        '<div class="wide"><table><thead><tr><th>customer</th><th>bus</th><th>phase</th><th>plant [kW]</th>'
-        "<th>possible [kWh]</th><th>static</th><th>Headroom</th><th>optimum</th><th>share</th></tr></thead><tbody>"
-    )
+    heads = ("customer", "bus", "phase", "plant [kW]", "possible [kWh]", *NAMES.values(), "share")
+    cells = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    yield f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>'
     for c in found.customers:
         energies = "".join(
-            f"<td>{wh / 1e3:.1f}</td>" for wh in (c.exportable_wh, c.static_wh, c.headroom_wh, c.optimum_wh)
+            f"<td>{wh / 1e3:.1f}</td>"
+            for wh in (c.exportable_wh, c.static_wh, c.headroom_wh, c.contracts_wh, c.optimum_wh)
         )
         yield (
             f"<tr><td>{escape(c.name)}</td><td>{escape(c.bus)}</td><td>{escape(c.phase)}</td>"

@@ -69,7 +69,9 @@ class Optimum:
         return float(self.gap_w.sum() / max(1.0, self.generated_w.sum()))
 
 
-def optimise(feeder: Feeder, day: Day, limits: GridLimits, nominal_w: float, over: int = 1) -> Optimum:
+def optimise(
+    feeder: Feeder, day: Day, limits: GridLimits, nominal_w: float, over: int = 1, least_w: float = 0.0
+) -> Optimum:
     """The optimum of a day, with the band kept by means over `over` minutes (1 or 10).
 
     Args:
@@ -78,8 +80,10 @@ def optimise(feeder: Feeder, day: Day, limits: GridLimits, nominal_w: float, ove
         limits: the band at every port, ratings.
         nominal_w: export limit that nobody can be denied.
         over: minutes of a mean; windows are aligned to the clock.
+        least_w: export that nobody may be kept below: 0 for the best of all, the nominal limit for the best within
+            the contracts, which is all that raising limits can reach.
     """
-    problem = _Problem(feeder, day, limits, nominal_w)
+    problem = _Problem(feeder, day, limits, nominal_w, least_w)
     generated, gap = day.pv_w.copy(), np.zeros(len(day.minute))
     steps = bound = 0
     last: Reals | None = None
@@ -120,12 +124,12 @@ class _Flows:
 class _Problem:
     """What all windows share."""
 
-    def __init__(self, feeder: Feeder, day: Day, limits: GridLimits, nominal_w: float) -> None:
+    def __init__(self, feeder: Feeder, day: Day, limits: GridLimits, nominal_w: float, least_w: float) -> None:
         self.feeder, self.day, self.model = feeder, day, feeder.model
         self.spread = day.spread
         self.port = np.array([plant.port for plant in day.plants])
         self.rated = np.flatnonzero(np.isfinite(limits.i_max_a))
-        self.low_w = day.generated_w(0.0)
+        self.low_w = day.generated_w(least_w)
         self.nominal = self.flows(slice(None), day.generated_w(nominal_w))
         self.full = self.flows(slice(None), day.pv_w)
         self.u_high_v = np.maximum(limits.u_high_v, self.nominal.volts)

@@ -74,7 +74,11 @@ def evaluate_safety(network: Network, states: int, seed: int, errors: Errors = E
     """
     truth = _Truth(network, band_pct)
     random = np.random.default_rng(seed)
-    model = truth.feeder.model if not errors.model else compile_network(_wrong(network, errors.model, random))
+    model = (
+        truth.feeder.model
+        if not errors.model
+        else compile_network(with_wrong_impedances(network, errors.model, random))
+    )
     unsafe, covered, looked, claims_all, limited = 0, 0, 0, 0, 0
     granted = feasible = 0.0
     worst = -np.inf
@@ -109,7 +113,7 @@ def evaluate_safety(network: Network, states: int, seed: int, errors: Errors = E
     )
 
 
-def _wrong(network: Network, share: float, random: np.random.Generator) -> Network:
+def with_wrong_impedances(network: Network, share: float, random: np.random.Generator) -> Network:
     """The network with every branch impedance off by up to `share`."""
     branches = tuple(replace(b, z_ohm=matrix(b.z_ohm * (1 + random.uniform(-share, share)))) for b in network.branches)
     return replace(network, branches=branches, memo={})

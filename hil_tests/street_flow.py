@@ -7,9 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dcu.grid.compiler import compile_network
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
+from dcu.grid.port_model import PortModel
 from hil_tests.day import customer_ports
+from hil_tests.safety import Errors, with_wrong_impedances
 from shared.errors import HeadroomError
 from shared.ids import Phase
 
@@ -42,6 +45,7 @@ class StreetFlow:
         self._complex_v = model.u_open_v
         transformers = network.transformers
         busbar = transformers[0].secondary_bus if transformers else network.source.bus
+        self.balancing_bus = busbar
         self._nodes = {name.conductor: k for k, name in enumerate(model.nodes) if name.bus == busbar}
         wanted = ("transformer", transformers[0].id, "secondary") if transformers else ("source", None, None)
         self._currents = {
@@ -65,6 +69,13 @@ class StreetFlow:
             self.i_a = np.abs(model.current_open_a[self._rated] + model.current_h[self._rated] @ self._injected())
         self.solved += 1
         return True
+
+    def decision_model(self, errors: Errors, seed: int) -> PortModel:
+        """The compiled feeder the DCU decides with: every impedance off by up to the share of the class."""
+        if not errors.model:
+            return self.feeder.model
+        random = np.random.default_rng([seed, 5])
+        return compile_network(with_wrong_impedances(self.feeder.network, errors.model, random))
 
     def _injected(self) -> NDArray[np.complex128]:
         return np.asarray(-np.conj((self.p_w + 1j * self.q_var) / self._complex_v))
