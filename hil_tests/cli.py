@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     safety.add_argument("--states", type=_positive, default=1000, help="how many random states (default 1000)")
     safety.add_argument("--seed", type=int, default=1)
     safety.add_argument("--errors", choices=("exact", "class1"), default="exact", help="of meters and model")
+    safety.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)")
     safety.add_argument("--json", action="store_true")
     safety.set_defaults(command=_safety)
     evaluate_command.add_parser(commands)
@@ -117,12 +118,13 @@ def _safety(options: argparse.Namespace) -> int:
     from hil_tests.safety import CLASS_1, EXACT, evaluate_safety  # noqa: PLC0415
 
     errors = {"exact": EXACT, "class1": CLASS_1}[options.errors]
-    found = evaluate_safety(load_network(options.feeder), options.states, options.seed, errors)
+    network = load_network(options.feeder)
+    found = evaluate_safety(network, options.states, options.seed, errors, jobs=options.jobs)
     if options.json:
         print(json.dumps(found.as_json(), indent=1))
     else:
         print(
-            f"{found.states} states, {found.claims} claims, limited by the grid in {found.limited_states}: "
+            f"{found.states} states, {found.wishes} claims, limited by the grid in {found.limited_states}: "
             f"{found.unsafe} unsafe; {100 * found.granted_fraction:.2f} % of the feasible increase granted; "
             f"linear bound holds in {100 * found.bound_coverage:.2f} %"
         )

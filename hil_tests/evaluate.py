@@ -1,9 +1,9 @@
 """A day on a feeder, played three times: static limits, Headroom, and the optimum that knew everything beforehand.
 
 The optimum comes twice: free to take from one customer's nominal limit what serves another better, and within the
-contracts, where nobody is kept below the nominal limit; the second is all that raising limits can reach. All see the
-same loads, the same sun and the same grid, and are judged by the same exact power flow. What each number means stands in
-`docs/evaluate.md`.
+contracts, where nobody is kept below the nominal limit; the second is all that raising limits can reach. All see
+the same loads, the same sun and the same grid, and are judged by the same exact power flow. What each number means
+stands in `docs/evaluate.md`.
 """
 
 from __future__ import annotations

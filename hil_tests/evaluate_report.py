@@ -43,13 +43,14 @@ ROWS: Final = (
 )
 
 
-READING: Final = """<h2>How to read this</h2><p class="note">All ways have the same loads, sun and grid, and are
-judged by the same unbalanced power flow. Static limits: nobody ever exports more than the nominal limit. Optimum: the most that
-perfect foresight could have exported, a bound that no live system reaches; how close it is to the best possible is
-proven. Within contracts nobody is kept below the nominal limit, and Headroom keeps nobody below it either; the free
-optimum may take from one customer what serves another better. Where the nominal limits alone leave the band, an
-optimum may do what they do. Fairness is Jain's index of exported over possible. A violation counts as caused by grants where the
-nominal limits alone would have kept that customer inside.</p>"""
+READING: Final = """<h2>How to read this</h2><p class="note">
+All ways have the same loads, sun and grid, and are judged by the same unbalanced power flow. Static limits: nobody
+ever exports more than the nominal limit. Optimum: the most that perfect foresight could have exported, a bound
+that no live system reaches; how close it is to the best possible is proven. Within contracts nobody is kept below
+the nominal limit, and Headroom keeps nobody below it either; the free optimum may take from one customer what
+serves another better. Where the nominal limits alone leave the band, an optimum may do what they do. Fairness is
+Jain's index of exported over possible. A violation counts as caused by grants where the nominal limits alone would
+have kept that customer inside.</p>"""
 
 
 def html(found: Evaluation, figures: dict[str, tuple[Figure, str]]) -> str:
@@ -130,8 +131,8 @@ def _scores(found: Evaluation) -> Iterator[str]:
     gaps = [max(x.gap_share, 0.0) for x in (found.contracts, found.optimum)]
     words = " and ".join(f"{100 * gap:.2g} %" if gap < 1 else "not proven" for gap in gaps)
     yield (
-        f'<p class="note">Proven gap of the two optima to the best possible: {words} of their energy; the grid bound '
-        f"in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to hold the "
+        f'<p class="note">Proven gap of the two optima to the best possible: {words} of their energy; the grid '
+        f"bound in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to hold the "
         f"band, the free optimum would export {found.ten_minute_exported_wh / 1e3:.1f} kWh.</p>"
     )
 

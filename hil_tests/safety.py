@@ -1,14 +1,17 @@
-"""Does an allocation keep the grid whole? Random states, grants decided on what meters say, judged by the exact flow.
+"""Does the rule keep the grid whole? Random states, grants decided on what meters say, judged by the exact flow.
 
-For each state: draw powers and claims from the seed; let the meters measure with errors of their class and the
-decision use a model that is wrong within the declared share; allocate; then solve the *true* network, with the other
-engine, with every grant fully used. A voltage outside the band that was not outside before is an unsafe grant. Beside
+For each state: draw powers and wishes from the seed; let the meters measure with errors of their class, in the steps of
+the register map, and the rule use a model that is wrong within the declared share; answer one window; then solve the
+*true* network, with the other engine, with every grant fully used. A voltage or a rated current beyond its limit that
+was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a number. Beside
 it: how much of what was exactly feasible (the common level that an independent bisection on the true network finds) was
 granted, and how often the linear prediction's bound covers the exact voltages.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -20,8 +23,12 @@ from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.network import Network, matrix
 from dcu.grid.sensitivities import linear_step, sensitivity
-from dcu.hosting.allocate import Claim, Policy, allocate
-from dcu.hosting.headroom import GridLimits, Outlook, Situation
+from dcu.hosting.decide import Act, Question, Standing, Wish
+from dcu.hosting.estimate import Accuracy
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
+from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.meters import MeterEntry
+from shared.ids import BusId, Eui48, MeterId, Phase
 
 Reals = NDArray[np.float64]
 
@@ -32,20 +39,27 @@ LEVELS: Final = 65
 """Candidates of one round of the bisection; three rounds resolve 10 kW to 0.04 W."""
 BOUND_EVERY: Final = 10
 """The bound is looked at in each tenth state; its derivatives cost more than the decision."""
+SPOILED_SHARE: Final = 0.02
+"""Share of states in which some reading cannot be used."""
+LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
+"""Parts of the band below and above the feeder's own no-load voltage."""
+CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
     """What separates the decision from the truth: relative errors of voltage and power meters (uniform, within the
-    class), and of every impedance of the model."""
+    class), of every impedance of the model, and steps of the readings [V], [W]."""
 
     voltage: float = 0.0
     power: float = 0.0
     model: float = 0.0
+    step_v: float = 0.0
+    step_w: float = 0.0
 
 
 EXACT: Final = Errors()
-CLASS_1: Final = Errors(voltage=0.005, power=0.01, model=0.05)
+CLASS_1: Final = Errors(voltage=0.005, power=0.01, model=0.05, step_v=0.1, step_w=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +70,132 @@ class Safety:
     unsafe: int
     granted_fraction: float
     bound_coverage: float
-    claims: int
+    wishes: int
     limited_states: int
     """States in which the grid, not the wishes, set the level."""
-    worst_excess_v: float
-    """[V] how far the worst granted state is above its band (negative: below)."""
+    spoiled_states: int
+    """States with a reading that cannot be used; any grant there would be unsafe."""
+    worst_excess: float
+    """[limit] How far the worst granted state is beyond its limits (negative: inside)."""
 
     def as_json(self) -> dict[str, float | int]:
         """By name."""
         return asdict(self)
 
 
-def evaluate_safety(network: Network, states: int, seed: int, errors: Errors = EXACT, band_pct: float = 10.0) -> Safety:
-    """Run `states` random states of a feeder; the same seed gives the same figures.
+@dataclass(slots=True)
+class _Tally:
+    states: int = 0
+    unsafe: int = 0
+    granted_w: float = 0.0
+    feasible_w: float = 0.0
+    looked: int = 0
+    covered: int = 0
+    wishes: int = 0
+    limited: int = 0
+    spoiled: int = 0
+    worst: float = -np.inf
+
+    def add(self, other: _Tally) -> None:
+        for name in self.__slots__:
+            both = (getattr(self, name), getattr(other, name))
+            setattr(self, name, max(both) if name == "worst" else sum(both))
+
+
+def evaluate_safety(
+    network: Network, states: int, seed: int, errors: Errors = EXACT, band_pct: float = 10.0, jobs: int = 1
+) -> Safety:
+    """Run `states` random states of a feeder; the same seed gives the same figures, whatever the number of jobs.
 
     The band lies around the open-circuit voltage of the feeder, so that any published feeder has headroom to share.
     """
-    truth = _Truth(network, band_pct)
-    random = np.random.default_rng(seed)
-    model = (
-        truth.feeder.model
-        if not errors.model
-        else compile_network(with_wrong_impedances(network, errors.model, random))
-    )
-    unsafe, covered, looked, claims_all, limited = 0, 0, 0, 0, 0
-    granted = feasible = 0.0
-    worst = -np.inf
-    for state in range(states):
-        p, q = truth.draw(random)
-        claims = truth.claims(random)
-        claims_all += len(claims)
-        u = truth.voltages(p[None, :], q)[0]
-        now = _measured(p, q, u, errors, random)
-        found = allocate(Outlook(model, truth.limits, now), claims, Policy.EQUAL)
-        after = truth.voltages(_used(p, claims, found.limits_w[None, :]), q)[0]
-        above = float((after - np.maximum(truth.limits.u_high_v, u)).max())
-        below = float((np.minimum(truth.limits.u_low_v, u) - after).max())
-        worst = max(worst, above, below)
-        unsafe += max(above, below) > 0
-        level = truth.level(p, q, claims)
-        limited += level < claims[0].wanted_w - 1.0
-        gained = float(found.limits_w.min() - NOMINAL_W)
-        granted += max(0.0, min(gained, level - NOMINAL_W))
-        feasible += max(0.0, level - NOMINAL_W)
-        if state % BOUND_EVERY == 0:
-            looked += 1
-            covered += _bound_holds(truth.feeder, p, q, _used(p, claims, found.limits_w[None, :])[0])
+    chunks = [
+        _Chunk(network, min(CHUNK, states - first), (seed, first // CHUNK), errors, band_pct)
+        for first in range(0, states, CHUNK)
+    ]
+    total = _Tally()
+    for found in _map(chunks, jobs):
+        total.add(found)
     return Safety(
-        states,
-        unsafe,
-        granted / feasible if feasible else 1.0,
-        covered / looked if looked else 1.0,
-        claims_all,
-        limited,
-        worst,
+        total.states,
+        total.unsafe,
+        total.granted_w / total.feasible_w if total.feasible_w else 1.0,
+        total.covered / total.looked if total.looked else 1.0,
+        total.wishes,
+        total.limited,
+        total.spoiled,
+        float(total.worst),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    network: Network
+    states: int
+    seed: tuple[int, int]
+    errors: Errors
+    band_pct: float
+
+
+def _map(chunks: Sequence[_Chunk], jobs: int) -> Sequence[_Tally]:
+    if jobs == 1:
+        return [_run(chunk) for chunk in chunks]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        return pool.map(_run, chunks, chunksize=1)
+
+
+_TRUTHS: Final[dict[int, _Truth]] = {}
+"""One for each process and network: the compilation costs as much as hundreds of states."""
+
+
+def _run(chunk: _Chunk) -> _Tally:
+    network, errors = chunk.network, chunk.errors
+    key = hash((network.name, len(network.branches), len(network.connection_points), chunk.band_pct))
+    if key not in _TRUTHS:
+        _TRUTHS[key] = _Truth(network, chunk.band_pct)
+    truth = _TRUTHS[key]
+    random = np.random.default_rng(chunk.seed)
+    rule = truth.rule(errors, with_wrong_impedances(network, errors.model, random) if errors.model else None)
+    tally = _Tally()
+    for state in range(chunk.states):
+        _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
+    return tally
+
+
+def _one_state(
+    truth: _Truth, rule: Predicted, errors: Errors, random: np.random.Generator, tally: _Tally, *, look: bool
+) -> None:
+    p, q = truth.draw(random)
+    wishes = truth.wishes(random)
+    u = truth.voltages(p[None, :], q)
+    spoiled = random.random() < SPOILED_SHARE
+    measured = truth.measure(p, q, u[0], errors, random)
+    if spoiled:
+        measured = _spoil(measured, random)
+    rule.forget()
+    answer = rule.answer(rule.view(measured, 0.0), Question(wishes, {}, len(wishes)))
+    granted = {v.meter: v.limit_w for v in answer.verdicts if v.act is Act.GRANT}
+    limits = np.array([granted.get(w.meter, NOMINAL_W) for w in wishes])
+    at = np.array([truth.port[w.meter] for w in wishes])
+    after = _used(p, at, limits[None, :])
+    nominal = _used(p, at, np.full((1, len(wishes)), NOMINAL_W))
+    before = np.maximum(truth.beyond(p[None, :], q), truth.beyond(nominal, q))[0]
+    beyond = float((truth.beyond(after, q)[0] - np.maximum(before, 0.0)).max())
+    tally.states += 1
+    tally.wishes += len(wishes)
+    tally.worst = max(tally.worst, beyond)
+    tally.spoiled += spoiled
+    if spoiled:
+        tally.unsafe += bool(granted)
+        return
+    tally.unsafe += beyond > 0
+    level = truth.level(p, q, at, wishes[0].wanted_w)
+    tally.limited += level < wishes[0].wanted_w - 1.0
+    tally.granted_w += max(0.0, min(float(limits.min()), level) - NOMINAL_W)
+    tally.feasible_w += max(0.0, level - NOMINAL_W)
+    if look:
+        tally.looked += 1
+        tally.covered += _bound_holds(truth.feeder, p, q, after[0])
 
 
 def with_wrong_impedances(network: Network, share: float, random: np.random.Generator) -> Network:
@@ -119,19 +204,23 @@ def with_wrong_impedances(network: Network, share: float, random: np.random.Gene
     return replace(network, branches=branches, memo={})
 
 
-def _measured(p: Reals, q: Reals, u: Reals, errors: Errors, random: np.random.Generator) -> Situation:
-    def read(values: Reals, share: float) -> Reals:
-        return np.asarray(values * (1 + random.uniform(-share, share, len(values))))
+def _spoil(measured: MeasurementSet, random: np.random.Generator) -> MeasurementSet:
+    """One point, the busbar among them, missing, stale, invalid, or without its powers."""
+    points = list(measured.points)
+    at = int(random.integers(len(points)))
+    kind = int(random.integers(4 if at else 3))
+    if kind < 3:
+        quality = (Quality.MISSING, Quality.STALE, Quality.INVALID)[kind]
+        points[at] = replace(points[at], quality=quality)
+    else:
+        points[at] = replace(points[at], p_w=(None,))
+    return MeasurementSet(tuple(points))
 
-    margin = errors.voltage * u
-    return Situation(read(p, errors.power), read(q, errors.power), read(u, errors.voltage), margin, errors.model)
 
-
-def _used(p: Reals, claims: tuple[Claim, ...], limits_w: Reals) -> Reals:
-    """Draws with the limits (n_state, n_claim) fully used (n_state, n)."""
+def _used(p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
+    """Draws with the limits (n_state, n_wish) fully used (n_state, n)."""
     after = np.repeat(p[None, :], len(limits_w), axis=0)
-    for k, claim in enumerate(claims):
-        after[:, claim.ports] = -limits_w[:, k : k + 1] / len(claim.ports)
+    after[:, at] = -limits_w
     return after
 
 
@@ -141,10 +230,35 @@ class _Truth:
     def __init__(self, network: Network, band_pct: float) -> None:
         self.feeder = Feeder(network)
         model = self.feeder.model
-        u = np.abs(model.u_open_v)
-        limits = GridLimits.of(model, band_pct)
-        self.limits = replace(limits, u_low_v=u * (1 - band_pct / 100), u_high_v=u * (1 + band_pct / 300))
         self._n = len(model.ports)
+        self._band_pct = band_pct
+        self._u_nominal_v = np.abs(model.u_open_v)
+        self.u_low_v = self._u_nominal_v * (1 - LOW_SHARE * band_pct / 100)
+        self.u_high_v = self._u_nominal_v * (1 + HIGH_SHARE * band_pct / 100)
+        self._rated = np.flatnonzero(np.isfinite(model.rating_a))
+        self.entries = tuple(
+            MeterEntry(MeterId(f"m{k}"), Eui48(k.to_bytes(6, "big")), BusId(bus), (Phase.L1,), NOMINAL_W, WANTED_W[1])
+            for k, bus in enumerate(model.port_buses)
+        )
+        self.port = {entry.id: k for k, entry in enumerate(self.entries)}
+
+    def rule(self, errors: Errors, wrong: Network | None) -> Predicted:
+        """The rule under test, with the true model or a wrong one; it is told how wrong things may be."""
+        model = self.feeder.model if wrong is None else compile_network(wrong)
+        model = replace(
+            model, port_labels=("L1",) * self._n, port_meters=tuple(e.id for e in self.entries), memo=dict(model.memo)
+        )
+        step_pct = 100 * errors.step_v / float(self._u_nominal_v.min())
+        accuracy = Accuracy(
+            voltage_class_pct=100 * errors.voltage + step_pct,
+            model_error_pct=100 * errors.model,
+            spread_first_pct=0.0,
+            contradiction_pct=100.0,
+            blocked_pct=100.0,
+        )
+        rule = Predicted(model, self.entries, GridSettings(guard_pct=0.0, accuracy=accuracy))
+        rule.limit_voltages(self.u_low_v, self.u_high_v)
+        return rule
 
     def draw(self, random: np.random.Generator) -> tuple[Reals, Reals]:
         """Evening to noon: log-normal draws, some houses already exporting up to their nominal limit."""
@@ -153,29 +267,58 @@ class _Truth:
         p = np.where(sun, -random.uniform(0, NOMINAL_W, self._n), np.minimum(p, 5e3))
         return p, 0.2 * np.abs(p)
 
-    def claims(self, random: np.random.Generator) -> tuple[Claim, ...]:
+    def wishes(self, random: np.random.Generator) -> tuple[Wish, ...]:
         """One to a dozen customers who all want the same, so that fairness has one level."""
         count = int(random.integers(1, min(CLAIMS_MAX, self._n) + 1))
         ports = random.choice(self._n, count, replace=False)
         wanted = float(random.uniform(*WANTED_W))
-        return tuple(Claim(f"c{k}", (int(k),), NOMINAL_W, wanted) for k in sorted(ports))
+        return tuple(Wish(MeterId(f"m{k}"), Standing.ASKS, NOMINAL_W, wanted, 0.0) for k in sorted(ports))
+
+    def measure(self, p: Reals, q: Reals, u: Reals, errors: Errors, random: np.random.Generator) -> MeasurementSet:
+        """What the meters show."""
+
+        def read(values: Reals, share: float, step: float) -> Reals:
+            seen = values * (1 + random.uniform(-share, share, len(values)))
+            return np.asarray(np.round(seen / step) * step if step else seen)
+
+        volts = read(u, errors.voltage, errors.step_v)
+        watts, vars_ = (read(x, errors.power, errors.step_w) for x in (p, q))
+        busbar = Point(SUBSTATION, Quality.GOOD, (float(self._u_nominal_v[0]),), 0.0, 0.0, (0.0,), (0.0,))
+        customers = (
+            Point(e.id, Quality.GOOD, (float(volts[k]),), 0.0, 0.0, (float(watts[k]),), (float(vars_[k]),))
+            for k, e in enumerate(self.entries)
+        )
+        return MeasurementSet((busbar, *customers))
 
     def voltages(self, p: Reals, q: Reals) -> Reals:
         """Magnitudes at all ports (n_state, n) [V]."""
-        batch = Injections(p, np.repeat(q[None, :], len(p), axis=0))
-        return np.asarray(np.abs(solve(self.feeder, batch, tolerance_pu=1e-9)["port_u_v"]))
+        return np.asarray(np.abs(self._solve(p, q)))
 
-    def level(self, p: Reals, q: Reals, claims: tuple[Claim, ...]) -> float:
+    def _solve(self, p: Reals, q: Reals) -> NDArray[np.complex128]:
+        batch = Injections(p, np.repeat(q[None, :], len(p), axis=0))
+        return np.asarray(solve(self.feeder, batch, tolerance_pu=1e-9)["port_u_v"])
+
+    def beyond(self, p: Reals, q: Reals) -> Reals:
+        """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint)."""
+        u = self._solve(p, q)
+        parts = [np.abs(u) / self.u_high_v - 1, 1 - np.abs(u) / self.u_low_v]
+        if len(self._rated):
+            model = self.feeder.model
+            i = -np.conj((p + 1j * q) / u)
+            amps = np.abs(model.current_open_a[self._rated] + i @ model.current_h[self._rated].T)
+            parts.append(amps / model.rating_a[self._rated] - 1)
+        return np.concatenate(parts, axis=1)
+
+    def level(self, p: Reals, q: Reals, at: NDArray[np.int64], wanted_w: float) -> float:
         """The highest common limit that the true network bears [W], by bisection."""
-        low, high = NOMINAL_W, claims[0].wanted_w
+        low, high = NOMINAL_W, wanted_w
         for _ in range(3):
             levels = np.linspace(low, high, LEVELS)
-            u = self.voltages(_used(p, claims, np.repeat(levels[:, None], len(claims), axis=1)), q)
-            inside = (u <= self.limits.u_high_v) & (u >= self.limits.u_low_v)
-            good = np.asarray(inside.all(axis=1), dtype=bool)
-            if not good[0]:
-                return NOMINAL_W
+            beyond = self.beyond(_used(p, at, np.repeat(levels[:, None], len(at), axis=1)), q)
+            good = np.asarray((beyond <= np.maximum(beyond[0], 0.0)).all(axis=1), dtype=bool)
             last = len(good) - 1 if good.all() else int(good.argmin()) - 1
+            if last < 0:
+                return NOMINAL_W
             low, high = levels[last], levels[min(last + 1, len(levels) - 1)]
         return float(low)
 

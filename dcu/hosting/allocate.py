@@ -74,12 +74,14 @@ class Claim:
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Export limit of each claim [W]; what kept each from more (None: it has what it wanted); Jain's fairness index of
-    the increases; the constraint that the nominal limits alone exceed most, if one; power flows it took."""
+    the increases; the constraint that the nominal limits alone exceed most, if one; how far each constraint may go (0,
+    or what the nominal limits exceed it by); power flows it took."""
 
     limits_w: Reals
     binding: tuple[Constraint | None, ...]
     fairness: float
     exceeded: Constraint | None
+    floor: Reals
     flows: int
 
 
@@ -156,7 +158,8 @@ class _Sharing:
         here = self._excess(nominal)
         exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
         if not np.isfinite(here).all() or not self.claims:
-            return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, self.flows)
+            limit = np.maximum(here, 0.0)
+            return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         limit = np.maximum(here, 0.0)
         wanted = np.array([c.wanted_w for c in self.claims])
         near = np.zeros(len(here), dtype=bool)
@@ -175,7 +178,8 @@ class _Sharing:
                 break
         if best is not x:
             best = self._back(best, x, limit)
-        return Allocation(best, self._named(filled, best), jain(best - nominal), exceeded, self.flows)
+        named = self._named(filled, best)
+        return Allocation(best, named, jain(best - nominal), exceeded, limit, self.flows)
 
     def _first(self, wanted_w: Reals, near: NDArray[np.bool_], here: Reals, limit: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""

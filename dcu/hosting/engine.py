@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dcu.hosting.airtime import Airtime
-from dcu.hosting.decide import LEAST_W, Act, Band, Binding, Question, Rule, Standing, Verdict, Wish, outside
+from dcu.hosting.decide import LEAST_W, Act, Band, Binding, Question, Rule, Standing, Verdict, View, Wish, outside
 from dcu.hosting.exchange import (
     Event,
     Input,
@@ -67,15 +67,18 @@ REQUEST_S_MAX: Final = 20.0
 """[s] A request that could not be decided for so long (quarantine) is dropped; its meter repeats it with a fresh
 nonce. One that waited for others to let go is denied."""
 
+LEARN_S: Final = 15.0
+"""[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
+
 RECENT: Final = 8
 """Decisions kept in words, for people."""
 
 DENIALS_MAX: Final = 1024
 """Denials remembered, so that the same question gets the same answer."""
 
-REQUESTS_MAX: Final = 6
+REQUESTS_MAX: Final = 60
 """New questions of one meter within `REQUESTS_S`; the next one is refused, what follows is left without an answer."""
-REQUESTS_S: Final = 30.0
+REQUESTS_S: Final = 60.0
 
 BLOCKING_ALARMS: Final = (
     Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES | Alarm.EXPORT_NOT_MEASURABLE | Alarm.WRONG_DEVICE
@@ -157,6 +160,8 @@ class HostingEngine:
         self._started_s = now
         self._seq = 0
         self._window = 0
+        self._decided_s = -math.inf
+        self._viewed_s = now
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
@@ -221,6 +226,8 @@ class HostingEngine:
             deadlines.append(min(due.since_s for due in self._due.values()) + ACKNOWLEDGE_S)
         if self._quarantined:
             deadlines.append(self._started_s + QUARANTINE_S)
+        if self._rule.foresees:
+            deadlines.append(self._viewed_s + LEARN_S)
         if self._pending:
             deadlines.append(min(pending.since_s for pending in self._pending.values()) + REQUEST_S_MAX)
         if self.book.live and self._violated_since:
@@ -242,8 +249,6 @@ class HostingEngine:
         while at <= self._decided_s:  # a question that waits for others looks again in every window
             at += window_s
         return at
-
-    _decided_s = -math.inf
 
     def handle(self, item: Input, now: float) -> list[Output]:
         match item:
@@ -280,6 +285,8 @@ class HostingEngine:
         window_at = self._window_at
         if window_at is not None and now >= window_at:
             outputs += self._decide(now)
+        if self._rule.foresees and now >= self._viewed_s + LEARN_S:
+            self._view(now)
         for meter, pending in list(self._pending.items()):
             if now >= pending.since_s + REQUEST_S_MAX:
                 del self._pending[meter]
@@ -449,7 +456,7 @@ class HostingEngine:
         if not question.wishes:
             self._renewable.clear()
             return []
-        view = self._rule.view(self.measurements(now), now)
+        view = self._view(now)
         answer = self._rule.answer(view, question)
         outputs: list[Output] = []
         inputs: dict[str, Any] = {}
@@ -461,6 +468,10 @@ class HostingEngine:
         for verdict in answer.verdicts:
             outputs += self._carry_out(verdict, inputs, now)
         return outputs
+
+    def _view(self, now: float) -> View:
+        self._viewed_s = now
+        return self._rule.view(self.measurements(now), now)
 
     def _question(self) -> Question:
         """Everybody's wish, grants in the order they began, then questions in the order they came."""
@@ -578,7 +589,7 @@ class HostingEngine:
         due = [p for p, since_s in self._violated_since.items() if now >= since_s + self._settings.persistence_s]
         if not due or not self.book.live:
             return []
-        view = self._rule.view(self.measurements(now), now)
+        view = self._view(now)
         found = {binding.point: binding for binding in view.outside}
         outputs: list[Output] = []
         for point in due:

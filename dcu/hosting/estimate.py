@@ -37,14 +37,14 @@ FORGETTING: Final = 1 / 16
 """Weight of the newest residual in mean and spread: about four minutes of reports."""
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
-SPREAD_FIRST: Final = 0.003
-"""[nominal] Spread assumed before there are reports."""
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 MINUTE_S: Final = 60.0
 TEN_MINUTES_S: Final = 600.0
-RECENT_MAX: Final = 600
-"""Readings remembered for each meter's means: one a second for ten minutes."""
+KEEP_EVERY_S: Final = 1.0
+"""[s] Sets closer together count once in the means."""
+NEW_S: Final = 1e-3
+"""[s] A reading is new if it was taken later than the last one by more than rounding."""
 DECIMALS_V, DECIMALS_W = 4, 1
 """Rounding of what decisions see, so that records of it are exact."""
 
@@ -59,6 +59,7 @@ class Accuracy:
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
         balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
         balance_w: and by this much in any case.
+        spread_first_pct: standard deviation of a residual assumed before there are reports [% of nominal].
         blocked_pct: no increase where the one-minute mean is above nominal by this (invariant I15).
     """
 
@@ -67,6 +68,7 @@ class Accuracy:
     contradiction_pct: float = 2.0
     balance_pct: float = 20.0
     balance_w: float = 2000.0
+    spread_first_pct: float = 0.3
     blocked_pct: float = 100 * (250 / 230 - 1)
 
 
@@ -127,15 +129,41 @@ class Estimate:
     blocked: tuple[int, ...]
 
 
-@dataclass(slots=True)
+class _Mean:
+    """Running mean of the last seconds, port by port."""
+
+    def __init__(self, width_s: float) -> None:
+        self._width_s = width_s
+        self._kept: deque[tuple[float, Reals]] = deque()
+        self._sum: Reals = np.zeros(0)
+
+    def take(self, now: float, u_v: Reals) -> None:
+        """One more set; at most one a second is kept."""
+        if not self._kept:
+            self._sum = np.zeros(len(u_v))
+        elif now < self._kept[-1][0] + KEEP_EVERY_S:
+            return
+        self._kept.append((now, u_v))
+        self._sum = self._sum + u_v
+        while self._kept[0][0] <= now - self._width_s:
+            self._sum = self._sum - self._kept.popleft()[1]
+
+    @property
+    def value(self) -> Reals:
+        """[V] (n); NaN where a voltage was not known."""
+        return self._sum / len(self._kept)
+
+
+@dataclass(slots=True, eq=False)
 class _Memory:
-    """Of one meter: residual by phase, and recent voltages."""
+    """By port (n): residual's mean and variance [V], when the last reading was taken [s], and recent voltages."""
 
     mean_v: Reals
     variance: Reals
-    seen_s: float = -math.inf
-    fresh: bool = True
-    recent: deque[tuple[float, Reals]] = field(default_factory=lambda: deque(maxlen=RECENT_MAX))
+    seen_s: Reals
+    minute: _Mean = field(default_factory=lambda: _Mean(MINUTE_S))
+    ten_minutes: _Mean = field(default_factory=lambda: _Mean(TEN_MINUTES_S))
+    began_s: float = math.inf
 
 
 class Estimator:
@@ -169,12 +197,20 @@ class Estimator:
         if balancing_bus is not None and not self._busbar:
             seen = f"{balancing_bus}, not observed by {model.name}"
             raise ConfigError("balancing", [Fault("bus", seen, "a bus of the model, compiled with observables")])
-        first = (SPREAD_FIRST * float(np.mean(nominal_v))) ** 2
-        self._memory = {
-            meter: _Memory(np.zeros(len(at)), np.full(len(at), first)) for meter, at in ports.of_meter.items()
-        }
+        self._metered = np.zeros(len(model.ports), dtype=bool)
+        self._metered[[port for at in ports.of_meter.values() for port in at]] = True
+        self._memory = self._fresh()
         self._by_source: dict[float, PortModel] = {1.0: model}
         self._source = 1.0
+
+    def forget(self) -> None:
+        """Residuals of nobody."""
+        self._memory = self._fresh()
+
+    def _fresh(self) -> _Memory:
+        n = len(self._model.ports)
+        spread = self._accuracy.spread_first_pct / 100 * self._nominal_v
+        return _Memory(np.zeros(n), spread**2, np.full(n, -math.inf))
 
     def model_at(self, source: float) -> PortModel:
         """The model with its source's voltage times a factor."""
@@ -189,16 +225,16 @@ class Estimator:
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
-        missing = unknown(measurements.points)
-        missing += tuple(
+        missing = unknown(measurements.points) or tuple(
             Binding(Reason.READING_INVALID, point.name)
             for point in measurements.points[1:]
-            if point.name in self._memory and not missing and not point.powers_known
+            if point.name in self._ports.of_meter and not point.powers_known
         )
         if missing:
             return Estimate(self._source, None, missing, ())
         busbar, *customers = measurements.points
-        p, q = self._draws(customers)
+        seen = self._seen(customers, now)
+        p, q = seen.p_w, seen.q_var
         solved = self._solve(p, q, busbar)
         if solved is None:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
@@ -206,42 +242,35 @@ class Estimator:
         contradiction = self._balance(busbar, p, q, loss_w)
         if contradiction is not None:
             return Estimate(self._source, None, (contradiction,), ())
-        level, margin = u * factor, np.zeros(len(u))
-        odd = []
-        for point in customers:
-            at = list(self._ports.of_meter.get(point.name, ()))
-            if not at:
-                continue
-            memory = self._memory[point.name]
-            measured = np.array(point.u_v, dtype=float)
-            if not self._plausible(measured, level[at], at):
-                odd.append(Binding(Reason.READINGS_CONTRADICT, point.name, float(measured[0])))
-                continue
-            self._remember(memory, measured, measured - level[at], now - (point.age_s or 0.0))
-            level[at] += memory.mean_v
-            margin[at] = self._accuracy.voltage_class_pct / 100 * level[at] + SPREADS * np.sqrt(memory.variance)
-        if odd:
-            return Estimate(self._source, None, tuple(odd), ())
-        other = list(self._ports.unmetered)
-        margin[other] = self._accuracy.voltage_class_pct / 100 * level[other]
+        level = u * factor
+        odd = np.flatnonzero(self._metered & ~self._plausible(seen.u_v, level))
+        if len(odd):
+            return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
+        self._remember(seen, level, now)
+        memory, accuracy = self._memory, self._accuracy
+        level = level + np.where(self._metered, memory.mean_v, 0.0)
+        spread = np.where(self._metered, SPREADS * np.sqrt(memory.variance), 0.0)
         situation = Situation(
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),
             np.round(level, DECIMALS_V),
-            np.round(margin, DECIMALS_V),
-            self._accuracy.model_error_pct / 100,
+            np.round(accuracy.voltage_class_pct / 100 * level + spread, DECIMALS_V),
+            accuracy.model_error_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
-    def _draws(self, customers: Sequence[Point]) -> tuple[Reals, Reals]:
-        p, q = np.zeros(len(self._model.ports)), np.zeros(len(self._model.ports))
+    def _seen(self, customers: Sequence[Point], now: float) -> _Seen:
+        n = len(self._model.ports)
+        seen = _Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
         for point in customers:
-            at = list(self._ports.of_meter.get(point.name, ()))
-            if at:
-                p[at], q[at] = point.p_w, point.q_var
-        return p, q
+            for k, port in enumerate(self._ports.of_meter.get(point.name, ())):
+                seen.p_w[port] = point.p_w[k]
+                seen.q_var[port] = point.q_var[k]
+                seen.u_v[port] = point.u_v[k]
+                seen.taken_s[port] = now - (point.age_s or 0.0)
+        return seen
 
     def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Reals, float, float] | None:
         """Voltage magnitudes [V] (n) with the source near the measured busbar, losses [W], and the factor that is left
@@ -293,38 +322,47 @@ class Estimator:
                 q[free] += short_q[n] * share
         return None
 
-    def _plausible(self, measured: Reals, level: Reals, at: list[int]) -> bool:
-        accuracy, nominal = self._accuracy, self._nominal_v[at]
-        drop = np.abs(level - np.abs(self._model.u_open_v[at]) * self._source)
+    def _plausible(self, measured: Reals, level: Reals) -> NDArray[np.bool_]:
+        accuracy, nominal = self._accuracy, self._nominal_v
+        drop = np.abs(level - np.abs(self._model.u_open_v) * self._source)
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100 * nominal
-        return bool((np.abs(measured - level) <= allowed + accuracy.model_error_pct / 100 * drop).all())
+        return np.asarray(np.abs(measured - level) <= allowed + accuracy.model_error_pct / 100 * drop)
 
-    def _remember(self, memory: _Memory, measured: Reals, residual: Reals, taken_s: float) -> None:
-        if taken_s <= memory.seen_s + 1e-3:
-            return
-        memory.seen_s = taken_s
-        memory.recent.append((taken_s, measured))
-        if memory.fresh:
-            memory.fresh = False
-            memory.mean_v = residual
-            return
-        off = residual - memory.mean_v
-        memory.mean_v = memory.mean_v + FORGETTING * off
-        memory.variance = (1 - FORGETTING) * (memory.variance + FORGETTING * off**2)
+    def _contradicts(self, port: int, measured: Reals) -> Binding:
+        meter = next(meter for meter, at in self._ports.of_meter.items() if port in at)
+        return Binding(Reason.READINGS_CONTRADICT, meter, float(measured[port]))
+
+    def _remember(self, seen: _Seen, level: Reals, now: float) -> None:
+        """Mean and spread of new readings' residuals; a first reading is believed as it is."""
+        memory = self._memory
+        new = self._metered & (seen.taken_s > memory.seen_s + NEW_S)
+        residual = seen.u_v - level
+        first = np.isneginf(memory.seen_s)
+        off = np.where(first, 0.0, residual - memory.mean_v)
+        mean = np.where(first, residual, memory.mean_v + FORGETTING * off)
+        variance = np.where(first, memory.variance, (1 - FORGETTING) * (memory.variance + FORGETTING * off**2))
+        memory.mean_v = np.where(new, mean, memory.mean_v)
+        memory.variance = np.where(new, variance, memory.variance)
+        memory.seen_s = np.where(new, seen.taken_s, memory.seen_s)
+        memory.minute.take(now, seen.u_v)
+        memory.ten_minutes.take(now, seen.u_v)
+        memory.began_s = min(memory.began_s, now)
 
     def _blocked(self, now: float) -> tuple[int, ...]:
-        found: list[int] = []
-        for meter, memory in self._memory.items():
-            while memory.recent and memory.recent[0][0] < now - TEN_MINUTES_S:
-                memory.recent.popleft()
-            minute = [u for taken_s, u in memory.recent if taken_s >= now - MINUTE_S]
-            if not minute:
-                continue
-            at = self._ports.of_meter[meter]
-            high_v = self._nominal_v[list(at)] * (1 + self._accuracy.blocked_pct / 100)
-            means = [np.mean(minute, axis=0)]
-            if memory.recent[0][0] <= now - TEN_MINUTES_S + MINUTE_S:
-                means.append(np.mean([u for _, u in memory.recent], axis=0))
-            over = np.max(means, axis=0) >= high_v
-            found += [port for port, high in zip(at, over, strict=True) if high]
-        return tuple(found)
+        """Ports whose one-minute mean, or ten-minute mean once there is one, is high."""
+        memory = self._memory
+        high_v = self._nominal_v * (1 + self._accuracy.blocked_pct / 100)
+        over = memory.minute.value >= high_v
+        if now >= memory.began_s + TEN_MINUTES_S:
+            over |= memory.ten_minutes.value >= high_v
+        return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Readings by port (n); voltage NaN and age endless where there is no meter."""
+
+    p_w: Reals
+    q_var: Reals
+    u_v: Reals
+    taken_s: Reals

@@ -8,14 +8,14 @@ One window, one answer:
    capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
    or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
 
-Raising keeps a guard below the limits that shedding goes by, so that a flicker of a voltage does not toss grants up and
-down.
+Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
+of a voltage nor the last watt of somebody else's grant tosses grants up and down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +46,8 @@ from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
+Bears = Callable[[Mapping[MeterId, float], float], bool]
+"""Whether reservations [W] by meter keep every constraint within its limit plus a tolerance."""
 
 NAME: Final = "predicted/1"
 REASONS: Final = {
@@ -201,6 +203,14 @@ class Predicted:
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
         return bool((slopes.sum(axis=1) < 0).any())
 
+    def limit_voltages(self, u_low_v: Reals, u_high_v: Reals) -> None:
+        """Other limits than the band's, port by port [V] (n)."""
+        self._limits = replace(self._limits, u_low_v=u_low_v, u_high_v=u_high_v)
+
+    def forget(self) -> None:
+        """Start anew, as after a restart: no residuals."""
+        self._estimator.forget()
+
     def prospect(self, estimate: Estimate) -> Prospect:
         """The grid as an allocation sees it."""
         assert estimate.situation is not None
@@ -239,6 +249,14 @@ class NoModel:
         return True
 
 
+def _always(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
+    return True
+
+
+def _never(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
+    return False
+
+
 def _objection(wish: Wish) -> Binding | None:
     return None if wish.objection is None else Binding(wish.objection, wish.meter)
 
@@ -273,13 +291,17 @@ class _Window:
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(w, b) for w, b in zip(wishes, shares.binding, strict=True)}
         reserved = dict(question.reserved_w)
-        bears = self._judge(claims, others_p_w)
-        overdrawn = not bears(reserved, self.settings.guard_pct / 100)
+        bears = self._judge(claims, others_p_w, shares.floor)
+        overdrawn = bool(reserved) and not bears(reserved, self.settings.guard_pct / 100)
+        moving = {w.meter: share_w[w.meter] for w in wishes if w.standing is not Standing.HOLDS}
+        joint = {m: max(share_w.get(m, 0.0) if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
+        together = not overdrawn and bears(joint, self.settings.guard_pct / 200)
         short = False
         for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
             if wish.standing is Standing.HOLDS:
                 continue
-            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, bears, overdrawn)
+            fits = _always if together else _never if overdrawn else bears
+            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, fits)
             if got_w is not None:
                 if self.verdicts.accept(wish, got_w, binding):
                     reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
@@ -317,19 +339,14 @@ class _Window:
                 p[ports] = -limit_w / len(ports)
         return p
 
-    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals) -> Callable[[Mapping[MeterId, float], float], bool]:
+    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> Bears:
         """Whether reservations, fully used, stay within the limits (or make nothing worse that is too much anyway)."""
         spread = Spread(claims)
-        nominal = np.array([c.nominal_w for c in claims])
-
-        def excess(limits_w: Reals) -> Reals:
-            return np.asarray(self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0])
-
-        floor = np.maximum(excess(nominal), 0.0)
 
         def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
             limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
-            return bool((excess(limits_w) <= np.maximum(floor, tolerance)).all())
+            excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
+            return bool((excess <= np.maximum(floor, tolerance)).all())
 
         return bears
 
@@ -339,8 +356,7 @@ class _Window:
         share_w: float,
         why: Binding | None,
         reserved: Mapping[MeterId, float],
-        bears: Callable[[Mapping[MeterId, float], float], bool],
-        overdrawn: bool,
+        bears: Bears,
     ) -> tuple[float | None, Binding | None]:
         """What a wish gets now, on the way to its share; None if nothing of use."""
         least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
@@ -349,13 +365,14 @@ class _Window:
         held_w = reserved.get(wish.meter, 0.0)
         if share_w <= held_w and (wish.granted_w is not None):
             return share_w, why
-        if not overdrawn and bears({**reserved, wish.meter: max(held_w, share_w)}, 0.0):
+        tolerance = self.settings.guard_pct / 200
+        if bears({**reserved, wish.meter: max(held_w, share_w)}, tolerance):
             return share_w, why
         # The others have not let go yet: as much of it as there is now, never less than it has.
         low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
         while high_w - low_w > max(LEAST_W, 0.01 * share_w):
             middle_w = (low_w + high_w) / 2
-            fits = not overdrawn and bears({**reserved, wish.meter: max(held_w, middle_w)}, 0.0)
+            fits = bears({**reserved, wish.meter: max(held_w, middle_w)}, tolerance)
             low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
         got_w = _down(low_w)
         return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,22 +28,32 @@ def test_no_grant_is_unsafe_with_errors_inside_the_declared_class() -> None:
 
 
 def test_the_judge_sees_a_decision_without_margins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same errors, but the decision is told that there are none."""
-    honest = safety._measured
-
-    def careless(*arguments: object) -> object:
-        now = honest(*arguments)  # type: ignore[arg-type]
-        return replace(now, margin_v=0 * now.margin_v, model_error=0.0)
-
-    monkeypatch.setattr(safety, "_measured", careless)
-    found = evaluate_safety(feeder("eulv").network, 120, 4, Errors(voltage=0.01, power=0.01, model=0.05))
+    """The same errors, but the rule is told that there are none."""
+    honest = safety._Truth.rule
+    monkeypatch.setattr(safety._Truth, "rule", lambda truth, _errors, wrong: honest(truth, EXACT, wrong))
+    found = evaluate_safety(feeder("eulv").network, 400, 4, Errors(voltage=0.005, power=0.05, model=0.2))
     assert found.unsafe >= 5
-    assert found.worst_excess_v > 0.1
+    assert found.worst_excess > 0.0005
+
+
+def test_the_judge_sees_a_grant_on_a_reading_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is shown clean readings where the truth has spoiled ones."""
+    monkeypatch.setattr(safety, "SPOILED_SHARE", 0.5)
+    assert evaluate_safety(feeder("eulv").network, 40, 4).unsafe == 0
+    monkeypatch.setattr(safety, "_spoil", lambda measured, _random: measured)
+    assert evaluate_safety(feeder("eulv").network, 40, 4).unsafe > 10
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
     network = MADE_UP["switched"]()
     assert evaluate_safety(network, 20, 7) == evaluate_safety(network, 20, 7)
+
+
+def test_the_figures_do_not_depend_on_the_number_of_jobs() -> None:
+    network = MADE_UP["switched"]()
+    alone = evaluate_safety(network, 600, 7)
+    assert alone.states == 600
+    assert evaluate_safety(network, 600, 7, jobs=2) == alone
 
 
 def test_the_command_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
