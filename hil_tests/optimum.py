@@ -48,8 +48,9 @@ STEP_W: Final = 0.01
 """A step that promises less than this in all is the last."""
 STEPS_MAX: Final = 40
 TRUST_MIN_W: Final = 1e-3
-PENALTY: Final = 1e9
-"""[W] for one share of nominal; above every dual that occurs, so that infeasible gains are none."""
+PENALTY: Final = 2.0
+"""Times the duals' sum is what a step is charged for an excess: enough that infeasible gains are none, not so much that
+a good step fails for its curvature."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +177,8 @@ class _Window:
         self.gap_w = np.inf
         self.steps = 0
         self._duals = np.zeros(0)
+        self._charge_w = 0.0
+        """[W] for an excess of 1, the whole of a limit."""
 
     def run(self) -> None:
         """Steps until none is worth it; then feasible, and bounded."""
@@ -207,7 +210,7 @@ class _Window:
         return self._problem.excess(flows, self._at)
 
     def _merit(self, flows: _Flows) -> float:
-        return float(flows.g_w.sum()) - PENALTY * max(0.0, self._excess(flows) - FEASIBLE)
+        return float(flows.g_w.sum()) - self._charge_w * max(0.0, self._excess(flows) - FEASIBLE)
 
     def _feasible(self) -> _Flows:
         """Back towards the nominal limits, as little as possible."""
@@ -271,7 +274,13 @@ class _Window:
         if found.status != 0:
             return None
         self._duals[near] = np.maximum(0.0, -found.ineqlin.marginals) * 1e3
+        self._charge_w = max(self._charge_w, PENALTY * float(self._duals @ self._limits()))
         return np.asarray(1e3 * found.x.reshape(self.low.shape))
+
+    def _limits(self) -> Reals:
+        """What an excess of 1 is in each row [V, A]."""
+        nominal, at = self._problem.model.u_nominal_v, self._at
+        return np.concatenate([nominal, nominal, self._problem.i_max_a[at].ravel()])
 
     def _bound(self, slopes: list[Sensitivity]) -> None:
         """The proven gap of a single minute, with the duals of the linear programme at the end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from dcu.grid.network import (
@@ -36,7 +38,7 @@ def lane(rating_a: float = 60.0) -> Network:
             None,
             (rating_a,) * 4 if x == "hub" else (),
         )
-        for x, y in zip(names, names[1:], strict=False)
+        for x, y in pairwise(names)
     )
     points = tuple(
         ConnectionPoint(f"h{k + 1}", bus, (Connection(phase, Conductor.N, 400.0, 50.0),))
