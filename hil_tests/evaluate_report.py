@@ -132,8 +132,8 @@ def _scores(found: Evaluation) -> Iterator[str]:
     words = " and ".join(f"{100 * gap:.2g} %" if gap < 1 else "not proven" for gap in gaps)
     yield (
         f'<p class="note">Proven gap of the two optima to the best possible: {words} of their energy; the grid '
-        f"bound in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to hold the "
-        f"band, the free optimum would export {found.ten_minute_exported_wh / 1e3:.1f} kWh.</p>"
+        f"bound in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to "
+        f"hold the band, the free optimum would export {found.ten_minute_exported_wh / 1e3:.1f} kWh.</p>"
     )
 
 
