@@ -123,7 +123,7 @@ def test_the_command_writes_the_same_files_twice(
         "--from",
         "12:00",
         "--to",
-        "12:04",
+        "12:02",
         "--errors",
         "class1",
         "--pv-share",
