@@ -111,6 +111,7 @@ def _number(option: str, text: str) -> float:
 
 def _words(found: object, out: Path) -> str:
     from hil_tests.evaluate import Evaluation  # noqa: PLC0415
+    from hil_tests.evaluate_report import proven  # noqa: PLC0415
 
     assert isinstance(found, Evaluation)
     lines = [f"{len(found.day.plants)} plants, nominal limit {found.nominal_w:g} W"]
@@ -127,8 +128,7 @@ def _words(found: object, out: Path) -> str:
         f"{100 * found.captured_of_increase:.1f} % of its increase over static limits; {decisions}; "
         f"{line.messages} messages, {100 * line.airtime_s / found.street.seconds:.0f} % air time"
     )
-    for what, gap in (("within contracts", found.contracts.gap_share), ("free", found.optimum.gap_share)):
-        words = f"proven within {100 * gap:.2g} % of the best" if gap < 1 else "gap not proven"
-        lines.append(f"optimum, {what}: {words}")
+    for what, optimum in (("within contracts", found.contracts), ("free", found.optimum)):
+        lines.append(f"optimum, {what}: proven gap to the best possible {proven(optimum)}")
     lines.append(f"report and figures: {out}/report.html")
     return "\n".join(lines) + "\n"

@@ -77,6 +77,11 @@ def _clock(axes: Axes, minute: np.ndarray[Any, Any]) -> None:
     axes.set_xlabel("time of day (solar)", color=INK)
 
 
+def _held(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A value for each minute, and the last one again for its end."""
+    return np.append(values, values[-1])
+
+
 def _possible_w(found: Evaluation) -> np.ndarray[Any, Any]:
     own = np.maximum(0.0, found.day.own_w())
     return np.asarray(np.maximum(0.0, found.day.pv_w - own).sum(axis=1))
@@ -85,14 +90,16 @@ def _possible_w(found: Evaluation) -> np.ndarray[Any, Any]:
 def _power(found: Evaluation) -> tuple[Figure, str]:
     figure, (axes,) = _figure(4.6, "Exported power of all customers with a plant")
     minute = found.day.minute
+    ends = np.append(minute, minute[-1] + 1)
     possible = _possible_w(found) / 1e3
-    axes.fill_between(minute, possible, color=GREY, alpha=0.18, linewidth=0)
-    axes.plot(minute, possible, color=GREY, linewidth=1.0, label="possible without a grid")
+    axes.fill_between(ends, _held(possible), color=GREY, alpha=0.18, linewidth=0, step="post")
+    axes.step(ends, _held(possible), where="post", color=GREY, linewidth=1.0, label="possible without a grid")
     for name, exported in found.exported_w.items():
         width = 1.8 if name == "headroom" else 1.2
-        axes.plot(
-            minute,
-            exported.sum(axis=1) / 1e3,
+        axes.step(
+            ends,
+            _held(exported.sum(axis=1) / 1e3),
+            where="post",
             color=COLOURS[name],
             linewidth=width,
             linestyle=LINES[name],
@@ -110,11 +117,12 @@ def _power(found: Evaluation) -> tuple[Figure, str]:
 def _voltages(found: Evaluation) -> tuple[Figure, str]:
     figure, (axes,) = _figure(4.6, "Highest and lowest voltage of all customers, 1-minute means")
     minute = found.day.minute
+    ends = np.append(minute, minute[-1] + 1)
     for name, u in found.u_v.items():
         width = 1.4 if name == "headroom" else 1.0
         style: dict[str, Any] = {"color": COLOURS[name], "linewidth": width, "linestyle": LINES[name]}
-        axes.plot(minute, u.max(axis=1), label=NAMES[name], **style)
-        axes.plot(minute, u.min(axis=1), alpha=0.45, **style)
+        axes.step(ends, _held(u.max(axis=1)), where="post", label=NAMES[name], **style)
+        axes.step(ends, _held(u.min(axis=1)), where="post", alpha=0.45, **style)
     high = float(found.limits.u_high_v.max())
     nominal = high / (1 + found.question.band_pct / 100)
     lines = [(high, f"band of decisions {high:.1f} V"), (nominal * (1 + EN_50160_PCT / 100), "EN 50160, ten minutes")]
@@ -141,7 +149,9 @@ def _voltages(found: Evaluation) -> tuple[Figure, str]:
 
 def _duration(found: Evaluation) -> tuple[Figure, str]:
     figure, (left, right) = _figure(4.4, "Duration curves: how long was more than this?", columns=2)
-    hours = (np.arange(len(found.day.minute)) + 1) / 60
+    minutes = len(found.day.minute)
+    unit, per = ("hours", 60) if minutes >= 120 else ("minutes", 1)
+    hours = (np.arange(minutes) + 1) / per
     left.plot(hours, np.sort(_possible_w(found))[::-1] / 1e3, color=GREY, linewidth=1.0, label="possible")
     for name in found.scores:
         style: dict[str, Any] = {
@@ -158,7 +168,7 @@ def _duration(found: Evaluation) -> tuple[Figure, str]:
     left.set_ylim(0, 1.4 * _possible_w(found).max() / 1e3)
     for axes in (left, right):
         axes.set_xlim(0, hours[-1])
-        axes.set_xlabel("hours", color=INK)
+        axes.set_xlabel(unit, color=INK)
     _legend(left, loc="upper right")
     return (
         figure,

@@ -12,18 +12,22 @@ from matplotlib.figure import Figure
 
 from hil_tests.evaluate import Evaluation
 from hil_tests.evaluate_figures import COLOURS, NAMES
+from hil_tests.optimum import Optimum
 from hil_tests.report import GREEN, GREY, GRID, INK, PAPER, RED
 
 STYLE: Final = f"""
 :root{{color-scheme:dark}}
 body{{background:{PAPER};color:{INK};font:16px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1rem}}
 h1{{font-size:1.5rem;line-height:1.2}} h2{{font-size:1.15rem;margin-top:2rem}}
-img{{width:100%;height:auto;border-radius:6px}} figure{{margin:1rem 0}} figcaption{{color:{GREY};font-size:.9rem}}
+img{{width:100%;min-width:40rem;height:auto;border-radius:6px}}
+figure{{margin:1rem 0}} figcaption{{color:{GREY};font-size:.9rem}}
 .wide{{overflow-x:auto}} table{{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}}
 th,td{{padding:.35rem .6rem;border-bottom:1px solid {GRID};text-align:right;vertical-align:top}}
-th:first-child,td:first-child{{text-align:left}} th{{font-weight:600}}
+th:first-child,td:first-child{{text-align:left}} th{{font-weight:600}} td:first-child{{min-width:9rem}}
+td{{white-space:nowrap}} td:first-child{{white-space:normal}} small{{display:block;line-height:1.3}}
+@media (max-width:40rem){{body{{font-size:15px}} th,td{{padding:.3rem .4rem}} .tile b{{font-size:1.35rem}}}}
 .tiles{{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}}
-.tile{{flex:1 1 11rem;border:1px solid {GRID};border-radius:8px;padding:.7rem .9rem}}
+.tile{{flex:1 1 9rem;border:1px solid {GRID};border-radius:8px;padding:.7rem .9rem}}
 .tile b{{display:block;font-size:1.6rem;line-height:1.2}} .tile span{{color:{GREY};font-size:.9rem}}
 .good{{color:{GREEN}}} .bad{{color:{RED}}} small,.note{{color:{GREY}}}
 """
@@ -126,10 +130,9 @@ def _scores(found: Evaluation) -> Iterator[str]:
     ]
     for k, (what, unit) in enumerate(ROWS):
         cells = "".join(f"<td>{escape(column[k])}</td>" for column in columns)
-        yield f"<tr><td>{escape(what)}<br><small>{escape(unit)}</small></td>{cells}</tr>"
+        yield f"<tr><td>{escape(what)}<small>{escape(unit)}</small></td>{cells}</tr>"
     yield "</tbody></table></div>"
-    gaps = [max(x.gap_share, 0.0) for x in (found.contracts, found.optimum)]
-    words = " and ".join(f"{100 * gap:.2g} %" if gap < 1 else "not proven" for gap in gaps)
+    words = " and ".join(proven(optimum) for optimum in (found.contracts, found.optimum))
     yield (
         f'<p class="note">Proven gap of the two optima to the best possible: {words} of their energy; the grid '
         f"bound in {found.optimum.bound_minutes} of {len(found.day.minute)} minutes. If only ten-minute means had to "
@@ -137,12 +140,21 @@ def _scores(found: Evaluation) -> Iterator[str]:
     )
 
 
+def proven(optimum: Optimum) -> str:
+    """The gap of an optimum in words."""
+    gap = optimum.gap_share
+    if not gap < 1:
+        return "not proven"
+    return "less than 0.001 %" if gap < 1e-5 else f"{100 * gap:.2g} %"
+
+
 def _figure(figure: Figure, text: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, facecolor=PAPER, metadata={"Software": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     caption = f"<figcaption>{escape(text)}</figcaption>"
-    return f'<figure><img alt="{escape(text, quote=True)}" src="data:image/png;base64,{data}">{caption}</figure>'
+    image = f'<img alt="{escape(text, quote=True)}" src="data:image/png;base64,{data}">'
+    return f'<figure><div class="wide">{image}</div>{caption}</figure>'
 
 
 def _messages(found: Evaluation) -> Iterator[str]:
