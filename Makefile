@@ -29,7 +29,7 @@ watch: $(STAMP)  ## See the street live in the terminal
 
 test: $(STAMP)  ## Unit, pair and street tests
 	$(BIN)/python -m pytest -q -m street
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not street"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not street"
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .

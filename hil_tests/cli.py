@@ -101,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     kills.add_argument("--seed", type=int, default=1)
     kills.add_argument("--json", action="store_true")
     kills.set_defaults(command=_kill_sweep)
+    fall = commands.add_parser("dead-man", help="how long a relay stays raised when its meter or its dead man fails")
+    fall.add_argument("--runs", type=_positive, default=10, help="how many of each kind (default 10)")
+    fall.add_argument("--seed", type=int, default=1)
+    fall.add_argument("--json", action="store_true")
+    fall.set_defaults(command=_dead_man)
     safety = commands.add_parser("safety", help="random states: are grants safe, and do they use what is there?")
     safety.add_argument("--feeder", type=Path, required=True, help="a network file (headroom-grid import makes one)")
     safety.add_argument("--states", type=_positive, default=1000, help="how many random states (default 1000)")
@@ -111,6 +116,21 @@ def _parser() -> argparse.ArgumentParser:
     safety.set_defaults(command=_safety)
     evaluate_command.add_parser(commands)
     return parser
+
+
+def _dead_man(options: argparse.Namespace) -> int:
+    from hil_tests.dead_man import measure  # noqa: PLC0415 starts processes, only here
+
+    result = measure(options.runs, options.seed)
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        for kind, row in result["kinds"].items():
+            print(f"{kind:28} {row['runs']} runs, median {row['median_s']:.2f} s, largest {row['max_s']:.2f} s")
+        print(
+            f"memory by share: meter {result['meter_pss_kib']} KiB, dead man {result['dead_man_pss_kib']} KiB (bench)"
+        )
+    return EXIT_OK if result["within"] else EXIT_FAILED
 
 
 def _safety(options: argparse.Namespace) -> int:

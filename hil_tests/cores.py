@@ -33,6 +33,7 @@ from hil_tests.queue_line import LineCounters, LineSettings, QueueLine
 from hil_tests.safety import EXACT, Errors
 from hil_tests.street_flow import StreetFlow
 from meter import core as metering
+from meter.config import overvoltage_v_max
 from shared.cosem import Pushed, Written, decode_apdu, encode_down, encode_up, encode_write_answer
 from shared.ids import BusId, Epoch, Eui48, MeterId
 from shared.messages import RelayState, Release, Report, Request, Upward
@@ -229,7 +230,7 @@ class Street:
             phases=self._flow.phases[k],
             nominal_limit_w=self._settings.nominal_w,
             contract_limit_w=self._contract_w(name),
-            overvoltage_v=1.1 * self._settings.nominal_voltage_v,
+            overvoltage_v=overvoltage_v_max(self._settings.nominal_voltage_v),
             report_interval_s=self._settings.report_s,
         )
         return metering.MeterCore(settings, draw)

@@ -27,7 +27,7 @@ from hil_tests.virtual.gpio import SOCKET_VARIABLE, RelayBoard, Wiring
 from hil_tests.virtual.line import LineSettings
 from hil_tests.virtual.pty import ModemPty
 from hil_tests.world import DCU, READ_BACK_PIN, RELAY_PIN, SUBSTATION, World, dcu_config, meter_config
-from meter.relay import FACTORY_VARIABLE
+from meter.deadman import FACTORY_VARIABLE
 from shared.clock import LoopClock
 from shared.errors import DeviceError
 
@@ -154,6 +154,10 @@ class WallStreet:
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
+
+    def pid(self, who: str) -> int:
+        """The process of a daemon, for tests that hurt it."""
+        return self._processes[who].pid
 
     def set_line(self, alive: bool) -> None:
         self._world.line.dead = not alive

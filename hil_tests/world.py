@@ -34,6 +34,9 @@ SENTINEL_BYTES: Final = 3
 CONTROL_REPEAT_S: Final = 2.0
 """[s] PRIME control packets are repeated sooner than the field's 15 s, so that a play stays short."""
 
+RETURN_SPREAD_S: Final = 0.5
+"""[s] Two meters do not crowd the line; the field's window is half a minute."""
+
 READING_AGE_S_MAX: Final = 9.0
 """[s] Four report intervals and a poll."""
 
@@ -146,5 +149,6 @@ def meter_config(
         "em330": {"url": em330_url},
         "relay": {"pin": RELAY_PIN, "read_back_pin": READ_BACK_PIN},
         "plc": {"url": plc_url, "framing": FRAMING.value, "control_repeat_s": CONTROL_REPEAT_S},
+        "request": {"return_spread_s": RETURN_SPREAD_S},
         "home": {"port": home[0], "token_file": home[1]},
     }

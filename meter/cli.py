@@ -79,8 +79,8 @@ def _commission(options: argparse.Namespace) -> int:
 async def _look(config: MeterConfig, *, click: bool) -> list[Finding]:
     """Everything that can be seen of the devices; refuses while the daemon has them."""
     from meter.commission import click_relay, inspect_em330  # noqa: PLC0415  # only commissioning needs it
+    from meter.guard import GuardedRelay  # noqa: PLC0415
     from meter.real import held  # noqa: PLC0415  # GPIO and lock; not needed for --help
-    from meter.relay import GpioRelay  # noqa: PLC0415
     from shared.clock import LoopClock  # noqa: PLC0415
     from shared.modbus import ModbusAddress, PymodbusPort  # noqa: PLC0415
 
@@ -88,7 +88,7 @@ async def _look(config: MeterConfig, *, click: bool) -> list[Finding]:
         registers = PymodbusPort(ModbusAddress.parse(config.em330.url))
         findings = await inspect_em330(config, registers, LoopClock())
         if click:
-            relay = GpioRelay(config.relay_settings)
+            relay = GuardedRelay(config.relay_settings)
             try:
                 findings += await click_relay(relay)
             finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from meter.core import MeterSettings
-from meter.dialogue import DialogueSettings
+from meter.dialogue import RETURN_SPREAD_S_MAX, DialogueSettings
 from meter.home import TOKEN_CHARACTERS_MIN, HomeSettings, is_loopback
 from meter.relay import Level, RelaySettings
 from prime_plc.config import Plc
@@ -31,8 +32,14 @@ Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
 PhaseName = Literal["L1", "L2", "L3"]
 LevelName = Literal["low", "high"]
-OVERVOLTAGE_MAX: float = 1.2
-"""[nominal] Nobody may configure the local over-voltage rule away."""
+OVERVOLTAGE_MAX: float = 252.0 / 230.0
+"""[nominal] Threshold of the local over-voltage rule: 252 V where 230 V are nominal (invariant I15). A site may be
+stricter; nobody may configure the rule away."""
+
+
+def overvoltage_v_max(nominal_voltage_v: float) -> float:
+    """The threshold [V] in the analyzer's resolution, downwards, so that a reading of exactly so much counts."""
+    return math.floor(10.0 * OVERVOLTAGE_MAX * nominal_voltage_v + 1e-6) / 10.0
 
 
 def _wire_resolution(watts: float) -> float:
@@ -53,8 +60,9 @@ class Meter(Section):
     """Who this meter is and what its customer's contract says.
 
     ``raised_limit_w`` is what the inverter may export at its raised set-point, unset the limit of the contract: a grant
-    of less does not move the relay. ``overvoltage_v`` is the local ten-second rule; unset it is 110 % of the nominal
-    voltage (for 230 V: 253 V).
+    of less does not move the relay. ``installation_limit_w`` is what fuse, cable or inverter stand; it only lowers.
+    ``overvoltage_v`` is the local ten-second rule; unset it is 252/230 of the nominal voltage (for 230 V: 252 V), and
+    set it may only be less.
     """
 
     id: Word
@@ -63,6 +71,7 @@ class Meter(Section):
     nominal_limit_w: Watts
     contract_limit_w: Watts
     raised_limit_w: Watts | None = None
+    installation_limit_w: Watts | None = None
     lease_s_max: Annotated[float, Field(gt=0.0, le=LEASE_S_MAX)] = LEASE_S_MAX
     nominal_voltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] = 230.0
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
@@ -91,7 +100,7 @@ class Meter(Section):
 
     @model_validator(mode="after")
     def _overvoltage_in_reach(self) -> Meter:
-        low_v, high_v = self.nominal_voltage_v, OVERVOLTAGE_MAX * self.nominal_voltage_v
+        low_v, high_v = self.nominal_voltage_v, overvoltage_v_max(self.nominal_voltage_v)
         if self.overvoltage_v is not None and not low_v < self.overvoltage_v <= high_v:
             raise ValueError(f"overvoltage_v above {low_v:g} and at most {high_v:g} (seen {self.overvoltage_v:g})")
         return self
@@ -123,12 +132,17 @@ class Relay(Section):
 
 
 class Request(Section):
-    """How insistently a household's request is put to the substation."""
+    """How insistently a household's request is put to the substation.
+
+    ``return_spread_s``: after an outage a standing wish is asked again at a random moment within so long, so that a
+    street that comes back does not ask in one second.
+    """
 
     repeat_s: Annotated[float, Field(ge=1.0, le=60.0)] = 5.0
     repeat_s_max: Annotated[float, Field(ge=1.0, le=600.0)] = 60.0
     attempts_max: Annotated[int, Field(ge=1, le=100)] = 8
     cool_down_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
+    return_spread_s: Annotated[float, Field(ge=0.0, le=RETURN_SPREAD_S_MAX)] = 30.0
 
     @model_validator(mode="after")
     def _repeats_in_order(self) -> Request:
@@ -169,7 +183,9 @@ class MeterConfig(Section):
     def meter_settings(self) -> MeterSettings:
         """For the core."""
         meter = self.meter
-        overvoltage_v = 1.1 * meter.nominal_voltage_v if meter.overvoltage_v is None else meter.overvoltage_v
+        overvoltage_v = overvoltage_v_max(meter.nominal_voltage_v)
+        if meter.overvoltage_v is not None:
+            overvoltage_v = meter.overvoltage_v
         return MeterSettings(
             MeterId(meter.id),
             self.phases,
@@ -180,6 +196,7 @@ class MeterConfig(Section):
             meter.raised_limit_w,
             meter.lease_s_max,
             DialogueSettings(**self.request.model_dump()),
+            meter.installation_limit_w,
         )
 
     @property

@@ -1,8 +1,9 @@
 """The meter's core: readings, messages and wishes in; relay commands, records and reports out. Pure.
 
-It puts the parts together: limiter (may we export more, until when), dialogue (what the household wishes), outbox
-(what the DCU does not have yet) and local rules (what sends us back to nominal without any DCU). Outputs stand in the
-order in which they must be performed: the relay first, then the record, then the message about it.
+It puts the parts together: limiter (may we export more, until when), limits (what lowers that), dialogue (what the
+household wishes), outbox (what the DCU does not have yet) and local rules (what sends us back to nominal without any
+DCU). Outputs stand in the order in which they must be performed: the relay first, then the record, then the message
+about it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from meter.dialogue import Dialogue, DialogueSettings, Happening
-from meter.limiter import Answer, ExportLimiter
+from meter.limiter import EPOCH_NONE, Answer, ExportLimiter, Lowering
+from meter.limits import Ceilings, Limit, Limiter, strictest
 from meter.outbox import Outbox
 from meter.rules import FallBack, LocalRules
 from shared.em330 import Invalid
@@ -55,6 +57,7 @@ class MeterSettings:
             None for the limit of the contract.
         lease_s_max: longest lease accepted, `LEASE_S_MAX` at most.
         dialogue: how insistently to ask.
+        installation_limit_w: what the installation stands, below the contract or below nominal; None for no such limit.
     """
 
     id: MeterId
@@ -66,6 +69,7 @@ class MeterSettings:
     raised_limit_w: float | None = None
     lease_s_max: float = LEASE_S_MAX
     dialogue: DialogueSettings = DialogueSettings()
+    installation_limit_w: float | None = None
 
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -107,6 +111,13 @@ class HouseholdReleased:
 
 
 @dataclass(frozen=True, slots=True)
+class HouseholdCapped:
+    """The household limits itself to so much [W], or, with None, no longer."""
+
+    limit_w: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RelayObserved:
     """What the read-back says now."""
 
@@ -120,7 +131,10 @@ class StoreFailed:
     reason: str
 
 
-Input = ReadingTaken | LinkChanged | MessageArrived | HouseholdAsked | HouseholdReleased | RelayObserved | StoreFailed
+Household = HouseholdAsked | HouseholdReleased | HouseholdCapped
+"""What comes through the household's door."""
+
+Input = ReadingTaken | LinkChanged | MessageArrived | Household | RelayObserved | StoreFailed
 
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
@@ -188,6 +202,8 @@ class MeterCore:
         self.rules = LocalRules(settings.phases, settings.overvoltage_v)
         self.linked = False
         self.denied: Denial | None = None
+        self.revoked: Revoke | None = None
+        self.household_limit_w: float | None = None
         self.fell_back = ""
         self.ignored = 0
         self._raised_limit_w = settings.contract_limit_w if settings.raised_limit_w is None else settings.raised_limit_w
@@ -196,6 +212,18 @@ class MeterCore:
         self._report_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
+
+    def limits(self, now: float) -> list[Limit]:
+        """Every limit in force, the base first."""
+        settings = self.settings
+        over_w = self.limiter.nominal_limit_w if self.rules.overvoltage(now) else None
+        ceilings = Ceilings(settings.contract_limit_w, settings.installation_limit_w, self.household_limit_w, over_w)
+        return [self.limiter.base, *ceilings.limits()]
+
+    def limit(self, now: float) -> Limit:
+        """The export limit in force and who sets it."""
+        base, *others = self.limits(now)
+        return strictest(base, others)
 
     @property
     def wake_at(self) -> float | None:
@@ -220,6 +248,8 @@ class MeterCore:
                 outputs += self._asked(item, now)
             case HouseholdReleased():
                 outputs += self._release(now)
+            case HouseholdCapped():
+                outputs += self._capped(item.limit_w, now)
             case StoreFailed():
                 if Alarm.STORAGE_FAILED not in self.rules.alarms:
                     outputs += self._fall_back(FallBack(item.reason, Alarm.STORAGE_FAILED), now)
@@ -245,10 +275,10 @@ class MeterCore:
             return []
         self.dialogue.happens(Happening.ENDED, now)
         self._report_soon(now)
-        return [Event("lease ended", fields={"limit_w": self.limiter.limit_w})]
+        return [Event("lease ended", fields={"limit_w": self.limit(now).limit_w})]
 
     def _move_relay(self, now: float) -> list[Output]:
-        enough = self.limiter.raised and self.limiter.limit_w >= self._raised_limit_w
+        enough = self.limiter.raised and self.limit(now).limit_w >= self._raised_limit_w
         wanted = RelayState.RAISED if enough else RelayState.NOMINAL
         if wanted is self.rules.commanded:
             return []
@@ -259,11 +289,12 @@ class MeterCore:
 
     def _take(self, item: ReadingTaken, now: float) -> list[Output]:
         before = self.rules.alarms
-        broken = self.rules.take(item.result, item.taken_s, self.limiter.limit_w, now)
+        broken = self.rules.take(item.result, item.taken_s, self.limit(now).limit_w, now)
         outputs: list[Output] = []
         if self.rules.alarms != before:
-            if isinstance(item.result, Invalid):
-                outputs.append(Event("no reading", logging.WARNING, {"why": str(item.result)}))
+            if self.rules.reading is None:
+                why = str(item.result) if isinstance(item.result, Invalid) else "a connected phase without a number"
+                outputs.append(Event("no reading", logging.WARNING, {"why": why}))
             else:
                 outputs.append(Event("reading again"))
         if broken is not None:
@@ -306,19 +337,23 @@ class MeterCore:
 
     def _adopt(self, epoch: Epoch, now: float) -> list[Output]:
         """A DCU that started again: its predecessor's grant is void, a wish is asked anew."""
+        first = self.limiter.epoch == EPOCH_NONE
         if not self.limiter.adopt(epoch):
             return []
         self.dialogue.happens(Happening.ENDED, now)
-        self.dialogue.happens(Happening.LISTENED, now)
+        self.dialogue.happens(Happening.GREETED if first else Happening.LISTENED, now)
         self._report_soon(now)
         return [Event("epoch adopted", fields={"epoch": epoch})]
 
     def _granted(self, grant: Grant, now: float) -> list[Output]:
         renewal = self.limiter.request_id == grant.request_id
+        before_w = self.limiter.limit_w
         answer, why = self._judge(grant, now)
         if answer is not Answer.APPLIED:
             return [Event("grant refused", logging.WARNING, {"decision": str(grant.decision), "why": why})]
-        self.dialogue.happens(Happening.GRANTED, now)
+        # A renewal that gives no more is no news: what was last denied or taken back stays to be told.
+        if grant.request_id == self.dialogue.request_id and not (renewal and grant.limit_w <= before_w):
+            self.dialogue.happens(Happening.GRANTED, now)
         self._report_soon(now)
         if renewal:
             return []
@@ -327,7 +362,8 @@ class MeterCore:
         return [Event("granted", fields=fields)]
 
     def _judge(self, grant: Grant, now: float) -> tuple[Answer, str]:
-        if not (self.dialogue.wished and grant.request_id == self.dialogue.request_id):
+        """Besides the open question a household wishes the grant that lives while it asks for another limit."""
+        if not self.dialogue.wishes(grant.request_id):
             return Answer.NOT_WISHED, Answer.NOT_WISHED.value
         objection = self.rules.objection(now)
         if objection is not None:
@@ -343,10 +379,17 @@ class MeterCore:
         return [Event("denied", fields=why)]
 
     def _revoked(self, revoke: Revoke, now: float) -> list[Output]:
-        self.limiter.revoke(revoke)
-        self.dialogue.happens(Happening.REVOKED, now)
+        lowering = self.limiter.revoke(revoke)
+        partial = lowering is Lowering.PARTIAL
+        self.revoked = revoke
+        self.dialogue.happens(Happening.LOWERED if partial else Happening.REVOKED, now)
         self._report_soon(now)
-        return [Event("revoked", fields={"reason": revoke.reason.name, "binding": revoke.binding})]
+        fields: dict[str, object] = {"reason": revoke.reason.name, "binding": revoke.binding}
+        return [
+            Event("lowered", fields=fields | {"limit_w": revoke.limit_w})
+            if partial
+            else Event("revoked", fields=fields)
+        ]
 
     def _greeted(self, greeting: NominalLimit, now: float) -> list[Output]:
         """A DCU names our nominal limit; lowering is always obeyed, raising only up to the configuration."""
@@ -369,9 +412,11 @@ class MeterCore:
 
     def objection(self, item: HouseholdAsked, now: float) -> Fault | None:
         """Why a wish cannot even be asked, or None."""
-        low_w, high_w = self.limiter.nominal_limit_w, self.settings.contract_limit_w
-        if not (math.isfinite(item.limit_w) and low_w < item.limit_w <= high_w):
-            return Fault("limit_w", f"{item.limit_w:g}", f"more than {low_w:g} and at most {high_w:g} W")
+        low_w = self.limiter.nominal_limit_w
+        ceiling = strictest(Limit(Limiter.CONTRACT, self.settings.contract_limit_w), self._lasting())
+        if not (math.isfinite(item.limit_w) and low_w < item.limit_w <= ceiling.limit_w):
+            whose = f"at most {ceiling.limit_w:g} W ({ceiling.by.value})"
+            return Fault("limit_w", f"{item.limit_w:g}", f"more than {low_w:g} and {whose}")
         if not (math.isfinite(item.minimum_limit_w) and 0 <= item.minimum_limit_w <= item.limit_w):
             return Fault("minimum_limit_w", f"{item.minimum_limit_w:g}", f"0 to {item.limit_w:g} W")
         local = self.rules.objection(now)
@@ -386,6 +431,20 @@ class MeterCore:
         if not self.dialogue.wish(item.limit_w, item.minimum_limit_w, now):
             return []
         return [Event("household asks", fields={"limit_w": item.limit_w, "minimum_limit_w": item.minimum_limit_w})]
+
+    def _lasting(self) -> list[Limit]:
+        """Ceilings that do not go away by themselves; asking for more than these is in vain."""
+        settings = self.settings
+        return Ceilings(settings.contract_limit_w, settings.installation_limit_w, self.household_limit_w).limits()
+
+    def _capped(self, limit_w: float | None, now: float) -> list[Output]:
+        if limit_w is not None and not (math.isfinite(limit_w) and limit_w >= 0):
+            return [Event("household refused", logging.WARNING, {"why": f"a cap of {limit_w:g} W"})]
+        if limit_w == self.household_limit_w:
+            return []
+        self.household_limit_w = limit_w
+        self._report_soon(now)
+        return [Event("household caps", fields={"limit_w": limit_w})]
 
     def _release(self, now: float) -> list[Output]:
         wished = self.dialogue.wished
@@ -422,7 +481,7 @@ class MeterCore:
             epoch=self.limiter.epoch,
             reading=self.rules.reading,
             reading_age_s=self.rules.reading_age_s(now),
-            limit_w=self.limiter.limit_w,
+            limit_w=self.limit(now).limit_w,
             source=self.limiter.source,
             relay=self.rules.relay,
             lease_left_s=self.limiter.lease_left_s(now),

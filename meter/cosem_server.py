@@ -200,12 +200,13 @@ class CosemServer:
             dlms_data.OctetStringData(starts),
             _u32(round(limiter.lease_left_s(now))),
         )
+        in_force_w = self._core.limit(now).limit_w
         action = _structure(dlms_data.OctetStringData(_logical_name(OBIS_SCRIPTS)), _u16(0))
         return {
             2: _structure(*monitored, dlms_data.IntegerData(2)),
-            3: _watts(limiter.limit_w),
+            3: _watts(in_force_w),
             4: _watts(limiter.nominal_limit_w),
-            5: _watts(limiter.limit_w),
+            5: _watts(in_force_w),
             6: _u32(0),
             7: _u32(0),
             8: _structure(*profile),

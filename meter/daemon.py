@@ -13,7 +13,9 @@ from meter.config import MeterConfig
 from meter.core import (
     Event,
     Forget,
+    Household,
     HouseholdAsked,
+    HouseholdCapped,
     HouseholdReleased,
     Input,
     LinkChanged,
@@ -59,9 +61,10 @@ TICK_S: Final = 0.5
 """[s] The control tick: the relay's contact is looked at, and the core is asked for a sign of life, this often."""
 
 CONTROL_S_MAX: Final = 2.0
-"""[s] Without a turn of the core for so long the control tick takes the relay back itself (reliability rule 9)."""
+"""[s] Without a turn of the core for so long the daemon ends. The coil has fallen before that: every control tick tells
+the relay when the core took its last turn (`RelayPort.beat`, reliability rule 9)."""
 
-ACTUATION_S: Final = 0.03
+ACTUATION_S: Final = 0.04
 """[s] After a command the contact is looked at again, before the report about it leaves."""
 
 INBOX_MAX: Final = 256
@@ -199,8 +202,8 @@ class MeterDaemon:
 
     # ---- the household -----------------------------------------------------------------------------------------------
 
-    def put(self, item: HouseholdAsked | HouseholdReleased) -> bool:
-        """The household asks or releases; False if the meter does not keep up."""
+    def put(self, item: Household) -> bool:
+        """What the household says; False if the meter does not keep up."""
         return self._put(item)
 
     def ask(self, wish: HouseholdAsked) -> Fault | None:
@@ -210,6 +213,10 @@ class MeterDaemon:
     def release(self) -> Fault | None:
         """Give back; why that could not be taken, or None."""
         return self._taken(HouseholdReleased())
+
+    def cap(self, cap: HouseholdCapped) -> Fault | None:
+        """Limit oneself, or no longer; why that could not be taken, or None."""
+        return self._taken(cap)
 
     def status(self) -> dict[str, Any]:
         """Who limits me now, and why."""
@@ -224,7 +231,7 @@ class MeterDaemon:
             }
         }
 
-    def _taken(self, item: HouseholdAsked | HouseholdReleased) -> Fault | None:
+    def _taken(self, item: Household) -> Fault | None:
         return None if self._put(item) else Fault("meter", "too many requests", "one after the other")
 
     # ---- workers -----------------------------------------------------------------------------------------------------
@@ -237,10 +244,11 @@ class MeterDaemon:
         await drive(self._core, self._inbox, self._perform, self._ports.clock, turned)
 
     async def _control(self, progress: Progress) -> None:
-        """The control tick: read the contact back, and see that the core is alive; without it the relay goes home."""
+        """The control tick: read the contact back, and let the relay know when the core took its last turn."""
         clock = self._ports.clock
         while True:
             self._look()
+            self._ports.relay.beat(self._turn_s)
             silent_s = clock.monotonic() - self._turn_s
             if silent_s > CONTROL_S_MAX:
                 self._ports.relay.to_nominal()

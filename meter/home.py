@@ -2,8 +2,8 @@
 
 HTTP rather than MQTT because it needs no broker on the meter, is understood by every energy manager, and answers a
 question with an answer. ``GET /v1/status`` says who limits the export now and why; ``POST /v1/request`` asks for more;
-``POST /v1/release`` gives it back. The protocol is parsed by h11; sizes, times and connections are capped here. One
-connection carries one request.
+``POST /v1/release`` gives it back; ``PUT /v1/cap`` lowers the limit below what others allow. The protocol is parsed by
+h11; sizes, times and connections are capped here. One connection carries one request.
 
 Errors are JSON, ``{"error": {"where", "seen", "expected"}}``: 400 content, 401 token, 404 path, 405 method, 409 the
 meter objects, 413 body, 431 header, 503 too many.
@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 import h11
 
-from meter.core import HouseholdAsked
+from meter.core import HouseholdAsked, HouseholdCapped
 from shared.daemon import Progress
 from shared.errors import DeviceError, Fault
 
@@ -52,6 +52,9 @@ class Household(Protocol):
 
     def release(self) -> Fault | None:
         """Give back; why that could not be taken, or None."""
+
+    def cap(self, cap: HouseholdCapped) -> Fault | None:
+        """Limit oneself, or no longer; why that could not be taken, or None."""
 
     def status(self) -> JsonObject:
         """Who limits me now, and why."""
@@ -133,6 +136,7 @@ class Home:
             b"/v1/status": (b"GET", self._status),
             b"/v1/request": (b"POST", self._ask),
             b"/v1/release": (b"POST", self._release),
+            b"/v1/cap": (b"PUT", self._cap),
         }
 
     async def close(self) -> None:
@@ -227,10 +231,16 @@ class Home:
         return self._household.status()
 
     def _ask(self, body: bytes) -> JsonObject:
-        wish = _parse(body)
+        wish = _parse(body, {"limit_w", "minimum_limit_w"}, '{"limit_w": 2400}')
         limit_w = _watts(wish, "limit_w", None)
         minimum_w = _watts(wish, "minimum_limit_w", limit_w)
         return _taken(self._household.ask(HouseholdAsked(limit_w, minimum_w)))
+
+    def _cap(self, body: bytes) -> JsonObject:
+        cap = _parse(body, {"limit_w"}, '{"limit_w": 800} or {"limit_w": null}')
+        if "limit_w" in cap and cap["limit_w"] is None:
+            return _taken(self._household.cap(HouseholdCapped(None)))
+        return _taken(self._household.cap(HouseholdCapped(_watts(cap, "limit_w", None))))
 
     def _release(self, _body: bytes) -> JsonObject:
         return _taken(self._household.release())
@@ -254,14 +264,14 @@ def _taken(objection: Fault | None) -> JsonObject:
     return {"taken": True}
 
 
-def _parse(body: bytes) -> JsonObject:
-    """The wish in a body: one object with one or two known keys, each once."""
+def _parse(body: bytes, keys: set[str], example: str) -> JsonObject:
+    """What stands in a body: one object with known keys, each once."""
     try:
         wish = json.loads(body, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
-        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "no valid JSON", 'such as {"limit_w": 2400}') from error
-    if not isinstance(wish, dict) or not set(wish) <= {"limit_w", "minimum_limit_w"}:
-        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "other content", "an object with limit_w and minimum_limit_w")
+        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "no valid JSON", f"such as {example}") from error
+    if not isinstance(wish, dict) or not set(wish) <= keys:
+        raise _refuse(HTTPStatus.BAD_REQUEST, "body", "other content", f"an object with {' and '.join(sorted(keys))}")
     return wish
 
 

@@ -2,8 +2,8 @@
 
 A grant raises only if it answers a nonce this meter drew in this boot at most 60 s ago and has not used, comes from
 the DCU epoch it obeys with a decision number that rises, stays within the contract, and lasts 60 s at most. Its end
-counts from the instant the nonce was drawn. Everything else is the nominal limit: at boot, when the lease ends, on
-revoke, release, a newer epoch, or any fault of our own.
+counts from the instant the nonce was drawn. A revoke may leave a part of it. Everything else is the nominal limit: at
+boot, when the lease ends, on a revoke that leaves nothing, release, a newer epoch, or any fault of our own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from meter.limits import Limit, Limiter
 from shared.ids import Epoch, Nonce, RequestId
 from shared.messages import LEASE_S_MAX, NONCE_AGE_S_MAX, DecisionId, Grant, LimitSource, Revoke
 
@@ -37,6 +38,14 @@ class Answer(Enum):
     ABOVE_CONTRACT = "limit outside 0 to the contract"
     NOT_WISHED = "nobody here wishes it"
     FAULT = "refused because of an alarm here"
+
+
+class Lowering(Enum):
+    """What a revoke came to."""
+
+    REFUSED = "of a lower epoch"
+    PARTIAL = "something is left"
+    WHOLE = "nothing is left"
 
 
 @dataclass(slots=True)
@@ -81,8 +90,13 @@ class ExportLimiter:
 
     @property
     def limit_w(self) -> float:
-        """Export limit in force [W]."""
+        """Export limit by lease [W]; others may lower it (`meter.limits`)."""
         return self.nominal_limit_w if self._live is None else max(self.nominal_limit_w, self._live.limit_w)
+
+    @property
+    def base(self) -> Limit:
+        """The limit before anything lowers it, and whether it is a grant's."""
+        return Limit(Limiter.GRANT if self.raised else Limiter.NOMINAL, self.limit_w)
 
     @property
     def raised(self) -> bool:
@@ -150,16 +164,24 @@ class ExportLimiter:
             return Answer.LEASE_OVER
         return Answer.APPLIED
 
-    def revoke(self, revoke: Revoke) -> bool:
-        """Back to nominal, whatever number the revoke has (lowering may come late, or twice); False if it is of a
-        lower epoch."""
+    def revoke(self, revoke: Revoke) -> Lowering:
+        """Less at once, whatever number the revoke has: lowering may come late, or twice, and never raises.
+
+        What it leaves above nominal stays until the end of the lease; nothing above nominal is the end of the grant.
+        """
         if revoke.decision.epoch < self.epoch:
-            return False
+            return Lowering.REFUSED
         self.adopt(revoke.decision.epoch)
-        self._end(LimitSource.REVOKED)
+        partial = revoke.limit_w > self.nominal_limit_w
+        if partial:
+            self._nonces.clear()
+            if self._live is not None:
+                self._live.limit_w = min(self._live.limit_w, revoke.limit_w)
+        else:
+            self._end(LimitSource.REVOKED)
         if self.applied is None or revoke.decision.seq > self.applied.seq:
             self.applied = revoke.decision
-        return True
+        return Lowering.PARTIAL if partial else Lowering.WHOLE
 
     def adopt(self, epoch: Epoch) -> bool:
         """Obey a DCU's epoch if it is newer: its predecessor's grants and our nonces are void then."""

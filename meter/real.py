@@ -16,9 +16,9 @@ from typing import Final
 
 from meter.config import MeterConfig
 from meter.daemon import Ports, build
+from meter.guard import GuardedRelay
 from meter.home import home_door, listen
 from meter.outbox import OutboxStore, SqliteStore
-from meter.relay import GpioRelay
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Signals
@@ -99,8 +99,9 @@ async def run_daemon(config: MeterConfig, file: str) -> int:
         store = SqliteStore(config.state_directory / OUTBOX)
         threaded = ThreadedStore(store)
         stack.callback(threaded.close)
-        relay = GpioRelay(config.relay_settings)
+        relay = GuardedRelay(config.relay_settings)
         stack.callback(relay.close)
+        event(_LOG, logging.INFO, "dead man holds the relay", guard_kib=relay.rss_kib)
         ports = Ports(
             clock=LoopClock(),
             draw=random.SystemRandom(),

@@ -6,6 +6,7 @@ has looked and restarted the meter.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +69,8 @@ class LocalRules:
             deadlines.append(self._relay_since + RELAY_S_MAX)
         if raised and self.read_s is not None:
             deadlines.append(self.read_s + READING_S_MAX)
+        if raised and self._high_since is not None:
+            deadlines.append(self._high_since + OVERVOLTAGE_S)
         return min(deadlines, default=None)
 
     def reading_age_s(self, now: float) -> float:
@@ -82,9 +85,10 @@ class LocalRules:
         Export and voltage are judged on valid readings only. While there is none the third rule works: an increase ends
         after `READING_S_MAX`. A gap therefore does not excuse what was wrong before it.
         """
-        if isinstance(result, Invalid):
+        if isinstance(result, Invalid) or not self._complete(result):
             self.reading = None
-            self.alarms = (self.alarms & ~READING_ALARMS) | result.alarm
+            alarm = result.alarm if isinstance(result, Invalid) else Alarm.METER_IMPLAUSIBLE
+            self.alarms = (self.alarms & ~READING_ALARMS) | alarm
             return None
         self.reading, self.read_s = result, taken_s
         self.alarms &= ~READING_ALARMS
@@ -116,7 +120,7 @@ class LocalRules:
             return FallBack(f"relay commanded {commanded}, read back {self.relay.name}", Alarm.RELAY_DISAGREES)
         if raised and (self.read_s is None or now >= self.read_s + READING_S_MAX):
             return FallBack(f"no valid reading for {READING_S_MAX:g} s")
-        if raised and _over(self._high_since, OVERVOLTAGE_S, now):
+        if raised and self.overvoltage(now):
             return FallBack(f"voltage at {self._overvoltage_v:g} V or above for {OVERVOLTAGE_S:g} s")
         return None
 
@@ -127,9 +131,19 @@ class LocalRules:
             return ", ".join(name.lower().replace("_", " ") for name in alarm_names(blocking))
         if self.reading is None or self.read_s is None or now >= self.read_s + READING_S_MAX:
             return "no valid reading"
-        if _over(self._high_since, OVERVOLTAGE_S, now):
+        if self.overvoltage(now):
             return "local over-voltage"
         return None
+
+    def overvoltage(self, now: float) -> bool:
+        """Whether the voltage has been too high for too long, and no valid reading has said otherwise since."""
+        return _over(self._high_since, OVERVOLTAGE_S, now)
+
+    def _complete(self, reading: Reading) -> bool:
+        """A number for voltage and power of every connected phase; NaN would pass any comparison below."""
+        values = [quantity[phase] for quantity in (reading.u_v, reading.p_w) for phase in self._phases]
+        everything = [value for value in (*reading.u_v, *reading.p_w) if value is not None]
+        return None not in values and all(math.isfinite(value) for value in everything)
 
     def _voltage_too_high(self, reading: Reading) -> bool:
         values = [reading.u_v[phase] for phase in self._phases]

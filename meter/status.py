@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from meter.core import MeterCore
 from meter.dialogue import Happening, State
+from meter.limits import Limit, Limiter
 from meter.rules import alarm_names
-from shared.messages import Denial, LimitSource, Reason, RelayState
+from shared.messages import Denial, LimitSource, Reason, RelayState, Revoke
 
 _WHY: Final = {
     LimitSource.BOOT: "No increase has been granted since this meter started.",
@@ -34,19 +35,46 @@ _REASONS: Final = {
     Reason.LOCAL_ALARM: "a meter has an alarm",
     Reason.TOO_MANY_GRANTS: "too many grants are in force",
     Reason.OPERATOR: "the operator says so",
+    Reason.CURRENT: "a line or the transformer is fully used",
+    Reason.UNBALANCE: "the phases are too unequally loaded",
+    Reason.NO_POWER_FLOW: "the substation could not compute the effect",
+    Reason.MODEL_UNUSABLE: "the substation has no usable model of the grid",
+    Reason.READINGS_CONTRADICT: "the readings contradict each other",
+    Reason.NO_AIRTIME: "the power line has no time left for renewals",
+    Reason.BAD_REQUEST: "the question makes no sense to the substation",
+    Reason.TOO_MANY_REQUESTS: "too many questions in a short time",
+    Reason.BELOW_MINIMUM: "what is left is less than you asked for at least",
+    Reason.SHARED: "the capacity is shared with others who ask too",
+}
+
+_UNITS: Final = {
+    Reason.OVERVOLTAGE: " V",
+    Reason.UNDERVOLTAGE: " V",
+    Reason.CURRENT: " A",
+    Reason.UNBALANCE: " %",
+}
+"""Of a decision's value; other values are told bare."""
+
+_LOWER: Final = {
+    Limiter.OVERVOLTAGE: "The local voltage is too high, which keeps it at {:g} W.",
+    Limiter.CONTRACT: "Your contract keeps it at {:g} W.",
+    Limiter.INSTALLATION: "Your installation keeps it at {:g} W.",
+    Limiter.HOUSEHOLD: "You have capped it at {:g} W yourself.",
 }
 
 
 def snapshot(core: MeterCore, now: float) -> dict[str, Any]:
     """Everything the household asks a meter, as JSON types; the sentence is in ``why``."""
     limiter, wish, rules = core.limiter, core.dialogue, core.rules
+    limit = core.limit(now)
     reading = rules.reading
     return {
         "meter": core.settings.id,
-        "limit_w": limiter.limit_w,
+        "limit_w": limit.limit_w,
         "nominal_limit_w": limiter.nominal_limit_w,
         "contract_limit_w": core.settings.contract_limit_w,
-        "limited_by": "grant" if limiter.live else "meter" if limiter.source is LimitSource.LOCAL_FAULT else "nominal",
+        "limited_by": _limited_by(core, limit),
+        "limits": {limit.by.value: limit.limit_w for limit in core.limits(now)},
         "source": limiter.source.name,
         "why": why(core, now),
         "decision": None if limiter.decision is None else str(limiter.decision),
@@ -76,32 +104,58 @@ def snapshot(core: MeterCore, now: float) -> dict[str, Any]:
 
 def why(core: MeterCore, now: float) -> str:
     """Who limits the export now, and why, in words."""
+    words = _granted(core, now) if core.limiter.live else f"{_nominal(core)} {_your_nominal(core)}"
+    limit = core.limit(now)
+    lower = _LOWER.get(limit.by)
+    return words if lower is None else f"{words} {lower.format(limit.limit_w)}"
+
+
+def _limited_by(core: MeterCore, limit: Limit) -> str:
+    """One word; a live grant is the limit even where it permits no more than nominal."""
+    if limit.by in {Limiter.NOMINAL, Limiter.GRANT} and core.limiter.live:
+        return Limiter.GRANT.value
+    by_fault = limit.by is Limiter.NOMINAL and core.limiter.source is LimitSource.LOCAL_FAULT
+    return "meter" if by_fault else limit.by.value
+
+
+def _your_nominal(core: MeterCore) -> str:
+    return f"The limit is your nominal {core.limiter.nominal_limit_w:g} W."
+
+
+def _nominal(core: MeterCore) -> str:
     limiter, wish = core.limiter, core.dialogue
-    if limiter.live:
-        return _granted(core, now)
     if wish.state is State.DENIED and core.denied is not None:
-        words = f"Your request was denied: {_denial(core.denied)}."
-    elif wish.state is State.ASKING:
-        words = "Your request waits for an answer" + ("." if core.linked else ": there is no link to the substation.")
-    elif limiter.source is LimitSource.LOCAL_FAULT or wish.outcome is Happening.FELL_BACK:
-        words = f"This meter has fallen back to nominal by itself: {core.fell_back}."
-    elif wish.outcome is Happening.GAVE_UP:
-        words = "The substation did not answer your request."
-    else:
-        words = _WHY[limiter.source]
-    return f"{words} The limit is your nominal {limiter.nominal_limit_w:g} W."
+        return f"Your request was denied: {_because(core.denied)}."
+    if wish.state is State.ASKING:
+        return "Your request waits for an answer" + ("." if core.linked else ": there is no link to the substation.")
+    if limiter.source is LimitSource.LOCAL_FAULT or wish.outcome is Happening.FELL_BACK:
+        return f"This meter has fallen back to nominal by itself: {core.fell_back}."
+    if wish.outcome is Happening.GAVE_UP:
+        return "The substation did not answer your request."
+    if limiter.source is LimitSource.REVOKED and core.revoked is not None:
+        return f"{_WHY[limiter.source]} The reason: {_because(core.revoked)}."
+    return _WHY[limiter.source]
 
 
 def _granted(core: MeterCore, now: float) -> str:
-    limiter = core.limiter
+    limiter, wish = core.limiter, core.dialogue
     left_s = limiter.lease_left_s(now)
-    words = f"The substation has granted {limiter.limit_w:g} W; unless renewed it ends in {left_s:.0f} s."
-    if core.rules.commanded is RelayState.RAISED:
-        return words
-    return f"{words} That is less than the inverter's raised set-point, which therefore stays nominal."
+    words = [f"The substation has granted {limiter.limit_w:g} W; unless renewed it ends in {left_s:.0f} s."]
+    if wish.state is State.CHANGING:
+        words.append(f"Your request for {wish.limit_w:g} W waits for an answer; until then the old grant stays.")
+    elif wish.outcome is Happening.DENIED and core.denied is not None:
+        words.append(f"Your request for another limit was denied: {_because(core.denied)}. The old grant stays.")
+    elif wish.outcome is Happening.GAVE_UP:
+        words.append("The substation did not answer your request for another limit. The old grant stays.")
+    elif wish.outcome is Happening.LOWERED and core.revoked is not None:
+        words.append(f"It has taken a part of it back: {_because(core.revoked)}.")
+    if core.rules.commanded is not RelayState.RAISED:
+        words.append("That is less than the inverter's raised set-point, which therefore stays nominal.")
+    return " ".join(words)
 
 
-def _denial(denial: Denial) -> str:
-    where = "" if denial.binding is None else f" at {denial.binding}"
-    value = "" if denial.value is None else f" ({denial.value:g} V)"
-    return _REASONS.get(denial.reason, "the substation says no") + where + value
+def _because(decision: Denial | Revoke) -> str:
+    where = "" if decision.binding is None else f" at {decision.binding}"
+    unit = _UNITS.get(decision.reason, "")
+    value = "" if decision.value is None else f" ({decision.value:g}{unit})"
+    return _REASONS.get(decision.reason, "the substation says no") + where + value

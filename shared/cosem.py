@@ -14,7 +14,7 @@ OBIS                object              service    structure of the value
 0-0:128.2.0.255     release             push       request id, epoch, applied decision
 0-0:128.3.0.255     export grant        SET, GET   epoch, seq, request id, nonce, limit, lease
 0-0:128.4.0.255     denial              SET        epoch, seq, request id, reason, binding meter, value
-0-0:128.5.0.255     revoke              SET        epoch, seq, reason, binding meter, value
+0-0:128.5.0.255     revoke              SET        epoch, seq, reason, binding meter, value, limit that is left
 0-0:128.6.0.255     nominal limit       SET, GET   epoch, seq, limit
 0-0:128.7.0.255     acknowledgement     SET        epoch, report number, count (unconfirmed service)
 ==================  ==================  =========  =================================================

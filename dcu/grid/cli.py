@@ -1,4 +1,4 @@
-"""`headroom-grid`: import, check, compile, info, solve."""
+"""`headroom-grid`: import, check, compile, info, solve, calibrate."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ EXAMPLE: Final = """examples:
   headroom-grid info feeder.json --svg feeder.svg
   headroom-grid solve feeder.json --loads loads.csv --json
   headroom-grid compile feeder.json -o feeder.npz
+  headroom-grid calibrate feeder.json --readings readings.csv
 """
 MODEL_SUFFIX: Final = ".npz"
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -70,6 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     solve.add_argument("--tolerance", type=float, default=1e-10, help="estimated error [share of nominal]")
     solve.add_argument("--json", action="store_true")
     solve.set_defaults(command=_solve)
+    calibrate = commands.add_parser("calibrate", help="say what looks wrong between a network file and its meters")
+    calibrate.add_argument("feeder", type=Path)
+    calibrate.add_argument("--readings", type=Path, required=True, help="CSV: time_utc_s,meter,phase,u_v,p_w,q_var")
+    calibrate.add_argument("--busbar", help="bus of the meter `substation`; default: the transformer's secondary bus")
+    calibrate.add_argument("--step", type=float, default=60.0, help="readings within so many seconds are one set [s]")
+    calibrate.add_argument("--json", action="store_true")
+    calibrate.set_defaults(command=_calibrate)
     schema = commands.add_parser("schema", help="print the JSON Schema of the network file")
     schema.set_defaults(command=_schema)
     options = parser.parse_args(arguments)
@@ -429,6 +437,28 @@ def _as_table(head: dict[str, Any], found: dict[str, Any], model: PortModel) -> 
         lines += ["", f"{'loss':32} {'P [W]':>12}"]
         lines += [f"{row['kind'] + ' ' + row['id']:32} {row['loss_w']:12.3f}" for row in found["losses"]]
     return lines
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from dcu.grid.calibrate import as_json, as_table, calibrate  # noqa: PLC0415
+    from dcu.grid.network import PHASES  # noqa: PLC0415
+    from dcu.grid.readings import read_readings  # noqa: PLC0415
+    from dcu.grid.sections import busbar_of, places  # noqa: PLC0415
+
+    if not (math.isfinite(options.step) and options.step > 0):
+        raise ConfigError("calibrate", [Fault("--step", f"{options.step}", "seconds above 0")])
+    network = _network(options.feeder)
+    busbar = options.busbar or busbar_of(network)
+    if busbar not in {bus.id for bus in network.buses}:
+        raise ConfigError(str(options.feeder), [Fault("--busbar", repr(busbar), "a bus of this feeder")])
+    phases = {str(phase): k for k, phase in enumerate(PHASES)}
+    found = read_readings(options.readings, places(network), network.port_nominal_v(), phases, options.step)
+    result = calibrate(network, found, busbar)
+    if options.json:
+        print(json.dumps(as_json(network, result, found), indent=1))
+    else:
+        print("\n".join(as_table(network, result, found, str(options.readings))))
+    return EXIT_FAILED if result.findings else EXIT_OK
 
 
 def _schema(_: argparse.Namespace) -> int:

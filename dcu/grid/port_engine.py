@@ -68,6 +68,7 @@ def solve_ports(
     *,
     currents: bool = True,
     newton: bool = True,
+    near_u_v: NDArray[np.complex128] | None = None,
 ) -> Solved:
     """Solve a batch.
 
@@ -79,6 +80,7 @@ def solve_ports(
         currents: whether `i_a` is wanted; else it is empty.
         newton: whether states that the fixed point does not settle are followed up from no load, 10 to 100 ms each;
             else they have no solution.
+        near_u_v: port voltages [V] (n) of a state near by, where the iteration starts; None for no load.
     """
     n_state, n = len(prepared.p_w), len(model.ports)
     product = _product(model, xp)
@@ -94,6 +96,8 @@ def solve_ports(
     for first in range(0, n_state, width):
         at = slice(first, min(first + width, n_state))
         block = _Block(xp, model, prepared, at, product)
+        if near_u_v is not None:
+            block.start_from(near_u_v)
         block.iterate(tolerance_pu)
         block.store(out)
     slow = np.flatnonzero(~(out.error_pu <= tolerance_pu))
@@ -196,6 +200,10 @@ class _Block:
         self.error = np.full(b, np.inf)
         self.contraction = np.zeros(b)
         self.iterations = np.zeros(b, dtype=np.int32)
+
+    def start_from(self, u_v: NDArray[np.complex128]) -> None:
+        """Begin at voltages that are known to be near."""
+        self._u[...] = self._xp.asarray(np.concatenate([u_v.real, u_v.imag]))[:, None]
 
     def iterate(self, tolerance_pu: float) -> None:
         """Until every state's estimated error is below the tolerance, or `STEPS_MAX`."""

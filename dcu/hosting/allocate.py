@@ -6,8 +6,8 @@ steps: the excess of every constraint is measured by an exact power flow, follow
 to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
 not get there, the way back towards the nominal limits is halved until an exact flow says yes.
 
-A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit. What the
-contract promises is not this function's to take.
+A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit, whatever
+others on other phases might do for it. What the contract promises is not this function's to take.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.fill import FREE, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
 from dcu.hosting.headroom import Constraint, Prospect
 
 Reals = NDArray[np.float64]
@@ -34,6 +34,8 @@ GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
 ROWS_EACH: Final = 64
 """Constraints taken into the linear steps at a time, the worst first."""
+DUST: Final = 3e-7
+"""[limit] Two power flows of one state differ by their tolerance."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 
@@ -148,6 +150,8 @@ class _Sharing:
     spread: Spread = field(init=False)
     out: set[int] = field(default_factory=set)
     """Claims that got less than their minimum, and so nothing."""
+    frozen: dict[int, int] = field(default_factory=dict)
+    """Claims that push a constraint which the nominal limits exceed already, and that constraint."""
     flows: int = 0
 
     def __post_init__(self) -> None:
@@ -162,6 +166,8 @@ class _Sharing:
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         limit = np.maximum(here, 0.0)
         wanted = np.array([c.wanted_w for c in self.claims])
+        self._freeze(nominal, here)
+        wanted = np.where([k in self.frozen for k in range(len(nominal))], nominal, wanted)
         near = np.zeros(len(here), dtype=bool)
         x, best = nominal, nominal
         filled = self._first(wanted, near, here, limit)
@@ -171,7 +177,7 @@ class _Sharing:
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - limit)
-            if (here <= limit).all():
+            if self._good(here, limit):
                 best = x
             filled = self._fill(x, near, limit - here)
             if best is x and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
@@ -181,14 +187,22 @@ class _Sharing:
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, limit, self.flows)
 
+    def _freeze(self, nominal_w: Reals, here: Reals) -> None:
+        rows = np.flatnonzero(here > 0)
+        if len(rows):
+            slope = self.spread.by_limit(self.prospect.slopes(self._powers(nominal_w), rows))
+            for k in np.flatnonzero((slope > PUSH_MIN).any(axis=0)):
+                self.frozen[int(k)] = int(rows[int(slope[:, k].argmax())])
+
     def _first(self, wanted_w: Reals, near: NDArray[np.bool_], here: Reals, limit: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
         nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
         filled = Filled(wanted_w, np.full(len(wanted_w), FREE))
         base = here - self.prospect.guess(self._powers(nominal))
-        for _ in range(FLOWS_MAX):
+        for k in range(FLOWS_MAX):
             rough = base + self.prospect.guess(self._powers(filled.limits_w))
-            broken = _worst(np.where(near, -np.inf, rough - limit + GUESS_SHARE * np.maximum(rough - here, 0.0)))
+            over = rough - limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
+            broken = _worst(np.where(near, -np.inf, over))
             if not broken.any():
                 break
             near |= broken
@@ -211,17 +225,23 @@ class _Sharing:
         start = np.array([c.nominal_w for c in self.claims], dtype=float)
         weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
         while True:
-            wanted = np.array([c.nominal_w if k in self.out else c.wanted_w for k, c in enumerate(self.claims)])
+            stay = self.out | self.frozen.keys()
+            wanted = np.array([c.nominal_w if k in stay else c.wanted_w for k, c in enumerate(self.claims)])
             filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
             short = {
                 k: c.minimum_w - filled.limits_w[k]
                 for k, c in enumerate(self.claims)
-                if k not in self.out and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
+                if k not in stay and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
             }
             if not short:
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
             self.out.add(max(short, key=lambda k: short[k]))
+
+    @staticmethod
+    def _good(here: Reals, limit: Reals) -> bool:
+        """Within the limits; those that the nominal limits exceed are known no better than the power flow is."""
+        return bool((here <= limit + np.where(limit > 0, DUST, 0.0)).all())
 
     def _back(self, good: Reals, bad: Reals, limit: Reals) -> Reals:
         """The furthest point found between a good and a bad one, by halving."""
@@ -229,7 +249,7 @@ class _Sharing:
             if float(np.abs(bad - good).max()) <= RESOLUTION_W:
                 break
             middle = (good + bad) / 2
-            if (self._excess(middle) <= limit).all():
+            if self._good(self._excess(middle), limit):
                 good = middle
             else:
                 bad = middle
@@ -238,7 +258,9 @@ class _Sharing:
     def _named(self, filled: Filled, limits_w: Reals) -> tuple[Constraint | None, ...]:
         found: list[Constraint | None] = []
         for k, claim in enumerate(self.claims):
-            if k in self.out:
+            if k in self.frozen:
+                found.append(self.prospect.names[self.frozen[k]])
+            elif k in self.out:
                 found.append(Constraint("minimum", claim.name))
             elif limits_w[k] >= claim.wanted_w - RESOLUTION_W or filled.binding[k] == FREE:
                 found.append(None)

@@ -64,15 +64,19 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     columns = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        for k in np.flatnonzero(x < wishes.wanted_w):
+        stopped = x >= wishes.wanted_w
+        for k in range(len(x)):
+            if stopped[k]:
+                continue
             column = columns[k]
             step, row = wishes.wanted_w[k] - x[k], FREE
-            pushed = np.flatnonzero(column > 0)
-            if len(pushed):
-                reach = slack[pushed] / column[pushed]
-                if reach.min() < step:
-                    row = int(pushed[reach.argmin()])
-                    step = reach.min()
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = np.where(column > 0, slack / column, np.inf)
+            if len(reach) and reach.min() < step:
+                row = int(reach.argmin())
+                step = reach[row]
+                stopped |= (columns[:, row] > PUSH_MIN) & (np.arange(len(x)) > k)
+                binding[stopped & (x < wishes.wanted_w)] = row
             x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
             binding[k] = row
             slack = np.maximum(slack - step * column, 0.0)

@@ -101,10 +101,10 @@ class Outlook:
         )
         self._buses = _sequences(model) if np.isfinite(limits.vuf_max) else None
         self.names = self._names()
+        self._last: tuple[Reals, Complexes, Complexes] | None = None
         u, i = self._solve(now.p_w[None, :])
         self._u_model = np.abs(u[0])
         self._excess_now = self._exceed(u, i)[0]
-        self._last = (now.p_w, u[0], i[0])
 
     def _names(self) -> tuple[Constraint, ...]:
         """Kept with the model: there may be thousands."""
@@ -124,19 +124,21 @@ class Outlook:
     def _solve(self, p_w: Reals) -> tuple[Complexes, Complexes]:
         q = np.broadcast_to(self.now.q_var, p_w.shape)
         batch = prepare(Injections(p_w, q), self.model.u_nominal_v)
-        solved = solve_ports(self.model, batch, FLOW_TOLERANCE_PU, newton=False)  # so near the nose nobody gets more
+        near = None if self._last is None or not np.isfinite(self._last[1]).all() else self._last[1]
+        # Without Newton: so near the nose nobody gets more anyway.
+        solved = solve_ports(self.model, batch, FLOW_TOLERANCE_PU, newton=False, near_u_v=near)
+        self._last = (p_w[-1], solved.u_v[-1], solved.i_a[-1])
         return solved.u_v, solved.i_a
 
     def excess(self, p_w: Reals) -> Reals:
         u, i = self._solve(np.atleast_2d(p_w))
-        self._last = (np.atleast_2d(p_w)[-1], u[-1], i[-1])
         return self._exceed(u, i)
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of one state; usually the one that was solved last."""
-        if not np.array_equal(self._last[0], p_w):
+        if self._last is None or not np.array_equal(self._last[0], p_w):
             u, i = self._solve(p_w[None, :])
-            self._last = (p_w, u[0], i[0])
+            return u[0], i[0]
         return self._last[1], self._last[2]
 
     def _exceed(self, u: Complexes, i: Complexes) -> Reals:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import DUST, Allocation, Claim, Policy, Spread, allocate
 from dcu.hosting.decide import (
     LEAST_W,
     STEP_W,
@@ -150,6 +150,7 @@ class Predicted:
         """
         self._settings, self._model = settings, model
         self._ports = PortMap.of(model, entries)
+        self._meter_at = {model.ports[port]: meter for meter, at in self._ports.of_meter.items() for port in at}
         nominal_v = settings.nominal_v(model)
         self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
         inside = (settings.band_pct - settings.guard_pct) / 100
@@ -189,7 +190,7 @@ class Predicted:
                 verdicts.refuse(wish, _objection(wish) or estimate.unknown[0])
             return Answer(tuple(verdicts.found))
         prospect = self.prospect(estimate)
-        return _Window(prospect, estimate, question, self._ports, self._settings, verdicts).answer()
+        return _Window(prospect, estimate, question, self._ports, self._meter_at, self._settings, verdicts).answer()
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view
@@ -274,6 +275,7 @@ class _Window:
     estimate: Estimate
     question: Question
     ports: PortMap
+    meter_at: Mapping[str, MeterId]
     settings: GridSettings
     verdicts: Verdicts
 
@@ -289,7 +291,7 @@ class _Window:
         others_p_w = self._held({w.meter for w in wishes})
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
-        why = {w.meter: self._why(w, b) for w, b in zip(wishes, shares.binding, strict=True)}
+        why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
         reserved = dict(question.reserved_w)
         bears = self._judge(claims, others_p_w, shares.floor)
         overdrawn = bool(reserved) and not bears(reserved, self.settings.guard_pct / 100)
@@ -346,7 +348,7 @@ class _Window:
         def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
             limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
             excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
-            return bool((excess <= np.maximum(floor, tolerance)).all())
+            return bool((excess <= np.maximum(floor + DUST, tolerance)).all())
 
         return bears
 
@@ -398,25 +400,16 @@ class _Window:
             binding = why[wish.meter] or self._why_not(wish, shares)
             self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
 
-    def _why(self, wish: Wish, constraint: Constraint | None) -> Binding | None:
+    def _why(self, constraint: Constraint | None) -> Binding | None:
         if constraint is None:
             return None
-        return Binding(REASONS[constraint.kind], self._place(wish, constraint))
+        return Binding(REASONS[constraint.kind], self._place(constraint))
 
     def _why_not(self, wish: Wish, shares: Allocation) -> Binding:
         if shares.exceeded is not None:
-            return Binding(REASONS[shares.exceeded.kind], self._place(wish, shares.exceeded))
+            return Binding(REASONS[shares.exceeded.kind], self._place(shares.exceeded))
         return Binding(Reason.NO_CAPACITY, wish.meter)
 
-    def _place(self, wish: Wish, constraint: Constraint) -> MeterId:
+    def _place(self, constraint: Constraint) -> MeterId:
         """The meter at a port, so that people know it; else the model's own name."""
-        del wish
-        place = constraint.place
-        for meter, ports in self.ports.of_meter.items():
-            if any(self.prospect_port(port) == place for port in ports):
-                return meter
-        return MeterId(place)
-
-    def prospect_port(self, port: int) -> str:
-        """The name of a port among the constraints."""
-        return self.prospect.names[port].place
+        return self.meter_at.get(constraint.place, MeterId(constraint.place))

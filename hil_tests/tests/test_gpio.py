@@ -30,7 +30,9 @@ from hil_tests.virtual.gpio import (
     Wiring,
 )
 from hil_tests.virtual.loop import run_virtual
-from meter.relay import FACTORY_VARIABLE, GpioRelay, Level, RelayPort, RelaySettings, default_factory
+from meter.deadman import FACTORY_VARIABLE
+from meter.pins import GpioRelay, default_factory
+from meter.relay import Level, RelayPort, RelaySettings
 from shared.clock import LoopClock
 from shared.errors import DeviceError
 from shared.messages import RelayState
@@ -231,7 +233,8 @@ async def test_when_the_bench_goes_the_relay_is_unknown(board: RelayBoard) -> No
 
 PROCESS = """
 import sys
-from meter.relay import GpioRelay, RelaySettings
+from meter.pins import GpioRelay
+from meter.relay import RelaySettings
 relay = GpioRelay(RelaySettings(pin=5, read_back_pin=6))
 relay.raise_export()
 print(relay.read_back().name, flush=True)

@@ -193,6 +193,9 @@ class VirtualRelay:
         self._commanded = RelayState.NOMINAL
         self._relay.release()
 
+    def beat(self, turned_s: float) -> None:
+        """Nothing: a process that hangs stops this whole world, its relay included."""
+
     def read_back(self) -> RelayState:
         return self._relay.read_back
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpiozero import Device
-from gpiozero.pins.mock import MockFactory
 
-from meter import commission
+from meter import commission, guard
 from meter.cli import main
 from meter.commission import Finding, click_relay, inspect_em330
 from meter.config import MeterConfig
@@ -113,15 +111,20 @@ def test_commissioning_a_silent_em330_says_so(file: Path, capsys: pytest.Capture
 def test_commissioning_clicks_a_relay_without_contact_and_finds_out(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On mock pins nothing follows: raised is not read back, and the pin is given back de-energised."""
+    """A contact that never follows: raised is not read back, and the pin is given back de-energised."""
+
+    class Loose(FakeRelay):
+        def read_back(self) -> RelayState:
+            return RelayState.NOMINAL
+
+    relay = Loose()
     monkeypatch.setattr(commission, "CLICK_S", 0.0)
-    factory = MockFactory()
-    monkeypatch.setattr(Device, "pin_factory", factory)
+    monkeypatch.setattr(guard, "GuardedRelay", lambda _settings: relay)
     assert main(["commission", "--config", str(file), "--click"]) == 1
     printed = capsys.readouterr().out
     assert "relay raised                 read back NOMINAL                        <-- not good" in printed
     assert "relay nominal                read back NOMINAL\n" in printed
-    assert factory.pin(5).function == "input"
+    assert (relay.closed, relay.commanded) == (True, RelayState.NOMINAL)
 
 
 def test_commissioning_shows_identity_mode_and_one_reading() -> None:

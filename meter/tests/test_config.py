@@ -40,7 +40,7 @@ def test_a_short_file_is_enough() -> None:
     config = check_config("meter.toml", dict(GOOD), MeterConfig)
     settings = config.meter_settings
     assert (settings.nominal_limit_w, settings.contract_limit_w, settings.raised_limit_w) == (1200.0, 2400.0, None)
-    assert settings.overvoltage_v == pytest.approx(253.0)
+    assert settings.overvoltage_v == 252.0
     assert (settings.report_interval_s, settings.lease_s_max, settings.dialogue.repeat_s) == (15.0, 60.0, 5.0)
     assert config.em330_settings.phases == (Phase.L1,)
     assert (config.relay_settings.energised, config.relay_settings.read_back_pin) == (Level.LOW, 6)
@@ -48,10 +48,27 @@ def test_a_short_file_is_enough() -> None:
     assert config.state_directory == Path("/var/lib/headroom-meter")
 
 
+@pytest.mark.parametrize(("nominal_v", "expected_v"), [(230.0, 252.0), (240.0, 262.9), (127.0, 139.1)])
+def test_the_local_overvoltage_rule_obeys_i15_by_itself(nominal_v: float, expected_v: float) -> None:
+    """252 V where 230 V are nominal and in proportion elsewhere; a site may only be stricter."""
+    content: dict[str, object] = dict(changed("meter", "nominal_voltage_v", nominal_v))
+    config = check_config("meter.toml", content, MeterConfig)
+    assert config.meter_settings.overvoltage_v == expected_v
+    stricter: dict[str, object] = dict(changed("meter", "overvoltage_v", 250.0))
+    assert check_config("meter.toml", stricter, MeterConfig).meter_settings.overvoltage_v == 250.0
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
         ("meter", "nominal_limit_w", -1.0),
+        ("meter", "installation_limit_w", -1.0),
+        ("meter", "installation_limit_w", float("nan")),
+        ("request", "return_spread_s", -1.0),
+        ("request", "return_spread_s", 600.1),
+        ("request", "return_spread_s", float("nan")),
+        ("relay", "dead_man", False),
+        ("relay", "silence_s", 60.0),
         ("meter", "nominal_limit_w", float("nan")),
         ("meter", "nominal_limit_w", float("inf")),
         ("meter", "nominal_limit_w", "3kW"),
@@ -105,7 +122,7 @@ def test_a_wrong_value_is_refused_by_its_key(section: str, key: str, value: obje
         ("meter", "raised_limit_w", 2500.0, "raised_limit_w from nominal_limit_w"),
         ("meter", "raised_limit_w", 1100.0, "raised_limit_w from nominal_limit_w"),
         ("meter", "overvoltage_v", 230.0, "overvoltage_v above 230"),
-        ("meter", "overvoltage_v", 277.0, "at most 276"),
+        ("meter", "overvoltage_v", 252.1, "at most 252 "),
         ("meter", "phases", ["L1", "L1"], "each phase once"),
         ("relay", "read_back_pin", 5, "read_back_pin other than pin"),
         ("request", "repeat_s_max", 4.0, "repeat_s_max at least repeat_s"),

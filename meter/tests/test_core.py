@@ -15,6 +15,7 @@ from meter.core import (
     Event,
     Forget,
     HouseholdAsked,
+    HouseholdCapped,
     HouseholdReleased,
     Input,
     LinkChanged,
@@ -29,7 +30,8 @@ from meter.core import (
     SetRelay,
     StoreFailed,
 )
-from meter.dialogue import State
+from meter.dialogue import DialogueSettings, State
+from meter.limits import Limit, Limiter
 from meter.outbox import QUOTA, Outbox
 from meter.rules import ABOVE_LIMIT_S, OVERVOLTAGE_S, READING_S_MAX, RELAY_S_MAX
 from meter.status import snapshot
@@ -53,7 +55,8 @@ from shared.messages import (
     Revoke,
 )
 
-SETTINGS = MeterSettings(MeterId("client1"), (Phase.L1,), 1200.0, 2400.0, 264.0, 15.0)
+PROMPT = DialogueSettings(return_spread_s=0.0)
+SETTINGS = MeterSettings(MeterId("client1"), (Phase.L1,), 1200.0, 2400.0, 264.0, 15.0, dialogue=PROMPT)
 GOOD = Reading((240.0, None, None), (-5.0, None, None), (-1200.0, None, None), (0.0, None, None), 50.0, 10, 20)
 SILENT = Invalid(InvalidKind.SILENT, "no answer")
 OutputT = TypeVar("OutputT")
@@ -165,8 +168,8 @@ def events(outputs: list[Output]) -> list[str]:
     return [output.what for output in outputs if isinstance(output, Event)]
 
 
-def revoke(seq: int, epoch: int = 3) -> Revoke:
-    return Revoke(DecisionId(Epoch(epoch), seq), Reason.OVERVOLTAGE, MeterId("client2"), 258.0)
+def revoke(seq: int, epoch: int = 3, limit_w: float = 0.0) -> Revoke:
+    return Revoke(DecisionId(Epoch(epoch), seq), Reason.OVERVOLTAGE, MeterId("client2"), 258.0, limit_w)
 
 
 # ---- grant, renewal, end ---------------------------------------------------------------------------------------------
@@ -267,7 +270,8 @@ def test_a_revoke_lowers_at_once_and_clears_the_wish() -> None:
     assert not [message for message in sent(outputs) if isinstance(message, Request)]
     report = newest_report(outputs)
     assert (report.applied, report.source) == (DecisionId(Epoch(3), 2), LimitSource.REVOKED)
-    assert "withdrawn" in snapshot(bench.core, bench.now)["why"]
+    why = snapshot(bench.core, bench.now)["why"]
+    assert "withdrawn the last grant. The reason: the voltage is too high at client2 (258 V)." in why
 
 
 def test_a_denial_ends_the_wish_and_says_where_it_bound() -> None:
@@ -340,6 +344,258 @@ def test_the_dcu_may_lower_the_nominal_limit_and_not_raise_it() -> None:
     for limit_w, expected_w in ((800.0, 800.0), (5000.0, 1200.0), (math.nan, 1200.0), (-1.0, 1200.0)):
         bench.hear(NominalLimit(DecisionId(Epoch(3), 0), limit_w))
         assert bench.core.limiter.limit_w == expected_w
+
+
+# ---- a part taken back -----------------------------------------------------------------------------------------------
+
+
+def test_a_partial_revoke_lowers_at_once_and_leaves_the_rest() -> None:
+    """The limit falls, the relay with it if the inverter would exceed it, the report follows; nothing is asked anew and
+    the next renewal goes on from there."""
+    bench = Bench()
+    bench.granted()
+    asked_s = bench.now
+    outputs = bench.hear(revoke(2, limit_w=1800.0))
+    assert SetRelay(RelayState.NOMINAL) in outputs
+    assert events(outputs) == ["lowered"]
+    outputs = bench.run(REPORT_SOON_S)
+    report = newest_report(outputs)
+    assert (report.limit_w, report.source, report.applied) == (1800.0, LimitSource.GRANT, DecisionId(Epoch(3), 2))
+    assert bench.wish() is State.GRANTED
+    assert bench.core.limiter.wake_at == pytest.approx(asked_s + 60.0)
+    assert (
+        "taken a part of it back: the voltage is too high at client2 (258 V)" in snapshot(bench.core, bench.now)["why"]
+    )
+    bench.grant(report, seq=3, limit_w=1800.0)
+    assert "taken a part of it back" in snapshot(bench.core, bench.now)["why"]
+    report = newest_report(bench.run(16.0))
+    bench.grant(report, seq=4, limit_w=2400.0)
+    assert bench.relay() is RelayState.RAISED
+    assert "taken" not in snapshot(bench.core, bench.now)["why"]
+    assert not [message for message in sent(bench.run(30.0)) if isinstance(message, Request)]
+
+
+def test_a_partial_revoke_keeps_the_relay_where_the_inverter_stays_within_it() -> None:
+    """A raised set-point of 1500 W fits into 1800 W."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1500.0))
+    bench.granted()
+    assert SetRelay(RelayState.NOMINAL) not in bench.hear(revoke(2, limit_w=1800.0))
+    assert bench.core.limit(bench.now) == Limit(Limiter.GRANT, 1800.0)
+
+
+def test_a_nonce_drawn_before_a_partial_revoke_raises_nothing_after_it() -> None:
+    """A renewal that was on its way is void."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1500.0))
+    bench.granted()
+    report = newest_report(bench.run(16.0))
+    bench.hear(revoke(2, limit_w=1800.0))
+    assert "grant refused" in events(bench.grant(report, seq=3))
+    assert bench.core.limit(bench.now).limit_w == 1800.0
+
+
+def test_a_partial_revoke_while_asking_makes_the_question_fresh() -> None:
+    """Its nonce is void; the next one leaves at once under the same number."""
+    bench = Bench()
+    bench.up()
+    first = bench.ask()
+    second = only(bench.hear(revoke(1, limit_w=1800.0)), Request)
+    assert (second.request_id, second.nonce != first.nonce) == (first.request_id, True)
+
+
+def test_every_reason_has_words() -> None:
+    """The household never reads a bare no."""
+    bench = Bench()
+    bench.granted()
+    for number, reason in enumerate(reason for reason in Reason if reason is not Reason.GRANTED):
+        bench.hear(Revoke(DecisionId(Epoch(3), 2 + number), reason, None, None, 1800.0))
+        assert "says no" not in snapshot(bench.core, bench.now)["why"]
+
+
+# ---- from one limit to another ---------------------------------------------------------------------------------------
+
+
+def changing() -> tuple[Bench, Request, Request]:
+    """A bench with a live grant of 2000 W whose household asks for 2400 W; both questions."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=2000.0))
+    bench.up()
+    old = bench.ask(2000.0)
+    bench.grant(old, limit_w=2000.0)
+    bench.run(20.0)
+    return bench, old, bench.ask(2400.0)
+
+
+def answer(to: Request, nonce: Nonce | None, seq: int, limit_w: float) -> Grant:
+    assert nonce is not None
+    return Grant(DecisionId(Epoch(3), seq), to.request_id, nonce, limit_w, 60.0)
+
+
+def test_the_old_grant_is_renewed_while_another_limit_is_asked_for() -> None:
+    """Two minutes without an answer to the new question: the relay never moves."""
+    bench, old, new = changing()
+    assert "until then the old grant stays" in snapshot(bench.core, bench.now)["why"]
+    moves = len([output for output in bench.outputs if isinstance(output, SetRelay)])
+    for seq in range(2, 8):
+        report = newest_report(bench.run(16.0))
+        bench.hear(answer(old, report.nonce, seq, 2000.0))
+        assert bench.wish() is State.CHANGING
+    assert len([output for output in bench.outputs if isinstance(output, SetRelay)]) == moves
+    question = [message for message in sent(bench.run(45.0)) if isinstance(message, Request)][-1]
+    assert question.request_id == new.request_id
+    report = newest_report(bench.outputs)
+    bench.hear(answer(old, report.nonce, 8, 2000.0))
+    bench.hear(answer(new, bench.core.limiter.draw_nonce(bench.now), 9, 2400.0))
+    assert (bench.core.limit(bench.now).limit_w, bench.wish()) == (2400.0, State.GRANTED)
+    assert len([output for output in bench.outputs if isinstance(output, SetRelay)]) == moves
+
+
+def test_a_better_renewal_of_the_old_grant_is_no_answer_to_the_new_question() -> None:
+    """The DCU gives 2200 W to the old number: applied, and the question for 2400 W stays open."""
+    bench, old, new = changing()
+    report = newest_report(bench.run(16.0))
+    bench.hear(answer(old, report.nonce, 2, 2200.0))
+    assert (bench.core.limit(bench.now).limit_w, bench.wish()) == (2200.0, State.CHANGING)
+    assert bench.core.dialogue.request_id == new.request_id
+
+
+def test_after_the_hand_over_the_old_question_is_answered_no_more() -> None:
+    """Not with an old nonce, and not with a fresh one."""
+    bench, old, new = changing()
+    bench.hear(answer(new, new.nonce, 2, 2400.0))
+    late = answer(old, bench.core.limiter.draw_nonce(bench.now), 3, 2000.0)
+    assert "grant refused" in events(bench.hear(late))
+    assert bench.core.limit(bench.now).limit_w == 2400.0
+
+
+def test_the_limiter_judges_a_renewal_during_a_change_as_ever() -> None:
+    """Decision numbers rise, nonces count once."""
+    bench, old, _ = changing()
+    report = newest_report(bench.run(16.0))
+    for late in (answer(old, report.nonce, 1, 2000.0), answer(old, old.nonce, 5, 2000.0)):
+        before = bench.core.limiter.wake_at
+        assert "grant refused" in events(bench.hear(late))
+        assert bench.core.limiter.wake_at == before
+
+
+def test_a_denial_of_the_new_limit_leaves_the_old_grant() -> None:
+    """It goes on being renewed, the household is told both, and after its end by silence it is asked anew."""
+    bench, old, new = changing()
+    denied = Denial(DecisionId(Epoch(3), 2), new.request_id, Reason.CURRENT, MeterId("client2"), 63.0)
+    bench.hear(denied)
+    assert (bench.wish(), bench.relay()) == (State.GRANTED, RelayState.RAISED)
+    report = newest_report(bench.run(16.0))
+    bench.hear(answer(old, report.nonce, 3, 2000.0))
+    why = snapshot(bench.core, bench.now)["why"]
+    assert "has granted 2000 W" in why
+    assert "denied: a line or the transformer is fully used at client2 (63 A). The old grant stays." in why
+    again, *_ = [message for message in sent(bench.run(60.0)) if isinstance(message, Request)]
+    assert (again.limit_w, again.request_id != old.request_id) == (2000.0, True)
+
+
+def test_a_release_during_a_change_gives_back_both() -> None:
+    """Nominal first; a grant of either question raises nothing afterwards."""
+    bench, old, new = changing()
+    assert SetRelay(RelayState.NOMINAL) in bench.give(HouseholdReleased())
+    for seq, question in enumerate((old, new), 2):
+        bench.hear(answer(question, bench.core.limiter.draw_nonce(bench.now), seq, 2400.0))
+    assert bench.relay() is RelayState.NOMINAL
+
+
+# ---- after an outage -------------------------------------------------------------------------------------------------
+
+
+def test_after_an_outage_a_standing_wish_waits_its_random_while() -> None:
+    """The relay was back at the end of the lease, long before; a fresh wish does not wait."""
+    bench = Bench(replace(SETTINGS, dialogue=DialogueSettings(return_spread_s=30.0)))
+    bench.granted()
+    bench.give(LinkChanged(up=False))
+    bench.run(300.0)
+    assert bench.relay() is RelayState.NOMINAL
+    assert not [message for message in sent(bench.give(LinkChanged(up=True))) if isinstance(message, Request)]
+    back_s = bench.now
+    while not [message for message in sent(bench.run(0.5)) if isinstance(message, Request)]:
+        assert bench.now <= back_s + 31.0
+    assert bench.now > back_s + 0.5
+    bench.give(HouseholdReleased())
+    assert bench.ask(2400.0).limit_w == 2400.0
+
+
+def test_a_dcu_that_started_again_is_not_asked_by_everybody_at_once() -> None:
+    """Ten meters with grants hear the new epoch in the same instant."""
+    asked_s = []
+    for seed in range(10):
+        bench = Bench(replace(SETTINGS, dialogue=DialogueSettings(return_spread_s=30.0)))
+        bench.core.dialogue._draw = random.Random(seed)
+        bench.granted()
+        assert SetRelay(RelayState.NOMINAL) in bench.hear(NominalLimit(DecisionId(Epoch(4), 0), 1200.0))
+        began_s = bench.now
+        while not [message for message in sent(bench.run(0.5)) if isinstance(message, Request)]:
+            assert bench.now <= began_s + 31.0
+        asked_s.append(bench.now - began_s)
+    assert len({int(second) for second in asked_s}) >= 7
+
+
+# ---- limits of others ------------------------------------------------------------------------------------------------
+
+
+def test_a_household_cap_below_nominal_does_what_it_says() -> None:
+    """The limit in force, in the next report and in words; lifting it raises nothing beyond what it had lowered."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(700.0)
+    outputs = bench.give(HouseholdCapped(800.0)) + bench.run(REPORT_SOON_S)
+    assert newest_report(outputs).limit_w == 800.0
+    shown = snapshot(bench.core, bench.now)
+    assert (shown["limit_w"], shown["limited_by"], shown["limits"]["household"]) == (800.0, "household", 800.0)
+    assert "You have capped it at 800 W yourself." in shown["why"]
+    bench.run(30.0)
+    assert bench.core.rules.alarms is Alarm.NONE
+    bench.give(HouseholdCapped(None))
+    assert bench.core.limit(bench.now) == Limit(Limiter.NOMINAL, 1200.0)
+
+
+def test_export_above_the_household_cap_is_above_the_limit() -> None:
+    """Below nominal the relay cannot help; whoever caps and exports all the same gets the alarm, as with any limit."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(901.0)
+    bench.give(HouseholdCapped(800.0))
+    bench.run(ABOVE_LIMIT_S + 1.0)
+    assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
+
+
+def test_a_cap_below_the_raised_set_point_takes_the_relay_back() -> None:
+    """A grant of 2400 W lives, 2000 W are allowed by the household: the inverter would exceed them."""
+    bench = Bench()
+    bench.granted()
+    assert SetRelay(RelayState.NOMINAL) in bench.give(HouseholdCapped(2000.0))
+    assert bench.core.limit(bench.now) == Limit(Limiter.HOUSEHOLD, 2000.0)
+    assert SetRelay(RelayState.RAISED) in bench.give(HouseholdCapped(None))
+
+
+def test_a_cap_never_raises() -> None:
+    """Ten megawatts of cap change nothing, and a cap without a number is refused."""
+    bench = Bench()
+    bench.up()
+    bench.give(HouseholdCapped(1e7))
+    for wild in (math.nan, math.inf, -1.0):
+        assert events(bench.give(HouseholdCapped(wild))) == ["household refused"]
+    assert bench.core.limit(bench.now) == Limit(Limiter.NOMINAL, 1200.0)
+    assert bench.core.household_limit_w == 1e7
+
+
+def test_an_installation_limit_holds_at_any_time() -> None:
+    """Below nominal from boot on; no grant goes beyond it, and more cannot even be asked."""
+    bench = Bench(replace(SETTINGS, installation_limit_w=1000.0))
+    bench.up()
+    assert bench.core.limit(bench.now) == Limit(Limiter.INSTALLATION, 1000.0)
+    bench = Bench(replace(SETTINGS, installation_limit_w=2000.0))
+    bench.up()
+    objection = bench.core.objection(HouseholdAsked(2400.0, 2400.0), bench.now)
+    assert objection is not None
+    assert objection.expected == "more than 1200 and at most 2000 W (installation)"
+    bench.grant(bench.ask(2000.0), limit_w=2400.0)
+    assert bench.core.limit(bench.now) == Limit(Limiter.INSTALLATION, 2000.0)
+    assert bench.relay() is RelayState.NOMINAL
 
 
 # ---- the household ---------------------------------------------------------------------------------------------------
@@ -551,6 +807,117 @@ def test_gaps_in_the_readings_do_not_excuse_an_export_above_the_limit() -> None:
         bench.reading = SILENT
         bench.run(1.0)
     assert Alarm.EXPORT_ABOVE_LIMIT in bench.core.rules.alarms
+
+
+@pytest.mark.parametrize("above", ["export", "voltage"])
+def test_a_rule_counts_from_its_threshold(above: str) -> None:
+    """Exactly the limit and its tolerance are allowed, and the tenth of a volt below the threshold; not a bit more."""
+    for quantum, acts in ((0.0, above == "voltage"), (-0.1, False), (0.1, True)):
+        bench = Bench(replace(SETTINGS, overvoltage_v=252.0))
+        bench.granted()
+        volts = 252.0 + quantum if above == "voltage" else 240.0
+        bench.reading = exporting(2520.0 + quantum if above == "export" else 2400.0, u_v=volts)
+        bench.run(OVERVOLTAGE_S + 1.0)
+        assert (bench.relay() is RelayState.NOMINAL) is acts, (above, quantum)
+
+
+def test_overvoltage_ends_a_grant_at_its_second_without_a_further_reading() -> None:
+    """Ten seconds after the first reading at the threshold, by the clock alone; the last reading is not 3 s old."""
+    bench = Bench()
+    bench.granted()
+    bench.give(RelayObserved(RelayState.RAISED))
+    began_s = bench.now
+    while bench.now < began_s + 9.0:
+        bench.give(ReadingTaken(exporting(2400.0, u_v=264.0), bench.now))
+        bench.now += 1.1
+    assert bench.core.rules.wake_at(raised=True) == began_s + OVERVOLTAGE_S
+    assert bench.core.rules.wake_at(raised=False) is None
+    bench.now = began_s + OVERVOLTAGE_S
+    assert SetRelay(RelayState.NOMINAL) in bench.core.wake(bench.now)
+
+
+def test_while_the_voltage_is_too_high_it_is_named_as_the_limit() -> None:
+    """Although nominal is as low: it is what stands in the way."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(0.0, u_v=264.0)
+    bench.run(OVERVOLTAGE_S + 1.0)
+    assert bench.core.limit(bench.now) == Limit(Limiter.OVERVOLTAGE, 1200.0)
+    bench.reading = GOOD
+    bench.run(1.0)
+    assert bench.core.limit(bench.now) == Limit(Limiter.NOMINAL, 1200.0)
+
+
+def test_gaps_do_not_excuse_an_overvoltage() -> None:
+    """Every other second without a valid reading: the ten seconds run on."""
+    bench = Bench()
+    bench.granted()
+    for _ in range(6):
+        bench.reading = exporting(2400.0, u_v=264.0)
+        bench.run(1.0)
+        bench.reading = SILENT
+        bench.run(1.0)
+    assert bench.relay() is RelayState.NOMINAL
+    assert "voltage at 264 V or above" in bench.core.fell_back
+
+
+@pytest.mark.parametrize(
+    "wild",
+    [
+        exporting(math.nan),
+        exporting(-math.inf),
+        exporting(1200.0, u_v=math.nan),
+        exporting(1200.0, u_v=math.inf),
+        replace(GOOD, u_v=(None, None, None)),
+        replace(GOOD, p_w=(None, None, None)),
+        replace(GOOD, p_w=(-1200.0, math.nan, None)),
+    ],
+)
+def test_a_reading_without_a_number_is_no_reading(wild: Reading) -> None:
+    """NaN would pass every comparison; it is implausible, unknown to the DCU, and ends a grant after three seconds."""
+    bench = Bench()
+    bench.granted()
+    bench.reading = wild
+    bench.run(READING_S_MAX + 1.0)
+    assert bench.relay() is RelayState.NOMINAL
+    report = newest_report(bench.outputs)
+    assert (report.reading, report.alarms) == (None, Alarm.METER_IMPLAUSIBLE)
+
+
+@pytest.mark.parametrize(
+    ("reading", "contact", "alarm", "within_s"),
+    [
+        (exporting(2600.0), None, Alarm.EXPORT_ABOVE_LIMIT, 10.0),
+        (exporting(2400.0, u_v=264.0), None, Alarm.NONE, 11.0),
+        (SILENT, None, Alarm.METER_SILENT, READING_S_MAX + 1.0),
+        (None, None, Alarm.NONE, READING_S_MAX + 1.0),
+        (GOOD, RelayState.NOMINAL, Alarm.RELAY_DISAGREES, RELAY_S_MAX + 1.0),
+    ],
+)
+def test_every_local_rule_acts_without_a_dcu(
+    reading: Reading | Invalid | None, contact: RelayState | None, alarm: Alarm, within_s: float
+) -> None:
+    """The line dies with the grant still live: each rule takes the relay back in its own time, long before the lease
+    ends (I8, I15)."""
+    bench = Bench()
+    bench.granted()
+    bench.run(2.0)
+    bench.give(LinkChanged(up=False))
+    bench.reading, bench.contact = reading, contact
+    bench.run(within_s)
+    assert bench.relay() is RelayState.NOMINAL
+    assert bench.core.rules.alarms == alarm
+    assert bench.core.limiter.source is LimitSource.LOCAL_FAULT
+    assert bench.core.objection(HouseholdAsked(2400.0, 2400.0), bench.now) is not None
+
+
+def test_a_meter_that_never_met_a_dcu_keeps_its_rules() -> None:
+    """Never linked, never granted: export above nominal and a welded contact are alarms all the same."""
+    bench = Bench()
+    bench.reading = exporting(1301.0)
+    bench.contact = RelayState.RAISED
+    bench.run(10.0)
+    assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES
 
 
 def test_local_overvoltage_ends_a_grant_after_ten_seconds() -> None:

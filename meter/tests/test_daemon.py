@@ -97,6 +97,7 @@ class FakeRelay:
         self.commanded = RelayState.NOMINAL
         self.closed = False
         self.broken = False
+        self.turns: list[float] = []
 
     def raise_export(self) -> None:
         if self.broken:
@@ -105,6 +106,9 @@ class FakeRelay:
 
     def to_nominal(self) -> None:
         self.commanded = RelayState.NOMINAL
+
+    def beat(self, turned_s: float) -> None:
+        self.turns.append(turned_s)
 
     def read_back(self) -> RelayState:
         return self.commanded
@@ -371,6 +375,31 @@ def test_the_control_tick_takes_the_relay_back_when_the_core_hangs(monkeypatch: 
         assert asyncio.get_running_loop().time() - began_s <= daemon.CONTROL_S_MAX + 2 * TICK_S
 
     run_jumping(world)
+
+
+def test_every_control_tick_names_the_last_turn_of_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh while the core turns; the same again and again when it hangs, although the loop lives."""
+
+    async def world() -> tuple[list[float], list[float]]:
+        house = House()
+        await asyncio.sleep(10.0)
+        healthy = [asyncio.get_running_loop().time() - turned_s for turned_s in house.relay.turns[-5:]]
+        await house.end()
+        began_s = asyncio.get_running_loop().time()
+
+        async def hang(*_arguments: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(daemon, "drive", hang)
+        hung = House()
+        await hung.task
+        return healthy, [turned_s - began_s for turned_s in hung.relay.turns]
+
+    healthy, hung = run_jumping(world)
+    assert len(healthy) == 5
+    assert max(healthy) <= 6 * TICK_S
+    assert len(hung) >= 3
+    assert set(hung) == {0.0}
 
 
 def test_stopping_leaves_the_relay_nominal_and_closed() -> None:

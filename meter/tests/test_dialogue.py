@@ -19,8 +19,10 @@ def in_state(state: State, now: float = 0.0) -> Dialogue:
     if state is not State.IDLE:
         made.wish(2400.0, 2000.0, now)
         assert made.ask_now(now)
-    if state is State.GRANTED:
+    if state in {State.GRANTED, State.CHANGING}:
         made.happens(Happening.GRANTED, now)
+    if state is State.CHANGING:
+        made.wish(1800.0, 1800.0, now)
     if state is State.DENIED:
         made.happens(Happening.DENIED, now)
     assert made.state is state
@@ -80,6 +82,7 @@ def test_a_denied_household_has_to_wait_before_it_asks_again() -> None:
     assert tested.wish(2400.0, 2400.0, 11.0)
     assert tested.wake_at == 15.0
     assert tested.happens(Happening.LISTENED, 12.0)
+    assert tested.happens(Happening.GREETED, 12.0)
     assert not tested.ask_now(14.9)
     assert tested.ask_now(15.0)
 
@@ -91,9 +94,101 @@ def test_after_the_cool_down_a_denied_household_asks_at_once() -> None:
     assert tested.wake_at == 100.0
 
 
-def test_when_somebody_listens_again_the_question_goes_out_at_once() -> None:
+def test_many_households_that_come_back_at_once_do_not_ask_at_once() -> None:
+    """A hundred wishes stand when the DCU is there again: all ask within the window, spread over it, each once."""
+    first_s = []
+    for seed in range(100):
+        tested = Dialogue(random.Random(seed), DialogueSettings(return_spread_s=30.0))
+        tested.wish(2400.0, 2400.0, 0.0)
+        assert tested.ask_now(0.0)
+        tested.happens(Happening.LISTENED, 600.0)
+        chosen = tested.wake_at
+        tested.happens(Happening.LISTENED, 600.1)
+        assert tested.wake_at == chosen, "a second word of the DCU chooses no other moment"
+        assert chosen is not None
+        first_s.append(chosen - 600.0)
+    assert 0.0 <= min(first_s) < 3.0
+    assert 27.0 < max(first_s) <= 30.0
+    assert max(sum(second <= at < second + 1.0 for at in first_s) for second in range(30)) <= 12
+
+
+def test_a_fresh_wish_is_asked_at_once() -> None:
+    """The window is for wishes that stood while nobody listened; and the first greeting of a boot is no gap."""
+    tested = dialogue(return_spread_s=600.0)
+    tested.happens(Happening.LISTENED, 5.0)
+    tested.wish(2400.0, 2400.0, 5.0)
+    assert tested.ask_now(5.0)
+    tested.happens(Happening.GREETED, 5.2)
+    assert tested.ask_now(5.2)
+
+
+def test_a_change_keeps_the_old_grant_until_the_new_one_is_given() -> None:
+    """Both numbers are wanted meanwhile; afterwards only the new one."""
+    tested = in_state(State.GRANTED)
+    old = tested.request_id
+    assert tested.wish(1800.0, 1800.0, 1.0)
+    new = tested.request_id
+    assert (tested.state, tested.wishes(old), tested.wishes(new)) == (State.CHANGING, True, True)
+    assert tested.wish(1500.0, 1500.0, 2.0)
+    newest = tested.request_id
+    assert [tested.wishes(number) for number in (old, new, newest)] == [True, False, True]
+    tested.happens(Happening.GRANTED, 3.0)
+    assert [tested.wishes(number) for number in (old, newest)] == [False, True]
+    assert (tested.state, tested.limit_w) == (State.GRANTED, 1500.0)
+
+
+@pytest.mark.parametrize("what", [Happening.DENIED, Happening.GAVE_UP])
+def test_a_change_that_is_not_to_be_had_leaves_the_old_wish(what: Happening) -> None:
+    """Its limit, its number, and that it is asked anew when its grant ends by itself; the answer is remembered."""
+    tested = in_state(State.CHANGING)
+    assert tested.kept is not None
+    old = tested.kept
+    assert tested.happens(what, 10.0)
+    assert (tested.state, tested.outcome, tested.wake_at) == (State.GRANTED, what, None)
+    assert tested.kept is not old
+    assert (tested.limit_w, tested.minimum_limit_w, tested.request_id) == (
+        old.limit_w,
+        old.minimum_limit_w,
+        old.request_id,
+    )
+    tested.wish(1700.0, 1700.0, 11.0)
+    assert tested.wake_at == (15.0 if what is Happening.DENIED else 11.0), "a denial has its cool-down"
+
+
+def test_a_change_outlives_the_end_of_the_old_grant() -> None:
+    """The question that is open stays open under its number; the old one is over."""
+    tested = in_state(State.CHANGING)
+    assert tested.kept is not None
+    old, new, ask_at = tested.kept.request_id, tested.request_id, tested.wake_at
+    assert tested.happens(Happening.ENDED, 20.0)
+    assert (tested.state, tested.request_id, tested.wake_at) == (State.ASKING, new, ask_at)
+    assert (tested.wishes(old), tested.wishes(new)) == (False, True)
+
+
+@pytest.mark.parametrize("what", [Happening.REVOKED, Happening.RELEASED, Happening.FELL_BACK])
+def test_nothing_is_kept_beyond_the_end_of_a_change(what: Happening) -> None:
+    """A release during a change gives back both."""
+    tested = in_state(State.CHANGING)
+    assert tested.kept is not None
+    old = tested.kept.request_id
+    assert tested.happens(what, 1.0)
+    assert (tested.state, tested.wishes(old), tested.wishes(tested.request_id)) == (State.IDLE, False, False)
+
+
+def test_a_lowering_voids_the_open_question_so_it_is_asked_again() -> None:
+    """Its nonce is void with all others; the grant itself goes on."""
+    tested = in_state(State.CHANGING)
+    assert tested.ask_now(0.0)
+    assert tested.happens(Happening.LOWERED, 1.0)
+    assert tested.ask_now(1.0)
+    granted = in_state(State.GRANTED)
+    assert granted.happens(Happening.LOWERED, 1.0)
+    assert (granted.state, granted.wake_at, granted.outcome) == (State.GRANTED, None, Happening.LOWERED)
+
+
+def test_when_somebody_listens_again_the_question_goes_out_anew() -> None:
     """Attempts that nobody could hear do not count."""
-    tested = dialogue(attempts_max=2)
+    tested = dialogue(attempts_max=2, return_spread_s=0.0)
     tested.wish(2400.0, 2400.0, 0.0)
     assert tested.ask_now(0.0)
     assert tested.ask_now(5.0)

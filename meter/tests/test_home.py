@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from meter import home
-from meter.core import HouseholdAsked
+from meter.core import HouseholdAsked, HouseholdCapped
 from meter.home import BODY_BYTES_MAX, CONNECTIONS_MAX, HEADER_BYTES_MAX, HomeSettings, home_door, is_loopback, listen
 from shared.errors import DeviceError, Fault
 
@@ -25,10 +25,15 @@ class FakeMeter:
     def __init__(self) -> None:
         self.asked: list[HouseholdAsked] = []
         self.released = 0
+        self.caps: list[float | None] = []
         self.objection: Fault | None = None
 
     def ask(self, wish: HouseholdAsked) -> Fault | None:
         self.asked.append(wish)
+        return self.objection
+
+    def cap(self, cap: HouseholdCapped) -> Fault | None:
+        self.caps.append(cap.limit_w)
         return self.objection
 
     def release(self) -> Fault | None:
@@ -100,8 +105,18 @@ async def test_a_household_asks_and_releases(door: Door) -> None:
     assert door.meter.released == 1
 
 
+async def test_a_household_caps_itself_and_lifts_that(door: Door) -> None:
+    """A number lowers, null lifts; nothing else is a cap."""
+    for body in (b'{"limit_w": 800}', b'{"limit_w": 0}', b'{"limit_w": null}'):
+        assert await door.ask("PUT", "/v1/cap", body) == (200, {"taken": True})
+    for body in (b"{}", b"", b"800", b'{"limit_w": -1}', b'{"limit_w": NaN}', b'{"limit_w": 1, "minimum_limit_w": 1}'):
+        assert (await door.ask("PUT", "/v1/cap", body))[0] == 400
+    assert (await door.ask("POST", "/v1/cap", b'{"limit_w": 800}'))[0] == 405
+    assert door.meter.caps == [800.0, 0.0, None]
+
+
 @pytest.mark.parametrize("token", [None, "", "0123456789abcdeX", TOKEN + "0", TOKEN[:-1]])
-@pytest.mark.parametrize("path", ["/v1/status", "/v1/request", "/nowhere"])
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/request", "/v1/cap", "/nowhere"])
 async def test_nobody_gets_in_without_the_token(door: Door, token: str | None, path: str) -> None:
     """401 for every path, known or not, and nothing reaches the meter."""
     status, answer = await door.ask("POST", path, b'{"limit_w": 2400}', token)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meter.limiter import NONCES_MAX, Answer, ExportLimiter
+from meter.limiter import NONCES_MAX, Answer, ExportLimiter, Lowering
 from shared.ids import Epoch, Nonce, RequestId
 from shared.messages import DecisionId, Grant, LimitSource, Reason, Revoke
 
@@ -28,8 +28,8 @@ def grant(nonce: Nonce, seq: int = 1, limit_w: float = 2400.0, lease_s: float = 
     return Grant(DecisionId(Epoch(epoch), seq), RequestId(7), nonce, limit_w, lease_s)
 
 
-def revoke(seq: int, epoch: int = 3) -> Revoke:
-    return Revoke(DecisionId(Epoch(epoch), seq), Reason.OVERVOLTAGE, None, None)
+def revoke(seq: int, epoch: int = 3, limit_w: float = 0.0) -> Revoke:
+    return Revoke(DecisionId(Epoch(epoch), seq), Reason.OVERVOLTAGE, None, None, limit_w)
 
 
 def state(of: ExportLimiter) -> tuple[object, ...]:
@@ -127,17 +127,63 @@ def test_revoke_ends_the_grant_and_voids_every_nonce() -> None:
     tested = limiter()
     tested.accept(grant(tested.draw_nonce(0.0), 1), 1.0)
     outstanding = tested.draw_nonce(2.0)
-    assert tested.revoke(revoke(2))
+    assert tested.revoke(revoke(2)) is Lowering.WHOLE
     assert (tested.limit_w, tested.source, tested.applied) == (NOMINAL_W, LimitSource.REVOKED, DecisionId(Epoch(3), 2))
     assert tested.accept(grant(outstanding, 3), 3.0) is Answer.UNKNOWN_NONCE
+
+
+def test_a_revoke_may_leave_a_part_until_the_end_of_the_lease() -> None:
+    """Capped at once, the end stays, every nonce is void, and the decision is the newest applied."""
+    tested = limiter()
+    tested.accept(grant(tested.draw_nonce(0.0), 1), 1.0)
+    outstanding = tested.draw_nonce(2.0)
+    assert tested.revoke(revoke(2, limit_w=1800.0)) is Lowering.PARTIAL
+    assert (tested.limit_w, tested.source, tested.applied) == (1800.0, LimitSource.GRANT, DecisionId(Epoch(3), 2))
+    assert tested.wake_at == 60.0
+    assert tested.accept(grant(outstanding, 3), 3.0) is Answer.UNKNOWN_NONCE
+    assert tested.wake(60.0)
+    assert tested.limit_w == NOMINAL_W
+
+
+@pytest.mark.parametrize("seq", [1, 2, 9])
+@pytest.mark.parametrize("left_w", [1200.1, 2000.0, 2400.0, 9000.0, math.inf])
+def test_a_lowering_never_raises_however_late_or_often(seq: int, left_w: float) -> None:
+    """Old, doubled or new, above or below what is granted: the limit is the least that was ever said."""
+    tested = limiter()
+    tested.accept(grant(tested.draw_nonce(0.0), 5, limit_w=2000.0), 1.0)
+    for _ in range(2):
+        assert tested.revoke(revoke(seq, limit_w=left_w)) is Lowering.PARTIAL
+        assert tested.limit_w == min(2000.0, left_w)
+        assert tested.applied == DecisionId(Epoch(3), max(5, seq))
+    tested.revoke(revoke(3, limit_w=1500.0))
+    tested.revoke(revoke(3, limit_w=1700.0))
+    assert tested.limit_w == min(1500.0, left_w)
+
+
+@pytest.mark.parametrize("left_w", [0.0, 600.0, NOMINAL_W, -1.0, math.nan])
+def test_a_revoke_that_leaves_no_more_than_nominal_leaves_nothing(left_w: float) -> None:
+    """At the nominal limit, below it, or no number at all: the grant ends."""
+    tested = limiter()
+    tested.accept(grant(tested.draw_nonce(0.0), 1), 1.0)
+    assert tested.revoke(revoke(2, limit_w=left_w)) is Lowering.WHOLE
+    assert (tested.live, tested.source) == (False, LimitSource.REVOKED)
+
+
+def test_a_partial_revoke_without_a_grant_raises_nothing() -> None:
+    """The grant it would lower was lost on the line; the nonces are void all the same."""
+    tested = limiter()
+    nonce = tested.draw_nonce(0.0)
+    assert tested.revoke(revoke(2, limit_w=1800.0)) is Lowering.PARTIAL
+    assert (tested.live, tested.limit_w, tested.source) == (False, NOMINAL_W, LimitSource.BOOT)
+    assert tested.accept(grant(nonce, 3), 1.0) is Answer.UNKNOWN_NONCE
 
 
 def test_lowering_may_come_late_and_twice() -> None:
     """An old revoke lowers all the same, but the newest applied decision stays the newest."""
     tested = limiter()
     tested.accept(grant(tested.draw_nonce(0.0), 5), 1.0)
-    assert tested.revoke(revoke(4))
-    assert tested.revoke(revoke(4))
+    assert tested.revoke(revoke(4)) is Lowering.WHOLE
+    assert tested.revoke(revoke(4)) is Lowering.WHOLE
     assert (tested.limit_w, tested.applied) == (NOMINAL_W, DecisionId(Epoch(3), 5))
 
 
@@ -146,7 +192,7 @@ def test_a_lower_epoch_is_never_obeyed() -> None:
     tested = limiter()
     tested.accept(grant(tested.draw_nonce(0.0), 1), 1.0)
     before = state(tested)
-    assert not tested.revoke(revoke(9, epoch=2))
+    assert tested.revoke(revoke(9, epoch=2)) is Lowering.REFUSED
     assert not tested.adopt(Epoch(2))
     assert not tested.adopt(Epoch(3))
     assert state(tested) == before
@@ -231,7 +277,9 @@ def test_nothing_ever_raises_beyond_sixty_seconds_after_a_drawn_nonce(
                 assert now < drawn[nonce] + 60.0
                 used.add(nonce)
         elif what == "revoke":
-            tested.revoke(revoke(number))
+            before_w = tested.limit_w
+            tested.revoke(revoke(number, limit_w=wild))
+            assert tested.limit_w <= before_w
         elif what == "release":
             tested.release()
         elif what == "fault":

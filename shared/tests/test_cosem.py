@@ -78,7 +78,7 @@ upward: st.SearchStrategy[Upward] = st.one_of(
 downward: st.SearchStrategy[Downward] = st.one_of(
     st.builds(Grant, decisions, u32.map(RequestId), nonces, watts, seconds),
     st.builds(Denial, decisions, u32.map(RequestId), st.sampled_from(Reason), names, values),
-    st.builds(Revoke, decisions, st.sampled_from(Reason), names, values),
+    st.builds(Revoke, decisions, st.sampled_from(Reason), names, values, watts),
     st.builds(NominalLimit, decisions, watts),
     st.builds(Acknowledgement, epochs, u32, st.integers(0, 0xFFFF)),
 )

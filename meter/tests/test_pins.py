@@ -1,16 +1,16 @@
-"""The export relay on mock pins: never a pulse, nominal whenever in doubt, errors in one line."""
+"""The export relay on gpiozero's mock pins: never a pulse, nominal whenever in doubt, errors in one line."""
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from gpiozero import Device
 from gpiozero.pins.mock import MockFactory, MockPin
 
-from meter.relay import FACTORY_VARIABLE, GpioRelay, Level, RelaySettings, default_factory
+from meter.deadman import FACTORY_VARIABLE, Wiring
+from meter.pins import GpioRelay, ZeroPins, default_factory
+from meter.relay import Level, RelaySettings
 from shared.errors import DeviceError
 from shared.messages import RelayState
 
@@ -146,8 +146,6 @@ def no_factory(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """gpiozero has not chosen yet."""
     monkeypatch.setattr(Device, "pin_factory", None)
     monkeypatch.delenv(FACTORY_VARIABLE, raising=False)
-    for name in ("lgpio", "gpiozero.pins.lgpio"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     return monkeypatch
 
 
@@ -157,78 +155,21 @@ def test_the_environment_chooses_the_factory(no_factory: pytest.MonkeyPatch) -> 
     assert isinstance(default_factory(), MockFactory)
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [("nonsense", "no such pin library"), ("lgpio", "no such pin library"), (None, "no such pin library")],
-)
-def test_a_machine_without_gpio_says_so(no_factory: pytest.MonkeyPatch, name: str | None, line: str) -> None:
+def test_a_machine_without_such_a_library_says_so(no_factory: pytest.MonkeyPatch) -> None:
     """One line; never a quiet fall-back to a library whose pins pulse."""
-    no_factory.setitem(sys.modules, "lgpio", None)
-    if name is not None:
-        no_factory.setenv(FACTORY_VARIABLE, name)
-    with pytest.raises(DeviceError, match=line):
+    no_factory.setenv(FACTORY_VARIABLE, "nonsense")
+    with pytest.raises(DeviceError, match="no such pin library"):
         GpioRelay(WIRED)
 
 
-class LgpioError(Exception):
-    """As lgpio's own."""
-
-
-def fake_lgpio(calls: list[tuple[object, ...]], fault: str = "") -> types.ModuleType:
-    """An lgpio that records its claims; ``fault`` is what opening the chip raises."""
-    module = types.ModuleType("lgpio")
-    for number, name in enumerate(
-        ["SET_PULL_NONE", "SET_PULL_UP", "SET_PULL_DOWN", "BOTH_EDGES", "RISING_EDGE", "FALLING_EDGE"]
-    ):
-        setattr(module, name, number)
-
-    def opened(chip: int) -> int:
-        if fault:
-            raise LgpioError(fault)
-        return chip
-
-    def recorder(name: str) -> Callable[..., None]:
-        return lambda *arguments: calls.append((name, *arguments))
-
-    module.error = LgpioError  # type: ignore[attr-defined]
-    module.gpiochip_open = opened  # type: ignore[attr-defined]
-    module.gpio_get_mode = lambda *_: 2  # type: ignore[attr-defined]
-    for name in ("gpiochip_close", "gpio_claim_input", "gpio_claim_output", "gpio_write"):
-        setattr(module, name, recorder(name))
-    return module
-
-
-def test_on_a_raspberry_pi_the_claim_carries_the_level(no_factory: pytest.MonkeyPatch) -> None:
-    """lgpio sees one output claim, and it is HIGH: stock gpiozero would claim LOW first."""
-    calls: list[tuple[object, ...]] = []
-    no_factory.setitem(sys.modules, "lgpio", fake_lgpio(calls))
-    no_factory.setattr("gpiozero.pins.local.get_pi_revision", lambda: 0xC03112)
-    factory = default_factory()
-    relay = GpioRelay(RelaySettings(pin=5))
-    relay.raise_export()
-    relay.close()
-    assert [call for call in calls if call[0] != "gpio_claim_input"] == [
-        ("gpio_claim_output", 0, 5, 1),
-        ("gpio_write", 0, 5, False),
-        ("gpio_write", 0, 5, True),
-    ]
-    factory.close()
-
-
-@pytest.mark.parametrize(
-    ("fault", "line"),
-    [("can not open gpiochip", "no GPIO chip found"), ("no permission", "permission denied"), ("GPIO busy", "in use")],
-)
-def test_what_lgpio_says_becomes_one_line(no_factory: pytest.MonkeyPatch, fault: str, line: str) -> None:
-    """A missing chip, a missing group, another process."""
-    no_factory.setitem(sys.modules, "lgpio", fake_lgpio([], fault))
-    no_factory.setattr("gpiozero.pins.local.get_pi_revision", lambda: 0xC03112)
-    with pytest.raises(DeviceError, match=line):
-        GpioRelay(WIRED)
-
-
-def test_another_computer_is_not_a_raspberry_pi(no_factory: pytest.MonkeyPatch) -> None:
-    """lgpio is there, the board is not."""
-    no_factory.setitem(sys.modules, "lgpio", fake_lgpio([]))
-    with pytest.raises(DeviceError, match="no GPIO chip found"):
-        GpioRelay(WIRED)
+def test_the_dead_man_drives_them_too(no_factory: pytest.MonkeyPatch, factory: MockFactory) -> None:
+    """The same pins behind the dead man's port: coil, contact, and both given back."""
+    no_factory.setattr(Device, "pin_factory", factory)
+    pins = ZeroPins(Wiring(5, False, 6, False))
+    pins.drive(raised=True)
+    factory.pin(6).drive_low()
+    assert (factory.pin(5).state, pins.contact()) == (False, "raised")
+    pins.drive(raised=False)
+    assert factory.pin(5).state is True
+    pins.close()
+    assert factory.pin(5).function == "input"

@@ -1,0 +1,103 @@
+"""How long a decision takes: one window of a street whose customers all hold grants and one of whom asks for more.
+
+`python -m benchmarks.decision [--windows N] [--out DIR]` prints the table and writes `decision.json`. A window is
+everything between the reports and the verdicts: estimate, allocation over all customers, exact confirmation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.feeders import tree_feeder
+from dcu.grid.compiler import compile_network
+from dcu.grid.feeder import solve
+from dcu.grid.injections import Injections
+from dcu.grid.port_model import PortModel
+from dcu.hosting.allocate import Policy
+from dcu.hosting.decide import Question, Standing, Wish
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
+from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.meters import MeterEntry
+from shared.ids import BusId, Eui48, MeterId, Phase
+
+CASES: Final = (("100 customers, 3 phases", 100, "three"), ("1,000 customers, 1 phase", 1000, "each"))
+NOMINAL_W: Final = 20_000.0
+"""Of all customers together."""
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    options = parser.parse_args()
+    rows = [measure(case, policy, options.windows) for case in CASES for policy in Policy]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "decision.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in rows:
+        print(f"{row['case']:26} {row['policy']:13} p50 {row['p50_ms']:7.2f} ms   p99 {row['p99_ms']:7.2f} ms")
+
+
+def measure(case: tuple[str, int, str], policy: Policy, windows: int) -> dict[str, Any]:
+    """Percentiles over windows with fresh draws, wishes and asker each."""
+    name, customers, kind = case
+    model = compile_network(tree_feeder(customers, kind))
+    phases = len(model.ports) // customers
+    entries = tuple(_entry(model, k, phases) for k in range(customers))
+    settings = GridSettings(policy=policy, nominal_voltage_v=float(model.u_nominal_v[0]), band_pct=6.0)
+    rule = Predicted(model, entries, settings)
+    random = np.random.default_rng(5)
+    taken: list[float] = []
+    count = windows if customers < 500 else max(10, windows // 8)
+    for k in range(count + 3):
+        measured = _measured(model, entries, phases, random)
+        nominal_w = NOMINAL_W / customers
+        granted = nominal_w * random.uniform(1.2, 2.0, customers)
+        wanted = granted + random.uniform(0, 400_000 / customers, customers)
+        asker = int(random.integers(customers))
+        wishes = tuple(
+            Wish(e.id, Standing.ASKS, nominal_w, float(wanted[j]), 0.0)
+            if j == asker
+            else Wish(e.id, Standing.DUE, nominal_w, float(wanted[j]), 0.0, float(granted[j]))
+            for j, e in enumerate(entries)
+        )
+        reserved = {e.id: float(granted[j]) for j, e in enumerate(entries) if j != asker}
+        question = Question(wishes, reserved, 10_000)
+        began = time.perf_counter()
+        answer = rule.answer(rule.view(measured, 15.0 * k), question)
+        spent = time.perf_counter() - began
+        assert len(answer.verdicts) == customers, "everybody was answered"
+        if k >= 3:  # the first windows fill caches
+            taken.append(spent)
+    p50, p99 = (float(1e3 * np.percentile(taken, share)) for share in (50, 99))
+    return {"case": name, "policy": policy.value, "windows": count, "p50_ms": p50, "p99_ms": p99}
+
+
+def _entry(model: PortModel, k: int, phases: int) -> MeterEntry:
+    labels = model.port_labels[k * phases : (k + 1) * phases]
+    bus = BusId(model.port_buses[k * phases])
+    return MeterEntry(MeterId(f"c{k}"), Eui48(k.to_bytes(6, "big")), bus, tuple(Phase[x] for x in labels), 0.0, 1e6)
+
+
+def _measured(
+    model: PortModel, entries: tuple[MeterEntry, ...], phases: int, random: np.random.Generator
+) -> MeasurementSet:
+    n = len(model.ports)
+    p = random.uniform(-100, 300, n) * min(1.0, 300 / n)
+    u = np.abs(solve(model, Injections.of(p), engine="port")["port_u_v"][0])
+    points = [Point(SUBSTATION, Quality.GOOD, (float(u.max()),), 0.0, 0.0, (0.0,), (0.0,))]
+    for k, entry in enumerate(entries):
+        at = slice(k * phases, (k + 1) * phases)
+        powers = tuple(map(float, p[at]))
+        points.append(Point(entry.id, Quality.GOOD, tuple(map(float, u[at])), 0.0, 0.0, powers, (0.0,) * phases))
+    return MeasurementSet(tuple(points))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,407 @@
+"""Sensitivities learnt from the meters' own history, where no network model exists: how every voltage follows every
+power, and how well that is known.
+
+A voltage follows currents, `d|u_i| = sum_j R_ij da_j + X_ij dr_j`, `a = p / |u|` and `r = q / |u|` [A], far better than
+powers: a customer of constant power draws less current where the voltage rises. They are learnt by recursive least
+squares (`regression`) in two parts, because what the medium voltage does moves all meters alike and must not be taken
+for the customers' work:
+
+    u_i - u_busbar      by the currents of all ports and the busbar's voltages: departures from their own recent means
+    u_busbar            by the sums of the currents in each phase: steps from set to set, as the medium voltage wanders
+
+Departures from a recent mean are a difference too, and the same one on both sides, but a customer's step stays in it
+for `Learning.window_s` and not for one set: it is seen many times against the meters' noise, and a switching that falls
+between the readings of two meters spoils one set of many.
+
+**What makes it identifiable.** Households switch one by one, which teaches single R_ij; PV moves all together, which
+teaches their sum; and q of a household is nearly a fixed share of its p, so that of R and X only one combination shows.
+The rest is physics, put in as the prior: a port j whose phase leads by phi changes |u_i| by
+`-Re(Z_ij (a - j r) exp(j phi))`, and the paths Z_ij = R + j X of one phase pair are alike (a common part with a wide
+spread) and differ each from the other (a part of its own). Drawing lowers the own phase and, through the neutral,
+mostly raises the others. How far paths differ from each other is itself learnt (`fit_prior`).
+
+**The bound.** SIGMAS standard deviations of the estimate in the direction asked, noise and prior in one, and what the
+law's curvature may hide (`CURVATURE_OWN`, `CURVATURE_OTHER`). Before anything is learnt it is tens of volts, and the
+answer is no.
+
+**Limits.** Ports from phase to neutral, positive rotation L1 L2 L3. Only complete sets teach: every power is an input.
+Where the readings of a set lie further apart than some seconds, `Learning.asynchrony` puts a share of every change on
+top of the bound. What no meter measures is noise and widens the bound, unless it moves with what is measured: PV
+without a meter is credited to the PV with one, whose effect is then overestimated, beyond the bound.
+
+Nomenclature: n ports; p_w, q_var import positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.hosting.headroom import Constraint, GridLimits, Prospect, Rows, Situation
+from dcu.hosting.regression import Regression
+from shared.errors import ConfigError, Fault
+
+Reals = NDArray[np.float64]
+
+PHASES: Final = ("L1", "L2", "L3")
+ROTATION_RAD: Final = np.radians([0.0, -120.0, 120.0])
+SIGMAS: Final = 3.0
+"""Width of the bound; the noise behind a standard deviation is already taken at its worst (`regression.COLOUR_MIN`)."""
+CURVATURE_OWN, CURVATURE_OTHER = 0.15, 0.6
+"""What a law linear in currents may miss of what the own and other phases contribute to a voltage, for each unit by
+which the most moved voltage of the feeder moves: currents turn with the voltages they hang on, which tells most across
+phases. Measured on the European feeder with up to 33 customers at 9 kW, where 0.11 and 0.55 suffice."""
+FLOW_STEPS: Final = 4
+"""Voltages and currents follow each other; each step gains a factor of ten, and the first error is some per cent."""
+SPREADS: Final = (1.0, 0.7, 0.5, 0.35)
+"""How much less than assumed the paths may turn out to differ."""
+SPREAD_SAFETY: Final = 1.4
+"""The likeliest spread is taken one size larger."""
+FIT_SETS_MIN: Final = 720
+LEARNED_SHARE: Final = 0.5
+"""A port is learned when the bound on what its own export does is at most this share of the effect."""
+PROBE_W: Final = 1000.0
+SLOPE_STEP_W: Final = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What is assumed of the paths Z that pairs of ports share, each as (R, X) [ohm]: expectation, and standard
+    deviations of the part that all pairs have in common and of what each pair differs."""
+
+    mean_ohm: tuple[float, float]
+    shared_ohm: tuple[float, float]
+    each_ohm: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What is assumed before anything is learnt, and how it is forgotten.
+
+    Attributes:
+        own, other: paths from the busbar between ports of one phase, and of two; some hundred metres of cable.
+        busbar_own, busbar_other: the same for the transformer; what each differs is not used.
+        follow: standard deviation of how far a port's voltage follows the busbar's more or less than one to one.
+        interval_s: least time between two sets that teach [s].
+        window_s: time constant of the recent mean [s].
+        gap_s: longest time between two sets [s]; after a longer one the recent mean begins anew.
+        memory_s: time after which a set counts 1/e [s].
+        asynchrony: share of a change of voltage that readings at different instants may hide.
+        noise_v: error of the difference between a meter and the busbar [V] to start with, and its least: a resolution
+            of 0.1 V alone gives 0.04 V.
+        refresh_sets: sets between two new estimates.
+    """
+
+    own: Path = Path((0.1, 0.03), (0.1, 0.03), (0.08, 0.015))
+    other: Path = Path((0.03, 0.03), (0.05, 0.05), (0.03, 0.015))
+    busbar_own: Path = Path((0.005, 0.015), (0.01, 0.02), (0.0, 0.0))
+    busbar_other: Path = Path((0.0, 0.0), (0.005, 0.01), (0.0, 0.0))
+    follow: float = 0.05
+    interval_s: float = 10.0
+    window_s: float = 900.0
+    gap_s: float = 900.0
+    memory_s: float = 14 * 86_400.0
+    asynchrony: float = 0.0
+    noise_v: tuple[float, float] = (0.2, 0.04)
+    refresh_sets: int = 15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """Expected change of voltage [V] (n_state, n), and how far it may be wrong [V]."""
+
+    du_v: Reals
+    bound_v: Reals
+
+
+class LearnedSensitivity:
+    """Learns as sets arrive; says what a change of powers does to every voltage."""
+
+    def __init__(self, ports: tuple[str, ...], labels: tuple[str, ...], learning: Learning | None = None) -> None:
+        """Name and phase (`L1`, `L2`, `L3`) of every port."""
+        assert ports
+        assert len(ports) == len(labels)
+        assert set(labels) <= set(PHASES), "ports from phase to neutral only"
+        self.ports, self.labels = ports, labels
+        self.learning = Learning() if learning is None else learning
+        self._phase = np.array([PHASES.index(label) for label in labels])
+        self._of_phase = (self._phase[:, None] == np.arange(3)).astype(float)
+        self._at = [np.flatnonzero(self._phase == f) for f in range(3)]
+        self.spread = [(1.0, 1.0)] * 3
+        """Of each phase: how much its paths differ, to its own and to other phases, against what was assumed."""
+        noise, least = self.learning.noise_v
+        self._parts = [
+            Regression(self._mean(f), self._covariance(f, (1.0, 1.0)), np.full(len(at), noise**2), least**2)
+            for f, at in enumerate(self._at)
+        ]
+        # Transformer and medium voltage are alike in all phases: four numbers, R and X of the own phase and of others.
+        own, other = self.learning.busbar_own, self.learning.busbar_other
+        expected = -np.array([*own.mean_ohm, *other.mean_ohm])[:, None]
+        sizes = np.array([*own.shared_ohm, *other.shared_ohm])
+        self._busbar = Regression(expected, np.diag(sizes**2), np.full(1, noise**2), least**2)
+        self._last = self._recent = np.zeros(0)
+        self._last_s, self._fresh = 0.0, 0
+
+    def _path(self, phase: int, of: int) -> tuple[Path, Reals]:
+        """The path between two phases, and the matrix that turns its (R, X) into what a and r do."""
+        angle = ROTATION_RAD[of] - ROTATION_RAD[phase]
+        turn = np.array([[-np.cos(angle), np.sin(angle)], [-np.sin(angle), -np.cos(angle)]])
+        return self.learning.own if of == phase else self.learning.other, turn
+
+    def _mean(self, phase: int) -> Reals:
+        """Expected parameters (2n + 3, ports of the phase): by a, by r, by the busbar's changes."""
+        n = len(self.labels)
+        mean = np.zeros((2 * n + 3, len(self._at[phase])))
+        for f, ports in enumerate(self._at):
+            path, turn = self._path(phase, f)
+            mean[ports], mean[n + ports] = turn @ np.array(path.mean_ohm)
+        return mean
+
+    def _covariance(self, phase: int, spread: tuple[float, float]) -> Reals:
+        """Of the parameters of one output of this phase (2n + 3, 2n + 3) [ohm2]."""
+        n = len(self.labels)
+        found = np.zeros((2 * n + 3, 2 * n + 3))
+        for f, ports in enumerate(self._at):
+            path, turn = self._path(phase, f)
+            shared = turn @ np.diag(np.square(path.shared_ohm)) @ turn.T
+            each = turn @ np.diag(np.square(path.each_ohm)) @ turn.T * spread[f != phase] ** 2
+            for k, m in np.ndindex(2, 2):
+                block = np.full((len(ports), len(ports)), shared[k, m]) + each[k, m] * np.eye(len(ports))
+                found[np.ix_(k * n + ports, m * n + ports)] = block
+        found[range(2 * n, 2 * n + 3), range(2 * n, 2 * n + 3)] = self.learning.follow**2
+        return found
+
+    @property
+    def sets(self) -> int:
+        """Differences learnt from."""
+        return min(part.sets for part in self._parts)
+
+    def update(self, time_s: float, u_v: Reals, p_w: Reals, q_var: Reals, busbar_v: Reals) -> bool:
+        """One measurement set: time [s], voltages [V], draws [W, var] (n), the busbar's voltages L1 L2 L3 [V].
+
+        Returns:
+            Whether it was learnt from. Not so: a number missing, too early, the first after a gap, beyond the gate.
+        """
+        if not all(np.isfinite(v).all() for v in (u_v, p_w, q_var, busbar_v)) or min(u_v.min(), busbar_v.min()) <= 0:
+            return False
+        new = np.concatenate([p_w / u_v, q_var / u_v, busbar_v, u_v - busbar_v[self._phase]])
+        elapsed_s = time_s - self._last_s
+        if not len(self._last) or not 0 <= elapsed_s <= self.learning.gap_s:
+            self._last, self._recent, self._last_s = new, new.copy(), time_s
+            return False
+        if elapsed_s < self.learning.interval_s:
+            return False
+        learnt = self._learn(new, elapsed_s)
+        self._last, self._last_s = new, time_s
+        self._fresh += 1
+        if self._fresh >= self.learning.refresh_sets:
+            self.refresh()
+        return learnt
+
+    def _learn(self, new: Reals, elapsed_s: float) -> bool:
+        n = len(self.labels)
+        keep = float(np.exp(-elapsed_s / self.learning.memory_s))
+        step = new - self._last
+        for f, x in enumerate(self._busbar_inputs(step[None, :n], step[None, n : 2 * n])[0]):
+            self._busbar.learn(x, step[2 * n + f : 2 * n + f + 1], keep if f == 0 else 1.0)
+        apart = new - self._recent
+        self._recent = new - apart * np.exp(-elapsed_s / self.learning.window_s)
+        x, above = apart[: 2 * n + 3], apart[2 * n + 3 :]
+        learnt = [part.learn(x, above[at], keep) for part, at in zip(self._parts, self._at, strict=True)]
+        return all(learnt)
+
+    def _busbar_inputs(self, active_a: Reals, reactive_a: Reals) -> Reals:
+        """Inputs of the busbar's law in each phase (n_state, 3, 4) from the ports' currents (n_state, n) [A]."""
+        drawn = (active_a - 1j * reactive_a) @ self._of_phase
+        turned = drawn[:, None, :] * np.exp(1j * (ROTATION_RAD[None, :] - ROTATION_RAD[:, None]))
+        own = turned[:, range(3), range(3)]
+        other = turned.sum(axis=2) - own
+        return np.stack([own.real, -own.imag, other.real, -other.imag], axis=2)
+
+    def refresh(self) -> None:
+        """Take everything learnt so far into the estimate."""
+        for part in (*self._parts, self._busbar):
+            part.refresh()
+        self._fresh = 0
+
+    def fit_prior(self) -> None:
+        """Learn from the data how far paths differ from each other: the likeliest spread, one size larger.
+
+        For the hours when nobody waits: it costs some thirty refreshes.
+        """
+        if self.sets < FIT_SETS_MIN:
+            return
+        for f, part in enumerate(self._parts):
+            own = max(SPREADS, key=lambda s: self._evidence(f, part, (s, 1.0)))
+            other = max(SPREADS, key=lambda s: self._evidence(f, part, (own, s)))
+            self.spread[f] = (SPREAD_SAFETY * own, SPREAD_SAFETY * other)
+            part.expect(self._covariance(f, self.spread[f]))
+
+    def _evidence(self, phase: int, part: Regression, spread: tuple[float, float]) -> float:
+        part.expect(self._covariance(phase, spread))
+        return part.evidence()
+
+    def change(self, now: Situation, p_w: Reals) -> Change:
+        """What draws (n_state, n) [W] instead of the present ones do to the voltages, q staying as it is."""
+        u = np.broadcast_to(now.u_v, p_w.shape)
+        for _ in range(FLOW_STEPS):
+            active, reactive = p_w / u - now.p_w / now.u_v, now.q_var / u - now.q_var / now.u_v
+            above = self._busbar_inputs(active, reactive)
+            busbar = (above @ self._busbar.theta)[:, :, 0]
+            x = np.concatenate([active, reactive, busbar], axis=1)
+            du = busbar[:, self._phase]
+            for part, at in zip(self._parts, self._at, strict=True):
+                du[:, at] += x @ part.theta
+            # A guess that leaves all bounds of sense (nothing learnt yet) must not divide by nothing.
+            u = np.clip(now.u_v + du, 0.5 * now.u_v, 1.5 * now.u_v)
+        doubt = np.sqrt(self._busbar.variance(above.reshape(-1, 4))).reshape(-1, 3)[:, self._phase]
+        for part, at in zip(self._parts, self._at, strict=True):
+            doubt[:, at] += np.sqrt(part.variance(x))
+        own, other = self._moved(x)
+        largest = ((own + other) / now.u_v).max(axis=1, keepdims=True)
+        curved = largest * (CURVATURE_OWN * own + CURVATURE_OTHER * other)
+        return Change(du, SIGMAS * doubt + curved + self.learning.asynchrony * (own + other))
+
+    def _moved(self, x: Reals) -> tuple[Reals, Reals]:
+        """What the own phase and the others do to each voltage, in magnitudes, so that nothing cancels (n_state, n)
+        [V]."""
+        n = len(self.labels)
+        own, other = np.abs(x[:, 2 * n :])[:, self._phase], np.zeros((len(x), n))
+        for f, (part, at) in enumerate(zip(self._parts, self._at, strict=True)):
+            for g, ports in enumerate(self._at):
+                columns = np.concatenate([ports, n + ports])
+                moved = np.abs(x[:, columns] @ part.theta[columns])
+                if f == g:
+                    own[:, at] += moved
+                else:
+                    other[:, at] += moved
+        return own, other
+
+    def learned(self) -> NDArray[np.bool_]:
+        """Which ports (n) are known well enough for their export to be judged."""
+        n = len(self.labels)
+        here = Situation(np.zeros(n), np.zeros(n), np.full(n, 230.0), np.zeros(n))
+        found = self.change(here, -PROBE_W * np.eye(n))
+        return np.asarray(np.diag(found.bound_v) <= LEARNED_SHARE * np.abs(np.diag(found.du_v)))
+
+    def saved(self) -> dict[str, Reals]:
+        """Everything learnt, as arrays to be restored at the next start."""
+        found = {"spread": np.array(self.spread), "labels": self._phase.astype(float)}
+        for name, part in zip((*PHASES, "busbar"), (*self._parts, self._busbar), strict=True):
+            found |= {f"{name}_{key}": array for key, array in part.saved().items()}
+        return found
+
+    def restore(self, arrays: Mapping[str, Reals]) -> None:
+        """Take over what `saved` gave, refreshed; the next set begins a new recent mean.
+
+        Raises:
+            ConfigError: arrays of another street, missing, or not finite; nothing is changed then.
+        """
+        wanted = self.saved()
+        faults = [
+            Fault(name, "nothing" if name not in arrays else f"shape {arrays[name].shape}", f"{old.shape}, finite")
+            for name, old in wanted.items()
+            if name not in arrays or arrays[name].shape != old.shape or not np.isfinite(arrays[name]).all()
+        ]
+        if not faults and not np.array_equal(arrays["labels"], wanted["labels"]):
+            faults = [Fault("labels", "other phases", ", ".join(self.labels))]
+        bad = [k for k in wanted if k.endswith("_noise") and not faults and arrays[k].min() <= 0]
+        if not faults and not (arrays["spread"].min() > 0 and arrays["spread"].max() <= SPREAD_SAFETY):
+            bad.append("spread")
+        if faults := faults or [Fault(name, "out of range", "above 0") for name in bad]:
+            raise ConfigError("learned sensitivities", faults)
+        self.spread = [(float(own), float(other)) for own, other in arrays["spread"]]
+        self._last, self._fresh = np.zeros(0), 0
+        for name, part in zip((*PHASES, "busbar"), (*self._parts, self._busbar), strict=True):
+            part.restore({key: arrays[f"{name}_{key}"] for key in ("a", "b", "noise", "shared", "counts")})
+        for f, part in enumerate(self._parts):
+            part.expect(self._covariance(f, self.spread[f]))
+
+
+class LearnedOutlook:
+    """Predicts violations of the voltage limits from what was learnt; stands where `headroom.Outlook` does.
+
+    All constraints are numbers that must not be above 0, in shares of nominal (the middle of the band).
+    """
+
+    def __init__(self, sensitivity: LearnedSensitivity, limits: GridLimits, now: Situation) -> None:
+        self.sensitivity, self.limits, self.now = sensitivity, limits, now
+        self._nominal = (limits.u_high_v + limits.u_low_v) / 2
+        kinds = ("overvoltage", "undervoltage")
+        self.names = tuple(Constraint(kind, port) for kind in kinds for port in sensitivity.ports)
+        self._slopes: tuple[Reals, Reals] | None = None
+
+    def excess(self, p_w: Reals) -> Reals:
+        """How far each limit is exceeded with these draws (n_state, n) [W]: (n_state, 2n)."""
+        found = self.sensitivity.change(self.now, np.atleast_2d(p_w))
+        expected = self.now.u_v + found.du_v
+        margin = self.now.margin_v + found.bound_v + self.now.model_error * np.abs(found.du_v)
+        over, under = expected + margin - self.limits.u_high_v, self.limits.u_low_v - expected + margin
+        return np.concatenate([over / self._nominal, under / self._nominal], axis=1)
+
+    def guess(self, p_w: Reals) -> Reals:
+        """The excess itself: it needs no power flow."""
+        return np.asarray(self.excess(p_w)[0])
+
+    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
+        """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W], by forward differences
+        towards export, the side on which the answer is used."""
+        if self._slopes is None or not np.array_equal(self._slopes[0], p_w):
+            found = self.excess(np.vstack([p_w, p_w - SLOPE_STEP_W * np.eye(len(p_w))]))
+            self._slopes = (p_w, np.asarray((found[0] - found[1:]).T / SLOPE_STEP_W))
+        return self._slopes[1][rows]
+
+    def reason(self, binding: Constraint) -> str:
+        """Why a binding constraint binds: its kind, or `not_learned` while its port is not."""
+        at = self.sensitivity.ports.index(binding.place) if binding.place in self.sensitivity.ports else None
+        return binding.kind if at is None or self.sensitivity.learned()[at] else "not_learned"
+
+
+class MixedOutlook:
+    """Two outlooks on one situation, of a model and of what was learnt; where both know a constraint the larger excess
+    counts."""
+
+    def __init__(self, first: Prospect, second: Prospect) -> None:
+        assert np.array_equal(first.now.p_w, second.now.p_w), "two outlooks on one situation"
+        self._first, self._second = first, second
+        self.now = first.now
+        place = {name: k for k, name in enumerate(first.names)}
+        self.names = (*first.names, *(name for name in second.names if name not in place))
+        place = {name: k for k, name in enumerate(self.names)}
+        self._rows = np.array([place[name] for name in second.names], dtype=np.int64)
+
+    def excess(self, p_w: Reals) -> Reals:
+        """The larger excess of the two (n_state, n_constraint)."""
+        return np.maximum(*self._both(np.atleast_2d(p_w)))
+
+    def _both(self, p_w: Reals) -> tuple[Reals, Reals]:
+        first, second = self._first.excess(p_w), self._second.excess(p_w)
+        one = np.full((len(p_w), len(self.names)), -np.inf)
+        two = one.copy()
+        one[:, : first.shape[1]] = first
+        two[:, self._rows] = second
+        return one, two
+
+    def guess(self, p_w: Reals) -> Reals:
+        """The larger guess of the two (n_constraint)."""
+        found = np.full(len(self.names), -np.inf)
+        first, second = self._first.guess(p_w), self._second.guess(p_w)
+        found[: len(first)] = first
+        found[self._rows] = np.maximum(found[self._rows], second)
+        return found
+
+    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
+        """Derivatives of the larger one (n_row, n) [1/W]."""
+        one, two = (both[0] for both in self._both(p_w[None, :]))
+        found = np.zeros((len(rows), len(p_w)))
+        of_second = two[rows] > one[rows]
+        found[~of_second] = self._first.slopes(p_w, rows[~of_second])
+        place = np.full(len(self.names), -1)
+        place[self._rows] = np.arange(len(self._rows))
+        if of_second.any():
+            found[of_second] = self._second.slopes(p_w, place[rows[of_second]])
+        return found
