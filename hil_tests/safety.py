@@ -156,7 +156,7 @@ def _run(chunk: _Chunk) -> _Tally:
         _TRUTHS[key] = _Truth(network, chunk.band_pct)
     truth = _TRUTHS[key]
     random = np.random.default_rng(chunk.seed)
-    rule = truth.rule(errors, _wrong(network, errors.model, random) if errors.model else None)
+    rule = truth.rule(errors, with_wrong_impedances(network, errors.model, random) if errors.model else None)
     tally = _Tally()
     for state in range(chunk.states):
         _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
@@ -199,7 +199,7 @@ def _one_state(
         tally.covered += _bound_holds(truth.feeder, p, q, after[0])
 
 
-def _wrong(network: Network, share: float, random: np.random.Generator) -> Network:
+def with_wrong_impedances(network: Network, share: float, random: np.random.Generator) -> Network:
     """The network with every branch impedance off by up to `share`."""
     branches = tuple(replace(b, z_ohm=matrix(b.z_ohm * (1 + random.uniform(-share, share)))) for b in network.branches)
     return replace(network, branches=branches, memo={})

@@ -42,6 +42,37 @@ class _Spot:
     row: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where everything stands on the page: buses, edges `(parent, bus, wires)`, and the height kept for a customer.
+
+    A tree's edges go down at the parent and then across; a map's go straight. Edges that lead to no customer are left
+    out. y grows downwards.
+    """
+
+    places: dict[str, tuple[float, float]]
+    edges: tuple[tuple[str, str, int], ...]
+    root: str
+    row: float
+    is_map: bool
+
+
+def feeder_plan(network: Network) -> Plan:
+    """The drawing's geometry, for other pictures of the same feeder."""
+    customers: dict[str, list[ConnectionPoint]] = {}
+    for point in network.connection_points:
+        customers.setdefault(point.bus, []).append(point)
+    spots = _spots(network)
+    found = _map(network, spots)
+    places = found or _tree(spots, customers, network.source.bus)
+    leading: set[str] = set()
+    for bus in reversed(spots):  # children stand behind their parents
+        if bus in customers or any(child in leading for child in spots[bus].children):
+            leading.add(bus)
+    edges = tuple((s.parent, bus, s.wires) for bus, s in spots.items() if s.parent is not None and bus in leading)
+    return Plan(places, edges, network.source.bus, 7.0 if found else float(ROW), found is not None)
+
+
 def feeder_svg(network: Network) -> str:
     """The drawing as the text of an SVG file."""
     customers: dict[str, list[ConnectionPoint]] = {}
