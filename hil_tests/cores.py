@@ -24,7 +24,8 @@ from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import HostingEngine, SiteSettings
 from dcu.hosting.estimate import Accuracy
-from dcu.hosting.predicted import GridSettings, Predicted
+from dcu.hosting.predicted import Predicted
+from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from hil_tests.day import Day
 from hil_tests.household import Household

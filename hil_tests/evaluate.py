@@ -174,22 +174,35 @@ def _proof(found: Optimum) -> dict[str, Any]:
 
 
 def nominal_limit_w(feeder: Feeder, day: Day, limits: GridLimits) -> float:
-    """The largest common export limit of all plants that the feeder bears without any load, in whole hundreds [W].
+    """The largest common export limit of all plants that the feeder bears in every minute of the day, whether the sun
+    shines or not and also without any load, in whole hundreds [W].
 
-    A plant smaller than the limit exports what it has.
+    Loads count too: what is drawn on one phase lifts the others. A plant smaller than the limit exports what it has.
     """
     peaks = np.array([plant.peak_w for plant in day.plants])
-    levels = np.arange(0.0, peaks.max() + STEP_W, STEP_W)
-    draws = -np.minimum(levels[:, None], peaks) @ day.spread
-    found = solve(feeder, Injections.of(draws), results=("port_u_v", "current_a"), tolerance_pu=1e-10)
-    u, amps = np.abs(found["port_u_v"]), np.abs(found["current_a"])
-    good = ((u <= limits.u_high_v) & (u >= limits.u_low_v)).all(axis=1) & (amps <= limits.i_max_a).all(axis=1)
-    good &= found.converged
-    if not good[0]:
-        seen = f"{np.abs(feeder.model.u_open_v).max():.1f} V without any load"
-        expected = f"at most {limits.u_high_v.max():.1f} V: a wider --band-pct or a lower --no-load-pu"
+    loads = np.vstack([np.zeros(day.p_w.shape[1]), day.p_w])
+    q = np.vstack([np.zeros(day.p_w.shape[1]), day.q_var])
+    exporting = day.spread.any(axis=0)
+    last = None
+    for level in np.arange(0.0, peaks.max() + STEP_W, STEP_W):
+        draws = np.where(exporting, 0.0, loads) - np.minimum(level, peaks) @ day.spread
+        found = solve(feeder, Injections(draws, q), tolerance_pu=1e-10)
+        if not found.converged.all() or not _inside(feeder, limits, draws, q, found["port_u_v"]):
+            break
+        last = float(level)
+    if last is None:
+        seen = f"{np.abs(feeder.model.u_open_v).max():.1f} V without any load, and loads that lift or lower it further"
+        expected = f"at most {limits.u_high_v.max():.1f} V: a wider --band-pct or another --no-load-pu"
         raise ConfigError("evaluate", [Fault("feeder", seen, expected)])
-    return float(levels[-1] if good.all() else levels[int(np.argmin(good)) - 1])
+    return last
+
+
+def _inside(feeder: Feeder, limits: GridLimits, draws_w: Reals, q_var: Reals, u_v: NDArray[np.complex128]) -> bool:
+    model, rated = feeder.model, np.flatnonzero(np.isfinite(limits.i_max_a))
+    injected = -np.conj((draws_w + 1j * q_var) / u_v)
+    amps = np.abs(model.current_open_a[rated] + injected @ model.current_h[rated].T)
+    u = np.abs(u_v)
+    return bool((u <= limits.u_high_v).all() and (amps <= limits.i_max_a[rated]).all())
 
 
 def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None) -> Evaluation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dcu.hosting.airtime import Airtime
-from dcu.hosting.decide import LEAST_W, Act, Band, Binding, Question, Rule, Standing, Verdict, View, Wish, outside
+from dcu.hosting.decide import Act, Band, Binding, Question, Rule, Standing, Verdict, View, Wish, outside
 from dcu.hosting.exchange import (
     Event,
     Input,
@@ -613,7 +613,7 @@ class HostingEngine:
         if grant is None:
             return []
         decision = self._next_decision()
-        part_w = limit_w if limit_w > self.table[meter].entry.nominal_limit_w + LEAST_W else 0.0
+        part_w = limit_w if limit_w > self.table[meter].entry.nominal_limit_w else 0.0
         if part_w:
             self.book.lower(meter, decision, part_w)
         else:

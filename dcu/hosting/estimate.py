@@ -37,6 +37,9 @@ FORGETTING: Final = 1 / 16
 """Weight of the newest residual in mean and spread: about four minutes of reports."""
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
+PASSES_S: Final = 60.0
+"""[s] A residual's swing (somebody's kettle since the last report) is over after about so long. The limit stands for the
+mean over ten minutes, which averages many of them; what lasts longer the mean residual follows."""
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 MINUTE_S: Final = 60.0
@@ -249,7 +252,8 @@ class Estimator:
         self._remember(seen, level, now)
         memory, accuracy = self._memory, self._accuracy
         level = level + np.where(self._metered, memory.mean_v, 0.0)
-        spread = np.where(self._metered, SPREADS * np.sqrt(memory.variance), 0.0)
+        swing = SPREADS * np.sqrt(memory.variance * PASSES_S / TEN_MINUTES_S)
+        spread = np.where(self._metered, swing, 0.0)
         situation = Situation(
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),

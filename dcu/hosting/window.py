@@ -162,11 +162,19 @@ class _Window:
             elif wish.standing is Standing.ASKS:
                 short = True
                 self.verdicts.add(wish, Act.WAIT, None, binding)
-            elif wish.granted_w is not None:  # its share has shrunk to nothing
-                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, binding or self._why_not(wish, shares))
+            elif wish.granted_w is not None:  # its share has shrunk to nothing, but it may grow again
+                self._keep_or_end(wish, binding or self._why_not(wish, shares))
         if overdrawn or short:
             self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _keep_or_end(self, wish: Wish, why: Binding) -> None:
+        """A grant that is worth nothing now is kept alive by a watt, unless that is below what its owner can use."""
+        least_w = _down(wish.nominal_w + LEAST_W)
+        if least_w >= wish.minimum_w:
+            self.verdicts.accept(wish, least_w, why)
+        else:
+            self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
     def _claim(self, wish: Wish) -> Claim:
         """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
@@ -245,9 +253,11 @@ class _Window:
         answered = {v.meter for v in self.verdicts.found}
         for wish in wishes:
             to_w = share_w[wish.meter]
-            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - LEAST_W:
+            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:
                 continue
             binding = why[wish.meter] or self._why_not(wish, shares)
+            if wish.minimum_w <= _down(wish.nominal_w + LEAST_W):
+                to_w = max(to_w, _down(wish.nominal_w + LEAST_W))
             self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
 
     def _why(self, constraint: Constraint | None) -> Binding | None:
