@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
-from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import SiteSettings
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
@@ -80,7 +79,7 @@ class Decision(Section):
     """
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
-    policy: Policy = Policy.EQUAL
+    policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.05
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
 

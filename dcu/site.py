@@ -8,6 +8,7 @@ from typing import Any
 
 from dcu.config import DcuConfig
 from dcu.grid.port_model import PortModel, load_model
+from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Rule
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.learned_rule import Learned
@@ -58,7 +59,7 @@ def grid_settings(config: DcuConfig) -> GridSettings:
     """What a rule that foresees is told."""
     decision, model = config.decision, config.model
     return GridSettings(
-        policy=decision.policy,
+        policy=Policy(decision.policy),
         nominal_voltage_v=config.site.nominal_voltage_v,
         band_pct=config.site.band_pct,
         guard_pct=decision.guard_pct,

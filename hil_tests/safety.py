@@ -253,7 +253,7 @@ class _Truth:
         accuracy = Accuracy(
             voltage_class_pct=100 * errors.voltage + step_pct,
             model_error_pct=100 * errors.model,
-            spread_first_pct=0.0,
+            noise_v=0.0,
             contradiction_pct=100.0,
             blocked_pct=100.0,
         )

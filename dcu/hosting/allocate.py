@@ -88,7 +88,11 @@ class Allocation:
 
 
 def allocate(
-    prospect: Prospect, claims: tuple[Claim, ...], policy: Policy, others_p_w: Reals | None = None
+    prospect: Prospect,
+    claims: tuple[Claim, ...],
+    policy: Policy,
+    others_p_w: Reals | None = None,
+    missing: Reals | None = None,
 ) -> Allocation:
     """Limits for all claims, in their order (the order of arrival for `first_come`).
 
@@ -99,8 +103,11 @@ def allocate(
         claims: who wants what.
         policy: how to share.
         others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
+        missing: by how much each constraint must stay below its limit (n_constraint), or where the nominal limits have
+            it if that is higher.
     """
-    return _Sharing(prospect, claims, policy, prospect.now.p_w if others_p_w is None else others_p_w).run()
+    others = prospect.now.p_w if others_p_w is None else others_p_w
+    return _Sharing(prospect, claims, policy, others, missing).run()
 
 
 class Spread:
@@ -147,6 +154,7 @@ class _Sharing:
     claims: tuple[Claim, ...]
     policy: Policy
     others_p_w: Reals
+    missing: Reals | None
     spread: Spread = field(init=False)
     out: set[int] = field(default_factory=set)
     """Claims that got less than their minimum, and so nothing."""
@@ -187,8 +195,13 @@ class _Sharing:
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, limit, self.flows)
 
-    def _freeze(self, nominal_w: Reals, here: Reals) -> None:
-        rows = np.flatnonzero(here > 0)
+    def _limit(self, at_nominal: Reals) -> Reals:
+        below = 0.0 if self.missing is None else self.missing
+        return np.maximum(np.maximum(at_nominal, 0.0) - below, at_nominal)
+
+    def _freeze(self, nominal_w: Reals, over: Reals) -> None:
+        """Nobody moves what the nominal limits have at its limit or beyond."""
+        rows = np.flatnonzero(over >= 0)
         if len(rows):
             slope = self.spread.by_limit(self.prospect.slopes(self._powers(nominal_w), rows))
             for k in np.flatnonzero((slope > PUSH_MIN).any(axis=0)):

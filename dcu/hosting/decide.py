@@ -65,6 +65,7 @@ class Wish:
         wanted_w, minimum_w: what was asked for, and the least of use.
         granted_w: limit of its live grant, None without one.
         objection: why it may have nothing at all, whatever the grid bears.
+        used_w: what it is measured to export, if the reading is from after its limit was last raised.
     """
 
     meter: MeterId
@@ -74,6 +75,7 @@ class Wish:
     minimum_w: float
     granted_w: float | None = None
     objection: Reason | None = None
+    used_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Question:
                 "minimum_w": w.minimum_w,
                 "granted_w": w.granted_w,
                 "objection": None if w.objection is None else w.objection.name,
+                "used_w": w.used_w,
             }
             for w in self.wishes
         ]
@@ -114,6 +117,7 @@ class Question:
                 w["minimum_w"],
                 w["granted_w"],
                 None if w["objection"] is None else Reason[w["objection"]],
+                w["used_w"],
             )
             for w in entry["wishes"]
         )

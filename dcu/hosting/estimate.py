@@ -1,10 +1,11 @@
 """What the model makes of the meters: a level and a margin for the voltage at every port, and draws that add up.
 
 Model and meters check each other. A power flow on the measured draws, raised or lowered to the measured busbar voltage,
-gives the model's voltage at each port; the residual, measured minus model, is followed for each meter: its mean is what
-model and meter constantly disagree about, its spread what neither knows. The level used for decisions is model plus
-mean residual, so that a busbar that moved a second ago moves every port with it; the margin is the class of the meter
-plus three standard deviations of the residual. A fresh estimator assumes a wide spread and narrows it as reports come.
+gives the model's voltage at each port; `residuals` follows what each meter says beyond it. The level used for decisions
+is model plus residual, so that a busbar that moved a second ago moves every port with it, and an inverter that has just
+followed its new limit is no surprise; the margin is the class of the meter plus three standard deviations of the
+residual's mean. What houses do between their reports lasts minutes and is not foreseen: it is the guard's, and the next
+report's, to deal with.
 
 What the balancing meter sees and no customer's meter accounts for is spread over the ports without a meter.
 """
@@ -26,6 +27,7 @@ from dcu.grid.port_model import PortModel
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
+from dcu.hosting.residuals import Residuals, Seen
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError, Fault
 from shared.ids import MeterId
@@ -33,21 +35,14 @@ from shared.messages import Reason
 
 Reals = NDArray[np.float64]
 
-FORGETTING: Final = 1 / 16
-"""Weight of the newest residual in mean and spread: about four minutes of reports."""
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
-PASSES_S: Final = 60.0
-"""[s] A residual's swing (somebody's kettle since the last report) is over after about so long. The limit stands for the
-mean over ten minutes, which averages many of them; what lasts longer the mean residual follows."""
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 MINUTE_S: Final = 60.0
 TEN_MINUTES_S: Final = 600.0
 KEEP_EVERY_S: Final = 1.0
 """[s] Sets closer together count once in the means."""
-NEW_S: Final = 1e-3
-"""[s] A reading is new if it was taken later than the last one by more than rounding."""
 DECIMALS_V, DECIMALS_W = 4, 1
 """Rounding of what decisions see, so that records of it are exact."""
 
@@ -62,7 +57,7 @@ class Accuracy:
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
         balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
         balance_w: and by this much in any case.
-        spread_first_pct: standard deviation of a residual assumed before there are reports [% of nominal].
+        noise_v: of one voltage reading: its last digit and its flicker [V].
         blocked_pct: no increase where the one-minute mean is above nominal by this (invariant I15).
     """
 
@@ -71,7 +66,7 @@ class Accuracy:
     contradiction_pct: float = 2.0
     balance_pct: float = 20.0
     balance_w: float = 2000.0
-    spread_first_pct: float = 0.3
+    noise_v: float = 0.1
     blocked_pct: float = 100 * (250 / 230 - 1)
 
 
@@ -159,11 +154,9 @@ class _Mean:
 
 @dataclass(slots=True, eq=False)
 class _Memory:
-    """By port (n): residual's mean and variance [V], when the last reading was taken [s], and recent voltages."""
+    """Residuals, recent voltages, and when they began [s]."""
 
-    mean_v: Reals
-    variance: Reals
-    seen_s: Reals
+    residuals: Residuals
     minute: _Mean = field(default_factory=lambda: _Mean(MINUTE_S))
     ten_minutes: _Mean = field(default_factory=lambda: _Mean(TEN_MINUTES_S))
     began_s: float = math.inf
@@ -211,9 +204,7 @@ class Estimator:
         self._memory = self._fresh()
 
     def _fresh(self) -> _Memory:
-        n = len(self._model.ports)
-        spread = self._accuracy.spread_first_pct / 100 * self._nominal_v
-        return _Memory(np.zeros(n), spread**2, np.full(n, -math.inf))
+        return _Memory(Residuals(self._metered, self._nominal_v, self._accuracy.noise_v))
 
     def model_at(self, source: float) -> PortModel:
         """The model with its source's voltage times a factor."""
@@ -245,29 +236,31 @@ class Estimator:
         contradiction = self._balance(busbar, p, q, loss_w)
         if contradiction is not None:
             return Estimate(self._source, None, (contradiction,), ())
-        level = u * factor
-        odd = np.flatnonzero(self._metered & ~self._plausible(seen.u_v, level))
+        memory, accuracy = self._memory, self._accuracy
+        measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
+        memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
+        allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
+        memory.residuals.judge(self.model_at(self._source), self._busbar, allowed, (p, q))
+        self._note(seen.u_v, now)
+        odd = np.flatnonzero(memory.residuals.contradicts)
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
-        self._remember(seen, level, now)
-        memory, accuracy = self._memory, self._accuracy
-        level = level + np.where(self._metered, memory.mean_v, 0.0)
-        swing = SPREADS * np.sqrt(memory.variance * PASSES_S / TEN_MINUTES_S)
-        spread = np.where(self._metered, swing, 0.0)
+        level = u * factor + memory.residuals.mean_v
+        margin = accuracy.voltage_class_pct / 100 * level + SPREADS * np.sqrt(memory.residuals.variance)
         situation = Situation(
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),
             np.round(level, DECIMALS_V),
-            np.round(accuracy.voltage_class_pct / 100 * level + spread, DECIMALS_V),
+            np.round(margin, DECIMALS_V),
             accuracy.model_error_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 
-    def _seen(self, customers: Sequence[Point], now: float) -> _Seen:
+    def _seen(self, customers: Sequence[Point], now: float) -> Seen:
         n = len(self._model.ports)
-        seen = _Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
+        seen = Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
         for point in customers:
             for k, port in enumerate(self._ports.of_meter.get(point.name, ())):
                 seen.p_w[port] = point.p_w[k]
@@ -326,30 +319,14 @@ class Estimator:
                 q[free] += short_q[n] * share
         return None
 
-    def _plausible(self, measured: Reals, level: Reals) -> NDArray[np.bool_]:
-        accuracy, nominal = self._accuracy, self._nominal_v
-        drop = np.abs(level - np.abs(self._model.u_open_v) * self._source)
-        allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100 * nominal
-        return np.asarray(np.abs(measured - level) <= allowed + accuracy.model_error_pct / 100 * drop)
-
     def _contradicts(self, port: int, measured: Reals) -> Binding:
         meter = next(meter for meter, at in self._ports.of_meter.items() if port in at)
         return Binding(Reason.READINGS_CONTRADICT, meter, float(measured[port]))
 
-    def _remember(self, seen: _Seen, level: Reals, now: float) -> None:
-        """Mean and spread of new readings' residuals; a first reading is believed as it is."""
+    def _note(self, u_v: Reals, now: float) -> None:
         memory = self._memory
-        new = self._metered & (seen.taken_s > memory.seen_s + NEW_S)
-        residual = seen.u_v - level
-        first = np.isneginf(memory.seen_s)
-        off = np.where(first, 0.0, residual - memory.mean_v)
-        mean = np.where(first, residual, memory.mean_v + FORGETTING * off)
-        variance = np.where(first, memory.variance, (1 - FORGETTING) * (memory.variance + FORGETTING * off**2))
-        memory.mean_v = np.where(new, mean, memory.mean_v)
-        memory.variance = np.where(new, variance, memory.variance)
-        memory.seen_s = np.where(new, seen.taken_s, memory.seen_s)
-        memory.minute.take(now, seen.u_v)
-        memory.ten_minutes.take(now, seen.u_v)
+        memory.minute.take(now, u_v)
+        memory.ten_minutes.take(now, u_v)
         memory.began_s = min(memory.began_s, now)
 
     def _blocked(self, now: float) -> tuple[int, ...]:
@@ -360,13 +337,3 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    """Readings by port (n); voltage NaN and age endless where there is no meter."""
-
-    p_w: Reals
-    q_var: Reals
-    u_v: Reals
-    taken_s: Reals

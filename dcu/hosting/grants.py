@@ -39,6 +39,7 @@ class LiveGrant:
         expires_s: when the meter has let it go at the latest, if nothing renews it [s].
         wanted_w, minimum_w: what was asked for, and the least of use.
         since_s: of its first decision [s].
+        raised_s: when its limit last rose [s].
     """
 
     meter: MeterId
@@ -50,6 +51,7 @@ class LiveGrant:
     wanted_w: float
     minimum_w: float
     since_s: float
+    raised_s: float
 
 
 class GrantBook:

@@ -86,6 +86,10 @@ class Prospect(Protocol):
     def guess(self, p_w: Reals) -> Reals:
         """About the excess at one state (n): (n_constraint), without a power flow. Says where to look."""
 
+    def relief(self, unused_w: Reals) -> Reals:
+        """What would be missing if exports (n) [W] did not happen that pull a constraint back, those on other phases:
+        (n_constraint), not below 0, to be added to an excess that counted on them."""
+
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """About how the excess of some constraints follows each draw at one state (n): (n_row, n) [1/W]. Steps are
         chosen by it, never confirmed."""
@@ -165,7 +169,7 @@ class Outlook:
 
     def guess(self, p_w: Reals) -> Reals:
         """Voltages by first order about no load; currents and unbalance as they are now."""
-        change = self._rise() @ (p_w - self.now.p_w)
+        change = rise(self.model) @ (p_w - self.now.p_w)
         found: Reals = self._excess_now.copy()
         n = len(change)
         error = self.now.model_error * np.abs(change)
@@ -173,13 +177,13 @@ class Outlook:
         found[n : 2 * n] += error - change
         return found
 
-    def _rise(self) -> Reals:
-        """Of all voltages by each draw, about no load (n, n) [share of nominal/W]; kept with the model."""
-        if "rise" not in self.model.memo:
-            u = self.model.u_open_v
-            rise = _along(u, self.model.z_ohm, np.asarray(-1 / np.conj(u))) / self.model.u_nominal_v[:, None]
-            self.model.memo["rise"] = rise
-        found: Reals = self.model.memo["rise"]
+    def relief(self, unused_w: Reals) -> Reals:
+        """Voltages only; a current on a neutral that other phases would balance is not looked at."""
+        found = np.zeros(len(self.names))
+        n = len(unused_w)
+        by_draw = rise(self.model)
+        found[:n] = np.maximum(by_draw, 0.0) @ unused_w  # drawing raises the voltage: exporting lowers it
+        found[n : 2 * n] = np.maximum(-by_draw, 0.0) @ unused_w
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
@@ -207,6 +211,15 @@ class Outlook:
             scale = np.abs(forward[at]) * self.limits.vuf_max
             found[rest] = _along(backward[at], self._buses.backward_h[at], di) / scale[:, None]
         return np.asarray(np.nan_to_num(found))
+
+
+def rise(model: PortModel) -> Reals:
+    """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
+    if "rise" not in model.memo:
+        u = model.u_open_v
+        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u))) / model.u_nominal_v[:, None]
+    found: Reals = model.memo["rise"]
+    return found
 
 
 def _along(value: Complexes, transfer: Complexes, di: Complexes) -> Reals:

@@ -347,6 +347,11 @@ class LearnedOutlook:
         """The excess itself: it needs no power flow."""
         return np.asarray(self.excess(p_w)[0])
 
+    def relief(self, unused_w: Reals) -> Reals:
+        """What exports (n) [W] that may not happen take off an excess (2n), as it is learnt."""
+        by_draw = self.slopes(self.now.p_w, np.arange(len(self.names)))
+        return np.asarray(np.maximum(by_draw, 0.0) @ unused_w)
+
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W], by forward differences
         towards export, the side on which the answer is used."""
@@ -392,6 +397,14 @@ class MixedOutlook:
         first, second = self._first.guess(p_w), self._second.guess(p_w)
         found[: len(first)] = first
         found[self._rows] = np.maximum(found[self._rows], second)
+        return found
+
+    def relief(self, unused_w: Reals) -> Reals:
+        """The larger of the two (n_constraint)."""
+        found = np.zeros(len(self.names))
+        first = self._first.relief(unused_w)
+        found[: len(first)] = first
+        found[self._rows] = np.maximum(found[self._rows], self._second.relief(unused_w))
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:

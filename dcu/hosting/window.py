@@ -3,7 +3,8 @@
 1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
 2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
 3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
-   capacity that another customer still holds is not given twice. A wish that must wait for it gets what is there now,
+   capacity that another customer still holds is not given twice. An export on another phase that holds a voltage down
+   counts until its meter shows that it does not happen. A wish that must wait for it gets what is there now,
    or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
 
 Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
@@ -137,14 +138,17 @@ class _Window:
         wishes = tuple(w for w in question.wishes if w.objection is None)
         if not wishes:
             return Answer(tuple(self.verdicts.found))
-        claims = tuple(self._claim(w) for w in wishes)
-        others_p_w = self._held({w.meter for w in wishes})
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w)
+        shares, bears, overdrawn = self._shares(wishes)
+        candidates = tuple(w for w in wishes if w.granted_w is None)
+        if overdrawn and 0 < len(candidates) < len(wishes):
+            # Who has too much is not measured by what newcomers might one day do for them.
+            for wish in candidates:
+                self.verdicts.add(wish, Act.WAIT)
+            wishes = tuple(w for w in wishes if w.granted_w is not None)
+            shares, bears, overdrawn = self._shares(wishes)
+        reserved = dict(question.reserved_w)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
-        reserved = dict(question.reserved_w)
-        bears = self._judge(claims, others_p_w, shares.floor)
-        overdrawn = bool(reserved) and not bears(reserved, self.settings.guard_pct / 100)
         moving = {w.meter: share_w[w.meter] for w in wishes if w.standing is not Standing.HOLDS}
         joint = {m: max(share_w.get(m, 0.0) if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         together = not overdrawn and bears(joint, self.settings.guard_pct / 200)
@@ -167,6 +171,24 @@ class _Window:
         if overdrawn or short:
             self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Bears, bool]:
+        """What the policy gives, how reservations are judged, and whether those held now are too much."""
+        claims = tuple(self._claim(w) for w in wishes)
+        others_p_w = self._held({w.meter for w in wishes})
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(wishes))
+        bears = self._judge(claims, others_p_w, shares.floor)
+        held = self.question.reserved_w
+        return shares, bears, bool(held) and not bears(held, self.settings.guard_pct / 100)
+
+    def _missing(self, wishes: tuple[Wish, ...]) -> Reals | None:
+        """What grants that are seen not to be used take off no other phase's voltage (n_constraint)."""
+        unused_w = np.zeros(len(self.prospect.now.p_w))
+        for wish in wishes:
+            if wish.granted_w is not None and wish.used_w is not None:
+                ports = list(self.ports.of_meter[wish.meter])
+                unused_w[ports] = max(0.0, wish.granted_w - max(wish.used_w, wish.nominal_w)) / len(ports)
+        return self.prospect.relief(unused_w) if unused_w.any() else None
 
     def _keep_or_end(self, wish: Wish, why: Binding) -> None:
         """A grant that is worth nothing now is kept alive by a watt, unless that is below what its owner can use."""
@@ -206,7 +228,7 @@ class _Window:
         def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
             limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
             excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
-            return bool((excess <= np.maximum(floor + DUST, tolerance)).all())
+            return bool((excess <= floor + np.where(floor > 0, DUST, tolerance)).all())
 
         return bears
 

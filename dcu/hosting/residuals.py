@@ -1,0 +1,157 @@
+"""What the meters say beyond the model: the residual of each port, measured minus model, followed as time passes.
+
+Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
+wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
+instant of the reading is known from the reports before and after it, to within what it changed between them. From that
+doubt follows how much the residual may teach.
+
+Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
+
+    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
+
+(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.grid.injections import Injections, prepare
+from dcu.grid.port_engine import solve_ports
+from dcu.grid.port_model import PortModel
+from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
+
+Reals = NDArray[np.float64]
+
+FIRST: Final = 0.02
+"""[nominal] Standard deviation of a residual of which nothing is known."""
+DRIFT: Final = 0.003
+"""[nominal] By which a residual drifts within `DRIFT_S`."""
+DRIFT_S: Final = 3600.0
+KEPT: Final = 4
+"""Reports of each port that are remembered."""
+BUSBARS_MAX: Final = 256
+WAIT_S: Final = 180.0
+"""[s] A reading that could not be judged for so long teaches nothing."""
+BATCH: Final = 64
+"""Readings judged at a time."""
+UNSEEN_W: Final = 1000.0
+"""[W] What a port may have drawn before its first report."""
+NEW_S: Final = 1e-3
+"""[s] A reading is new if it was taken later than the last one by more than rounding."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """Newest readings by port (n): draws [W, var], voltage [V] (NaN without a meter), when taken [s]."""
+
+    p_w: Reals
+    q_var: Reals
+    u_v: Reals
+    taken_s: Reals
+
+
+class Residuals:
+    """Mean and variance by port (n) [V]; ports whose readings contradict the model."""
+
+    def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
+        """Nothing known.
+
+        Args:
+            metered: which ports have a meter (n).
+            nominal_v: (n) [V].
+            noise_v: of a reading [V]: its last digit, its flicker.
+        """
+        n = len(metered)
+        self._metered, self._nominal_v, self._noise_v = metered, nominal_v, noise_v
+        self.mean_v = np.zeros(n)
+        self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
+        self.contradicts = np.zeros(n, dtype=bool)
+        self._t = np.full((n, KEPT), -np.inf)
+        self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
+        self._waiting: deque[tuple[float, int, float]] = deque()
+        self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
+        self._aged_s: float | None = None
+
+    def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
+        """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
+        new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
+        for table, values in ((self._t, seen.taken_s), (self._p, seen.p_w), (self._q, seen.q_var)):
+            table[new, :-1] = table[new, 1:]
+            table[new, -1] = values[new]
+        fresh = np.flatnonzero(new)
+        self._waiting.extend((float(seen.taken_s[k]), int(k), float(seen.u_v[k])) for k in fresh)
+        if not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S:
+            self._busbar.append((busbar_s, busbar_v))
+
+    def judge(self, model: PortModel, busbar: list[int], allowed: float, unmetered: tuple[Reals, Reals]) -> None:
+        """Learn from the readings that everybody has reported after.
+
+        Args:
+            model: the feeder, its source about where it is.
+            busbar: rows of the balancing bus among its nodes; empty if it is not observed.
+            allowed: a residual beyond this share of nominal contradicts.
+            unmetered: draws [W, var] (n) to be taken at ports without a meter.
+        """
+        ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
+        ready = sorted(item for item in self._waiting if item[0] <= ready_s)
+        newest_s = float(self._t[:, -1].max(initial=-np.inf))
+        self._waiting = deque(i for i in self._waiting if ready_s < i[0] > newest_s - WAIT_S)
+        for first in range(0, len(ready), BATCH):
+            self._judge(ready[first : first + BATCH], model, busbar, allowed, unmetered)
+
+    def _judge(
+        self,
+        items: list[tuple[float, int, float]],
+        model: PortModel,
+        busbar: list[int],
+        allowed: float,
+        unmetered: tuple[Reals, Reals],
+    ) -> None:
+        at_s = np.array([item[0] for item in items])
+        port = np.array([item[1] for item in items])
+        p, doubt_w = self._then(self._p, at_s)
+        q, _ = self._then(self._q, at_s)
+        p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
+        flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
+        level = np.abs(flow.u_v[range(len(items)), port])
+        if busbar:
+            times, volts = zip(*self._busbar, strict=True)
+            modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
+            level = level * np.interp(at_s, times, volts) / modelled
+        doubt_v = np.sqrt(((rise(model)[port] * model.u_nominal_v[port, None] * doubt_w) ** 2 / 3).sum(axis=1))
+        for k, (taken_s, j, u_v) in enumerate(items):
+            if np.isfinite(level[k]):
+                self._learn(taken_s, j, u_v - level[k], float(doubt_v[k]), allowed)
+
+    def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
+        """Values of every port at some instants (k, n), and half of what each changed between its reports around
+        them."""
+        before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
+        ports = np.arange(len(self._t))[None, :]
+        lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
+        first, last = table[ports, lower], table[ports, upper]
+        exact = self._t[ports, lower] >= at_s[:, None] - NEW_S
+        value = np.where(exact, first, (first + last) / 2)
+        doubt = np.where(exact, 0.0, np.abs(last - first) / 2)
+        unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
+        return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
+
+    def _learn(self, taken_s: float, port: int, residual_v: float, doubt_v: float, allowed: float) -> None:
+        if self._aged_s is not None and taken_s > self._aged_s:
+            drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
+            self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
+        self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
+        if abs(residual_v) > allowed * self._nominal_v[port] + 3 * doubt_v:
+            self.contradicts[port] = True
+            return
+        self.contradicts[port] = False
+        known = self.variance[port]
+        gain = known / (known + self._noise_v**2 + doubt_v**2)
+        self.mean_v[port] += gain * (residual_v - self.mean_v[port])
+        self.variance[port] = (1 - gain) * known
