@@ -63,10 +63,12 @@ ACKNOWLEDGE_S: Final = 15.0
 ACKNOWLEDGED_MAX: Final = 8
 """Reports in one acknowledgement."""
 
-REQUEST_S_MAX: Final = 20.0
+REQUEST_S_MAX: Final = 40.0
 """[s] A request that could not be decided for so long (quarantine) is dropped; its meter repeats it with a fresh
 nonce. One that waited for others to let go is denied."""
 
+RAISE: Final = 1.02
+"""A limit that grows by less is as good as the same."""
 USE_S: Final = 10.0
 """[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
 
@@ -542,7 +544,7 @@ class HostingEngine:
             wanted_w=request.limit_w,
             minimum_w=request.minimum_limit_w,
             since_s=now if before is None else before.since_s,
-            raised_s=now if before is None or limit_w > before.limit_w else before.raised_s,
+            raised_s=now if before is None or limit_w > RAISE * before.limit_w else before.raised_s,
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)

@@ -14,7 +14,7 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -105,10 +105,6 @@ def _always(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
     return True
 
 
-def _never(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
-    return False
-
-
 def _objection(wish: Wish) -> Binding | None:
     return None if wish.objection is None else Binding(wish.objection, wish.meter)
 
@@ -116,6 +112,30 @@ def _objection(wish: Wish) -> Binding | None:
 def _down(limit_w: float) -> float:
     """To what the power line can carry."""
     return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
+
+
+class _Judge:
+    """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
+    anyway."""
+
+    def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
+        self._prospect, self._claims, self._others_p_w, self._floor = prospect, claims, others_p_w, floor
+        self._spread = Spread(claims)
+        self._present = np.full(len(floor), -np.inf)
+
+    def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
+        limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
+        return np.asarray(self._prospect.excess(self._spread.powers(limits_w[None, :], self._others_p_w))[0])
+
+    def take_for_granted(self, reserved_w: Mapping[MeterId, float]) -> None:
+        """From now on: not worse than this."""
+        if reserved_w:
+            self._present = self._excess(reserved_w)
+
+    def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
+        """Judged with a tolerance on every limit that the nominal limits keep."""
+        limit = self._floor + np.where(self._floor > 0, DUST, tolerance)
+        return bool((self._excess(reserved_w) <= np.maximum(limit, self._present + DUST)).all())
 
 
 @dataclass(slots=True, eq=False)
@@ -138,26 +158,23 @@ class _Window:
         wishes = tuple(w for w in question.wishes if w.objection is None)
         if not wishes:
             return Answer(tuple(self.verdicts.found))
-        shares, bears, overdrawn = self._shares(wishes)
-        candidates = tuple(w for w in wishes if w.granted_w is None)
-        if overdrawn and 0 < len(candidates) < len(wishes):
-            # Who has too much is not measured by what newcomers might one day do for them.
-            for wish in candidates:
-                self.verdicts.add(wish, Act.WAIT)
-            wishes = tuple(w for w in wishes if w.granted_w is not None)
-            shares, bears, overdrawn = self._shares(wishes)
-        reserved = dict(question.reserved_w)
+        shares, judge = self._shares(wishes)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
-        moving = {w.meter: share_w[w.meter] for w in wishes if w.standing is not Standing.HOLDS}
-        joint = {m: max(share_w.get(m, 0.0) if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
-        together = not overdrawn and bears(joint, self.settings.guard_pct / 200)
+        reserved = dict(question.reserved_w)
+        overdrawn = bool(reserved) and not judge.bears(reserved, self.settings.guard_pct / 100)
+        shed_w = self._shed(wishes, share_w) if overdrawn else {}
+        judge.take_for_granted(reserved)
+        moving = {w.meter for w in wishes if w.standing is not Standing.HOLDS}
+        joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
+        tolerance = self.settings.guard_pct / 200
+        together = not overdrawn and judge.bears(joint, tolerance)
         short = False
         for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
             if wish.standing is Standing.HOLDS:
                 continue
-            fits = _always if together else _never if overdrawn else bears
-            got_w, binding = self._step(wish, share_w[wish.meter], why[wish.meter], reserved, fits)
+            target_w = min(share_w[wish.meter], shed_w.get(wish.meter, np.inf))
+            got_w, binding = self._step(wish, target_w, why[wish.meter], reserved, _always if together else judge.bears)
             if got_w is not None:
                 if self.verdicts.accept(wish, got_w, binding):
                     reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
@@ -169,17 +186,31 @@ class _Window:
             elif wish.granted_w is not None:  # its share has shrunk to nothing, but it may grow again
                 self._keep_or_end(wish, binding or self._why_not(wish, shares))
         if overdrawn or short:
-            self._lower(wishes, share_w, why, shares, overdrawn=overdrawn)
+            self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
 
-    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Bears, bool]:
-        """What the policy gives, how reservations are judged, and whether those held now are too much."""
+    def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
+        """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
+        phase whose export would help."""
+        live = tuple(
+            replace(w, wanted_w=min(w.granted_w, max(w.wanted_w, w.nominal_w)), minimum_w=0.0)
+            for w in wishes
+            if w.granted_w is not None
+        )
+        if not live:
+            return {}
+        shares, _ = self._shares(live)
+        return {
+            w.meter: min(_down(float(x)), share_w[w.meter]) if x < w.wanted_w - LEAST_W else share_w[w.meter]
+            for w, x in zip(live, shares.limits_w, strict=True)
+        }
+
+    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
+        """What the policy gives, and who judges reservations by the same limits."""
         claims = tuple(self._claim(w) for w in wishes)
         others_p_w = self._held({w.meter for w in wishes})
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(wishes))
-        bears = self._judge(claims, others_p_w, shares.floor)
-        held = self.question.reserved_w
-        return shares, bears, bool(held) and not bears(held, self.settings.guard_pct / 100)
+        return shares, _Judge(self.prospect, claims, others_p_w, shares.floor)
 
     def _missing(self, wishes: tuple[Wish, ...]) -> Reals | None:
         """What grants that are seen not to be used take off no other phase's voltage (n_constraint)."""
@@ -220,17 +251,6 @@ class _Window:
             if meter not in asking and ports:
                 p[ports] = -limit_w / len(ports)
         return p
-
-    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> Bears:
-        """Whether reservations, fully used, stay within the limits (or make nothing worse that is too much anyway)."""
-        spread = Spread(claims)
-
-        def bears(reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
-            limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in claims])
-            excess = self.prospect.excess(spread.powers(limits_w[None, :], others_p_w))[0]
-            return bool((excess <= floor + np.where(floor > 0, DUST, tolerance)).all())
-
-        return bears
 
     def _step(
         self,

@@ -104,7 +104,7 @@ def test_a_newcomer_gets_its_share_without_anybody_being_over() -> None:
     world.pass_time(200.0)
     world.ask(late, CONTRACT_W, 2_000.0)
     for _ in range(60):
-        world.pass_time(1.0)
+        world.pass_time(1.0, every_s=1.0)
         assert world.voltages().max() <= HIGH_V
     assert world.houses[late].limit_w >= 2_000.0
     assert world.engine.book.grant_of(late) is not None
