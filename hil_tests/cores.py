@@ -70,6 +70,7 @@ class StreetSettings:
         reading_s: between two readings of an EM330.
         report_s: between two reports of a meter.
         window_s: of the DCU's decisions.
+        report_change_w: a draw that has changed by more is reported at once.
     """
 
     nominal_w: float
@@ -81,6 +82,7 @@ class StreetSettings:
     reading_s: float = 2.0
     report_s: float = 30.0
     window_s: float = 1.0
+    report_change_w: float = 400.0
     line: LineSettings = LineSettings()
 
 
@@ -233,6 +235,7 @@ class Street:
             contract_limit_w=self._contract_w(name),
             overvoltage_v=overvoltage_v_max(self._settings.nominal_voltage_v),
             report_interval_s=self._settings.report_s,
+            report_change_w=self._settings.report_change_w,
         )
         return metering.MeterCore(settings, draw)
 

@@ -77,6 +77,7 @@ class Meter(Section):
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     overvoltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
     report_interval_s: Annotated[float, Field(ge=1.0, le=60.0)] = 15.0
+    report_change_w: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Meter:
@@ -197,6 +198,7 @@ class MeterConfig(Section):
             meter.lease_s_max,
             DialogueSettings(**self.request.model_dump()),
             meter.installation_limit_w,
+            meter.report_change_w,
         )
 
     @property

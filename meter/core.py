@@ -40,6 +40,9 @@ from shared.messages import (
     Upward,
 )
 
+REPORT_GAP_S: Final = 5.0
+"""[s] Between a report and one that only a changed draw calls for."""
+
 REPORT_SOON_S: Final = 0.05
 """[s] A report that acknowledges a decision follows it at once, but lets one acknowledgement carry several."""
 
@@ -53,6 +56,8 @@ class MeterSettings:
         contract_limit_w: no grant may go beyond it.
         overvoltage_v: local threshold of the ten-second rule.
         report_interval_s: between two reports.
+        report_change_w: a draw that has changed by more since the last report is reported at once, though not sooner
+            than `REPORT_GAP_S` after it; None for never.
         raised_limit_w: what the inverter may export at its raised set-point; a grant of less cannot move the relay.
             None for the limit of the contract.
         lease_s_max: longest lease accepted, `LEASE_S_MAX` at most.
@@ -70,6 +75,7 @@ class MeterSettings:
     lease_s_max: float = LEASE_S_MAX
     dialogue: DialogueSettings = DialogueSettings()
     installation_limit_w: float | None = None
+    report_change_w: float | None = None
 
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -210,6 +216,7 @@ class MeterCore:
         self._boot_id = draw.getrandbits(32)
         self._seq = max(stored[1], self.outbox.next_seq)
         self._report_at: float | None = None
+        self._said: tuple[float, float] | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -299,7 +306,17 @@ class MeterCore:
                 outputs.append(Event("reading again"))
         if broken is not None:
             outputs += self._fall_back(broken, now)
+        self._report_change()
         return outputs
+
+    def _report_change(self) -> None:
+        """A draw that has changed is news to those who predict with it."""
+        change_w, reading, said = self.settings.report_change_w, self.rules.reading, self._said
+        if change_w is None or reading is None or said is None or self._report_at is None:
+            return
+        at_s, drawn_w = said
+        if abs(_drawn_w(reading) - drawn_w) > change_w:
+            self._report_at = min(self._report_at, at_s + REPORT_GAP_S)
 
     def _fall_back(self, broken: FallBack, now: float) -> list[Output]:
         """Nominal for a reason of our own. The wish ends with it: the household sees why and may ask again."""
@@ -474,6 +491,7 @@ class MeterCore:
     def _report(self, now: float) -> list[Output]:
         """Record, then send, then one of the backlog; without a link only the record."""
         self._report_at = now + self.settings.report_interval_s
+        self._said = None if self.rules.reading is None else (now, _drawn_w(self.rules.reading))
         report = Report(
             boot_id=self._boot_id,
             seq=self._seq,
@@ -509,3 +527,8 @@ class MeterCore:
             self.rules.alarms |= Alarm.OUTBOX_FULL
             outputs.append(Event("outbox full", logging.WARNING, {"dropped": self.outbox.dropped}))
         return outputs
+
+
+def _drawn_w(reading: Reading) -> float:
+    """Active power of all phases [W], import positive."""
+    return sum(value for value in reading.p_w if value is not None)

@@ -6,8 +6,9 @@ steps: the excess of every constraint is measured by an exact power flow, follow
 to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
 not get there, the way back towards the nominal limits is halved until an exact flow says yes.
 
-A constraint that the nominal limits alone exceed is not made worse: who pushes it stays at the nominal limit, whatever
-others on other phases might do for it. What the contract promises is not this function's to take.
+A constraint that the nominal limits alone exceed lets those who push it have more only if what others on other phases
+are given brings it within its limit, all used; else they stay at the nominal limit, and it is theirs no longer to say
+what the others may. What the contract promises is not this function's to take.
 """
 
 from __future__ import annotations
@@ -159,7 +160,12 @@ class _Sharing:
     out: set[int] = field(default_factory=set)
     """Claims that got less than their minimum, and so nothing."""
     frozen: dict[int, int] = field(default_factory=dict)
-    """Claims that push a constraint which the nominal limits exceed already, and that constraint."""
+    """Claims that push a constraint which nobody can bring within its limit, and that constraint."""
+    limit: Reals = field(init=False)
+    """How far each constraint may go (c); infinite where it has been given up."""
+    hot: NDArray[np.bool_] = field(init=False)
+    """Constraints that the nominal limits alone exceed (c)."""
+    wanted: Reals = field(init=False)
     flows: int = 0
 
     def __post_init__(self) -> None:
@@ -167,59 +173,63 @@ class _Sharing:
 
     def run(self) -> Allocation:
         nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
-        here = self._excess(nominal)
+        at_nominal = here = self._excess(nominal)
         exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
         if not np.isfinite(here).all() or not self.claims:
             limit = np.maximum(here, 0.0)
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
-        limit = np.maximum(here, 0.0)
-        wanted = np.array([c.wanted_w for c in self.claims])
-        self._freeze(nominal, here)
-        wanted = np.where([k in self.frozen for k in range(len(nominal))], nominal, wanted)
-        near = np.zeros(len(here), dtype=bool)
+        self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)
+        self.hot = here > self.limit
+        self.wanted = np.array([c.wanted_w for c in self.claims])
+        near = self.hot.copy()
         x, best = nominal, nominal
-        filled = self._first(wanted, near, here, limit)
+        filled = self._first(near, here)
         while self.flows < FLOWS_MAX:
             x = filled.limits_w
             here = self._excess(x)
             if not np.isfinite(here).all():
                 break
-            near |= _worst(here - limit)
-            if self._good(here, limit):
-                best = x
-            filled = self._fill(x, near, limit - here)
-            if best is x and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
+            near |= _worst(here - self.limit)
+            lost = self._give_up(x, self.hot & (here > self.limit))
+            good = self._good(here)
+            best = x if good else best
+            filled = self._fill(x, near, self.limit - here)
+            if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
                 break
         if best is not x:
-            best = self._back(best, x, limit)
+            best = self._back(best, x)
+        floor = np.where(np.isfinite(self.limit), self.limit, np.maximum(at_nominal, 0.0))
         named = self._named(filled, best)
-        return Allocation(best, named, jain(best - nominal), exceeded, limit, self.flows)
+        return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
 
-    def _limit(self, at_nominal: Reals) -> Reals:
-        below = 0.0 if self.missing is None else self.missing
-        return np.maximum(np.maximum(at_nominal, 0.0) - below, at_nominal)
+    def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
+        """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""
+        found = np.flatnonzero(rows)
+        if not len(found):
+            return False
+        pushes = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), found)) > PUSH_MIN
+        moved = at_w > np.array([c.nominal_w for c in self.claims]) + RESOLUTION_W
+        lost = ~(pushes & moved).any(axis=1)
+        for k in np.flatnonzero(pushes[lost].any(axis=0)):
+            self.frozen.setdefault(int(k), int(found[lost][int(pushes[lost, k].argmax())]))
+        self.limit[found[lost]] = np.inf
+        return bool(lost.any())
 
-    def _freeze(self, nominal_w: Reals, over: Reals) -> None:
-        """Nobody moves what the nominal limits have at its limit or beyond."""
-        rows = np.flatnonzero(over >= 0)
-        if len(rows):
-            slope = self.spread.by_limit(self.prospect.slopes(self._powers(nominal_w), rows))
-            for k in np.flatnonzero((slope > PUSH_MIN).any(axis=0)):
-                self.frozen[int(k)] = int(rows[int(slope[:, k].argmax())])
-
-    def _first(self, wanted_w: Reals, near: NDArray[np.bool_], here: Reals, limit: Reals) -> Filled:
+    def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
         nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
-        filled = Filled(wanted_w, np.full(len(wanted_w), FREE))
+        filled = Filled(self.wanted, np.full(len(nominal), FREE))
         base = here - self.prospect.guess(self._powers(nominal))
         for k in range(FLOWS_MAX):
             rough = base + self.prospect.guess(self._powers(filled.limits_w))
-            over = rough - limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
-            broken = _worst(np.where(near, -np.inf, over))
-            if not broken.any():
+            over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
+            broken = _worst(np.where(near & (k > 0), -np.inf, over))
+            if not broken.any() and k > 0:
                 break
             near |= broken
-            filled = self._fill(nominal, near, limit - here)
+            if not near.any():
+                break
+            filled = self._fill(nominal, near, self.limit - here)
         return filled
 
     def _powers(self, limits_w: Reals) -> Reals:
@@ -232,14 +242,14 @@ class _Sharing:
     def _fill(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Filled:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
         minimum leave, the neediest first."""
-        rows = np.flatnonzero(near)
+        rows = np.flatnonzero(near & np.isfinite(self.limit))
         slope = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), rows))
         room = room[rows] - SLACK + slope @ at_w
         start = np.array([c.nominal_w for c in self.claims], dtype=float)
         weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
         while True:
             stay = self.out | self.frozen.keys()
-            wanted = np.array([c.nominal_w if k in stay else c.wanted_w for k, c in enumerate(self.claims)])
+            wanted = np.array([c.nominal_w if k in stay else self.wanted[k] for k, c in enumerate(self.claims)])
             filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
             short = {
                 k: c.minimum_w - filled.limits_w[k]
@@ -251,18 +261,17 @@ class _Sharing:
                 return Filled(filled.limits_w, named)
             self.out.add(max(short, key=lambda k: short[k]))
 
-    @staticmethod
-    def _good(here: Reals, limit: Reals) -> bool:
-        """Within the limits; those that the nominal limits exceed are known no better than the power flow is."""
-        return bool((here <= limit + np.where(limit > 0, DUST, 0.0)).all())
+    def _good(self, here: Reals) -> bool:
+        """Within the limits that are still anybody's business."""
+        return bool((here <= self.limit).all())
 
-    def _back(self, good: Reals, bad: Reals, limit: Reals) -> Reals:
+    def _back(self, good: Reals, bad: Reals) -> Reals:
         """The furthest point found between a good and a bad one, by halving."""
         for _ in range(HALVINGS_MAX):
             if float(np.abs(bad - good).max()) <= RESOLUTION_W:
                 break
             middle = (good + bad) / 2
-            if self._good(self._excess(middle), limit):
+            if self._good(self._excess(middle)):
                 good = middle
             else:
                 bad = middle

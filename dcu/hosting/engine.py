@@ -72,6 +72,9 @@ RAISE: Final = 1.02
 USE_S: Final = 10.0
 """[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
 
+FORESIGHT_PCT: Final = 0.5
+"""[% of nominal] A measured voltage may be beyond the band by this before a rule that foresees is believed no more."""
+
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -122,6 +125,11 @@ class SiteSettings:
     def band(self) -> Band:
         """Voltages allowed for decisions."""
         return Band.around(self.nominal_voltage_v, self.band_pct)
+
+    def revocation_band(self, foresees: bool) -> Band:
+        """Voltages beyond which grants are revoked; a rule that foresees shares out the last tenth of a volt, and
+        lowers before it revokes."""
+        return Band.around(self.nominal_voltage_v, self.band_pct + (FORESIGHT_PCT if foresees else 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -589,7 +597,7 @@ class HostingEngine:
             return
         state = None if name == SUBSTATION else self.table[name]
         point = measure_one(state, self._substation, self._settings.reading_age_s_max, now)
-        if outside((point,), self._settings.band):
+        if outside((point,), self._settings.revocation_band(self._rule.foresees)):
             self._violated_since.setdefault(name, now)
         else:
             self._violated_since.pop(name, None)

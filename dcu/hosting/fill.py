@@ -60,7 +60,7 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
 def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """One after the other, each as far as it goes."""
     x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
-    slack = np.maximum(b - a @ x, 0.0)
+    slack = b - a @ x
     columns = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
@@ -71,7 +71,7 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
             column = columns[k]
             step, row = wishes.wanted_w[k] - x[k], FREE
             with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(column > 0, slack / column, np.inf)
+                reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
             if len(reach) and reach.min() < step:
                 row = int(reach.argmin())
                 step = reach[row]
@@ -79,7 +79,7 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
                 binding[stopped & (x < wishes.wanted_w)] = row
             x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
             binding[k] = row
-            slack = np.maximum(slack - step * column, 0.0)
+            slack = slack - step * column
         if x.sum() - before < WORTH_W:
             break
     return Filled(x, binding)
@@ -92,7 +92,12 @@ def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     does not depend on the solver's mood.
     """
     low, high = wishes.start_w, wishes.wanted_w
-    room = np.maximum(b, a @ low)  # the start itself is always allowed
+    # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
+    over = a @ low > b
+    mended = (a @ low + np.minimum(a, 0.0) @ (high - low)) <= b
+    room = np.where(over & ~mended, np.inf, b)
+    lost = over & ~mended
+    high = np.where((a[lost] > PUSH_MIN).any(axis=0), low, high)
     x, binding = high.copy(), np.full(len(high), FREE)
     used = np.zeros(len(b), dtype=bool)
     scale = np.maximum(np.abs(a).max(axis=1, initial=0.0), 1e-30)
@@ -142,7 +147,7 @@ class _Filling:
     def __init__(self, a: Reals, b: Reals, wishes: Wishes) -> None:
         self._a, self._wishes = a, wishes
         self.x = wishes.start_w.copy()
-        self._slack = np.maximum(b - a @ self.x, 0.0)
+        self._slack = b - a @ self.x
         self.binding = np.full(len(self.x), FREE)
 
     def round(self) -> None:
@@ -155,12 +160,12 @@ class _Filling:
             room = (wanted - self.x)[moving] / weight[moving]
             step, row = float(room.min()), FREE
             with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(rate > 0, self._slack / rate, np.inf)
+                reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
             if len(reach) and reach.min() <= step:
                 row = int(reach.argmin())
                 step = float(reach[row])
             self.x = np.where(moving, self.x + step * weight, self.x)
-            self._slack = np.maximum(self._slack - step * rate, 0.0)
+            self._slack = self._slack - step * rate
             full = moving & (wanted - self.x <= 1e-9 * np.maximum(1.0, wanted))
             self.x[full] = wanted[full]
             stop = full.copy()

@@ -7,7 +7,7 @@ doubt follows how much the residual may teach.
 
 Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
 
-    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
+    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2 / 3
 
 (Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole.
 """
@@ -30,8 +30,8 @@ Reals = NDArray[np.float64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.003
-"""[nominal] By which a residual drifts within `DRIFT_S`."""
+DRIFT: Final = 0.0005
+"""[nominal] By which a residual drifts within `DRIFT_S`: temperature of meters, and of cables."""
 DRIFT_S: Final = 3600.0
 KEPT: Final = 4
 """Reports of each port that are remembered."""
@@ -124,7 +124,8 @@ class Residuals:
             times, volts = zip(*self._busbar, strict=True)
             modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
             level = level * np.interp(at_s, times, volts) / modelled
-        doubt_v = np.sqrt(((rise(model)[port] * model.u_nominal_v[port, None] * doubt_w) ** 2 / 3).sum(axis=1))
+        # Grants are lowered together, so changes between two reports add up rather than cancel.
+        doubt_v = (np.abs(rise(model)[port] * model.u_nominal_v[port, None]) * doubt_w).sum(axis=1)
         for k, (taken_s, j, u_v) in enumerate(items):
             if np.isfinite(level[k]):
                 self._learn(taken_s, j, u_v - level[k], float(doubt_v[k]), allowed)
@@ -147,11 +148,11 @@ class Residuals:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        if abs(residual_v) > allowed * self._nominal_v[port] + 3 * doubt_v:
+        if abs(residual_v) > allowed * self._nominal_v[port] + doubt_v:
             self.contradicts[port] = True
             return
         self.contradicts[port] = False
         known = self.variance[port]
-        gain = known / (known + self._noise_v**2 + doubt_v**2)
+        gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
         self.mean_v[port] += gain * (residual_v - self.mean_v[port])
         self.variance[port] = (1 - gain) * known

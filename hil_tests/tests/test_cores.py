@@ -61,10 +61,12 @@ def test_at_noon_grants_raise_and_nobody_is_below_the_nominal_limit() -> None:
 
 
 def test_the_grants_keep_the_band() -> None:
-    """The rule by the model, with exact meters: no second above the band by more than a meter's last digit shows."""
+    """The rule by the model, with exact meters: no minute above the band, no second above it by more than what a house
+    does between two reports."""
     whole, _, run = play()
     high = GridLimits.of(whole.model, 8.0).u_high_v
-    assert (run.u_peak_v - high).max() < 0.1
+    assert (run.u_mean_v - high).max() < 0.1
+    assert (run.u_peak_v - high).max() < 0.5
     assert run.u_peak_v.max() > high.max() - 1.5, "the grid is what limits here"
 
 

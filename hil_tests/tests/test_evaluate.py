@@ -80,15 +80,19 @@ def test_nothing_is_outside_because_of_grants_with_exact_meters(seen: Evaluation
     assert seen.scores["headroom"].exported_wh > seen.scores["static"].exported_wh
 
 
-def test_the_nominal_limit_is_the_largest_that_the_empty_feeder_bears(seen: Evaluation) -> None:
+def test_the_nominal_limit_is_the_largest_that_no_minute_of_the_day_exceeds(seen: Evaluation) -> None:
+    """With every plant at the limit, whatever the others draw, and with nobody drawing; a hundred watts more and some
+    voltage or current is beyond its limit."""
     feeder, day, high = Feeder(seen.network), seen.day, seen.limits.u_high_v
     peaks = np.array([plant.peak_w for plant in day.plants])
     assert seen.nominal_w == nominal_limit_w(feeder, day, seen.limits)
     assert seen.nominal_w % 100 == 0
+    loads = np.vstack([0 * day.p_w[:1], day.p_w]) * ~day.spread.any(axis=0)
+    reactive = np.vstack([0 * day.q_var[:1], day.q_var])
     for level, bears in ((seen.nominal_w, True), (seen.nominal_w + 100, False)):
-        draws = -np.minimum(level, peaks) @ day.spread
-        result = solve(feeder, Injections.of(draws), results=("port_u_v", "current_a"))
-        u, amps = np.abs(result["port_u_v"][0]), np.abs(result["current_a"][0])
+        draws = loads - np.minimum(level, peaks) @ day.spread
+        result = solve(feeder, Injections(draws, reactive), results=("port_u_v", "current_a"))
+        u, amps = np.abs(result["port_u_v"]), np.abs(result["current_a"])
         assert bool((u <= high).all() and (amps <= seen.limits.i_max_a).all()) is bears
 
 

@@ -87,9 +87,12 @@ class Neighbourhood:
 
     def voltages(self, p_w: Reals | None = None) -> Reals:
         """True port voltages [V] now, or with other draws."""
-        p = self.draws() if p_w is None else p_w
-        solved = solve(self.feeder, Injections.of(p / self.source**2))["port_u_v"][0]
-        return np.asarray(self.source * np.abs(solved))
+        return np.asarray(self.source * np.abs(self._solve(self.draws() if p_w is None else p_w)[0]))
+
+    def _solve(self, p_w: Reals) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+        """Port and node voltages [V] at a source of 1."""
+        found = solve(self.feeder, Injections.of(p_w / self.source**2), results=("port_u_v", "bus_u_v"))
+        return found["port_u_v"][0], found["bus_u_v"][0]
 
     def draws(self) -> Reals:
         """True draws at the ports [W]."""
@@ -101,11 +104,10 @@ class Neighbourhood:
     def report(self) -> list[Output]:
         """Everybody reports, the balancing meter first."""
         p, found = self.draws(), list[Output]()
-        u = self.voltages()
-        model = self.feeder.model
-        i = -p / u * (np.exp(1j * np.angle(model.u_open_v)))
-        busbar = [k for k, n in enumerate(model.nodes) if n.bus == self.balancing_bus and n.conductor != "N"]
-        u_busbar = self.source * np.abs(model.node_open_v[busbar] + model.node_h_ohm[busbar] @ i / self.source)
+        ports, nodes = self._solve(p)
+        u = self.source * np.abs(ports)
+        at_busbar = [n.bus == self.balancing_bus and n.conductor != "N" for n in self.feeder.model.nodes]
+        u_busbar = self.source * np.abs(nodes[at_busbar])
         fed = [sum(p[h.port] for h in self.houses.values() if h.entry.phases[0] == k) for k in range(3)]
         volts = (float(u_busbar[0]), float(u_busbar[1]), float(u_busbar[2]))
         found += self.put(SubstationRead(_reading(volts, (float(fed[0]), float(fed[1]), float(fed[2])))))
