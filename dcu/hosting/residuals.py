@@ -39,7 +39,7 @@ BUSBARS_MAX: Final = 256
 WAIT_S: Final = 180.0
 """[s] A reading that could not be judged for so long teaches nothing."""
 BATCH: Final = 64
-"""Readings judged at a time."""
+"""Instants judged at a time."""
 UNSEEN_W: Final = 1000.0
 """[W] What a port may have drawn before its first report."""
 NEW_S: Final = 1e-3
@@ -102,8 +102,14 @@ class Residuals:
         ready = sorted(item for item in self._waiting if item[0] <= ready_s)
         newest_s = float(self._t[:, -1].max(initial=-np.inf))
         self._waiting = deque(i for i in self._waiting if ready_s < i[0] > newest_s - WAIT_S)
-        for first in range(0, len(ready), BATCH):
-            self._judge(ready[first : first + BATCH], model, busbar, allowed, unmetered)
+        first = 0
+        while first < len(ready):
+            last = first + 1
+            times = 1
+            while last < len(ready) and (times := times + (ready[last][0] > ready[last - 1][0])) <= BATCH:
+                last += 1
+            self._judge(ready[first:last], model, busbar, allowed, unmetered)
+            first = last
 
     def _judge(
         self,
@@ -113,22 +119,22 @@ class Residuals:
         allowed: float,
         unmetered: tuple[Reals, Reals],
     ) -> None:
-        at_s = np.array([item[0] for item in items])
+        at_s, state = np.unique([item[0] for item in items], return_inverse=True)
         port = np.array([item[1] for item in items])
         p, doubt_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
         flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
-        level = np.abs(flow.u_v[range(len(items)), port])
+        level = np.abs(flow.u_v)
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
             modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
-            level = level * np.interp(at_s, times, volts) / modelled
+            level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
         # Grants are lowered together, so changes between two reports add up rather than cancel.
-        doubt_v = (np.abs(rise(model)[port] * model.u_nominal_v[port, None]) * doubt_w).sum(axis=1)
-        for k, (taken_s, j, u_v) in enumerate(items):
-            if np.isfinite(level[k]):
-                self._learn(taken_s, j, u_v - level[k], float(doubt_v[k]), allowed)
+        doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
+        for k, j, (taken_s, _, u_v) in zip(state, port, items, strict=True):
+            if np.isfinite(level[k, j]):
+                self._learn(taken_s, int(j), u_v - float(level[k, j]), float(doubt_v[k, j]), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
         """Values of every port at some instants (k, n), and half of what each changed between its reports around
@@ -156,3 +162,11 @@ class Residuals:
         gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
         self.mean_v[port] += gain * (residual_v - self.mean_v[port])
         self.variance[port] = (1 - gain) * known
+
+
+def _reach(model: PortModel) -> Reals:
+    """Size of each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
+    if "reach" not in model.memo:
+        model.memo["reach"] = np.abs(rise(model)) * model.u_nominal_v[:, None]
+    found: Reals = model.memo["reach"]
+    return found

@@ -127,15 +127,20 @@ class _Judge:
         limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
         return np.asarray(self._prospect.excess(self._spread.powers(limits_w[None, :], self._others_p_w))[0])
 
-    def take_for_granted(self, reserved_w: Mapping[MeterId, float]) -> None:
-        """From now on: not worse than this."""
-        if reserved_w:
-            self._present = self._excess(reserved_w)
+    def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
+        """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
+        if not reserved_w:
+            return False
+        self._present = self._excess(reserved_w)
+        return bool((self._present > self._tolerated(tolerance)).any())
+
+    def _tolerated(self, tolerance: float) -> Reals:
+        return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
 
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
-        limit = self._floor + np.where(self._floor > 0, DUST, tolerance)
-        return bool((self._excess(reserved_w) <= np.maximum(limit, self._present + DUST)).all())
+        limit = np.maximum(self._tolerated(tolerance), self._present + DUST)
+        return bool((self._excess(reserved_w) <= limit).all())
 
 
 @dataclass(slots=True, eq=False)
@@ -162,9 +167,8 @@ class _Window:
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
         reserved = dict(question.reserved_w)
-        overdrawn = bool(reserved) and not judge.bears(reserved, self.settings.guard_pct / 100)
+        overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
-        judge.take_for_granted(reserved)
         moving = {w.meter for w in wishes if w.standing is not Standing.HOLDS}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
