@@ -24,12 +24,15 @@ from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import HostingEngine, SiteSettings
 from dcu.hosting.estimate import Accuracy
+from dcu.hosting.learned import Learning
+from dcu.hosting.learned_rule import Learned
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from hil_tests.day import Day
 from hil_tests.household import Household
 from hil_tests.instruments import Instruments
+from hil_tests.lessons import teach
 from hil_tests.queue_line import LineCounters, LineSettings, QueueLine
 from hil_tests.safety import EXACT, Errors
 from hil_tests.street_flow import StreetFlow
@@ -45,6 +48,8 @@ LAST_DIGIT_V: Final = 0.05
 """[V] Half the last digit of an EM330: what even an exact meter may be off by."""
 READING_AGE_S: Final = 40.0
 """[s] Age at which a reading is stale, at least; longer where reports are rarer."""
+ASYNCHRONY: Final = 0.05
+"""Share of a change that readings half a minute apart may hide from a learning rule."""
 LEDGER_S: Final = 0.005
 """[s] From a decision to its durable record; no message leaves before."""
 RELAY_S: Final = 0.05
@@ -70,6 +75,8 @@ class StreetSettings:
         reading_s: between two readings of an EM330.
         report_s: between two reports of a meter.
         window_s: of the DCU's decisions.
+        rule: predicted, learned or mixed.
+        before, learn_days: a whole day like those that a learning rule has seen, and how many.
         report_change_w: a draw that has changed by more is reported at once.
     """
 
@@ -83,6 +90,9 @@ class StreetSettings:
     report_s: float = 30.0
     window_s: float = 1.0
     report_change_w: float = 400.0
+    rule: str = "predicted"
+    before: Day | None = None
+    learn_days: int = 2
     line: LineSettings = LineSettings()
 
 
@@ -132,9 +142,27 @@ def make_engine(
         balancing_bus=flow.balancing_bus,
         accuracy=accuracy,
     )
-    return HostingEngine(
-        site, entries, Epoch(1), now, Predicted(flow.decision_model(errors, settings.seed), entries, grid)
-    )
+    return HostingEngine(site, entries, Epoch(1), now, _rule(settings, entries, flow, grid))
+
+
+def _rule(
+    settings: StreetSettings, entries: tuple[MeterEntry, ...], flow: StreetFlow, grid: GridSettings
+) -> Predicted | Learned:
+    """What decides, and knows what the days before have taught."""
+    learning = Learning(asynchrony=ASYNCHRONY)
+    rule: Predicted | Learned
+    if settings.rule == "learned":
+        rule = Learned(entries, grid, learning)
+        pupil = rule.pupil
+    else:
+        mixed = settings.rule == "mixed"
+        rule = Predicted(flow.decision_model(settings.errors, settings.seed), entries, grid, mixed=mixed)
+        if not mixed:
+            return rule
+        pupil = rule.pupil
+    assert settings.before is not None, "a learning street needs a day to learn from"
+    teach(pupil, flow, settings.before, settings.nominal_w, settings.learn_days, settings.seed)
+    return rule
 
 
 class _Kind(IntEnum):
@@ -185,7 +213,7 @@ class _Seen:
         self.counts[kind] += 1
         if kind in ("denial", "revoke"):
             self.reasons[f"{kind} {entry.get('reason')}"] += 1
-        if kind not in ("renewal", "window"):
+        if kind not in ("renewal", "window", "view"):
             event: dict[str, Any] = {"at_s": round(at_s, 3), "kind": kind}
             event |= {key: entry[key] for key in KEPT if key in entry}
             self.events.append(event)

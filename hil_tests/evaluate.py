@@ -41,6 +41,9 @@ TOUCH_V: Final = 0.05
 """[V] A voltage this little beyond a limit is at it: half the last digit of a meter."""
 
 
+RULES: Final = ("predicted", "learned", "mixed")
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is to be evaluated.
@@ -54,7 +57,9 @@ class Question:
         errors: `exact` or `class1` meters (and model).
         band_pct: band of decisions around the nominal voltage.
         no_load_pu: highest voltage without load [share of nominal] that the source is set to; None: as in the file.
-        nominal_w: every customer's nominal export limit; None: the largest common one that the empty feeder bears.
+        nominal_w: every customer's nominal export limit; None: the largest common one that every minute bears.
+        rule: `predicted` by the network model, `learned` from the meters' history, or `mixed`.
+        learn_days: days at nominal limits that a learning rule has seen before.
     """
 
     feeder: str
@@ -67,6 +72,8 @@ class Question:
     band_pct: float = 8.0
     no_load_pu: float | None = 1.05
     nominal_w: float | None = None
+    rule: str = "predicted"
+    learn_days: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +249,9 @@ def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None)
         ERRORS[question.errors],
         question.seed,
         report_s=report_interval_s(len(network.connection_points)),
+        rule=question.rule,
+        before=make_day(network, question.day, question.pv_share, question.seed),
+        learn_days=question.learn_days,
     )
     run = Street(StreetFlow(feeder, rated), day, settings).run()
 
@@ -278,6 +288,10 @@ def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None)
 
 def _check(question: Question) -> None:
     faults = []
+    if question.rule not in RULES:
+        faults.append(Fault("--rule", question.rule, ", ".join(RULES)))
+    if not 1 <= question.learn_days <= 14:
+        faults.append(Fault("--learn-days", f"{question.learn_days}", "1 to 14"))
     if question.errors not in ERRORS:
         faults.append(Fault("--errors", question.errors, " or ".join(ERRORS)))
     if not 0 < question.band_pct <= 20:

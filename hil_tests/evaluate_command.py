@@ -34,6 +34,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--pv-share", type=float, default=0.5, help="share of customers with a plant of 3 to 10 kW (default 0.5)"
     )
     parser.add_argument("--policy", default="equal", help="how capacity is shared (default equal)")
+    parser.add_argument(
+        "--rule", default="predicted", help="predicted by the model, learned from meters, or mixed (default predicted)"
+    )
+    parser.add_argument(
+        "--learn-days", type=int, default=2, help="days at nominal limits a learning rule has seen (default 2)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of plants, clouds, meters and line (default 1)")
     parser.add_argument("--from", dest="first", default="06:00", help="first minute (default 06:00)")
     parser.add_argument("--to", dest="last", default="20:00", help="the end (default 20:00)")
@@ -45,7 +51,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="highest voltage without load, as a share of nominal, that the source is set to; file: leave it (1.05)",
     )
     parser.add_argument(
-        "--nominal-w", type=float, help="nominal export limit [W] (default: the largest the empty feeder bears)"
+        "--nominal-w",
+        type=float,
+        help="nominal export limit [W] (default: the largest that every minute bears)",
     )
     parser.add_argument("--out", type=Path, default=Path("out/evaluate"), help="directory for result, report, figures")
     parser.add_argument("--json", action="store_true", help="print result.json")
@@ -75,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
         band_pct=options.band_pct,
         no_load_pu=None if options.no_load_pu == "file" else _number("--no-load-pu", options.no_load_pu),
         nominal_w=options.nominal_w,
+        rule=options.rule,
+        learn_days=options.learn_days,
     )
     found: Evaluation = evaluate(question, lambda words: print(f"{words} ...", file=sys.stderr))
     out.mkdir(parents=True, exist_ok=True)

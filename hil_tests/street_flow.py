@@ -80,6 +80,11 @@ class StreetFlow:
     def _injected(self) -> NDArray[np.complex128]:
         return np.asarray(-np.conj((self.p_w + 1j * self.q_var) / self._complex_v))
 
+    @property
+    def busbar_rows(self) -> list[int]:
+        """Rows of the busbar's L1, L2, L3 among the model's nodes."""
+        return [self._nodes[phase.name] for phase in Phase]
+
     def busbar(self) -> dict[Phase, tuple[float, complex]]:
         """Voltage to neutral [V] and power towards the feeder [VA] of each phase at the transformer."""
         model, injected = self.feeder.model, self._injected()

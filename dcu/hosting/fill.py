@@ -23,7 +23,7 @@ ROUNDS_MAX: Final = 6
 WORTH_W: Final = 25.0
 """A round of filling that gave all together less than this was the last."""
 LP_TOLERANCE_W: Final = 0.01
-ROWS_EACH: Final = 8
+ROWS_EACH: Final = 64
 """Constraints added to the linear programme at a time, the most broken first."""
 FREE: Final = -1
 """Nothing keeps this claim from more."""

@@ -91,6 +91,12 @@ class Predicted:
         }
 
     @property
+    def pupil(self) -> Pupil:
+        """What learns in a mixed rule."""
+        assert self._pupil is not None, "not mixed"
+        return self._pupil
+
+    @property
     def port_count(self) -> int:
         """Ports of the model."""
         return len(self._model.ports)
