@@ -75,8 +75,9 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
             if len(reach) and reach.min() < step:
                 row = int(reach.argmin())
                 step = reach[row]
-                stopped |= (columns[:, row] > PUSH_MIN) & (np.arange(len(x)) > k)
-                binding[stopped & (x < wishes.wanted_w)] = row
+                new = (columns[:, row] > PUSH_MIN) & (np.arange(len(x)) > k) & ~stopped
+                stopped |= new
+                binding[new] = row
             x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
             binding[k] = row
             slack = slack - step * column
