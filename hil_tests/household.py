@@ -8,13 +8,13 @@ from typing import Final
 from meter.core import HouseholdAsked, HouseholdReleased
 from meter.dialogue import Dialogue
 
-MARGIN: Final = 1.05
+MARGIN: Final = 1.02
 """It asks for this times what its plant can export now, so that a small rise needs no new question."""
-CHANGED: Final = 0.05
+CHANGED: Final = 0.03
 """Share by which the wish must have changed to be asked anew."""
 WORTH: Final = 1.02
 """Below this share of the nominal limit it does not ask."""
-REMEMBERED: Final = 10
+REMEMBERED: Final = 3
 """Minutes: a cloud or a kettle shorter than this lowers no wish."""
 RETRY_S: Final = 120.0
 """[s] After a denial, a revoke or a fall-back it asks again."""

@@ -222,7 +222,7 @@ class _Window:
         for wish in wishes:
             if wish.granted_w is not None and wish.used_w is not None:
                 ports = list(self.ports.of_meter[wish.meter])
-                unused_w[ports] = max(0.0, wish.granted_w - max(wish.used_w, wish.nominal_w)) / len(ports)
+                unused_w[ports] = max(0.0, wish.granted_w - wish.used_w) / len(ports)
         return self.prospect.relief(unused_w) if unused_w.any() else None
 
     def _keep_or_end(self, wish: Wish, why: Binding) -> None:
