@@ -243,7 +243,7 @@ class HostingEngine:
             deadlines.append(self._viewed_s + LEARN_S)
         if self._pending:
             deadlines.append(min(pending.since_s for pending in self._pending.values()) + REQUEST_S_MAX)
-        if self.book.live and self._violated_since:
+        if self.book.live and self._violated_since and not self._rule.foresees:
             deadlines.append(min(self._violated_since.values()) + self._settings.persistence_s)
         return min((at for at in deadlines if at is not None), default=None)
 
@@ -275,7 +275,7 @@ class HostingEngine:
                 if item.reading is not None or self._substation.taken_at_s is not None:
                     self._substation = Substation(item.reading, now)
                 self._watch(SUBSTATION, now)
-                return []
+                return self._revoke_if_persistent(now) if self._rule.foresees else []
             case LinkChanged():
                 return self._link(item, now)
             case StorageFailed():
@@ -350,6 +350,8 @@ class HostingEngine:
             outputs += self._end_quarantine("every meter has adopted the epoch")
         self.book.acknowledged(meter, report.applied)
         self._watch(meter, now)
+        if self._rule.foresees:
+            outputs += self._revoke_if_persistent(now)
         outputs += self._follow_up(meter, report, now)
         return outputs
 
@@ -603,7 +605,8 @@ class HostingEngine:
             self._violated_since.pop(name, None)
 
     def _revoke_if_persistent(self, now: float) -> list[Output]:
-        due = [p for p, since_s in self._violated_since.items() if now >= since_s + self._settings.persistence_s]
+        persistence_s = self._settings.persistence_s
+        due = [p for p, since_s in self._violated_since.items() if self._known_s(p, now) >= since_s + persistence_s]
         if not due or not self.book.live:
             return []
         view, outputs = self._view(now)
@@ -618,6 +621,14 @@ class HostingEngine:
             for meter in blamed:
                 outputs += self._lower(meter, 0.0, binding, inputs, now)
         return outputs
+
+    def _known_s(self, point: MeterId, now: float) -> float:
+        """Until when a point is known to be outside: a rule that foresees has lowered grants meanwhile, and waits for a
+        reading that shows what came of it."""
+        if not self._rule.foresees:
+            return now
+        taken_s = self._substation.taken_at_s if point == SUBSTATION else self.table[point].reading_at_s
+        return -math.inf if taken_s is None else taken_s
 
     def _lower(
         self, meter: MeterId, limit_w: float, binding: Binding, inputs: dict[str, Any], now: float

@@ -243,3 +243,21 @@ def test_a_model_that_does_not_know_the_meters_is_refused_with_all_of_them_named
         PortMap.of(model, entries)
     assert len(caught.value.faults) == 3
     assert {fault.where for fault in caught.value.faults} == {"meter a", "meter b", "meter d"}
+
+
+def test_prediction_that_is_wrong_is_believed_no_more() -> None:
+    """A neighbour's voltage that no model explains, 1 % above the band but no contradiction, and again after the
+    persistence time: who pushes it is revoked; one such reading alone revokes nobody."""
+    world = street()
+    ask_all(world)
+    world.pass_time(20.0)
+    liar = world.houses[MeterId("m30")]
+    liar.voltage_factor = 1.0 + (HIGH_V * 1.01 - world.voltages()[30]) / world.voltages()[30]
+    world.report()
+    liar.voltage_factor = 1.0
+    world.pass_time(15.0)
+    assert "revoke" not in world.kinds()
+    for _ in range(4):
+        liar.voltage_factor = 1.0 + (HIGH_V * 1.01 - world.voltages()[30]) / world.voltages()[30]
+        world.pass_time(5.0)
+    assert "revoke" in world.kinds()
