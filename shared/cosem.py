@@ -349,7 +349,7 @@ def _decode_downward(obis: str, fields: list[Any]) -> Downward:
         request_id, reason, binding, value = rest
         return Denial(decision, RequestId(request_id), Reason(reason), _to_meter(binding), _unscaled(value, 100))
     if obis == OBIS_REVOKE:
-        reason, binding, value, limit = rest
+        reason, binding, value, limit = rest if len(rest) == 4 else [*rest, 0]  # an older DCU revokes the whole
         return Revoke(decision, Reason(reason), _to_meter(binding), _unscaled(value, 100), limit / 10)
     if obis == OBIS_NOMINAL_LIMIT:
         (limit,) = rest

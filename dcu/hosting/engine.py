@@ -183,6 +183,7 @@ class HostingEngine:
         self._changed_since: float | None = None
         self._denied: dict[tuple[MeterId, RequestId], Denial] = {}
         self._asked: dict[MeterId, deque[float]] = {}
+        self._told_s: dict[MeterId, float] = {}
         self._violated_since: dict[MeterId, float] = {}
         self._greeted_s: dict[MeterId, float] = {}
         self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
@@ -414,6 +415,10 @@ class HostingEngine:
             return [Event("request unanswered", {"meter": meter, "reason": Reason.STORAGE_FAILED.name})]
         denied = self._denied.get((meter, request.request_id))
         if denied is not None:
+            told_s = self._told_s.get(meter, -math.inf)
+            if now < told_s + REPEAT_S:
+                return []
+            self._told_s[meter] = now
             return [SendDown(meter, denied)]
         waiting = self._pending.get(meter)
         if waiting is not None and waiting.request.request_id == request.request_id:
@@ -433,7 +438,8 @@ class HostingEngine:
         asked = self._asked.setdefault(meter, deque(maxlen=REQUESTS_MAX + 1))
         grant = self.book.grant_of(meter)
         if grant is not None and grant.request_id == request.request_id:
-            return None  # the same question again: its grant got lost on the way
+            # The same question again: its grant got lost on the way, unless it is still on it.
+            return [] if now < grant.decided_at_s + REPEAT_S else None
         while asked and asked[0] <= now - REQUESTS_S:
             asked.popleft()
         if len(asked) > REQUESTS_MAX:
@@ -513,9 +519,12 @@ class HostingEngine:
         state, grant = self.table[meter], self.book.grant_of(meter)
         objection = Reason.LOCAL_ALARM if state.alarms & BLOCKING_ALARMS else None
         nominal_w = state.entry.nominal_limit_w
-        return Wish(
-            meter, standing, nominal_w, wanted_w, minimum_w, None if grant is None else grant.limit_w, objection
-        )
+        granted_w, used_w = None if grant is None else grant.limit_w, None
+        if grant is not None and state.reading is not None and state.reading_at_s is not None:
+            export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
+            if state.reading_at_s > grant.raised_s + USE_S and math.isfinite(export_w):
+                used_w = round(export_w, 1)
+        return Wish(meter, standing, nominal_w, wanted_w, minimum_w, granted_w, objection, used_w)
 
     def _carry_out(self, verdict: Verdict, inputs: dict[str, Any], now: float) -> list[Output]:
         meter = verdict.meter

@@ -37,6 +37,7 @@ Reals = NDArray[np.float64]
 
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
+SOURCE_MIN, SOURCE_MAX = 0.5, 1.5
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 MINUTE_S: Final = 60.0
@@ -234,13 +235,18 @@ class Estimator:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
         u, loss_w, factor = solved
         contradiction = self._balance(busbar, p, q, loss_w)
-        if contradiction is not None:
-            return Estimate(self._source, None, (contradiction,), ())
+        if contradiction is None and self._ports.unmetered:  # what nobody meters is there too
+            solved = self._solve(p, q, busbar)
+            contradiction = Binding(Reason.NO_POWER_FLOW, SUBSTATION) if solved is None else None
+        if contradiction is not None or solved is None:
+            return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
+        u, loss_w, factor = solved
         memory, accuracy = self._memory, self._accuracy
         measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
         memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
-        memory.residuals.judge(self.model_at(self._source), self._busbar, allowed, (p, q))
+        rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
+        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q))
         self._note(seen.u_v, now)
         odd = np.flatnonzero(memory.residuals.contradicts)
         if len(odd):
@@ -279,28 +285,31 @@ class Estimator:
             flow = solve_ports(model, batch, FLOW_TOLERANCE_PU, newton=False)
             u, i = flow.u_v[0], flow.i_a[0]
             if not np.isfinite(u).all():
+                self._source = 1.0
                 return None
-            if not self._busbar:
+            if len(self._busbar) != len(busbar.u_v):  # not observed, or not all its phases measured
                 factor = 1.0
                 break
-            rows = self._busbar[: len(busbar.u_v)]
+            rows = self._busbar
             modelled = float(np.mean(np.abs(model.node_open_v[rows] + model.node_h_ohm[rows] @ i)))
             factor = measured / modelled
             if abs(factor - 1) <= SOURCE_STEP:
                 break
-            self._source = round(round(self._source * factor / SOURCE_STEP) * SOURCE_STEP, 6)
+            wanted = round(round(self._source * factor / SOURCE_STEP) * SOURCE_STEP, 6)
+            self._source = min(max(wanted, SOURCE_MIN), SOURCE_MAX)
         source_u = model.source_u_open_v + model.source_h_ohm @ i
         fed_w = float((source_u * np.conj(model.source_i_open_a + model.source_h @ i)).sum().real)
         return np.abs(u), fed_w - float(p.sum()), factor
 
     def _balance(self, busbar: Point, p: Reals, q: Reals, loss_w: float) -> Binding | None:
         """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit."""
+        cannot = Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION) if self._ports.unmetered else None
         if not busbar.powers_known or len(busbar.p_w) != 3:
-            return None
+            return cannot
         short_p, short_q = np.zeros(3), np.zeros(3)
         by_phase = [[k for k, label in enumerate(self._model.port_labels) if label == f"L{n}"] for n in (1, 2, 3)]
         if sum(len(ports) for ports in by_phase) != len(p):
-            return None  # ports between phases: a sum by phase says nothing
+            return cannot  # ports between phases: a sum by phase says nothing
         for n, ports in enumerate(by_phase):
             short_p[n] = float(busbar.p_w[n] or 0.0) - p[ports].sum() - loss_w / 3
             short_q[n] = float(busbar.q_var[n] or 0.0) - q[ports].sum()

@@ -123,6 +123,12 @@ class GrantBook:
         self._newest[meter] = decision
         self._live[meter] = replace(grant, decision=decision, limit_w=min(limit_w, grant.limit_w))
         until_s = max(r.until_s for r in self._reservations if r.meter == meter)
+        # Earlier parts that were never acknowledged lie within what is held anyway.
+        most_w = max(r.limit_w for r in self._reservations if r.meter == meter)
+        largest = max(r.until_s for r in self._reservations if r.meter == meter and r.limit_w == most_w)
+        self._reservations = [
+            r for r in self._reservations if r.meter != meter or r.limit_w == most_w or r.until_s > largest
+        ]
         self._reservations.append(Reservation(decision, meter, limit_w, until_s))
 
     def acknowledged(self, meter: MeterId, applied: DecisionId | None) -> None:

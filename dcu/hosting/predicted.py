@@ -81,6 +81,8 @@ class Predicted:
             "model": self._model.name,
             "network_sha256": self._model.network_sha256,
             "policy": settings.policy.value,
+            "nominal_voltage_v": settings.nominal_voltage_v,
+            "balancing_bus": settings.balancing_bus,
             "band_pct": settings.band_pct,
             "guard_pct": settings.guard_pct,
             "loading_max": settings.loading_max,

@@ -33,6 +33,8 @@ FIRST: Final = 0.02
 DRIFT: Final = 0.0005
 """[nominal] By which a residual drifts within `DRIFT_S`: temperature of meters, and of cables."""
 DRIFT_S: Final = 3600.0
+SURPRISE: Final = 3.0
+"""Standard deviations beyond which a residual is not the constant that it was."""
 KEPT: Final = 4
 """Reports of each port that are remembered."""
 BUSBARS_MAX: Final = 256
@@ -159,8 +161,11 @@ class Residuals:
             return
         self.contradicts[port] = False
         known = self.variance[port]
+        off = residual_v - self.mean_v[port]
+        if off**2 > (SURPRISE**2) * (known + self._noise_v**2 + doubt_v**2 / 3):
+            known += off**2  # something has changed for good, or nothing is known: the new reading counts
         gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
-        self.mean_v[port] += gain * (residual_v - self.mean_v[port])
+        self.mean_v[port] += gain * off
         self.variance[port] = (1 - gain) * known
 
 

@@ -131,8 +131,10 @@ class _Judge:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
         if not reserved_w:
             return False
-        self._present = self._excess(reserved_w)
-        return bool((self._present > self._tolerated(tolerance)).any())
+        present = self._excess(reserved_w)
+        if np.isfinite(present).all():
+            self._present = present
+        return not (present <= self._tolerated(tolerance)).all() or not np.isfinite(present).all()
 
     def _tolerated(self, tolerance: float) -> Reals:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
@@ -140,7 +142,8 @@ class _Judge:
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
         limit = np.maximum(self._tolerated(tolerance), self._present + DUST)
-        return bool((self._excess(reserved_w) <= limit).all())
+        excess = self._excess(reserved_w)
+        return bool(np.isfinite(excess).all() and (excess <= limit).all())
 
 
 @dataclass(slots=True, eq=False)

@@ -232,6 +232,9 @@ def test_the_same_question_gets_the_same_answer() -> None:
     street.u_v[TWO] = 241.0
     street.measure()
     (one,) = sent(street.ask(request_id=2, nonce=21), Grant)
+    assert not sent(street.ask(request_id=2, nonce=23), Grant), "its grant is still on its way"
+    street.pass_time(1.0)
+    street.measure()
     (two,) = sent(street.ask(request_id=2, nonce=22), Grant)
     assert isinstance(one.message, Grant)
     assert isinstance(two.message, Grant)

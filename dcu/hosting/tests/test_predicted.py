@@ -14,6 +14,8 @@ from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy, PortMap
 from dcu.hosting.exchange import SubstationRead
+from dcu.hosting.measurements import MeasurementSet
+from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
 from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
@@ -261,3 +263,57 @@ def test_prediction_that_is_wrong_is_believed_no_more() -> None:
         liar.voltage_factor = 1.0 + (HIGH_V * 1.01 - world.voltages()[30]) / world.voltages()[30]
         world.pass_time(5.0)
     assert "revoke" in world.kinds()
+
+
+def test_relief_that_is_not_given_is_not_counted_on() -> None:
+    """Grants hold each other's phases down; then the plants of one phase stop. Their meters show it, and the
+    others are lowered until every voltage is inside the band again."""
+    world = street()
+    ask_all(world)
+    world.pass_time(300.0)
+    model = feeder("eulv").model
+    for house in world.houses.values():
+        if model.port_labels[house.port] == "L1":
+            house.pv_w = 0.0
+    world.pass_time(30.0)
+    assert world.voltages().max() <= HIGH_V
+    questions = [entry["question"] for entry in world.records if entry["kind"] == "window"]
+    used = [wish["used_w"] for wish in questions[-1]["wishes"]]  # type: ignore[index]
+    assert any(w is not None and w < 0 for w in used), "who draws is seen to draw"
+
+
+def test_what_nobody_meters_is_part_of_the_level() -> None:
+    """A quarter of the ports without a meter export unseen: the balancing meter sees it, and every level follows."""
+    model = feeder("eulv").model
+    world = street(pv=0)
+    blind = [name for k, name in enumerate(world.houses) if k % 4 == 0]
+    entries = tuple(h.entry for n, h in world.houses.items() if n not in blind)
+    rule = Predicted(model, entries, GRID)
+    for name in blind:
+        world.houses[name].load_w = -2000.0
+    points = [point for point in world.engine.measurements(world.now).points if point.name not in blind]
+    for _ in range(3):
+        world.now += 15.0
+        world.report()
+        points = [p for p in world.engine.measurements(world.now).points if p.name not in blind]
+        estimate = rule.estimate(MeasurementSet(tuple(points)), world.now)
+    assert estimate.situation is not None
+    seen = [world.houses[n].port for n in world.houses if n not in blind]
+    off = np.abs(estimate.situation.u_v - world.voltages())[seen]
+    assert (off <= estimate.situation.margin_v[seen] + 0.1).all()
+    assert estimate.situation.p_w[[world.houses[n].port for n in blind]].sum() < -400.0 * len(blind)
+
+
+def test_where_nobody_meters_and_the_balance_is_missing_nothing_is_known() -> None:
+    """Ports without a meter, and a busbar that says only its voltage: unknown is no."""
+    model = feeder("eulv").model
+    world = street(pv=0)
+    entries = tuple(h.entry for k, h in enumerate(world.houses.values()) if k)
+    rule = Predicted(model, entries, GRID)
+    busbar, *points = world.engine.measurements(world.now).points
+    points = [p for p in points if p.name != next(iter(world.houses))]
+    known = rule.estimate(MeasurementSet((busbar, *points)), world.now)
+    blind = rule.estimate(MeasurementSet((replace(busbar, p_w=(None,) * 3), *points)), world.now)
+    assert known.situation is not None
+    assert blind.situation is None
+    assert blind.unknown[0].reason is Reason.SUBSTATION_UNKNOWN
