@@ -77,8 +77,8 @@ class Claim:
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
     """Export limit of each claim [W]; what kept each from more (None: it has what it wanted); Jain's fairness index of
-    the increases; the constraint that the nominal limits alone exceed most, if one; how far each constraint may go (0,
-    or what the nominal limits exceed it by); power flows it took."""
+    the increases; the constraint that the nominal limits alone exceed most, if one; how far each constraint may go (0
+    less what was missing, or, where nobody can mend it, what the nominal limits exceed it by); power flows it took."""
 
     limits_w: Reals
     binding: tuple[Constraint | None, ...]
@@ -104,8 +104,7 @@ def allocate(
         claims: who wants what.
         policy: how to share.
         others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
-        missing: by how much each constraint must stay below its limit (n_constraint), or where the nominal limits have
-            it if that is higher.
+        missing: by how much each constraint must stay below its limit (n_constraint); None for 0.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
     return _Sharing(prospect, claims, policy, others, missing).run()
