@@ -6,6 +6,7 @@ printed nowhere: no ``repr``, no log and no message of an error shows one.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -18,11 +19,13 @@ from shared.protection import KEY_BYTES, PairKeys
 from shared.secret_files import load_secret
 
 METER_FORMAT: Final = "headroom-meter-key-1"
+CLIENT_FORMAT: Final = "headroom-client-key-1"
 EXPORT: Final = "headroom-keys export"
 
 Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * KEY_BYTES}}}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
+METER_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,16}")
+Name = Annotated[str, Field(pattern=rf"^{METER_NAME.pattern}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,11 @@ def meter_content(keys: MeterKeys) -> dict[str, Any]:
         "group": pair_content(keys.group),
         "client": client_content(keys.client),
     }
+
+
+def client_file(keys: MeterKeys) -> dict[str, Any]:
+    """What a reading tool needs for one meter, as its file holds it."""
+    return {"format": CLIENT_FORMAT, "meter": keys.meter} | client_content(keys.client)
 
 
 def load_meter_keys(path: Path) -> MeterKeys:
