@@ -70,23 +70,38 @@ def _fits(value: int, low: int, high: int) -> int:
 
 
 def u16(value: int) -> CosemValue:
-    """The value as an unsigned long; ValueError if it does not fit."""
-    return dlms_data.UnsignedLongData(_fits(value, 0, 0xFFFF))
+    """A number of at most 16 bits, as the smallest unsigned type that holds it; ValueError if none does."""
+    return _unsigned(_fits(value, 0, 0xFFFF))
 
 
 def u32(value: int) -> CosemValue:
-    """The value as an unsigned double-long; ValueError if it does not fit."""
-    return dlms_data.DoubleLongUnsignedData(_fits(value, 0, 0xFFFFFFFF))
-
-
-def i32(value: int) -> CosemValue:
-    """The value as a signed double-long; ValueError if it does not fit."""
-    return dlms_data.DoubleLongData(_fits(value, -0x80000000, 0x7FFFFFFF))
+    """The same for at most 32 bits."""
+    return _unsigned(_fits(value, 0, 0xFFFFFFFF))
 
 
 def u64(value: int) -> CosemValue:
-    """The value as an unsigned long64; ValueError if it does not fit."""
-    return dlms_data.UnsignedLong64Data(_fits(value, 0, 0xFFFFFFFFFFFFFFFF))
+    """The same for at most 64 bits."""
+    return _unsigned(_fits(value, 0, 0xFFFFFFFFFFFFFFFF))
+
+
+def i32(value: int) -> CosemValue:
+    """A number of at most 32 bits with its sign, as the smallest type that holds it; ValueError if none does."""
+    value = _fits(value, -0x80000000, 0x7FFFFFFF)
+    if -0x80 <= value <= 0x7F:
+        return dlms_data.IntegerData(value)
+    if -0x8000 <= value <= 0x7FFF:
+        return dlms_data.LongData(value)
+    return dlms_data.DoubleLongData(value)
+
+
+def _unsigned(value: int) -> CosemValue:
+    if value <= 0xFF:
+        return dlms_data.UnsignedIntegerData(value)
+    if value <= 0xFFFF:
+        return dlms_data.UnsignedLongData(value)
+    if value <= 0xFFFFFFFF:
+        return dlms_data.DoubleLongUnsignedData(value)
+    return dlms_data.UnsignedLong64Data(value)
 
 
 def enum(value: int) -> CosemValue:

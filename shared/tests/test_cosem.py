@@ -135,12 +135,12 @@ def test_a_grant_keeps_its_published_bytes() -> None:
             "0001000080030 0ff02".replace(" ", "")
             + "00"  # class 1, 0-0:128.3.0.255, attribute 2, no selection
             "0206"  # structure of six
-            "0600000007"
-            "0600000003"
-            "0600000009"  # epoch, seq, request id
+            "1107"
+            "1103"
+            "1109"  # epoch, seq, request id, each in the smallest type that holds it
             "150102030405060708"
-            "0600005dc0"
-            "0600001770"  # nonce, 24000 x 0.1 W, 6000 x 10 ms
+            "125dc0"
+            "121770"  # nonce, 24000 x 0.1 W, 6000 x 10 ms
         )
     )
 
