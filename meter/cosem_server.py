@@ -17,7 +17,8 @@ from typing import Final
 from dlms_cosem import dlms_data
 
 from meter.core import MeterCore
-from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, CosemValue, ReadRequest, encode_read_answer
+from shared.axdr import CosemValue
+from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, ReadRequest, encode_read_answer
 from shared.ids import Phase
 from shared.messages import PerPhase, Reading, RelayState
 

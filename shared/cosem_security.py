@@ -178,11 +178,11 @@ def decode_action_answer(data: bytes) -> ActionAnswered:
     return ActionAnswered(answer.invoke_id_and_priority.invoke_id, int(answer.status))
 
 
-def encode_clock(utc_s: float, invoke_id: int) -> bytes:
-    """The confirmed SET of a clock."""
+def encode_clock(utc_s: float) -> bytes:
+    """The unconfirmed SET of a clock."""
     descriptor = cosem.CosemAttribute(enumerations.CosemInterface.CLOCK, to_obis(OBIS_CLOCK), TIME_ATTRIBUTE)
     value = octets(date_time(utc_s)).to_bytes()
-    return _bytes(SetRequestNormal(descriptor, value, invoke_id_and_priority=InvokeIdAndPriority(invoke_id & 0xF)))
+    return _bytes(SetRequestNormal(descriptor, value, invoke_id_and_priority=InvokeIdAndPriority(0, confirmed=False)))
 
 
 def decode_clock(request: SetRequestNormal) -> ClockWritten:

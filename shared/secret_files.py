@@ -23,6 +23,9 @@ FILE_BYTES_MAX: Final = 4 << 20
 OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 COUNTERS: Final = "counters.json"
 
+FIRST: Final = 1
+"""The first counter of all; readers take 0 for the last one they have seen."""
+
 
 class SecretFiles(Protocol):
     """The file operations these files rest on; a test can fail, cut or undo each one."""
@@ -142,7 +145,7 @@ class CounterFile:
         try:
             data = self._files.read(self._path)
         except FileNotFoundError:
-            return 0
+            return FIRST
         except OSError as error:
             raise DeviceError(f"{self._path}: {error.strerror or error}") from error
         try:

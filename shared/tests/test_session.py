@@ -334,7 +334,7 @@ def test_a_restart_skips_what_was_reserved() -> None:
         counter = CounterFile(Path("c"), files).start()
         assert counter.next + BLOCK == int(files.content[Path("c")].split(b":")[1].strip(b" }\n"))
         given += [number for _ in range(3) if (number := counter.take()) is not None]
-    assert given == [start * BLOCK + number for start in range(4) for number in range(3)]
+    assert given == [1 + start * BLOCK + number for start in range(4) for number in range(3)]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"reserved": -1}', b'{"reserved": true}', b"[" * 10000, b"\xff"])
