@@ -167,6 +167,13 @@ class HomeDoor(Section):
     token_file: Annotated[str, Field(min_length=1)]
 
 
+class CosemDoor(Section):
+    """A door for DLMS clients over TCP (IEC 62056-47), on this machine only; none without this section."""
+
+    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 4059
+
+
 class MeterConfig(Section):
     """The whole file."""
 
@@ -177,6 +184,7 @@ class MeterConfig(Section):
     protection: Protection
     home: HomeDoor
     request: Request = Field(default_factory=Request)
+    cosem: CosemDoor | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from dlms_cosem.enumerations import ActionResultStatus
 
+from meter.association import Association, Clients, Level
 from meter.config import MeterConfig
 from meter.core import (
     Event,
@@ -31,6 +32,7 @@ from meter.core import (
     SetRelay,
     StoreFailed,
 )
+from meter.cosem_door import Answer, CosemDoor
 from meter.cosem_server import CosemServer
 from meter.gate import Gate, Heard, LinkIs, Transmit
 from meter.gate import Output as GateOutput
@@ -133,6 +135,7 @@ class Ports:
     stored: tuple[list[Report], int]
     vault: VaultPort
     home_door: HomeDoor | None = None
+    cosem_door: CosemDoor | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
 
@@ -210,6 +213,8 @@ class MeterDaemon:
         self._transfers: Inbox[KeysSent] = Inbox("keys", TRANSFERS_MAX)
         self._clock_offset_s = 0.0
         self._server = CosemServer(self._core, f"HDR{eui48.hex()}", self.utc_s)
+        self._clients = Clients(self._server, ports.vault.keys.client, own, ports.draw, self._set_clock)
+        self._public = Association(self._clients, frozenset({Level.PUBLIC}))
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._stack = service_stack(config.plc.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
@@ -230,6 +235,9 @@ class MeterDaemon:
         door = self._ports.home_door
         if door is not None:
             supervisor.worker("home", lambda progress: door(self, progress), STALL_S)
+        cosem = self._ports.cosem_door
+        if cosem is not None:
+            supervisor.worker("cosem", lambda progress: cosem(self._associate, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", meter=self._config.meter.id, rss_kib=resident_kib())
         self._turn_s = clock.monotonic()
         try:
@@ -267,7 +275,8 @@ class MeterDaemon:
                 "inbox_full": counters.inbox_full,
                 "old_epoch": self._core.ignored,
             },
-            "protection": self._gate.summary() | {"clock_offset_s": round(self._clock_offset_s, 2)},
+            "protection": self._gate.summary()
+            | {"clock_offset_s": round(self._clock_offset_s, 2), "clients_refused": dict(self._clients.refused)},
         }
 
     def utc_s(self) -> float:
@@ -351,6 +360,8 @@ class MeterDaemon:
     def _heard(self, output: sap.Output) -> None:
         now = self._ports.clock.monotonic()
         match output:
+            case sap.DataReceived() if output.ssap == Level.PUBLIC.value:
+                self._read_publicly(output, now)
             case sap.DataReceived():
                 self._gated(self._gate.receive(output.peer, output.data, now))
             case sap.LinkUp() | sap.LinkDown():
@@ -387,7 +398,9 @@ class MeterDaemon:
             case ReadRequest():
                 self._answer(self._server.answer(apdu, self._ports.clock.monotonic()))
             case ClockWritten():
-                self._set_clock(apdu)
+                self._set_clock(apdu.utc_s)
+                if apdu.confirmed:
+                    self._answer(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS))
             case KeysSent():
                 self._transfers.put(apdu)
 
@@ -396,13 +409,24 @@ class MeterDaemon:
         assert isinstance(message, Revoke), "the gate lets nothing else through"
         return replace(message, decision=DecisionId(self._core.limiter.epoch, 0))
 
-    def _set_clock(self, clock: ClockWritten) -> None:
-        offset_s = clock.utc_s - self._ports.clock.utc_s()
+    def _set_clock(self, utc_s: float) -> None:
+        offset_s = utc_s - self._ports.clock.utc_s()
         if abs(offset_s - self._clock_offset_s) > CLOCK_NEWS_S:
             event(_LOG, logging.INFO, "clock set", before_s=self._clock_offset_s, after_s=offset_s)
         self._clock_offset_s = offset_s
-        if clock.confirmed:
-            self._answer(encode_write_answer(clock.invoke_id, AccessResult.SUCCESS))
+
+    # ---- reading tools -----------------------------------------------------------------------------------------------
+
+    def _associate(self) -> Answer:
+        """A reading tool has connected."""
+        association = Association(self._clients)
+        return lambda sap, apdu: association.handle(sap, apdu, self._ports.clock.monotonic())
+
+    def _read_publicly(self, received: sap.DataReceived, now: float) -> None:
+        """Over the power line a stranger may read what is public; it is told to anybody, and unprotected."""
+        answer = self._public.handle(Level.PUBLIC.value, received.data, now)
+        item = sap.SendData(None, Level.PUBLIC.value, SERVER_SAP, answer)
+        self.counters.not_delivered += not self._runner.send(item)
 
     # ---- core to world -----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from meter.config import MeterConfig
+from meter.cosem_door import cosem_door
+from meter.cosem_door import listen as cosem_listen
 from meter.daemon import Ports, build
 from meter.guard import GuardedRelay
 from meter.home import home_door, listen
@@ -118,6 +120,9 @@ async def run_daemon(config: MeterConfig, file: str) -> int:
     with ExitStack() as stack:
         stack.enter_context(held(config.state_directory))
         listening = stack.enter_context(listen(home))
+        cosem = None
+        if config.cosem is not None:
+            cosem = cosem_door(stack.enter_context(cosem_listen(config.cosem.host, config.cosem.port)))
         store = SqliteStore(config.state_directory / OUTBOX)
         threaded = ThreadedStore(store)
         stack.callback(threaded.close)
@@ -136,6 +141,7 @@ async def run_daemon(config: MeterConfig, file: str) -> int:
             stored=store.load(),
             vault=vault,
             home_door=home_door(listening, home.token),
+            cosem_door=cosem,
             notify=notify_from(),
             signals=Signals.HANDLED,
         )

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dlms_cosem.connection import DlmsConnection
+from dlms_cosem.security import NoSecurityAuthentication
 
 from meter import daemon
+from meter.association import Level
 from meter.config import MeterConfig
 from meter.core import Forget, HouseholdAsked, Persist, SendUp
 from meter.daemon import PAPERS_MAX, TICK_S, MeterDaemon, Ports, Secretary, build
@@ -167,6 +170,9 @@ class FakeRunner:
             await asyncio.sleep(5.0)
 
     def send(self, item: sap.SendData) -> bool:
+        if item.dsap != CLIENT_SAP:
+            self.sent.append(item)
+            return True
         loop = asyncio.get_running_loop()
         arrival = self.dcu.receive(item.data, loop.time())
         for answer in arrival.answers:
@@ -281,6 +287,38 @@ def test_confirmed_writes_are_answered_and_reads_too() -> None:
         assert isinstance(answer, ReadAnswer)
         assert answer.value in {2400, 2401, 2402}
         assert {(item.peer, item.dsap, item.ssap) for item in house.line.sent} == {(None, CLIENT_SAP, SERVER_SAP)}
+        await house.end()
+
+    run_jumping(world)
+
+
+def test_a_stranger_on_the_power_line_reads_what_is_public() -> None:
+    """An unprotected association from the public client's address: the name, no register, and no password taken."""
+
+    async def world() -> None:
+        house = House()
+        await house.link()
+        before = len(house.line.sent)
+
+        def ask(apdu: bytes) -> bytes:
+            house.line.heard(sap.DataReceived(DCU, SERVER_SAP, Level.PUBLIC.value, apdu))
+            assert house.line.sent[-1].dsap == Level.PUBLIC.value
+            return house.line.sent[-1].data
+
+        nobody: Any = NoSecurityAuthentication()
+        connection = DlmsConnection(nobody, None)
+        assert ask(connection.send(connection.get_aarq()))[0] == 0x61
+        answers = [
+            decode_apdu(ask(encode_read_request(*what, 3)))
+            for what in (
+                (1, "0-0:42.0.0.255", 2),
+                (3, "1-0:32.7.0.255", 2),
+            )
+        ]
+        assert answers == [ReadAnswer(3, 0, b"HDR024844520101"), ReadAnswer(3, 4, None)]
+        assert ask(encode_down(NominalLimit(DecisionId(Epoch(9), 1), 0.0), 1))[:3] == bytes((0xC5, 1, 0xC1))
+        assert house.meter.status()["epoch"] == 3
+        assert len(house.line.sent) == before + 4
         await house.end()
 
     run_jumping(world)
