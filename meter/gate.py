@@ -106,7 +106,7 @@ class Gate:
 
     def unwrapped(self, sent: KeysSent) -> MeterKeys | None:
         """Our keys as they will be; None if what was sent are not two keys for us."""
-        found = {number: unwrap(self.keys.master, wrapped) for number, wrapped in sent.keys.items()}
+        found = {number: unwrap(self.keys.master, wrapped) for number, wrapped in sent.keys}
         encryption, authentication = found.get(KEY_ENCRYPTION), found.get(KEY_AUTHENTICATION)
         if found.keys() != TRANSFERRED or encryption is None or authentication is None:
             return None

@@ -72,9 +72,9 @@ class Introduced:
 
 @dataclass(frozen=True, slots=True)
 class KeysSent:
-    """An ACTION that carries wrapped keys by their number."""
+    """An ACTION that carries wrapped keys, each behind its number."""
 
-    keys: dict[int, bytes]
+    keys: tuple[tuple[int, bytes], ...]
     invoke_id: int
 
 
@@ -159,7 +159,7 @@ def decode_action(data: bytes) -> KeysSent:
         if not isinstance(number, int) or not isinstance(key, bytes | bytearray) or number in keys:
             raise DecodeError("ACTION: seen other types or a number twice, expected key ids and wrapped keys")
         keys[number] = bytes(key)
-    return KeysSent(keys, request.invoke_id_and_priority.invoke_id)
+    return KeysSent(tuple(keys.items()), request.invoke_id_and_priority.invoke_id)
 
 
 def encode_action_answer(invoke_id: int, result: enumerations.ActionResultStatus) -> bytes:

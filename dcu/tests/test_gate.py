@@ -143,7 +143,7 @@ def test_rotated_keys_reach_the_meter_wrapped_and_the_old_ones_end(street: Stree
         assert arrival.plain is not None
         sent = decode_apdu(arrival.plain)
         assert isinstance(sent, KeysSent)
-        assert [unwrap(newest.master, wrapped) for wrapped in sent.keys.values()] == [
+        assert [unwrap(newest.master, wrapped) for _, wrapped in sent.keys] == [
             newest.pair.encryption,
             newest.pair.authentication,
         ]

@@ -204,6 +204,35 @@ def test_recordings_of_an_earlier_start_are_refused_after_both_have_restarted() 
     assert wire.say(End.DCU, DOWN).plain == DOWN
 
 
+def named(data: bytes, title: bytes) -> bytes:
+    """The same content in an envelope that names its sender: nothing authenticates an envelope's own header."""
+    envelope = parse(data)
+    content = b"\x30" + envelope.counter.to_bytes(4, "big") + envelope.content
+    return b"\xdb\x08" + title + bytes((len(content),)) + content
+
+
+def test_a_recording_with_its_old_title_written_on_it_is_refused() -> None:
+    """Who heard an introduction knows the title, and can put it on every message that was said under it."""
+    wire = Wire()
+    wire.meet()
+    titles = {end: session.title for end, session in wire.ends.items()}
+    for sender, plain in ((End.METER, UP), (End.DCU, DOWN)):
+        found = wire.say(sender, plain)
+        assert found.plain == plain
+    recorded = list(wire.heard[-2:])
+    for sender, data in recorded:
+        again = named(data, titles[sender])
+        assert wire.ends[sender.other].receive(again, wire.now).refusal is Refusal.REPLAYED
+        wire.restart(sender.other, first=BLOCK)
+        assert wire.ends[sender.other].receive(again, wire.now).refusal is Refusal.NOT_FRESH
+    for end in End:
+        wire.restart(end, first=2 * BLOCK)
+    wire.meet()
+    for sender, data in recorded:
+        found = wire.ends[sender.other].receive(named(data, titles[sender]), wire.now)
+        assert (found.plain, found.refusal) == (None, Refusal.NOT_FRESH)
+
+
 @pytest.mark.parametrize("end", list(End))
 def test_an_old_disk_image_repeats_no_vector_and_raises_nothing(end: End) -> None:
     """The counters of an end roll back to what they were, again and again.
