@@ -486,5 +486,7 @@ def _binding(reason: Reason, binding: MeterId | None, value: float | None) -> li
     ]
 
 
-def _to_meter(text: str | None) -> MeterId | None:
+def _to_meter(text: object) -> MeterId | None:
+    if not isinstance(text, str | None):
+        raise DecodeError(f"meter: seen {text!r}, expected a name or null")
     return None if text is None else MeterId(text)

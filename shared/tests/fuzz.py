@@ -24,6 +24,9 @@ from shared.protection import PairKeys, is_protected, parse, protect, reveal
 from shared.session import BLOCK, End, InvocationCounter, Own, Session
 
 CORPUS: Final = Path(__file__).parent / "corpus"
+FOUND: Final = Path("out/fuzz")
+"""Where a case that breaks something is left; it belongs into the corpus when it is understood."""
+
 BYTES_MAX: Final = 1100
 MEMORY_MIB_MAX: Final = 256
 KEYS: Final = PairKeys(bytes(range(16)), bytes(range(16, 32)))
@@ -90,7 +93,9 @@ def main() -> int:
     for target in options.targets or TARGETS:
         with tempfile.TemporaryDirectory() as scratch:
             where = [str(CORPUS / target)] if options.keep else [scratch, str(CORPUS / target)]
+            FOUND.mkdir(parents=True, exist_ok=True)
             limits = [f"-max_total_time={options.seconds}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]
+            limits.append(f"-artifact_prefix={FOUND}/{target}-")
             command = [sys.executable, "-m", "shared.tests.fuzz", target, "--inside", "-timeout=5", *limits, *where]
             code = subprocess.run(command, check=False).returncode
         if code != 0:
@@ -102,7 +107,7 @@ def _inside(target: str, arguments: list[str]) -> int:
     try:
         import atheris  # noqa: PLC0415  # only where it is installed
     except ImportError:
-        print("error: atheris is not installed; pytest shared/tests/test_fuzz.py runs the same targets", file=sys.stderr)
+        print("error: atheris is not installed; pytest shared/tests/test_fuzz.py runs the same", file=sys.stderr)
         return 2
     atheris.instrument_all()
     atheris.Setup([sys.argv[0], *arguments], TARGETS[target])
