@@ -37,7 +37,7 @@ class ThreadedLedger:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
 
     @property
     def position(self) -> int:
@@ -48,11 +48,16 @@ class ThreadedLedger:
         return self._ledger.head
 
     def append(self, entry: dict[str, Any]) -> Future[int]:
-        return asyncio.get_running_loop().run_in_executor(self.thread, self._ledger.append, entry)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.append, entry)
+
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """For others who wait for the disk."""
+        return self._thread
 
     def close(self) -> None:
         """Finish what was begun and give the file back."""
-        self.thread.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
         self._ledger.close()
 
 

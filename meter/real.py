@@ -44,17 +44,22 @@ class ThreadedStore:
 
     def __init__(self, store: OutboxStore) -> None:
         self._store = store
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
 
     async def put(self, report: Report) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.thread, self._store.put, report)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.put, report)
 
     async def forget(self, seqs: list[int]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.thread, self._store.forget, seqs)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.forget, seqs)
+
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """For others who wait for the disk."""
+        return self._thread
 
     def close(self) -> None:
         """Finish what was begun and give the file back."""
-        self.thread.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
         self._store.close()
 
 
