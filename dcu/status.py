@@ -37,7 +37,7 @@ def snapshot(
                 "limit_w": state.limit_w,
                 "source": state.source.name,
                 "relay": state.relay.name,
-                "alarms": [flag.name for flag in type(state.alarms) if flag in state.alarms and flag],
+                "alarms": state.alarms.names,
                 "granted_w": None if grant is None else grant.limit_w,
                 "lease_left_s": None if grant is None else max(0.0, grant.decided_at_s + engine.lease_s - now),
                 "reserved_w": reserved_w.get(name, 0.0),

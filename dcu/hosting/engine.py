@@ -88,9 +88,10 @@ REQUESTS_MAX: Final = 60
 """New questions of one meter within `REQUESTS_S`; the next one is refused, what follows is left without an answer."""
 REQUESTS_S: Final = 60.0
 
-BLOCKING_ALARMS: Final = (
-    Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES | Alarm.EXPORT_NOT_MEASURABLE | Alarm.WRONG_DEVICE
+HARMLESS_ALARMS: Final = (
+    Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.STORAGE_FAILED | Alarm.OUTBOX_FULL
 )
+"""Under any other alarm, also one that only a newer meter knows, a customer gets nothing: unknown is no."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,7 +518,7 @@ class HostingEngine:
 
     def _wish(self, meter: MeterId, standing: Standing, wanted_w: float, minimum_w: float) -> Wish:
         state, grant = self.table[meter], self.book.grant_of(meter)
-        objection = Reason.LOCAL_ALARM if state.alarms & BLOCKING_ALARMS else None
+        objection = Reason.LOCAL_ALARM if state.alarms & ~int(HARMLESS_ALARMS) else None
         nominal_w = state.entry.nominal_limit_w
         granted_w, used_w = None if grant is None else grant.limit_w, None
         if grant is not None and state.reading is not None and state.reading_at_s is not None:

@@ -465,3 +465,17 @@ def test_reservations_cover_whatever_a_meter_can_apply(seed: int) -> None:
         held = street.engine.book.reserved_w()
         for owner, (_, limit_w) in live.items():
             assert held.get(owner, 0.0) >= limit_w
+
+
+def test_codes_of_a_newer_meter_do_not_silence_it_and_an_unknown_alarm_is_no() -> None:
+    """A source and a relay state that nobody here knows: the reading counts and the neighbour gets its grant. An alarm
+    that nobody here knows: its customer gets nothing."""
+    street = Street()
+    told = Report(
+        7, 50, Nonce(50), EPOCH, reading(241.0), 0.1, 1200.0, LimitSource(99), RelayState(77), 0.0, None, Alarm(4096),
+    )  # fmt: skip
+    street.put(ReportArrived(TWO, told))
+    assert sent(street.ask(), Grant)
+    (denial,) = sent(street.ask(request_id=2, meter=TWO), Denial)
+    assert isinstance(denial.message, Denial)
+    assert (denial.message.reason, denial.message.binding) == (Reason.LOCAL_ALARM, TWO)
