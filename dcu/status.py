@@ -51,6 +51,7 @@ def snapshot(
         "band_v": [engine.band.low_v, engine.band.high_v],
         "substation": {"quality": busbar.quality.value, "u_v": list(busbar.u_v), "age_s": busbar.age_s},
         "meters": meters,
+        "line": {"reports_per_s": round(engine.reports_per_s(now), 3), "grants_max": engine.renewable(now)},
         "decisions": list(engine.recent),
         "ledger": {"position": ledger.position, "head": ledger.head.hex()},
         "plc": plc,

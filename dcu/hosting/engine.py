@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from dcu.hosting.airtime import Airtime
+from dcu.hosting.airtime import Airtime, Pace
 from dcu.hosting.decide import Act, Band, Binding, Question, Rule, Standing, Verdict, View, Wish, outside
 from dcu.hosting.exchange import (
     Event,
@@ -190,6 +190,7 @@ class HostingEngine:
         self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
         self._due: dict[MeterId, _Due] = {}
         self._withheld: set[MeterId] = set()
+        self._reports = Pace(now)
         self._quarantined = True
         self._storage_failed = False
         self.recent: deque[str] = deque(maxlen=RECENT)
@@ -228,6 +229,16 @@ class HostingEngine:
     def measurements(self, now: float) -> MeasurementSet:
         """What is known of the feeder at ``now`` [s]."""
         return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
+
+    def renewable(self, now: float) -> int:
+        """How many grants the power line lets us renew in time, beside the reports of all that are linked."""
+        meters = sum(state.linked for state in self.table.states())
+        settings = self._settings
+        return settings.airtime.grants_max(meters, settings.renew_interval_s, self._reports.per_s(now))
+
+    def reports_per_s(self, now: float) -> float:
+        """Reports that came lately [1/s], without those that confirm a decision."""
+        return self._reports.per_s(now)
 
     @property
     def quarantined(self) -> bool:
@@ -342,6 +353,8 @@ class HostingEngine:
 
     def _report(self, meter: MeterId, report: Report, now: float) -> list[Output]:
         state = self.table[meter]
+        if report.applied == state.applied:  # one that confirms a decision is counted with its grant
+            self._reports.count(now)
         acceptance = self.table.accept(meter, report, now)
         outputs = self._acknowledge(meter, report.seq, acceptance, now)
         if acceptance is not Acceptance.LIVE:
@@ -474,7 +487,7 @@ class HostingEngine:
         """Answer everything that waits, on one view of the newest measurements."""
         self._decided_s = now
         self._changed_since = None
-        question = self._question()
+        question = self._question(now)
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -498,11 +511,10 @@ class HostingEngine:
             return view, []
         return view, [self._entry("view", None, {"view": entry})]
 
-    def _question(self) -> Question:
+    def _question(self, now: float) -> Question:
         """Everybody's wish, grants in the order they began, then questions in the order they came."""
         wishes: list[Wish] = []
-        meters = sum(state.linked for state in self.table.states())
-        free = self._settings.airtime.grants_max(meters, self._settings.renew_interval_s) - len(self.book.live)
+        free = self.renewable(now) - len(self.book.live)
         for grant in sorted(self.book.live, key=lambda g: g.since_s):
             if grant.meter not in self._pending:
                 standing = Standing.DUE if grant.meter in self._renewable else Standing.HOLDS

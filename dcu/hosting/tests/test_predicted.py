@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dcu.grid.tests.golden import feeder
+from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy, PortMap
@@ -27,7 +28,8 @@ from shared.messages import Alarm, Reason
 
 EXACT = Accuracy(voltage_class_pct=0.0, model_error_pct=0.0)
 GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", accuracy=EXACT)
-SITE = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0)
+SITE = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0, airtime=Airtime(report_s=1e-4))
+"""No wire between, and everybody reports as often as a test wants."""
 HIGH_V = 240.0 * 1.08
 
 
@@ -187,7 +189,7 @@ def test_live_grants_run_out_when_a_neighbour_contradicts() -> None:
 
 def test_a_line_that_is_full_admits_no_more() -> None:
     """Grants that could not be renewed in time are not given, and say so."""
-    site = replace(SITE, airtime=replace(SITE.airtime, share_max=0.25))
+    site = replace(SITE, airtime=Airtime(share_max=0.25))
     world = street(site=site)
     for name in world.houses:
         world.engine.table[name].linked = True
