@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
-from dcu.hosting.engine import SiteSettings
+from dcu.hosting.site_settings import SiteSettings
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from dcu.hosting import exchange as hosting
 from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
-from dcu.hosting.engine import HostingEngine, SiteSettings
+from dcu.hosting.engine import HostingEngine
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.learned import Learning
 from dcu.hosting.learned_rule import Learned
 from dcu.hosting.predicted import Predicted
+from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from hil_tests.day import Day

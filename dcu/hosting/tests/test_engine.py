@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcu.hosting.airtime import PACE_S, Airtime, Pace
-from dcu.hosting.engine import QUARANTINE_S, REQUESTS_MAX, HostingEngine, SiteSettings
+from dcu.hosting.engine import QUARANTINE_S, HostingEngine
 from dcu.hosting.exchange import (
     Input,
     LinkChanged,
@@ -26,6 +26,8 @@ from dcu.hosting.exchange import (
     Wait,
 )
 from dcu.hosting.grants import reserved_for_s
+from dcu.hosting.questions import REQUESTS_MAX
+from dcu.hosting.site_settings import SiteSettings
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId

@@ -12,12 +12,12 @@ import pytest
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
-from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy, PortMap
 from dcu.hosting.exchange import SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
+from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
 from dcu.ledger.store import canonical

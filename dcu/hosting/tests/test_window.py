@@ -6,8 +6,8 @@ import pytest
 
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.decide import Act, Answer, Question, Standing, View, Wish
-from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy
+from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
 from shared.ids import MeterId
