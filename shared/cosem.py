@@ -177,12 +177,16 @@ def encode_up(message: Upward, invoke_id: int) -> bytes:
 def encode_down(message: Downward, invoke_id: int) -> bytes:
     """The SET APDU of a DCU's message; ``invoke_id`` counts modulo 16."""
     obis, fields = _encode_downward(message)
-    confirmed = not isinstance(message, Acknowledgement)
-    return SetRequestNormal(
+    return _set_apdu(obis, fields, invoke_id, confirmed=not isinstance(message, Acknowledgement))
+
+
+def _set_apdu(obis: str, fields: list[CosemValue], invoke_id: int, *, confirmed: bool) -> bytes:
+    data: bytes = SetRequestNormal(
         cosem_attribute=cosem.CosemAttribute(enumerations.CosemInterface.DATA, to_obis(obis), VALUE_ATTRIBUTE),
         data=dlms_data.DataStructure(fields).to_bytes(),
         invoke_id_and_priority=InvokeIdAndPriority(invoke_id & 0xF, confirmed=confirmed),
     ).to_bytes()
+    return data
 
 
 def encode_write_answer(invoke_id: int, result: enumerations.DataAccessResult) -> bytes:
@@ -270,11 +274,14 @@ def _decode_set(data: bytes) -> Written | Introduced | ClockWritten:
         raise DecodeError(
             f"SET: seen class {int(attribute.interface)} attribute {attribute.attribute}, expected 1 and 2"
         )
-    obis, fields = attribute.instance.to_string(), parse_structure(request.data)
+    obis, values = attribute.instance.to_string(), parse_structure(request.data)
     if obis == OBIS_SESSION:
-        return _canonical(decode_introduction(fields), data)
-    message = _decode_downward(obis, fields)
-    if encode_down(message, invoke.invoke_id) != data:
+        return _canonical(decode_introduction(values), data)
+    message = _decode_downward(obis, values)
+    obis, fields = _encode_downward(message)
+    confirmed = not isinstance(message, Acknowledgement)
+    # Of an older DCU's revoke the last field is missing; it is compared as far as it goes.
+    if _set_apdu(obis, fields[: len(values)], invoke.invoke_id, confirmed=confirmed) != data:
         raise DecodeError("SET: seen another encoding of the same values, expected ours")
     return Written(message, invoke.invoke_id, invoke.confirmed)
 
