@@ -96,7 +96,7 @@ def main() -> int:
             FOUND.mkdir(parents=True, exist_ok=True)
             limits = [f"-max_total_time={options.seconds}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]
             limits.append(f"-artifact_prefix={FOUND}/{target}-")
-            command = [sys.executable, "-m", "shared.tests.fuzz", target, "--inside", "-timeout=5", *limits, *where]
+            command = [sys.executable, "-m", "shared.tests.fuzz", target, "--inside", "-timeout=60", *limits, *where]
             code = subprocess.run(command, check=False).returncode
         if code != 0:
             return code
