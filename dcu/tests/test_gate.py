@@ -86,7 +86,8 @@ def test_a_meter_is_linked_when_it_has_shown_its_key(street: Street) -> None:
     assert data is not None
     assert street.gate.receive(ONE, data, street.now) == [Heard(FIRST, UP)]
     fresh = Street()
-    assert [type(output) for output in fresh.gate.link(ONE, True, 0.0)] == [dcu_gate.Transmit]
+    assert fresh.gate.link(ONE, True, 0.0) == []
+    assert [type(output) for output in fresh.gate.tick(0.0)] == [dcu_gate.Transmit]
     assert fresh.gate.protect(FIRST, UP) is None
 
 
