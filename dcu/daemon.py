@@ -298,7 +298,7 @@ class DcuDaemon:
                 self._gated(self._gate.receive(output.peer, output.data, now))
             case sap.LinkUp() | sap.LinkDown():
                 if self._known(output.peer):
-                    self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp), now))
+                    self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
             case sap.Happened():

@@ -91,16 +91,17 @@ class Gate:
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = {door.eui48: meter for meter, door in self._doors.items()}
 
-    def link(self, peer: Eui48, up: bool, now: float) -> list[Output]:
-        """A node's connection on the line has come or gone."""
+    def link(self, peer: Eui48, up: bool) -> list[Output]:
+        """A node's connection on the line has come or gone.
+
+        A meter introduces itself; if both ends did, twice as many frames would cross.
+        """
         meter = self._by_eui.get(peer)
         if meter is None:
             return []
         door = self._doors[meter]
         door.line = up
-        if not up or door.open:
-            return [LinkIs(meter, up)]
-        return []  # the meter introduces itself; if both did, twice as many frames would cross
+        return [LinkIs(meter, up)] if not up or door.open else []
 
     def tick(self, now: float) -> list[Output]:
         """Once in a while: introduce ourselves again where nobody has answered, and offer new keys again."""

@@ -61,7 +61,7 @@ class Street:
 
     def meet(self, peer: Eui48) -> list[dcu_gate.Output]:
         self.now += 60.0
-        self.gate.link(peer, True, self.now)
+        self.gate.link(peer, True)
         self.now += 60.0
         return self.play(peer, self.meters[peer].hello(self.now))
 
@@ -86,7 +86,7 @@ def test_a_meter_is_linked_when_it_has_shown_its_key(street: Street) -> None:
     assert data is not None
     assert street.gate.receive(ONE, data, street.now) == [Heard(FIRST, UP)]
     fresh = Street()
-    assert fresh.gate.link(ONE, True, 0.0) == []
+    assert fresh.gate.link(ONE, True) == []
     assert [type(output) for output in fresh.gate.tick(0.0)] == [dcu_gate.Transmit]
     assert fresh.gate.protect(FIRST, UP) is None
 
@@ -171,7 +171,7 @@ def test_a_meter_that_missed_a_rotation_over_a_restart_is_healed() -> None:
     ring = street.ring.rotated(FIRST, street.draw.randbytes)
     own = Own.start(End.DCU, InvocationCounter(0, BLOCK), street.draw)
     street.gate = Gate(ring, own, street.draw, lambda *_: None)
-    street.gate.link(ONE, True, 0.0)
+    street.gate.link(ONE, True)
     seen = street.meet(ONE)
     assert not [output for output in seen if isinstance(output, Heard | LinkIs)]
     offers = [output.data for output in seen if isinstance(output, dcu_gate.Transmit)]
