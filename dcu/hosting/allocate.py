@@ -33,7 +33,7 @@ FLOWS_MAX: Final = 12
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
-ROWS_EACH: Final = 64
+ROWS_EACH: Final = 16
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 3e-7
 """[limit] Two power flows of one state differ by their tolerance."""

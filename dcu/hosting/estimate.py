@@ -21,8 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
@@ -281,9 +280,7 @@ class Estimator:
         measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
-            batch = prepare(Injections(p[None, :], q[None, :]), model.u_nominal_v)
-            flow = solve_ports(model, batch, FLOW_TOLERANCE_PU, newton=False)
-            u, i = flow.u_v[0], flow.i_a[0]
+            u, i = solve_one(model, p, q, FLOW_TOLERANCE_PU)
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None

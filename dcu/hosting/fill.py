@@ -54,33 +54,41 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
         filling.round()
         if filling.x.sum() - before < WORTH_W:
             break
-    return Filled(filling.x, filling.binding)
+    return Filled(filling.x, np.where(filling.x < wishes.wanted_w, filling.binding, FREE))
 
 
 def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """One after the other, each as far as it goes."""
     x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
     slack = b - a @ x
-    columns = np.ascontiguousarray(a.T)
+    by_claim = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        stopped = x >= wishes.wanted_w
-        for k in range(len(x)):
-            if stopped[k]:
-                continue
-            column = columns[k]
-            step, row = wishes.wanted_w[k] - x[k], FREE
+        todo = np.flatnonzero(x < wishes.wanted_w)
+        binding[todo] = FREE
+        while len(todo):
+            # Up to the first claim that a constraint keeps from its wish, all have theirs.
+            steps = wishes.wanted_w[todo] - x[todo]
+            columns = by_claim[todo]
+            left = slack - np.cumsum(columns * steps[:, None], axis=0)
+            kept = ((left < 0) & (columns > 0)).any(axis=1)
+            count = int(kept.argmax()) if kept.any() else len(todo)
+            x[todo[:count]] = wishes.wanted_w[todo[:count]]
+            if count == len(todo):
+                slack = left[-1]
+                break
+            if count:
+                slack = left[count - 1]
+            column = columns[count]
             with np.errstate(divide="ignore", invalid="ignore"):
                 reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
-            if len(reach) and reach.min() < step:
-                row = int(reach.argmin())
-                step = reach[row]
-                new = (columns[:, row] > PUSH_MIN) & (np.arange(len(x)) > k) & ~stopped
-                stopped |= new
-                binding[new] = row
-            x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
-            binding[k] = row
-            slack = slack - step * column
+            row = int(reach.argmin())
+            x[todo[count]] += reach[row]
+            slack = slack - reach[row] * column
+            stopped = columns[count:, row] > PUSH_MIN
+            stopped[0] = True
+            binding[todo[count:][stopped]] = row
+            todo = todo[count:][~stopped]
         if x.sum() - before < WORTH_W:
             break
     return Filled(x, binding)
@@ -146,37 +154,48 @@ class _Filling:
     """Present limits and slack, and what stopped whom."""
 
     def __init__(self, a: Reals, b: Reals, wishes: Wishes) -> None:
-        self._a, self._wishes = a, wishes
+        self._by_claim, self._wishes = np.ascontiguousarray(a.T), wishes
         self.x = wishes.start_w.copy()
         self._slack = b - a @ self.x
         self.binding = np.full(len(self.x), FREE)
 
     def round(self) -> None:
-        """Grow everybody until nobody moves."""
-        wanted, weight = self._wishes.wanted_w, self._wishes.weight
-        moving = self.x < wanted
+        """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the
+        way leave."""
+        x, weight = self.x, self._wishes.weight
+        moving = np.flatnonzero(x < self._wishes.wanted_w)
+        room = (self._wishes.wanted_w[moving] - x[moving]) / weight[moving]
+        order = np.argsort(room, kind="stable")
+        moving, room = moving[order], room[order]  # [weights] to go, ascending
         self.binding[moving] = FREE
-        rate = self._a @ (moving * weight)
-        while moving.any():
-            room = (wanted - self.x)[moving] / weight[moving]
-            step, row = float(room.min()), FREE
+        while len(moving):
+            columns = self._by_claim[moving] * weight[moving, None]
+            passed = np.cumsum(columns, axis=0)
+            rate = passed[-1] - passed + columns  # on the way to each wish
+            used = np.cumsum(columns * room[:, None], axis=0) + (rate - columns) * room[:, None]
+            kept = ((used > self._slack) & (rate > 0)).any(axis=1)
+            count = int(kept.argmax()) if kept.any() else len(moving)
+            there = moving[:count]
+            x[there] = self._wishes.wanted_w[there]
+            if count == len(moving):
+                self._slack = self._slack - used[-1]
+                return
+            grown = room[count - 1] if count else 0.0
+            if count:
+                self._slack = self._slack - used[count - 1]
+            speed = rate[count]
             with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
-            if len(reach) and reach.min() <= step:
-                row = int(reach.argmin())
-                step = float(reach[row])
-            self.x = np.where(moving, self.x + step * weight, self.x)
-            self._slack = self._slack - step * rate
-            full = moving & (wanted - self.x <= 1e-9 * np.maximum(1.0, wanted))
-            self.x[full] = wanted[full]
-            stop = full.copy()
-            if row != FREE:
-                pushing = moving & ~full & (self._a[row] > PUSH_MIN)
-                if not pushing.any():
-                    pushing = moving & ~full & (self._a[row] > 0)
-                if not (pushing | full).any():
-                    pushing = moving  # rounding alone: nobody is left who could move
-                self.binding[pushing] = row
-                stop |= pushing
-            moving &= ~stop
-            rate = rate - self._a[:, stop] @ weight[stop]
+                reach = np.where(speed > 0, np.maximum(self._slack, 0.0) / speed, np.inf)
+            row = int(reach.argmin())
+            step = min(float(reach[row]), float(room[count] - grown))
+            self._slack = self._slack - step * speed
+            moving, room = moving[count:], room[count:] - grown - step
+            x[moving] += (grown + step) * weight[moving]
+            pushes = self._by_claim[moving, row]
+            pushing = pushes > PUSH_MIN
+            if not pushing.any():
+                pushing = pushes > 0
+            if not pushing.any():
+                pushing[:] = True  # rounding alone: nobody is left who could move
+            self.binding[moving[pushing]] = row
+            moving, room = moving[~pushing], room[~pushing]

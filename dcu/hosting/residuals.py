@@ -21,12 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
 
 Reals = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
@@ -126,17 +126,26 @@ class Residuals:
         p, doubt_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
-        flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
-        level = np.abs(flow.u_v)
+        flows = []
+        for k in range(len(at_s)):
+            near = flows[-1][0] if flows and np.isfinite(flows[-1][0]).all() else None
+            flows.append(solve_one(model, p[k], q[k], FLOW_TOLERANCE_PU, near))
+        level = np.abs(np.array([u for u, _ in flows]))
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
-            modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
+            i = np.array([i for _, i in flows])
+            modelled = np.abs(model.node_open_v[busbar] + i @ model.node_h_ohm[busbar].T).mean(axis=1)
             level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
         # Grants are lowered together, so changes between two reports add up rather than cancel.
         doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
-        for k, j, (taken_s, _, u_v) in zip(state, port, items, strict=True):
-            if np.isfinite(level[k, j]):
-                self._learn(taken_s, int(j), u_v - float(level[k, j]), float(doubt_v[k, j]), allowed)
+        read_v = np.array([item[2] for item in items])
+        for k, taken_s in enumerate(at_s):
+            mine = state == k
+            ports = port[mine]
+            known = np.isfinite(level[k, ports])
+            ports, read = ports[known], read_v[mine][known]
+            if len(ports):
+                self._learn(float(taken_s), ports, read - level[k, ports], doubt_v[k, ports], allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
         """Values of every port at some instants (k, n), and half of what each changed between its reports around
@@ -151,22 +160,23 @@ class Residuals:
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
         return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
 
-    def _learn(self, taken_s: float, port: int, residual_v: float, doubt_v: float, allowed: float) -> None:
+    def _learn(self, taken_s: float, ports: Rows, residual_v: Reals, doubt_v: Reals, allowed: float) -> None:
+        """What some ports, each once, showed at one instant."""
         if self._aged_s is not None and taken_s > self._aged_s:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        if abs(residual_v) > allowed * self._nominal_v[port] + doubt_v:
-            self.contradicts[port] = True
-            return
-        self.contradicts[port] = False
-        known = self.variance[port]
-        off = residual_v - self.mean_v[port]
-        if off**2 > (SURPRISE**2) * (known + self._noise_v**2 + doubt_v**2 / 3):
-            known += off**2  # something has changed for good, or nothing is known: the new reading counts
-        gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
-        self.mean_v[port] += gain * off
-        self.variance[port] = (1 - gain) * known
+        odd = np.abs(residual_v) > allowed * self._nominal_v[ports] + doubt_v
+        self.contradicts[ports] = odd
+        ports, residual_v, doubt_v = ports[~odd], residual_v[~odd], doubt_v[~odd]
+        known = self.variance[ports]
+        off = residual_v - self.mean_v[ports]
+        noise = self._noise_v**2 + doubt_v**2 / 3
+        # Something has changed for good, or nothing is known: the new reading counts.
+        known = known + np.where(off**2 > SURPRISE**2 * (known + noise), off**2, 0.0)
+        gain = known / (known + noise)
+        self.mean_v[ports] += gain * off
+        self.variance[ports] = (1 - gain) * known
 
 
 def _reach(model: PortModel) -> Reals:
