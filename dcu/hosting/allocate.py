@@ -25,6 +25,7 @@ from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill
 from dcu.hosting.headroom import Constraint, Prospect
 
 Reals = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 RESOLUTION_W: Final = 1.0
 """Steps end when no limit moves by more."""
@@ -33,12 +34,14 @@ FLOWS_MAX: Final = 12
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
-ROWS_EACH: Final = 16
+ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 3e-7
 """[limit] Two power flows of one state differ by their tolerance."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
+SPARE: Final = 4e-6
+"""[limit] What is not worth another step: 1 mV."""
 
 
 class Policy(StrEnum):
@@ -156,22 +159,35 @@ class _Sharing:
     others_p_w: Reals
     missing: Reals | None
     spread: Spread = field(init=False)
-    out: set[int] = field(default_factory=set)
+    nominal: Reals = field(init=False)
+    wanted: Reals = field(init=False)
+    minimum: Reals = field(init=False)
+    out: NDArray[np.bool_] = field(init=False)
     """Claims that got less than their minimum, and so nothing."""
-    frozen: dict[int, int] = field(default_factory=dict)
-    """Claims that push a constraint which nobody can bring within its limit, and that constraint."""
+    frozen: Rows = field(init=False)
+    """The constraint that nobody can bring within its limit and that a claim pushes, or `FREE`."""
     limit: Reals = field(init=False)
     """How far each constraint may go (c); infinite where it has been given up."""
     hot: NDArray[np.bool_] = field(init=False)
     """Constraints that the nominal limits alone exceed (c)."""
-    wanted: Reals = field(init=False)
+    known: _Slopes = field(init=False)
     flows: int = 0
 
     def __post_init__(self) -> None:
         self.spread = Spread(self.claims)
+        self.nominal, self.wanted, self.minimum = (
+            np.array(values, dtype=float)
+            for values in (
+                [c.nominal_w for c in self.claims],
+                [c.wanted_w for c in self.claims],
+                [c.minimum_w for c in self.claims],
+            )
+        )
+        self.out = np.zeros(len(self.claims), dtype=bool)
+        self.frozen = np.full(len(self.claims), FREE)
 
     def run(self) -> Allocation:
-        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        nominal = self.nominal
         at_nominal = here = self._excess(nominal)
         exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
         if not np.isfinite(here).all() or not self.claims:
@@ -179,8 +195,8 @@ class _Sharing:
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)
         self.hot = here > self.limit
-        self.wanted = np.array([c.wanted_w for c in self.claims])
         near = self.hot.copy()
+        self.known = _Slopes(self.prospect, self.spread, self._powers(nominal), len(here))
         x, best = nominal, nominal
         filled = self._first(near, here)
         while self.flows < FLOWS_MAX:
@@ -189,9 +205,12 @@ class _Sharing:
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - self.limit)
+            self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
             lost = self._give_up(x, self.hot & (here > self.limit))
             good = self._good(here)
             best = x if good else best
+            if good and not lost and self._full(filled, here):
+                break
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
                 break
@@ -206,17 +225,23 @@ class _Sharing:
         found = np.flatnonzero(rows)
         if not len(found):
             return False
-        pushes = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), found)) > PUSH_MIN
-        moved = at_w > np.array([c.nominal_w for c in self.claims]) + RESOLUTION_W
+        pushes = self.known.of(found) > PUSH_MIN
+        moved = at_w > self.nominal + RESOLUTION_W
         lost = ~(pushes & moved).any(axis=1)
-        for k in np.flatnonzero(pushes[lost].any(axis=0)):
-            self.frozen.setdefault(int(k), int(found[lost][int(pushes[lost, k].argmax())]))
+        pushers = pushes[lost].any(axis=0) & (self.frozen == FREE)
+        if pushers.any():
+            self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
         return bool(lost.any())
 
+    def _full(self, filled: Filled, here: Reals) -> bool:
+        """Whether what keeps claims from more has nothing left to give: another step would not move them."""
+        rows = np.unique(filled.binding[filled.binding != FREE])
+        return bool((here[rows] >= self.limit[rows] - SPARE).all())
+
     def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
-        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        nominal = self.nominal
         filled = Filled(self.wanted, np.full(len(nominal), FREE))
         base = here - self.prospect.guess(self._powers(nominal))
         for k in range(FLOWS_MAX):
@@ -242,23 +267,21 @@ class _Sharing:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
         minimum leave, the neediest first."""
         rows = np.flatnonzero(near & np.isfinite(self.limit))
-        slope = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), rows))
+        slope = self.known.of(rows)
         room = room[rows] - SLACK + slope @ at_w
-        start = np.array([c.nominal_w for c in self.claims], dtype=float)
-        weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
+        weight = np.ones(len(at_w))
+        if self.policy is Policy.PROPORTIONAL:
+            weight = np.where(self.nominal > 0, self.nominal, 1.0)
         while True:
-            stay = self.out | self.frozen.keys()
-            wanted = np.array([c.nominal_w if k in stay else self.wanted[k] for k, c in enumerate(self.claims)])
-            filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
-            short = {
-                k: c.minimum_w - filled.limits_w[k]
-                for k, c in enumerate(self.claims)
-                if k not in stay and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
-            }
-            if not short:
+            stay = self.out | (self.frozen != FREE)
+            wanted = np.where(stay, self.nominal, self.wanted)
+            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, wanted, weight))
+            lack = self.minimum - filled.limits_w
+            short = ~stay & (self.nominal < self.minimum) & (lack > RESOLUTION_W)
+            if not short.any():
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
-            self.out.add(max(short, key=lambda k: short[k]))
+            self.out[int(np.where(short, lack, -np.inf).argmax())] = True
 
     def _good(self, here: Reals) -> bool:
         """Within the limits that are still anybody's business."""
@@ -277,14 +300,28 @@ class _Sharing:
         return good
 
     def _named(self, filled: Filled, limits_w: Reals) -> tuple[Constraint | None, ...]:
-        found: list[Constraint | None] = []
-        for k, claim in enumerate(self.claims):
-            if k in self.frozen:
-                found.append(self.prospect.names[self.frozen[k]])
-            elif k in self.out:
-                found.append(Constraint("minimum", claim.name))
-            elif limits_w[k] >= claim.wanted_w - RESOLUTION_W or filled.binding[k] == FREE:
-                found.append(None)
-            else:
-                found.append(self.prospect.names[int(filled.binding[k])])
+        free = (limits_w >= self.wanted - RESOLUTION_W) | (filled.binding == FREE)
+        rows = np.where(self.frozen != FREE, self.frozen, np.where(free, FREE, filled.binding))
+        names = self.prospect.names
+        found: list[Constraint | None] = [None if row == FREE else names[row] for row in rows.tolist()]
+        for k in np.flatnonzero(self.out & (self.frozen == FREE)):
+            found[k] = Constraint("minimum", self.claims[k].name)
         return tuple(found)
+
+
+class _Slopes:
+    """Slopes by claim at one state, each constraint's worked out once."""
+
+    def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, constraints: int) -> None:
+        self._prospect, self._spread, self._p_w = prospect, spread, p_w
+        self._place = np.full(constraints, FREE)
+        self._found: Reals | None = None
+
+    def of(self, rows: Rows) -> Reals:
+        """Of some constraints (rows, n_claim) [1/W]."""
+        new = rows[self._place[rows] == FREE]
+        if self._found is None or len(new):
+            more = self._spread.by_limit(self._prospect.slopes(self._p_w, new))
+            self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
+            self._found = more if self._found is None else np.concatenate([self._found, more])
+        return np.asarray(self._found[self._place[rows]])

@@ -23,8 +23,12 @@ ROUNDS_MAX: Final = 6
 WORTH_W: Final = 25.0
 """A round of filling that gave all together less than this was the last."""
 LP_TOLERANCE_W: Final = 0.01
-ROWS_EACH: Final = 64
-"""Constraints added to the linear programme at a time, the most broken first."""
+"""A claim within this of its wish has it."""
+TIGHT_W: Final = 1e-4
+"""A constraint or bound broken by less [W of the claim that pushes it most] is kept."""
+TIE: Final = 1e-6
+PIVOT_MIN: Final = 1e-9
+PIVOTS_MAX: Final = 500
 FREE: Final = -1
 """Nothing keeps this claim from more."""
 
@@ -95,59 +99,95 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
 
 
 def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
-    """The largest sum: a linear programme, by HiGHS, with the constraints that matter added as they are broken.
+    """The largest sum: a linear programme.
 
-    Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt, so that the answer
-    does not depend on the solver's mood.
+    Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt.
     """
     low, high = wishes.start_w, wishes.wanted_w
     # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
     over = a @ low > b
     mended = (a @ low + np.minimum(a, 0.0) @ (high - low)) <= b
-    room = np.where(over & ~mended, np.inf, b)
     lost = over & ~mended
     high = np.where((a[lost] > PUSH_MIN).any(axis=0), low, high)
-    x, binding = high.copy(), np.full(len(high), FREE)
-    used = np.zeros(len(b), dtype=bool)
     scale = np.maximum(np.abs(a).max(axis=1, initial=0.0), 1e-30)
-    while True:
-        broken = (a @ x - room) / scale  # [W] of the claim that pushes most
-        broken[used] = -np.inf
-        if not len(broken) or broken.max() <= LP_TOLERANCE_W:
-            return Filled(x, binding)
-        used[np.argsort(-broken)[:ROWS_EACH]] |= np.sort(-broken)[:ROWS_EACH] < -LP_TOLERANCE_W
-        rows = np.flatnonzero(used)
-        solved = _most(a[rows] / scale[rows][:, None], room[rows] / scale[rows], low, high)
-        if solved is None:
-            return fill_together(a, b, wishes)
-        x, price = solved
-        short = x < high - LP_TOLERANCE_W
-        binding = np.where(short & (price.max(axis=0) > 0), rows[price.argmax(axis=0)], FREE)
+    a, room = a / scale[:, None], np.where(lost, np.inf, b) / scale  # [W] of the claim that pushes most
+    solved = largest_sum(a, room, low, high)
+    if solved is None:
+        return fill_together(a, room, Wishes(low, high, np.ones(len(low))))
+    x, rows, price = solved
+    binding = np.full(len(x), FREE)
+    if len(rows):
+        cost = price[:, None] * np.maximum(a[rows], 0.0)
+        short = (x < high - LP_TOLERANCE_W) & (cost.max(axis=0) > 0)
+        binding[short] = rows[cost.argmax(axis=0)][short]
+    return Filled(x, binding)
 
 
-def _most(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, Reals] | None:
-    """Solution (m) and what each row costs each claim (rows, m) of one linear programme; None without a solution."""
-    import highspy  # noqa: PLC0415 only sites with this policy load the solver
+def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDArray[np.int64], Reals] | None:
+    """Maximise the sum of x under `a x <= b`, `low <= x <= high`: the dual simplex method with bound flipping.
 
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = len(low), len(b)
-    lp.col_cost_ = -(1 - 1e-6 * np.arange(len(low)) / len(low))
-    lp.col_lower_, lp.col_upper_ = low, high
-    lp.row_lower_, lp.row_upper_ = np.full(len(b), -highspy.kHighsInf), b
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.start_ = np.arange(len(b) + 1) * len(low)
-    lp.a_matrix_.index_ = np.tile(np.arange(len(low)), len(b))
-    lp.a_matrix_.value_ = a.ravel()
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    solver.passModel(lp)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        return None
-    solution = solver.getSolution()
-    price = np.abs(np.array(solution.row_dual))[:, None] * np.maximum(a, 0)
-    return np.clip(np.array(solution.col_value), low, high), price
+    All claims begin at their wish. As long as something is violated, a constraint or the bound of a basic claim, its
+    price is raised until enough claims have been moved to their other bound, cheapest first; the last of them becomes
+    basic: it takes what makes the violated one just hold. A programme of many claims and few constraints that bind, as
+    streets are, takes a few pivots.
+
+    Returns:
+        x, the rows that are tight, and their prices; None if there is no solution, or rounding hides it.
+    """
+    gain = 1 - TIE * np.arange(len(low)) / len(low)
+    x = high.copy()
+    tight: list[int] = []
+    basic: list[int] = []
+    for _ in range(PIVOTS_MAX):
+        of_tight = a[tight]
+        square = of_tight[:, basic]
+        try:
+            x[basic] = 0.0
+            x[basic] = np.linalg.solve(square, b[tight] - of_tight @ x)
+            price = np.linalg.solve(square.T, gain[basic])
+        except np.linalg.LinAlgError:
+            return None
+        over = a @ x - b
+        over[tight] = -np.inf
+        outside = np.maximum(low[basic] - x[basic], x[basic] - high[basic])
+        row, column = int(over.argmax()) if len(b) else 0, int(outside.argmax()) if basic else 0
+        by_row, by_column = over[row] if len(b) else -np.inf, outside[column] if basic else -np.inf
+        gap = float(max(by_row, by_column))
+        if gap <= TIGHT_W:
+            return np.clip(x, low, high), np.array(tight, dtype=np.int64), price
+        leaves = basic[column] if by_column > by_row else FREE
+        if leaves == FREE:
+            violated = a[row]
+        else:  # the bound of a basic claim, as if it were a row
+            violated = np.zeros(len(x))
+            violated[leaves] = 1.0 if x[leaves] > high[leaves] else -1.0
+        weights = np.linalg.solve(square.T, violated[basic])
+        moved = violated - weights @ of_tight  # by which a claim moves what is violated, basic claims following
+        moved[basic] = 0.0
+        left = gain - price @ of_tight
+        at_high = x >= high
+        helps = (np.where(at_high, moved, -moved) > PIVOT_MIN) & (high > low)
+        loose = np.flatnonzero(weights > PIVOT_MIN)
+        candidates = np.flatnonzero(helps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            when = np.concatenate([np.maximum(left[candidates] / moved[candidates], 0.0), price[loose] / weights[loose]])
+        room = np.concatenate([np.abs(moved[candidates]) * (high - low)[candidates], np.full(len(loose), np.inf)])
+        order = np.argsort(when, kind="stable")
+        last = int(np.searchsorted(np.cumsum(room[order]), gap))
+        if last == len(order):
+            return None
+        if leaves != FREE:
+            x[leaves] = high[leaves] if violated[leaves] > 0 else low[leaves]
+            basic.remove(leaves)
+        else:
+            tight.append(row)
+        flipped = candidates[order[:last]]
+        x[flipped] = np.where(at_high[flipped], low[flipped], high[flipped])
+        if order[last] < len(candidates):
+            basic.append(int(candidates[order[last]]))
+        else:
+            tight.remove(tight[int(loose[order[last] - len(candidates)])])
+    return None
 
 
 class _Filling:

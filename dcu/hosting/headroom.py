@@ -188,8 +188,10 @@ class Outlook:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
         u, i = self._at(p_w)
         seen, n, k = self._observed, len(u), len(self._observed.rated)
-        di: Complexes = np.asarray(-1 / np.conj(u))
         found = np.zeros((len(rows), n))
+        if not np.isfinite(u).all():
+            return found
+        di: Complexes = np.asarray(-1 / np.conj(u))
         sign: Reals = np.where(rows < n, 1.0, -1.0)
         volts = np.flatnonzero(rows < 2 * n)
         port = rows[volts] % n
@@ -207,7 +209,7 @@ class Outlook:
             at = rows[rest] - 2 * n - k
             scale = np.abs(forward[at]) * self.limits.vuf_max
             found[rest] = _along(backward[at], seen.buses.backward_h[at], di) / scale[:, None]
-        return np.asarray(np.nan_to_num(found))
+        return found
 
 
 def rise(model: PortModel) -> Reals:
