@@ -29,6 +29,8 @@ TIGHT_W: Final = 1e-4
 TIE: Final = 1e-6
 PIVOT_MIN: Final = 1e-9
 PIVOTS_MAX: Final = 500
+AHEAD: Final = 128
+"""Claims looked at at a time, on the way to the next constraint that binds."""
 FREE: Final = -1
 """Nothing keeps this claim from more."""
 
@@ -72,27 +74,26 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
         binding[todo] = FREE
         while len(todo):
             # Up to the first claim that a constraint keeps from its wish, all have theirs.
-            steps = wishes.wanted_w[todo] - x[todo]
-            columns = by_claim[todo]
-            left = slack - np.cumsum(columns * steps[:, None], axis=0)
+            ahead = todo[:AHEAD]
+            columns = by_claim[ahead]
+            left = slack - np.cumsum(columns * (wishes.wanted_w[ahead] - x[ahead])[:, None], axis=0)
             kept = ((left < 0) & (columns > 0)).any(axis=1)
-            count = int(kept.argmax()) if kept.any() else len(todo)
-            x[todo[:count]] = wishes.wanted_w[todo[:count]]
-            if count == len(todo):
-                slack = left[-1]
-                break
-            if count:
-                slack = left[count - 1]
+            count = int(kept.argmax()) if kept.any() else len(ahead)
+            x[ahead[:count]] = wishes.wanted_w[ahead[:count]]
+            slack = left[count - 1] if count else slack
+            todo = todo[count:]
+            if count == len(ahead):
+                continue
             column = columns[count]
             with np.errstate(divide="ignore", invalid="ignore"):
                 reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
             row = int(reach.argmin())
-            x[todo[count]] += reach[row]
+            x[todo[0]] += reach[row]
             slack = slack - reach[row] * column
-            stopped = columns[count:, row] > PUSH_MIN
+            stopped = by_claim[todo, row] > PUSH_MIN
             stopped[0] = True
-            binding[todo[count:][stopped]] = row
-            todo = todo[count:][~stopped]
+            binding[todo[stopped]] = row
+            todo = todo[~stopped]
         if x.sum() - before < WORTH_W:
             break
     return Filled(x, binding)
@@ -208,34 +209,41 @@ class _Filling:
         order = np.argsort(room, kind="stable")
         moving, room = moving[order], room[order]  # [weights] to go, ascending
         self.binding[moving] = FREE
+        rate = weight[moving] @ self._by_claim[moving]
         while len(moving):
-            columns = self._by_claim[moving] * weight[moving, None]
-            passed = np.cumsum(columns, axis=0)
-            rate = passed[-1] - passed + columns  # on the way to each wish
-            used = np.cumsum(columns * room[:, None], axis=0) + (rate - columns) * room[:, None]
-            kept = ((used > self._slack) & (rate > 0)).any(axis=1)
-            count = int(kept.argmax()) if kept.any() else len(moving)
+            # How much each constraint is used when each of the next claims has its wish, and how fast on the way there.
+            goal = room[:AHEAD]
+            columns = self._by_claim[moving[:AHEAD]] * weight[moving[:AHEAD], None]
+            speed = rate - np.cumsum(columns, axis=0) + columns
+            used = np.cumsum(columns * goal[:, None], axis=0) + (speed - columns) * goal[:, None]
+            kept = ((used > self._slack) & (speed > 0)).any(axis=1)
+            count = int(kept.argmax()) if kept.any() else len(goal)
             there = moving[:count]
             x[there] = self._wishes.wanted_w[there]
-            if count == len(moving):
-                self._slack = self._slack - used[-1]
-                return
-            grown = room[count - 1] if count else 0.0
-            if count:
-                self._slack = self._slack - used[count - 1]
-            speed = rate[count]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(speed > 0, np.maximum(self._slack, 0.0) / speed, np.inf)
-            row = int(reach.argmin())
-            step = min(float(reach[row]), float(room[count] - grown))
-            self._slack = self._slack - step * speed
-            moving, room = moving[count:], room[count:] - grown - step
-            x[moving] += (grown + step) * weight[moving]
-            pushes = self._by_claim[moving, row]
-            pushing = pushes > PUSH_MIN
-            if not pushing.any():
-                pushing = pushes > 0
-            if not pushing.any():
-                pushing[:] = True  # rounding alone: nobody is left who could move
-            self.binding[moving[pushing]] = row
-            moving, room = moving[~pushing], room[~pushing]
+            grown = float(goal[count - 1]) if count else 0.0
+            self._slack = self._slack - used[count - 1] if count else self._slack
+            moving, room = moving[count:], room[count:]
+            row = FREE
+            if count == len(goal):
+                rate = speed[-1] - columns[-1]
+            else:
+                rate = speed[count]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
+                row = int(reach.argmin())
+                step = min(float(reach[row]), float(room[0]) - grown)
+                self._slack = self._slack - step * rate
+                grown += step
+            x[moving] += grown * weight[moving]
+            room = room - grown
+            if row != FREE:
+                pushes = self._by_claim[moving, row]
+                pushing = pushes > PUSH_MIN
+                if not pushing.any():
+                    pushing = pushes > 0
+                if not pushing.any():
+                    pushing[:] = True  # rounding alone: nobody is left who could move
+                stopped = moving[pushing]
+                self.binding[stopped] = row
+                rate = rate - weight[stopped] @ self._by_claim[stopped]
+                moving, room = moving[~pushing], room[~pushing]
