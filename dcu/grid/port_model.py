@@ -134,9 +134,10 @@ class PortModel:
         line, place = self.memo["line of port"]
         z = (self.z.transfer[at] @ self.z.z_busbar_ohm) @ self.z.transfer.T
         mine = line[at]
-        for g in np.unique(mine):
+        for g, (ports, part) in enumerate(zip(self.z.ports, self.z.parts, strict=True)):
             own = np.flatnonzero(mine == g)
-            z[own[:, None], self.z.ports[g]] += self.z.parts[g][place[at[own]]]
+            if len(own):
+                z[own[:, None], ports] += part[place[at[own]]]
         return z
 
     def three_phase_buses(self) -> list[tuple[str, tuple[int, int, int], int | None]]:

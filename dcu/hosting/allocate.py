@@ -97,6 +97,8 @@ def allocate(
     policy: Policy,
     others_p_w: Reals | None = None,
     missing: Reals | None = None,
+    *,
+    rough: bool = False,
 ) -> Allocation:
     """Limits for all claims, in their order (the order of arrival for `first_come`).
 
@@ -108,9 +110,10 @@ def allocate(
         policy: how to share.
         others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
         missing: by how much each constraint must stay below its limit (n_constraint); None for 0.
+        rough: whether the first limits that an exact flow finds good will do, a few per cent of an increase short.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
-    return _Sharing(prospect, claims, policy, others, missing).run()
+    return _Sharing(prospect, claims, policy, others, missing, rough).run()
 
 
 class Spread:
@@ -122,6 +125,7 @@ class Spread:
         self._owner = np.repeat(np.arange(len(claims)), counts)
         self._share = 1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
+        self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
 
     def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
         """Draws at the ports (n_state, n) [W] with each claim's limit (n_state, n_claim) fully used."""
@@ -132,7 +136,9 @@ class Spread:
     def by_limit(self, by_port: Reals) -> Reals:
         """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
         own: Reals = by_port[:, self._ports] * -self._share
-        return own if len(self._starts) == len(self._ports) else np.add.reduceat(own, self._starts, axis=1)
+        if self._alike:
+            return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
+        return np.add.reduceat(own, self._starts, axis=1)
 
 
 def jain(gained_w: Reals) -> float:
@@ -158,6 +164,7 @@ class _Sharing:
     policy: Policy
     others_p_w: Reals
     missing: Reals | None
+    rough: bool
     spread: Spread = field(init=False)
     nominal: Reals = field(init=False)
     wanted: Reals = field(init=False)
@@ -209,7 +216,7 @@ class _Sharing:
             lost = self._give_up(x, self.hot & (here > self.limit))
             good = self._good(here)
             best = x if good else best
-            if good and not lost and self._full(filled, here):
+            if good and not lost and (self.rough or self._full(filled, here)):
                 break
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
@@ -236,7 +243,7 @@ class _Sharing:
 
     def _full(self, filled: Filled, here: Reals) -> bool:
         """Whether what keeps claims from more has nothing left to give: another step would not move them."""
-        rows = np.unique(filled.binding[filled.binding != FREE])
+        rows = filled.binding[filled.binding != FREE]
         return bool((here[rows] >= self.limit[rows] - SPARE).all())
 
     def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:

@@ -58,7 +58,7 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
         filling.round()
-        if filling.x.sum() - before < WORTH_W:
+        if filling.stuck() or filling.x.sum() - before < WORTH_W:
             break
     return Filled(filling.x, np.where(filling.x < wishes.wanted_w, filling.binding, FREE))
 
@@ -199,6 +199,12 @@ class _Filling:
         self.x = wishes.start_w.copy()
         self._slack = b - a @ self.x
         self.binding = np.full(len(self.x), FREE)
+
+    def stuck(self) -> bool:
+        """Whether whoever wants more pushes a constraint that has nothing left."""
+        wanting = np.flatnonzero(self.x < self._wishes.wanted_w)
+        spent = np.flatnonzero(self._slack <= 0)
+        return bool((self._by_claim[wanting[:, None], spent] > PUSH_MIN).any(axis=1).all())
 
     def round(self) -> None:
         """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the

@@ -165,7 +165,7 @@ class _Judge:
         if not rising:
             return start
         grown = allocate(
-            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance)
+            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
         ).limits_w
         held_w = np.array([c.nominal_w for c in rising])
         for _ in range(HALVINGS_MAX):
