@@ -31,6 +31,13 @@ RESOLUTION_W: Final = 1.0
 """Steps end when no limit moves by more."""
 FLOWS_MAX: Final = 12
 """Linear steps before the way back is halved; each is one exact power flow."""
+CHORD: Final = 2
+"""The flow after which the slopes at the nominal limits are bent to what it found, instead of made anew."""
+BEND_MAX: Final = 1.25
+"""By which a chord may differ from a slope."""
+PLAIN_SHARE: Final = 0.2
+"""[of what the claims move it by, taken alike] A constraint that others relieve nearly as much says nothing by its
+chord."""
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
@@ -212,7 +219,10 @@ class _Sharing:
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - self.limit)
-            self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
+            if self.flows == CHORD:
+                self.known.bend(x - nominal, here - at_nominal)
+            else:
+                self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
             lost = self._give_up(x, self.hot & (here > self.limit))
             good = self._good(here)
             best = x if good else best
@@ -332,3 +342,15 @@ class _Slopes:
             self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
             self._found = more if self._found is None else np.concatenate([self._found, more])
         return np.asarray(self._found[self._place[rows]])
+
+    def bend(self, moved_w: Reals, change: Reals) -> None:
+        """Make the slopes that are known those of the chord: claims have moved (n_claim), constraints changed (c)."""
+        rows = np.flatnonzero(self._place != FREE)
+        if self._found is None or not len(rows):
+            return
+        place = self._place[rows]
+        expected = (self._found @ moved_w)[place]
+        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))[place]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bent = np.clip(np.where(plain, change[rows] / expected, 1.0), 1 / BEND_MAX, BEND_MAX)
+        self._found[place] *= bent[:, None]
