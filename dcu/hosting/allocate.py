@@ -41,6 +41,8 @@ chord."""
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
+ROUGH: Final = 5e-4
+"""[limit] What a guess may break: the linear steps are no better, and the exact flows find it."""
 ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 3e-7
@@ -260,12 +262,11 @@ class _Sharing:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
         nominal = self.nominal
         filled = Filled(self.wanted, np.full(len(nominal), FREE))
-        base = here - self.prospect.guess(self._powers(nominal))
         for k in range(FLOWS_MAX):
-            rough = base + self.prospect.guess(self._powers(filled.limits_w))
+            rough = self.prospect.guess(self._powers(filled.limits_w))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
             broken = _worst(np.where(near & (k > 0), -np.inf, over))
-            if not broken.any() and k > 0:
+            if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
                 break
             near |= broken
             if not near.any():

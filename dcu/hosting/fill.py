@@ -22,6 +22,8 @@ PUSH_MIN: Final = 1e-9
 ROUNDS_MAX: Final = 6
 WORTH_W: Final = 25.0
 """A round of filling that gave all together less than this was the last."""
+WORTH_SHARE: Final = 3e-4
+"""Or less than this share of what they had."""
 LP_TOLERANCE_W: Final = 0.01
 """A claim within this of its wish has it."""
 TIGHT_W: Final = 1e-4
@@ -58,7 +60,7 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
         filling.round()
-        if filling.stuck() or filling.x.sum() - before < WORTH_W:
+        if filling.stuck() or filling.x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
     return Filled(filling.x, np.where(filling.x < wishes.wanted_w, filling.binding, FREE))
 
@@ -94,7 +96,7 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
             stopped[0] = True
             binding[todo[stopped]] = row
             todo = todo[~stopped]
-        if x.sum() - before < WORTH_W:
+        if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
     return Filled(x, binding)
 
@@ -141,13 +143,13 @@ def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDA
     basic: list[int] = []
     for _ in range(PIVOTS_MAX):
         of_tight = a[tight]
-        square = of_tight[:, basic]
         try:
-            x[basic] = 0.0
-            x[basic] = np.linalg.solve(square, b[tight] - of_tight @ x)
-            price = np.linalg.solve(square.T, gain[basic])
+            inverse = np.linalg.inv(of_tight[:, basic])
         except np.linalg.LinAlgError:
             return None
+        x[basic] = 0.0
+        x[basic] = inverse @ (b[tight] - of_tight @ x)
+        price = gain[basic] @ inverse
         over = a @ x - b
         over[tight] = -np.inf
         outside = np.maximum(low[basic] - x[basic], x[basic] - high[basic])
@@ -162,7 +164,7 @@ def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDA
         else:  # the bound of a basic claim, as if it were a row
             violated = np.zeros(len(x))
             violated[leaves] = 1.0 if x[leaves] > high[leaves] else -1.0
-        weights = np.linalg.solve(square.T, violated[basic])
+        weights = violated[basic] @ inverse
         moved = violated - weights @ of_tight  # by which a claim moves what is violated, basic claims following
         moved[basic] = 0.0
         left = gain - price @ of_tight

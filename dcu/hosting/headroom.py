@@ -139,7 +139,8 @@ class Outlook:
         self.names = self._observed.names
         self._over_v = now.u_v + now.margin_v - limits.u_high_v
         self._under_v = limits.u_low_v - now.u_v + now.margin_v
-        self._last: tuple[Reals, Complexes, Complexes] | None = None
+        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {}
+        self._last: tuple[Complexes, Complexes] | None = None
         self._u_model = np.abs(self._at(now.p_w)[0])
 
     def excess(self, p_w: Reals) -> Reals:
@@ -147,11 +148,12 @@ class Outlook:
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of one state, sought from the one that was solved last."""
-        last = self._last
-        if last is None or not np.array_equal(last[0], p_w):
-            near = None if last is None or np.isnan(last[1][0]) else last[1]
-            last = self._last = (p_w, *solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near))
-        return last[1], last[2]
+        key = p_w.tobytes()
+        if key not in self._solved:
+            near = None if self._last is None or np.isnan(self._last[0][0]) else self._last[0]
+            self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
+        self._last = self._solved[key]
+        return self._last
 
     def _exceed(self, u: Complexes, i: Complexes) -> Reals:
         found: Reals = np.empty(len(self.names))
@@ -172,7 +174,7 @@ class Outlook:
 
     def guess(self, p_w: Reals) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        near = None if self._last is None else self._last[1]
+        near = None if self._last is None else self._last[0]
         return self._exceed(*one_step(self.model, p_w, self.now.q_var, near))
 
     def relief(self, unused_w: Reals) -> Reals:
