@@ -268,9 +268,9 @@ class Estimator:
         n = len(self._model.ports)
         seen = Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
         ports: list[int] = []
-        p_w: list[float] = []
-        q_var: list[float] = []
-        u_v: list[float] = []
+        p_w: list[float | None] = []
+        q_var: list[float | None] = []
+        u_v: list[float | None] = []
         taken_s: list[float] = []
         for point in customers:
             at = self._ports.of_meter.get(point.name, ())

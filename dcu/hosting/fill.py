@@ -173,7 +173,8 @@ def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDA
         loose = np.flatnonzero(weights > PIVOT_MIN)
         candidates = np.flatnonzero(helps)
         with np.errstate(divide="ignore", invalid="ignore"):
-            when = np.concatenate([np.maximum(left[candidates] / moved[candidates], 0.0), price[loose] / weights[loose]])
+            of_claims, of_rows = left[candidates] / moved[candidates], price[loose] / weights[loose]
+        when = np.concatenate([np.maximum(of_claims, 0.0), of_rows])
         room = np.concatenate([np.abs(moved[candidates]) * (high - low)[candidates], np.full(len(loose), np.inf)])
         order = np.argsort(when, kind="stable")
         last = int(np.searchsorted(np.cumsum(room[order]), gap))
