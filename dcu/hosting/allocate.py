@@ -3,8 +3,9 @@
 Method. The limits grow from the nominal ones by a policy: all claims alike (`equal`), each in proportion to its nominal
 limit (`proportional`), one after the other (`first_come`), or for the largest sum (`max_total`). Successive linear
 steps: the excess of every constraint is measured by an exact power flow, followed linearly to where the policy wants
-to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
-not get there, the way back towards the nominal limits is halved until an exact flow says yes.
+to be, and measured again, until what binds has nothing left to give; the second step goes by the chord that the first
+one found. What comes out was solved and found good; if linear steps do not get there, the way back towards the nominal
+limits is halved until an exact flow says yes.
 
 A constraint that the nominal limits alone exceed lets those who push it have more only if what others on other phases
 are given brings it within its limit, all used; else they stay at the nominal limit, and it is theirs no longer to say

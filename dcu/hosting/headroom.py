@@ -2,7 +2,7 @@
 
 The model gives differences, the meters give the level: a predicted voltage is the measured one plus the exact power-
 flow difference between "every grant fully used" and "now", and a margin for what neither knows. Pure; NumPy and the
-port model. Nothing in the engine uses it yet; `predict` is the seam where it goes in.
+port model. Each flow starts at the voltages of the one before: two to five products with Z.
 
 Nomenclature: n ports, k observed currents; `p_w` import positive; an export limit is a magnitude >= 0.
 """
