@@ -13,6 +13,7 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -112,7 +113,7 @@ def _objection(wish: Wish) -> Binding | None:
 
 def _down(limit_w: float) -> float:
     """To what the power line can carry."""
-    return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
+    return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
 
 
 class _Judge:
@@ -158,7 +159,7 @@ class _Judge:
         [W]; what comes out was solved."""
         start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
         rising = tuple(
-            replace(c, nominal_w=start[MeterId(c.name)], minimum_w=min(c.minimum_w, c.wanted_w))
+            Claim(c.name, c.ports, start[MeterId(c.name)], c.wanted_w, c.minimum_w)
             for c in targets
             if c.wanted_w > start[MeterId(c.name)]
         )
