@@ -165,6 +165,8 @@ class _Sharing:
     hot: NDArray[np.bool_] = field(init=False)
     """Constraints that the nominal limits alone exceed (c)."""
     wanted: Reals = field(init=False)
+    cuts: list[tuple[NDArray[np.int64], Reals, Reals]] = field(default_factory=list)
+    """Constraints, slopes and room of earlier steps, where doubt grows with the distance from now."""
     flows: int = 0
 
     def __post_init__(self) -> None:
@@ -181,8 +183,9 @@ class _Sharing:
         self.hot = here > self.limit
         self.wanted = np.array([c.wanted_w for c in self.claims])
         near = self.hot.copy()
-        x, best = nominal, nominal
-        filled = self._first(near, here)
+        start, here = self._start(nominal, here)
+        x = best = start
+        filled = self._first(near, start, here)
         while self.flows < FLOWS_MAX:
             x = filled.limits_w
             here = self._excess(x)
@@ -201,6 +204,16 @@ class _Sharing:
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
 
+    def _start(self, nominal: Reals, here: Reals) -> tuple[Reals, Reals]:
+        """Limits from which the linear steps begin, and the excess there: the nominal ones, or what is exported now
+        where doubt grows with the distance from it. The nominal limits may then look like too much for being far."""
+        if not self.prospect.widens:
+            return nominal, here
+        now_w = np.array([-float(self.prospect.now.p_w[list(c.ports)].sum()) for c in self.claims])
+        present = np.clip(now_w, nominal, self.wanted)
+        there = self._excess(present)
+        return (present, there) if self._good(there) else (nominal, here)
+
     def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
         """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""
         found = np.flatnonzero(rows)
@@ -214,11 +227,10 @@ class _Sharing:
         self.limit[found[lost]] = np.inf
         return bool(lost.any())
 
-    def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:
-        """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
-        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
-        filled = Filled(self.wanted, np.full(len(nominal), FREE))
-        base = here - self.prospect.guess(self._powers(nominal))
+    def _first(self, near: NDArray[np.bool_], start: Reals, here: Reals) -> Filled:
+        """Where to begin: linear about a start, constraints taken in until the guess breaks no more."""
+        filled = Filled(self.wanted, np.full(len(start), FREE))
+        base = here - self.prospect.guess(self._powers(start))
         for k in range(FLOWS_MAX):
             rough = base + self.prospect.guess(self._powers(filled.limits_w))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
@@ -228,7 +240,7 @@ class _Sharing:
             near |= broken
             if not near.any():
                 break
-            filled = self._fill(nominal, near, self.limit - here)
+            filled = self._fill(start, near, self.limit - here)
         return filled
 
     def _powers(self, limits_w: Reals) -> Reals:
@@ -244,6 +256,8 @@ class _Sharing:
         rows = np.flatnonzero(near & np.isfinite(self.limit))
         slope = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), rows))
         room = room[rows] - SLACK + slope @ at_w
+        if self.prospect.widens:
+            rows, slope, room = self._with_cuts(rows, slope, room)
         start = np.array([c.nominal_w for c in self.claims], dtype=float)
         weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
         while True:
@@ -259,6 +273,16 @@ class _Sharing:
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
             self.out.add(max(short, key=lambda k: short[k]))
+
+    def _with_cuts(
+        self, rows: NDArray[np.int64], slope: Reals, room: Reals
+    ) -> tuple[NDArray[np.int64], Reals, Reals]:
+        """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what
+        ruled out one point rules out nothing good, and steps do not swing to and fro."""
+        self.cuts.append((rows, slope, room))
+        rows, slope, room = (np.concatenate([cut[k] for cut in self.cuts]) for k in range(3))
+        kept = np.isfinite(self.limit[rows])
+        return rows[kept], slope[kept], room[kept]
 
     def _good(self, here: Reals) -> bool:
         """Within the limits that are still anybody's business."""

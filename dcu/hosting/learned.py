@@ -328,6 +328,8 @@ class LearnedOutlook:
     All constraints are numbers that must not be above 0, in shares of nominal (the middle of the band).
     """
 
+    widens = True
+
     def __init__(self, sensitivity: LearnedSensitivity, limits: GridLimits, now: Situation) -> None:
         self.sensitivity, self.limits, self.now = sensitivity, limits, now
         self._nominal = (limits.u_high_v + limits.u_low_v) / 2
@@ -374,6 +376,7 @@ class MixedOutlook:
         assert np.array_equal(first.now.p_w, second.now.p_w), "two outlooks on one situation"
         self._first, self._second = first, second
         self.now = first.now
+        self.widens = first.widens or second.widens
         place = {name: k for k, name in enumerate(first.names)}
         self.names = (*first.names, *(name for name in second.names if name not in place))
         place = {name: k for k, name in enumerate(self.names)}
