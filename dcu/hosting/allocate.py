@@ -30,6 +30,8 @@ RESOLUTION_W: Final = 1.0
 """Steps end when no limit moves by more."""
 FLOWS_MAX: Final = 12
 """Linear steps before the way back is halved; each is one exact power flow."""
+WIDENING_FLOWS_MAX: Final = 6
+"""The same where doubt grows with the distance from now: the next window goes on from where this one led."""
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
@@ -186,7 +188,7 @@ class _Sharing:
         start, here = self._start(nominal, here)
         x = best = start
         filled = self._first(near, start, here)
-        while self.flows < FLOWS_MAX:
+        while self.flows < (WIDENING_FLOWS_MAX if self.prospect.widens else FLOWS_MAX):
             x = filled.limits_w
             here = self._excess(x)
             if not np.isfinite(here).all():
