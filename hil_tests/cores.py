@@ -24,7 +24,6 @@ from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.engine import HostingEngine, SiteSettings
 from dcu.hosting.estimate import Accuracy
-from dcu.hosting.learned import Learning
 from dcu.hosting.learned_rule import Learned
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.window import GridSettings
@@ -48,8 +47,6 @@ LAST_DIGIT_V: Final = 0.05
 """[V] Half the last digit of an EM330: what even an exact meter may be off by."""
 READING_AGE_S: Final = 40.0
 """[s] Age at which a reading is stale, at least; longer where reports are rarer."""
-ASYNCHRONY: Final = 0.05
-"""Share of a change that readings half a minute apart may hide from a learning rule."""
 LEDGER_S: Final = 0.005
 """[s] From a decision to its durable record; no message leaves before."""
 RELAY_S: Final = 0.05
@@ -149,10 +146,9 @@ def _rule(
     settings: StreetSettings, entries: tuple[MeterEntry, ...], flow: StreetFlow, grid: GridSettings
 ) -> Predicted | Learned:
     """What decides, and knows what the days before have taught."""
-    learning = Learning(asynchrony=ASYNCHRONY)
     rule: Predicted | Learned
     if settings.rule == "learned":
-        rule = Learned(entries, grid, learning)
+        rule = Learned(entries, grid)
         pupil = rule.pupil
     else:
         mixed = settings.rule == "mixed"

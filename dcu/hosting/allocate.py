@@ -32,6 +32,8 @@ FLOWS_MAX: Final = 12
 """Linear steps before the way back is halved; each is one exact power flow."""
 WIDENING_FLOWS_MAX: Final = 6
 """The same where doubt grows with the distance from now: the next window goes on from where this one led."""
+BACK_TO: Final = (1.0, 0.95, 0.85, 0.7, 0.5, 0.25)
+"""Shares of what is exported now beyond the nominal limits that are tried as a start."""
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
@@ -184,8 +186,10 @@ class _Sharing:
         self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)
         self.hot = here > self.limit
         self.wanted = np.array([c.wanted_w for c in self.claims])
-        near = self.hot.copy()
         start, here = self._start(nominal, here)
+        at_start = here
+        exceeded = exceeded if self.hot.any() else None
+        near = self.hot.copy()
         x = best = start
         filled = self._first(near, start, here)
         while self.flows < (WIDENING_FLOWS_MAX if self.prospect.widens else FLOWS_MAX):
@@ -200,6 +204,8 @@ class _Sharing:
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
                 break
+        if best is start and not self._good(at_start):
+            best = nominal
         if best is not x:
             best = self._back(best, x)
         floor = np.where(np.isfinite(self.limit), self.limit, np.maximum(at_nominal, 0.0))
@@ -207,14 +213,22 @@ class _Sharing:
         return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
 
     def _start(self, nominal: Reals, here: Reals) -> tuple[Reals, Reals]:
-        """Limits from which the linear steps begin, and the excess there: the nominal ones, or what is exported now
-        where doubt grows with the distance from it. The nominal limits may then look like too much for being far."""
+        """Limits from which the linear steps begin, and the excess there: the nominal ones; or, where doubt grows with
+        the distance from now, what is exported now or as much less as a limit asks for. Seen from now the nominal
+        limits may look like too much only for being far; what they really exceed is exceeded all the way."""
         if not self.prospect.widens:
             return nominal, here
         now_w = np.array([-float(self.prospect.now.p_w[list(c.ports)].sum()) for c in self.claims])
-        present = np.clip(now_w, nominal, self.wanted)
-        there = self._excess(present)
-        return (present, there) if self._good(there) else (nominal, here)
+        more = np.clip(now_w, nominal, self.wanted) - nominal
+        tried = nominal + np.array(BACK_TO)[:, None] * more
+        self.flows += 1
+        over = self.prospect.excess(self.spread.powers(tried, self.others_p_w)) - self.limit
+        always = self.hot & (over > 0).all(axis=0)
+        good = np.flatnonzero(((over <= 0) | always).all(axis=1))
+        if not len(good):
+            return nominal, here
+        self.hot = always
+        return tried[good[0]], over[good[0]] + self.limit
 
     def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
         """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""

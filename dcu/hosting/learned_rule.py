@@ -30,6 +30,8 @@ from shared.messages import Reason
 NAME: Final = "learned/1"
 LESSON_S: Final = 60.0
 """[s] Between two sets that teach."""
+ASYNCHRONY: Final = 0.05
+"""`Learning.asynchrony` of a site, where meters report one after the other."""
 FIT_EVERY: Final = 1440
 """Sets between two looks at how much paths differ (`LearnedSensitivity.fit_prior`)."""
 
@@ -55,7 +57,8 @@ class Pupil:
             seen = f"{names[odd[0]]} on {labels[odd[0]]}, one of {len(odd)}"
             raise ConfigError("learning", [Fault("ports", seen, "every port metered, from phase to neutral")])
         self.ports, self.names = ports, names
-        self.sensitivity = LearnedSensitivity(names, labels, learning)
+        assumed = Learning(asynchrony=ASYNCHRONY) if learning is None else learning
+        self.sensitivity = LearnedSensitivity(names, labels, assumed)
         self._levels = Levels(self.sensitivity)
         self._settings = settings
         inside = (settings.band_pct - settings.guard_pct) / 100

@@ -35,7 +35,8 @@ WAIT_S: Final = CHANGE_S + JITTER_S
 NEW_S: Final = 1e-3
 """[s] A reading is new if it was taken later than the last one by more than rounding."""
 SURPRISE: Final = 3.0
-"""Standard deviations beyond which a level is not what it was thought to be, and the reading counts."""
+"""Standard deviations beyond which either the level or the reading is not what it was thought to be: half way between
+them then, in doubt by as much, until the next reading settles it."""
 DRIFT_V2_S: Final = 0.1**2 / 3600.0
 """[V2/s] What nobody measures moves a level by a tenth of a volt in an hour."""
 SPREADS: Final = 3.0
@@ -164,7 +165,8 @@ class Levels:
         noise = self._sensitivity.noise[ports] + doubt**2
         fresh = np.isnan(level)
         off = np.where(fresh, 0.0, above - level)
-        known = np.where(off**2 > SURPRISE**2 * (known + noise), known + off**2, known)
+        surprise = np.where(off**2 > SURPRISE**2 * (known + noise), off**2, 0.0)
+        known, noise = known + surprise, noise + surprise
         gain = np.where(fresh, 1.0, known / (known + noise))
         self._level[ports] = np.where(fresh, above, level + gain * off)
         self._variance[ports] = np.where(fresh, noise, (1 - gain) * known)
