@@ -89,7 +89,7 @@ class StreetSettings:
     report_change_w: float = 400.0
     rule: str = "predicted"
     before: Day | None = None
-    learn_days: int = 2
+    learn_days: int = 14
     line: LineSettings = LineSettings()
 
 

@@ -290,9 +290,7 @@ class _Sharing:
                 return Filled(filled.limits_w, named)
             self.out.add(max(short, key=lambda k: short[k]))
 
-    def _with_cuts(
-        self, rows: NDArray[np.int64], slope: Reals, room: Reals
-    ) -> tuple[NDArray[np.int64], Reals, Reals]:
+    def _with_cuts(self, rows: NDArray[np.int64], slope: Reals, room: Reals) -> tuple[NDArray[np.int64], Reals, Reals]:
         """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what
         ruled out one point rules out nothing good, and steps do not swing to and fro."""
         self.cuts.append((rows, slope, room))

@@ -108,7 +108,7 @@ class Levels:
         self._note(seen, new)
         present = np.concatenate([self._active, self._reactive, seen.busbar_v])
         self._drift(now)
-        self._believe(seen, present, now)
+        self._believe(present, now)
         moved = present - self._at
         variance = self._variance + self._sensitivity.doubts(moved) + BUSBAR_NOISE_V**2
         busbar = seen.busbar_v[self._sensitivity.phase]
@@ -136,7 +136,7 @@ class Levels:
                 self._level[:] = np.nan
         self._looked_s = now
 
-    def _believe(self, seen: Readings, present: Reals, now: float) -> None:
+    def _believe(self, present: Reals, now: float) -> None:
         """Take the readings into the levels that have waited long enough, or that are the first of their port."""
         ready, self._waiting = self._waiting, []
         while ready:
