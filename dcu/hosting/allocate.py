@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
 from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.measurements import SUBSTATION
 
 Reals = NDArray[np.float64]
 
@@ -41,6 +42,8 @@ ROWS_EACH: Final = 64
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 3e-7
 """[limit] Two power flows of one state differ by their tolerance."""
+NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
+"""Exceeded where not even the nominal limits have a power-flow solution."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 
@@ -180,7 +183,9 @@ class _Sharing:
         nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
         at_nominal = here = self._excess(nominal)
         exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
-        if not np.isfinite(here).all() or not self.claims:
+        if not np.isfinite(here).all():
+            exceeded = NO_FLOW
+        if exceeded is NO_FLOW or not self.claims:
             limit = np.maximum(here, 0.0)
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)

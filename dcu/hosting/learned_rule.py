@@ -17,7 +17,8 @@ import numpy as np
 from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
 from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
 from dcu.hosting.headroom import GridLimits, Prospect, Situation
-from dcu.hosting.learned import PHASES, LearnedOutlook, LearnedSensitivity, Learning
+from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
+from dcu.hosting.learned_outlook import LearnedOutlook
 from dcu.hosting.levels import Levels, Readings
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet
 from dcu.hosting.view import GridView, Taught
@@ -146,6 +147,7 @@ class Learned:
             "band_pct": settings.band_pct,
             "guard_pct": settings.guard_pct,
             "voltage_class_pct": settings.accuracy.voltage_class_pct,
+            "asynchrony": self.pupil.sensitivity.learning.asynchrony,
         }
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:

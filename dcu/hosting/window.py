@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -38,6 +38,7 @@ REASONS: Final = {
     "current": Reason.CURRENT,
     "unbalance": Reason.UNBALANCE,
     "minimum": Reason.BELOW_MINIMUM,
+    "power_flow": Reason.NO_POWER_FLOW,
 }
 
 
@@ -167,6 +168,8 @@ class _Window:
         if not wishes:
             return Answer(tuple(self.verdicts.found))
         shares, judge = self._shares(wishes)
+        if shares.exceeded is NO_FLOW:
+            return self._nothing(wishes, shares)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
         reserved = dict(question.reserved_w)
@@ -195,6 +198,16 @@ class _Window:
         if overdrawn or short:
             self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _nothing(self, wishes: tuple[Wish, ...], shares: Allocation) -> Answer:
+        """Not even the nominal limits have a power-flow solution: no to everybody, and what is held ends at once."""
+        for wish in wishes:
+            why = self._why_not(wish, shares)
+            if wish.standing is Standing.ASKS:
+                self.verdicts.refuse(wish, why)
+            if wish.granted_w is not None:
+                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
+        return Answer(tuple(self.verdicts.found))
 
     def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
         """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
@@ -268,7 +281,8 @@ class _Window:
         bears: Bears,
     ) -> tuple[float | None, Binding | None]:
         """What a wish gets now, on the way to its share; None if nothing of use."""
-        least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
+        # A renewal goes on below its minimum while others let go; a question, also one that replaces a grant, does not.
+        least_w = max(wish.minimum_w if wish.standing is Standing.ASKS else 0.0, wish.nominal_w + LEAST_W)
         if share_w < least_w:
             return None, why
         held_w = reserved.get(wish.meter, 0.0)
@@ -299,7 +313,7 @@ class _Window:
         overdrawn: bool,
     ) -> None:
         """Down to their share with those who have more, unless this window has answered them already."""
-        answered = {v.meter for v in self.verdicts.found}
+        answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
         for wish in wishes:
             to_w = share_w[wish.meter]
             if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:

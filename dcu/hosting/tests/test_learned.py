@@ -14,11 +14,10 @@ from dcu.hosting.headroom import Constraint, GridLimits, Outlook, Situation
 from dcu.hosting.learned import (
     CURVATURE_OTHER,
     CURVATURE_OWN,
-    LearnedOutlook,
     LearnedSensitivity,
     Learning,
-    MixedOutlook,
 )
+from dcu.hosting.learned_outlook import LearnedOutlook, MixedOutlook
 from dcu.hosting.regression import Regression
 from dcu.hosting.tests.pv_street import PORTS, Street, flow, seen_by_meters, street
 from shared.errors import ConfigError
