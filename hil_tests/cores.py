@@ -45,7 +45,7 @@ from shared.messages import RelayState, Release, Report, Request, Upward
 Reals = NDArray[np.float64]
 
 LAST_DIGIT_V: Final = 0.05
-"""[V] Half the last digit of an EM330: what even an exact meter may be off by."""
+"""[V] Half the last digit of an EM330: by this even an exact meter's readings scatter."""
 READING_AGE_S: Final = 40.0
 """[s] Age at which a reading is stale, at least; longer where reports are rarer."""
 ASYNCHRONY: Final = 0.05
@@ -132,8 +132,9 @@ def make_engine(
     )
     errors = settings.errors
     accuracy = Accuracy(
-        voltage_class_pct=max(100 * errors.voltage, 100 * LAST_DIGIT_V / settings.nominal_voltage_v),
+        voltage_class_pct=100 * errors.voltage,
         model_error_pct=100 * errors.model,
+        noise_v=LAST_DIGIT_V,
     )
     grid = GridSettings(
         policy=Policy(settings.policy),

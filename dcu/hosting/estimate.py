@@ -252,7 +252,13 @@ class Estimator:
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
         level = u * factor + memory.residuals.mean_v
-        margin = accuracy.voltage_class_pct / 100 * level + SPREADS * np.sqrt(memory.residuals.variance)
+        lift = factor * (u - np.abs(self.model_at(self._source).u_open_v))
+        moved = np.where(self._metered, np.abs(lift - memory.residuals.anchor_v), 0.0)
+        margin = (
+            accuracy.voltage_class_pct / 100 * level
+            + SPREADS * np.sqrt(memory.residuals.variance)
+            + accuracy.model_error_pct / 100 * moved
+        )
         situation = Situation(
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),

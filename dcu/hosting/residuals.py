@@ -2,14 +2,25 @@
 
 Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
-instant of the reading is known from the reports before and after it, to within what it changed between them. From that
-doubt follows how much the residual may teach.
+instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
+moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way it
+has moved with probability `g = f / 2`: its expectation has come as far, its variance is `g (1 - g)` times the square of
+what it changed. Grants are lowered together and clouds shade everybody, so what moves a voltage the same way is added up
+as it is, not by squares; up and down are taken as independent. From that doubt follows how much the residual may teach.
 
 Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
 
-    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2 / 3
+    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
 
-(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole.
+(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole. A residual that
+surprises moves nothing by itself but widens `P` until the margin reaches it; the next one, if it says the same, is then
+believed, and if not, `P` narrows again. The noise of a
+reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
+for the street; it begins with what the site declares.
+
+A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the idle
+feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the lift
+(voltage above the idle feeder's) that it was learnt at, so that a lift of now can be compared.
 """
 
 from __future__ import annotations
@@ -30,13 +41,18 @@ Reals = NDArray[np.float64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.0005
-"""[nominal] By which a residual drifts within `DRIFT_S`: temperature of meters, and of cables."""
+DRIFT: Final = 0.0003
+"""[nominal] By which a residual drifts within `DRIFT_S`: a meter's error follows its temperature, by some 0.01 % a kelvin
+(recalled, not established). What a wrong model does as the load changes is not drift: see `Residuals.anchor_v`."""
 DRIFT_S: Final = 3600.0
 SURPRISE: Final = 3.0
 """Standard deviations beyond which a residual is not the constant that it was."""
-KEPT: Final = 4
-"""Reports of each port that are remembered."""
+NOISE_SHARE: Final = 0.005
+"""Weight of one clear reading in what noise readings have; some two hundred count."""
+NOISE_MIN_V: Final = 0.04
+"""[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
+KEPT: Final = 16
+"""Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
 WAIT_S: Final = 180.0
 """[s] A reading that could not be judged for so long teaches nothing."""
@@ -58,8 +74,17 @@ class Seen:
     taken_s: Reals
 
 
+@dataclass(frozen=True, slots=True)
+class _Residual:
+    """One reading judged [V]: measured minus model, its doubt, and the lift the model had there."""
+
+    u_v: float
+    doubt_v: float
+    lift_v: float
+
+
 class Residuals:
-    """Mean and variance by port (n) [V]; ports whose readings contradict the model."""
+    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model."""
 
     def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
         """Nothing known.
@@ -67,18 +92,24 @@ class Residuals:
         Args:
             metered: which ports have a meter (n).
             nominal_v: (n) [V].
-            noise_v: of a reading [V]: its last digit, its flicker.
+            noise_v: of a reading [V], to begin with: its last digit, its flicker.
         """
         n = len(metered)
-        self._metered, self._nominal_v, self._noise_v = metered, nominal_v, noise_v
+        self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
+        self.anchor_v = np.zeros(n)
         self.contradicts = np.zeros(n, dtype=bool)
         self._t = np.full((n, KEPT), -np.inf)
         self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
         self._waiting: deque[tuple[float, int, float]] = deque()
         self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
         self._aged_s: float | None = None
+
+    @property
+    def noise_v(self) -> float:
+        """Standard deviation of a clear reading [V]."""
+        return float(self._noise**0.5)
 
     def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
         """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
@@ -123,55 +154,68 @@ class Residuals:
     ) -> None:
         at_s, state = np.unique([item[0] for item in items], return_inverse=True)
         port = np.array([item[1] for item in items])
-        p, doubt_w = self._then(self._p, at_s)
+        p, spread_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
         flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
         level = np.abs(flow.u_v)
+        factor = np.ones(len(at_s))
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
             modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
-            level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
-        # Grants are lowered together, so changes between two reports add up rather than cancel.
-        doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
-        for k, j, (taken_s, _, u_v) in zip(state, port, items, strict=True):
+            factor = np.interp(at_s, times, volts) / modelled
+        lift = (level - np.abs(model.u_open_v)) * factor[:, None]
+        level = level * factor[:, None]
+        moved_v = spread_w[state] * _reach(model)[port]
+        doubt_v = np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1))
+        for k, j, (taken_s, _, u_v), doubt in zip(state, port, items, doubt_v, strict=True):
             if np.isfinite(level[k, j]):
-                self._learn(taken_s, int(j), u_v - float(level[k, j]), float(doubt_v[k, j]), allowed)
+                found = _Residual(u_v - float(level[k, j]), float(doubt), float(lift[k, j]))
+                self._learn(taken_s, int(j), found, allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Values of every port at some instants (k, n), and half of what each changed between its reports around
-        them."""
+        """Expectation of every port at some instants (k, n), and its standard deviation with the sign of the change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
         first, last = table[ports, lower], table[ports, upper]
-        exact = self._t[ports, lower] >= at_s[:, None] - NEW_S
-        value = np.where(exact, first, (first + last) / 2)
-        doubt = np.where(exact, 0.0, np.abs(last - first) / 2)
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
-        return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
+        begun_s, ended_s = np.where(unseen, 0.0, self._t[ports, lower]), self._t[ports, upper]
+        passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
+        share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
+        share = np.where(passed <= NEW_S, 0.0, share)
+        value = np.where(unseen, last, first + share * (last - first))
+        spread = np.sqrt(share * (1 - share)) * (last - first)
+        return value, np.where(unseen & self._metered, UNSEEN_W, spread)
 
-    def _learn(self, taken_s: float, port: int, residual_v: float, doubt_v: float, allowed: float) -> None:
+    def _learn(self, taken_s: float, port: int, found: _Residual, allowed: float) -> None:
         if self._aged_s is not None and taken_s > self._aged_s:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        if abs(residual_v) > allowed * self._nominal_v[port] + doubt_v:
+        if abs(found.u_v) > allowed * self._nominal_v[port] + SURPRISE * found.doubt_v:
             self.contradicts[port] = True
             return
         self.contradicts[port] = False
-        known = self.variance[port]
-        off = residual_v - self.mean_v[port]
-        if off**2 > (SURPRISE**2) * (known + self._noise_v**2 + doubt_v**2 / 3):
-            known += off**2  # something has changed for good, or nothing is known: the new reading counts
-        gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
+        known, noise = self.variance[port], self._noise + found.doubt_v**2
+        off = found.u_v - self.mean_v[port]
+        if off**2 > SURPRISE**2 * (known + noise):
+            # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until
+            # then the margin covers both.
+            self.variance[port] = max(known, (off / SURPRISE) ** 2)
+            return
+        if max(known, found.doubt_v**2) < self._noise:
+            scatter = off**2 - known - found.doubt_v**2
+            self._noise = max(self._noise + NOISE_SHARE * (scatter - self._noise), NOISE_MIN_V**2)
+        gain = known / (known + noise)
         self.mean_v[port] += gain * off
+        self.anchor_v[port] += gain * (found.lift_v - self.anchor_v[port])
         self.variance[port] = (1 - gain) * known
 
 
 def _reach(model: PortModel) -> Reals:
-    """Size of each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
+    """Each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
     if "reach" not in model.memo:
-        model.memo["reach"] = np.abs(rise(model)) * model.u_nominal_v[:, None]
+        model.memo["reach"] = rise(model) * model.u_nominal_v[:, None]
     found: Reals = model.memo["reach"]
     return found

@@ -59,7 +59,7 @@ class GridSettings:
     policy: Policy = Policy.EQUAL
     nominal_voltage_v: float = 230.0
     band_pct: float = 5.0
-    guard_pct: float = 0.03
+    guard_pct: float = 0.01
     loading_max: float = 1.0
     vuf_max_pct: float | None = None
     balancing_bus: str | None = None
