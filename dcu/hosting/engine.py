@@ -34,6 +34,7 @@ from dcu.hosting.exchange import (
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
 from dcu.hosting.present import PresentVoltages
+from dcu.hosting.raises import Raises
 from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId, RequestId
 from shared.messages import (
@@ -180,6 +181,7 @@ class HostingEngine:
         self._substation = Substation()
         self._pending: dict[MeterId, _Pending] = {}
         self._renewable: dict[MeterId, _Pending] = {}
+        self._raises = Raises(settings.airtime, settings.renew_interval_s, now)
         self._changed_since: float | None = None
         self._denied: dict[tuple[MeterId, RequestId], Denial] = {}
         self._asked: dict[MeterId, deque[float]] = {}
@@ -289,6 +291,7 @@ class HostingEngine:
         outputs: list[Output] = []
         for grant in self.book.expire(now):
             self._renewable.pop(grant.meter, None)
+            self._raises.drop(grant.meter)
             fields = {"meter": grant.meter, "limit_w": grant.limit_w, "decision": str(grant.decision)}
             outputs += [self._entry("expired", None, fields), Event("grant expired", {"meter": grant.meter})]
         if self._quarantined and now >= self._started_s + QUARANTINE_S:
@@ -393,10 +396,14 @@ class HostingEngine:
             if report.applied == grant.decision:
                 self.book.end(meter)
                 self._renewable.pop(meter, None)
-            return []
-        if now < grant.decided_at_s + self._settings.renew_interval_s:
+                self._raises.drop(meter)
             return []
         request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
+        if now < grant.decided_at_s + self._settings.renew_interval_s:
+            if self._rule.foresees and report.applied == grant.decision:
+                self._raises.keep(request, meter, now)
+            return []
+        self._raises.drop(meter)
         since = self._renewable.get(meter)
         self._renewable[meter] = _Pending(request, now if since is None else since.since_s)
         return []
@@ -463,6 +470,7 @@ class HostingEngine:
                 self.book.released(meter, release.applied)
             return []
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         self.book.released(meter, release.applied)
         fields = {"meter": meter, "released": str(grant.decision)}
         return [self._entry("release", None, fields), Event("released", {"meter": meter})]
@@ -473,7 +481,7 @@ class HostingEngine:
         """Answer everything that waits, on one view of the newest measurements."""
         self._decided_s = now
         self._changed_since = None
-        question = self._question()
+        question = self._question(now)
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -497,14 +505,16 @@ class HostingEngine:
             return view, []
         return view, [self._entry("view", None, {"view": entry})]
 
-    def _question(self) -> Question:
+    def _question(self, now: float) -> Question:
         """Everybody's wish, grants in the order they began, then questions in the order they came."""
         wishes: list[Wish] = []
         meters = sum(state.linked for state in self.table.states())
         free = self._settings.airtime.grants_max(meters, self._settings.renew_interval_s) - len(self.book.live)
+        raisable = self._raises.possible(meters, len(self.book.live), now)
         for grant in sorted(self.book.live, key=lambda g: g.since_s):
             if grant.meter not in self._pending:
-                standing = Standing.DUE if grant.meter in self._renewable else Standing.HOLDS
+                standing = Standing.MAY_RISE if grant.meter in raisable else Standing.HOLDS
+                standing = Standing.DUE if grant.meter in self._renewable else standing
                 wishes.append(self._wish(grant.meter, standing, grant.wanted_w, grant.minimum_w))
         for meter, pending in sorted(self._pending.items(), key=lambda item: item[1].since_s):
             request = pending.request
@@ -534,7 +544,9 @@ class HostingEngine:
                 return self._grant("grant", self._pending.pop(meter).request, verdict, inputs, now)
             case Act.RENEW:
                 self._withheld.discard(meter)
-                return self._grant("renewal", self._renewable.pop(meter).request, verdict, inputs, now)
+                due = self._renewable.pop(meter, None)
+                request = self._raises.spend(meter) if due is None else due.request
+                return self._grant("renewal", request, verdict, inputs, now)
             case Act.DENY:
                 return self._deny(meter, self._pending.pop(meter).request, binding, inputs)
             case Act.LOWER:
@@ -567,6 +579,7 @@ class HostingEngine:
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         self._revoked.pop(meter, None)
         why = {} if verdict.binding is None else {"kept_by": verdict.binding.as_entry()}
         fields = {
@@ -653,6 +666,7 @@ class HostingEngine:
         else:
             self.book.revoke(meter, decision)
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         message = Revoke(decision, binding.reason, binding.point, binding.value, part_w)
         self._revoked[meter] = (message, now)
         kind, what = ("lowered", "lowered") if part_w else ("revoke", "revoked")

@@ -32,6 +32,10 @@ Reals = NDArray[np.float64]
 Bears = Callable[[Mapping[MeterId, float], float], bool]
 """Whether reservations [W] by meter keep every constraint within its limit plus a tolerance."""
 
+RISE_W: Final = 50.0
+RISE_SHARE: Final = 0.02
+"""[W], share of the grant: a limit is raised before its renewal is due if it grows by more."""
+
 REASONS: Final = {
     "overvoltage": Reason.OVERVOLTAGE,
     "undervoltage": Reason.UNDERVOLTAGE,
@@ -172,16 +176,18 @@ class _Window:
         reserved = dict(question.reserved_w)
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
-        moving = {w.meter for w in wishes if w.standing is not Standing.HOLDS}
+        moving = {w.meter for w in wishes if self._moves(w, share_w[w.meter])}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
         together = not overdrawn and judge.bears(joint, tolerance)
         short = False
         for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
-            if wish.standing is Standing.HOLDS:
+            if wish.meter not in moving or (wish.standing is Standing.MAY_RISE and overdrawn):
                 continue
             target_w = min(share_w[wish.meter], shed_w.get(wish.meter, np.inf))
             got_w, binding = self._step(wish, target_w, why[wish.meter], reserved, _always if together else judge.bears)
+            if wish.standing is Standing.MAY_RISE and (got_w is None or not self._moves(wish, got_w)):
+                continue
             if got_w is not None:
                 if self.verdicts.accept(wish, got_w, binding):
                     reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
@@ -195,6 +201,14 @@ class _Window:
         if overdrawn or short:
             self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    @staticmethod
+    def _moves(wish: Wish, to_w: float) -> bool:
+        """Whether a wish is answered in this window: what only lasts is raised early where that is worth a message."""
+        if wish.standing is not Standing.MAY_RISE:
+            return wish.standing is not Standing.HOLDS
+        held_w = wish.granted_w or 0.0
+        return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
 
     def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
         """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
