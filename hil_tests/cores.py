@@ -89,7 +89,7 @@ class StreetSettings:
     reading_s: float = 2.0
     report_s: float = 30.0
     window_s: float = 1.0
-    report_change_w: float = 400.0
+    report_change_w: float = 200.0
     rule: str = "predicted"
     before: Day | None = None
     learn_days: int = 2
