@@ -22,8 +22,8 @@ SAVED_MAX: Final = 10.0
 class Raises:
     """Nonces that may raise a live grant, and the air time left for it."""
 
-    def __init__(self, airtime: Airtime, renew_interval_s: float, now: float) -> None:
-        self._airtime, self._renew_interval_s = airtime, renew_interval_s
+    def __init__(self, airtime: Airtime, now: float) -> None:
+        self._airtime = airtime
         self._kept: dict[MeterId, tuple[Request, float]] = {}
         self._saved, self._counted_s = 0.0, now
 
@@ -35,11 +35,10 @@ class Raises:
         """Its grant was renewed, lowered, given back or has ended: its nonces are void or spent."""
         self._kept.pop(meter, None)
 
-    def possible(self, meters: int, grants: int, now: float) -> frozenset[MeterId]:
-        """Who may be raised now, beside the reports of so many meters and the renewals of so many grants; those whose
-        nonce is the oldest first, as many as there is air time for."""
-        left = self._airtime.share_max - self._airtime.share(meters, grants, self._renew_interval_s)
-        rate = max(0.0, left / self._airtime.renewal_s)
+    def possible(self, share: float, now: float) -> frozenset[MeterId]:
+        """Who may be raised now: those whose nonce is the oldest first, as many as there is air time for beside the
+        share of the channel that reports and renewals fill."""
+        rate = max(0.0, (self._airtime.share_max - share) / self._airtime.renewal_s)
         self._saved = min(SAVED_MAX, self._saved + rate * (now - self._counted_s))
         self._counted_s = now
         self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + YOUNG_S}
