@@ -73,7 +73,7 @@ class StreetSettings:
     report_change_w: float = 200.0
     rule: str = "predicted"
     before: Day | None = None
-    learn_days: int = 2
+    learn_days: int = 14
     line: LineSettings = LineSettings()
 
 
@@ -158,6 +158,7 @@ def _content(settings: StreetSettings, flow: StreetFlow, contract_w: dict[str, f
         },
         "balancing": {"url": "tcp://192.0.2.1:502?unit=1", "bus": flow.balancing_bus},
         "plc": {"url": "/dev/plc0"},
+        "protection": {"key_file": "keys.json"},  # a street of cores has no line to protect
         "status": {"socket": "dcu.sock"},
         "meters": [
             {
