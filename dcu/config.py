@@ -85,9 +85,9 @@ class Decision(Section):
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
-    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.03
+    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
-    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
 
 
 class Model(Section):
