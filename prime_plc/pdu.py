@@ -8,7 +8,8 @@ and refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from prime_plc.crc import crc8, crc32, sna_seeds
 from shared.errors import DecodeError
@@ -162,13 +163,32 @@ class GenericPdu:
 Pdu = Beacon | PromotionNeeded | GenericPdu
 
 
-def is_downlink(data: bytes) -> bool:
-    """Whether these bytes, if they are a generic PDU, travel away from the base; nothing is verified."""
-    return len(data) > 1 and bool(data[1] & 0x40)
+class Glance(NamedTuple):
+    """What can be seen of a generic PDU without checking it.
+
+    Attributes:
+        sid, lnid: of the first packet.
+        control: control type of the first packet, -1 for data.
+        alone: no other packet follows.
+    """
+
+    sid: int
+    lnid: int
+    control: int
+    alone: bool
 
 
+def glance(data: bytes) -> Glance:
+    """Look at the first packet of a generic PDU of at least 13 bytes; nothing is verified."""
+    length = (data[7] & 1) << 8 | data[8]
+    control = (data[3] & 1) << 8 | data[4] if data[3] & 2 else -1
+    alone = len(data) <= GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES + length
+    return Glance(data[5], data[6] << 6 | data[7] >> 2, control, alone)
+
+
+@lru_cache(maxsize=256)
 def decode_pdu(data: bytes, sna: bytes | None) -> Pdu:
-    """The PDU in these bytes, its checksums verified.
+    """The PDU in these bytes, its checksums verified; remembered, as many nodes of one process hear the same frame.
 
     Args:
         data: bytes as on air.
