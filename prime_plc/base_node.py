@@ -39,7 +39,10 @@ from prime_plc.lpdu import ADDRESS_BASE, ADDRESS_FIRST, IDENTIFIER_BYTES_MAX, Ad
 from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed, TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import (
+    GENERIC_BYTES_MIN,
+    HT_BEACON,
     HT_GENERIC,
+    HT_PROMOTION,
     LNID_BROADCAST,
     LNID_MULTICAST,
     SID_NONE,
@@ -263,9 +266,11 @@ class BaseNode:
     def _hear(self, item: Input, now: float) -> list[Output] | None:
         assert isinstance(item, FrameReceived)
         data = item.pdu
-        if len(data) < 13 or data[0] >> 4 != HT_GENERIC:
-            if not data or data[0] & 0xC0:
-                self.undecodable += 1
+        kind = data[0] >> 4 if data else -1
+        if kind in {HT_BEACON, HT_PROMOTION}:
+            return None
+        if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
+            self.undecodable += 1
             return None
         downlink, level = bool(data[1] & 0x40), data[1] & 0x3F
         if downlink:

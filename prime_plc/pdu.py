@@ -23,6 +23,9 @@ PROMOTION_BYTES: Final = 14
 GENERIC_HEADER_BYTES: Final = 3
 PACKET_HEADER_BYTES: Final = 6
 CRC32_BYTES: Final = 4
+GENERIC_BYTES_MIN: Final = GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES
+"""[byte] A generic PDU with one empty packet."""
+
 PAYLOAD_BYTES_MAX: Final = 511
 """[byte] What the 9-bit LEN of a packet header can say."""
 
@@ -242,9 +245,8 @@ def _decode_promotion(data: bytes) -> PromotionNeeded:
 def _decode_generic(data: bytes, sna: bytes | None) -> GenericPdu:
     if sna is None:
         raise DecodeError("generic PDU: seen before any beacon, expected a known subnetwork address to verify it with")
-    shortest = GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES
-    if len(data) < shortest:
-        raise DecodeError(f"generic PDU: seen {len(data)} bytes, expected at least {shortest}")
+    if len(data) < GENERIC_BYTES_MIN:
+        raise DecodeError(f"generic PDU: seen {len(data)} bytes, expected at least {GENERIC_BYTES_MIN}")
     seed8, seed32 = sna_seeds(sna)
     _expect_crc(data[2], crc8(data[:2], seed8), "header CRC-8")
     _expect_crc(int.from_bytes(data[-4:], "big"), crc32(data[:-4], seed32), "CRC-32")

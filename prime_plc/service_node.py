@@ -39,6 +39,7 @@ from prime_plc.llc import LlcLink, deliver
 from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed, TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import (
+    GENERIC_BYTES_MIN,
     HT_BEACON,
     HT_GENERIC,
     HT_PROMOTION,
@@ -331,7 +332,7 @@ class ServiceNode:
             return self._hear_beacon(item, now)
         if kind == HT_PROMOTION:
             return self._hear_call(item, now)
-        if kind != HT_GENERIC or len(data) < 13:
+        if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
             self.undecodable += 1
             return None
         downlink, level = bool(data[1] & 0x40), data[1] & 0x3F
