@@ -36,7 +36,16 @@ from prime_plc.modem_messages import (
     decode_answer,
 )
 from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
-from prime_plc.sap import BytesReceived, Happened, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.sap import (
+    BytesReceived,
+    Happened,
+    MessageReceived,
+    PortClosed,
+    PortOpened,
+    ReopenPort,
+    SendBytes,
+    SendMessage,
+)
 from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
 from shared.errors import DecodeError
 
@@ -83,6 +92,17 @@ class TypeAFraming(Enum):
     TRANSPARENT = "transparent"
 
 
+class Port(Enum):
+    """What stands between this machine and the modem.
+
+    Bytes with their framing, as on a serial line; or the messages themselves, for large virtual streets, where framing
+    and checksums between two halves of one process would be most of the work. Everything else is the same.
+    """
+
+    BYTES = "bytes"
+    MESSAGES = "messages"
+
+
 @dataclass(frozen=True, slots=True)
 class ModemSettings:
     """How a modem is driven.
@@ -91,11 +111,13 @@ class ModemSettings:
         framing: stock firmware adds three bytes to every Type A frame on air.
         channel: 1 to 8; PRIME 1.3.6 uses 1.
         attenuation_db: below maximum output, 0 to 21.
+        port: bytes, or messages as values.
     """
 
     framing: TypeAFraming = TypeAFraming.STOCK
     channel: int = 1
     attenuation_db: int = 0
+    port: Port = Port.BYTES
 
     def __post_init__(self) -> None:
         assert 1 <= self.channel <= 8, self.channel
@@ -163,8 +185,8 @@ class TransmitConfirmed:
     result: TransmitResult
 
 
-Input = PortOpened | PortClosed | BytesReceived | TransmitFrame
-Output = SendBytes | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | TransmitFrame
+Output = SendBytes | SendMessage | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
 
 
 class State(Enum):
@@ -310,7 +332,8 @@ class ModemHost:
         self._forget()
         self.state = State.RESETTING
         self._resume_at = now + RESET_WAIT_S
-        return [SendBytes(b"\x7e\x7e" + encode_usi(PROTOCOL_PHY, Reset(soft=True).encode()))]
+        reset = self._say(Reset(soft=True))
+        return [SendBytes(b"\x7e\x7e" + reset.data) if isinstance(reset, SendBytes) else reset]
 
     def _forget(self) -> None:
         self._asked = None
@@ -329,7 +352,7 @@ class ModemHost:
 
     def _ask(self, message: GetParameter | SetParameter, now: float) -> list[Output]:
         self._asked = _Asked(message, now, REPEATS - 1)
-        return [_bytes(message)]
+        return [self._say(message)]
 
     def _repeat(self, now: float) -> list[Output]:
         assert self._asked is not None
@@ -338,7 +361,7 @@ class ModemHost:
         if self._asked.left > 0 or (self.state is State.READY and not silent):
             self._asked.left -= 1
             self._asked.sent_s = now
-            return [_bytes(self._asked.message)]
+            return [self._say(self._asked.message)]
         return self._lost("no answer from the modem", now)
 
     def _lost(self, reason: str, now: float) -> list[Output]:
@@ -355,7 +378,17 @@ class ModemHost:
             return [*outputs, ReopenPort(reason)]
         return outputs + self._reset(now)
 
+    def _say(self, message: HostMessage) -> SendBytes | SendMessage:
+        if self.settings.port is Port.MESSAGES:
+            return SendMessage(message)
+        return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
+
     # ---- bytes in ----------------------------------------------------------------------------------------------------
+
+    def _told(self, item: Input, now: float) -> list[Output]:
+        assert isinstance(item, MessageReceived)
+        self._heard_s = now
+        return self._message(item.message, now)
 
     def _received(self, item: Input, now: float) -> list[Output]:
         assert isinstance(item, BytesReceived)
@@ -460,7 +493,7 @@ class ModemHost:
             disable_rx=item.exclusive,
             data=item.pdu,
         )
-        return [_bytes(send)]
+        return [self._say(send)]
 
     def _transmit_unready(self, item: Input, _now: float) -> list[Output]:
         assert isinstance(item, TransmitFrame)
@@ -488,7 +521,7 @@ class ModemHost:
             return [self._frame(receive, now, precise=False)]
         self._stamp_at = now + STAMP_INTERVAL_S
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
-        return [_bytes(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+        return [self._say(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
 
     def _stamp(self, buffer: int, ticks: int) -> list[Output]:
         waiting = self._stamped.pop(buffer, None)
@@ -506,10 +539,6 @@ class ModemHost:
         )
 
 
-def _bytes(message: HostMessage) -> SendBytes:
-    return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
-
-
 _Action = Callable[[ModemHost, Input, float], list[Output]]
 
 _TABLE: Final[dict[tuple[State, type], _Action]] = {
@@ -521,10 +550,12 @@ _TABLE: Final[dict[tuple[State, type], _Action]] = {
     (State.SETTING_UP, PortOpened): ModemHost._opened,
     (State.SETTING_UP, PortClosed): ModemHost._closed,
     (State.SETTING_UP, BytesReceived): ModemHost._received,
+    (State.SETTING_UP, MessageReceived): ModemHost._told,
     (State.SETTING_UP, TransmitFrame): ModemHost._transmit_unready,
     (State.READY, PortOpened): ModemHost._opened,
     (State.READY, PortClosed): ModemHost._closed,
     (State.READY, BytesReceived): ModemHost._received,
+    (State.READY, MessageReceived): ModemHost._told,
     (State.READY, TransmitFrame): ModemHost._transmit,
 }
 """Every state change of the set-up and of the traffic; what is not here is ignored (bytes while resetting are

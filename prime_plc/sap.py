@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from prime_plc.modem_messages import HostMessage, ModemMessage
 from shared.ids import Eui48
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -34,6 +35,13 @@ class BytesReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A message of the modem came as a value (`Port.MESSAGES`)."""
+
+    message: ModemMessage
+
+
+@dataclass(frozen=True, slots=True)
 class SendData:
     """Send one LPDU on the 4-32 connection of a peer.
 
@@ -53,7 +61,7 @@ class SendData:
     priority: int = 2
 
 
-Input = PortOpened | PortClosed | BytesReceived | SendData
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | SendData
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 
@@ -63,6 +71,13 @@ class SendBytes:
     """Write these bytes to the serial port."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Hand this message to the modem as a value (`Port.MESSAGES`)."""
+
+    message: HostMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +174,7 @@ class FrameSeen:
     snr_db: float | None
 
 
-Output = SendBytes | ReopenPort | LinkUp | LinkDown | DataReceived | DataConfirmed | Happened | FrameSeen
+Output = SendBytes | SendMessage | ReopenPort | LinkUp | LinkDown | DataReceived | DataConfirmed | Happened | FrameSeen
 
 LPDU_DATA_BYTES_MAX = 1021
 """Longest data of one 4-32 LPDU (fact: 1024-byte SDU less three bytes of header)."""
