@@ -177,6 +177,7 @@ class ServiceNode:
 
     def _wake_searching(self, now: float) -> list[Output]:
         if self._candidates:
+            self._promotion_at = None
             if now >= self._search_until:
                 best = min(self._candidates.values(), key=_cost)
                 return self._join(best, now)
