@@ -1,7 +1,7 @@
-"""The ends of a street's wire: a real stack on a virtual modem, pumped by events; a meter that reports, a DCU that listens.
+"""The ends of a street's wire: a real stack on a virtual modem, pumped by events; meters that report, a DCU that hears.
 
-There are no tasks here: a stack is called when its modem says something or its deadline has come, so that two hundred of
-them fit into one core's virtual time. The same stations run on an asyncio loop in wall-clock time.
+There are no tasks here: a stack is called when its modem says something or its deadline has come, so that two hundred
+of them fit into one core's virtual time. The same stations run on a loop of asyncio in wall-clock time.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Pump:
 
     def _wake(self, armed_at: float) -> None:
         if not self._running or armed_at != self._armed_at:
-            return
+            return None
         self._armed_at = math.inf
         now = self._loop.time()
         for _ in range(WAKES_MAX):

@@ -11,7 +11,7 @@ import math
 import random
 import struct
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
@@ -20,7 +20,7 @@ import numpy as np
 
 from hil_tests.plc_stations import Listener, Meter, Pump
 from hil_tests.virtual.bursts import Reach
-from hil_tests.virtual.events import EventHeap
+from hil_tests.virtual.events import EventHeap, Scheduler
 from hil_tests.virtual.line import Frame, LineSettings, PowerLine
 from hil_tests.virtual.topology import BASE, PathSettings, Topology, depths, street
 from prime_plc.control import ControlType
@@ -147,10 +147,11 @@ class PlcStreet:
     """A street of stacks on one line."""
 
     def __init__(
-        self, settings: PlcStreetSettings, topology: Topology | None = None, loop: EventHeap | None = None
+        self, settings: PlcStreetSettings, topology: Topology | None = None, loop: Scheduler | None = None
     ) -> None:
         self.settings = settings
-        self.loop = loop or EventHeap()
+        self._heap = EventHeap()
+        self.loop: Scheduler = loop or self._heap
         self._draw = random.Random(settings.seed)
         reach_db = settings.line.level_dbuv - settings.line.noise_dbuv - LINK_MARGIN_DB
         if topology is None:
@@ -159,7 +160,7 @@ class PlcStreet:
         self.plan_hops = depths(topology, reach_db)
         self.line = PowerLine(self.loop, self._draw, settings.line, topology)
         self.line.on_frame = self._on_frame
-        self.airtime_s: Counter[str] = Counter()
+        self.airtime_s: defaultdict[str, float] = defaultdict(float)
         self.frames: Counter[str] = Counter()
         self._trace = hashlib.blake2b(digest_size=8)
         self._skip = SENTINEL_BYTES if settings.framing is TypeAFraming.STOCK else 0
@@ -176,6 +177,7 @@ class PlcStreet:
         for meter in self.meters:
             meter.on_link = self._on_link
         self.due: dict[tuple[int, int], float] = {}
+        self.on_frame: Callable[[str], None] = lambda _kind: None
 
     def _starter(self, number: int, name: str) -> Callable[[Callable[[Output], None]], Pump]:
         def start(on_output: Callable[[Output], None]) -> Pump:
@@ -184,6 +186,11 @@ class PlcStreet:
             return Pump(name, stack, self._stack_settings, self.line, self.loop, draw, on_output)
 
         return start
+
+    def run_until(self, until: float, done: Callable[[], bool] | None = None) -> None:
+        """Virtual time up to an instant [s], or until something is so."""
+        assert self.loop is self._heap, "a street on another's loop lives as long as that runs"
+        self._heap.run_until(until, done)
 
     # ---- what happens ------------------------------------------------------------------------------------------------
 
@@ -201,7 +208,7 @@ class PlcStreet:
         """Run until everybody's connection is open for the first time."""
         began_s = self.loop.time()
         self.power_on()
-        self.loop.run_until(began_s + limit_s, lambda: len(self._first_open_s) == len(self.meters))
+        self.run_until(began_s + limit_s, lambda: len(self._first_open_s) == len(self.meters))
         came = self._first_open_s
         times = [at_s - began_s for at_s in came.values()]
         missing = [meter.number for meter in self.meters if meter.number not in came]
@@ -227,7 +234,7 @@ class PlcStreet:
         began_s, ended_s = self.loop.time(), self.loop.time() + seconds
         again, dropped = (sum(getattr(m, what) for m in self.meters) for what in ("offered_again", "dropped"))
         twice = self.listener.twice
-        self.loop.run_until(ended_s + REPORT_AGE_S)
+        self.run_until(ended_s + REPORT_AGE_S)
         due = {key: at_s for key, at_s in self.due.items() if began_s <= at_s < ended_s}
         arrived = self.listener.arrived
         delays = [arrived[key] - at_s for key, at_s in due.items() if key in arrived]
@@ -267,10 +274,10 @@ class PlcStreet:
                     silent.discard(number)
 
             self.listener.on_report = heard
-            self.loop.run_until(failed_s + RECOVERY_S_MAX, lambda silent=silent: not silent)  # type: ignore[misc]
+            self.run_until(failed_s + RECOVERY_S_MAX, lambda silent=silent: not silent)  # type: ignore[misc]
             found.recovery_s.append(round(self.loop.time() - failed_s, 1))
             found.lost += [f"failure {found.failures} of meter {victim.number}: meter {n}" for n in sorted(silent)]
-            self.loop.run_until(self.loop.time() + SETTLE_S)
+            self.run_until(self.loop.time() + SETTLE_S)
         return found
 
     # ---- what is seen ------------------------------------------------------------------------------------------------
@@ -302,7 +309,7 @@ class PlcStreet:
         """A hash of every frame so far: who sent what when, and who received it."""
         return self._trace.hexdigest()
 
-    def _on_link(self, meter: Meter, up: bool) -> None:  # noqa: FBT001  # a callback
+    def _on_link(self, meter: Meter, up: bool) -> None:  # a callback
         self._open += 1 if up else -1
         if up:
             self._first_open_s.setdefault(meter.number, self.loop.time())
@@ -311,6 +318,7 @@ class PlcStreet:
         kind = frame_kind(frame.pdu[self._skip :])
         self.frames[kind] += 1
         self.airtime_s[kind] += frame.end_s - frame.start_s
+        self.on_frame(kind)
         self._trace.update(struct.pack(">dHH", frame.start_s, frame.at, len(frame.delivered)))
         self._trace.update(frame.pdu)
 
@@ -384,7 +392,7 @@ def run_street(
     began = time.process_time()
     street_ = PlcStreet(settings, topology)
     started = street_.start()
-    before_s, before = street_.loop.time(), Counter(street_.airtime_s)
+    before_s, before = street_.loop.time(), street_.airtime_s.copy()
     reported = failed = None
     if minutes or fail_switches:
         street_.begin_reports()
@@ -402,7 +410,9 @@ def run_street(
         levels=levels,
         reported=reported,
         failed=failed,
-        airtime={k: round((street_.airtime_s[k] - before[k]) / span_s, 4) if span_s else 0.0 for k in street_.airtime_s},
+        airtime={
+            k: round((street_.airtime_s[k] - before[k]) / span_s, 4) if span_s else 0.0 for k in street_.airtime_s
+        },
         line=asdict(street_.line.counters),
         virtual_s=round(street_.loop.time(), 1),
         cpu_s=round(time.process_time() - began, 2),

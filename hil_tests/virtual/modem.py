@@ -172,9 +172,7 @@ class VirtualModem:
 
     def _answer_in(self, message: ModemMessage, length: int, after_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        start_s = self._loop.time() + after_s
-        if start_s < self._out_free_at:
-            start_s = self._out_free_at
+        start_s = max(self._loop.time() + after_s, self._out_free_at)
         self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
         if self.on_message is not None:
             self._loop.call_at(self._out_free_at, self.on_message, message)

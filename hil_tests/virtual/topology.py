@@ -182,28 +182,27 @@ class _Graph:
         for place in plan.places.values():
             self._around.setdefault(place.bus, [])
             self._houses[place.bus] = self._houses.get(place.bus, 0) + 1
-        self._pass_db = {bus: self._passing_db(bus) for bus in self._around}
 
-    def _passing_db(self, bus: str) -> float:
-        """Every house at the bus or at the end of a line of its own is a tap; more than two cables are a branching."""
-        services = sum(len(self._around[other]) == 1 and other in self._houses for other, _ in self._around[bus])
-        cables = len(self._around[bus]) - services
-        taps = services + self._houses.get(bus, 0)
-        return self._settings.tap_db * taps + self._settings.branch_db * max(0, cables - 2)
+    def _side_db(self, bus: str) -> float:
+        """What a bus beside the way takes: the end of a service line a tap, a cable its share of a joint."""
+        service = len(self._around[bus]) == 1 and bus in self._houses
+        return self._settings.tap_db if service else self._settings.branch_db
 
     def from_bus(self, start: str) -> dict[str, tuple[float, float]]:
         """To every bus: what the cable costs and what else there is on the way [dB]."""
         found: dict[str, tuple[float, float]] = {}
-        queue = [(0.0, start, 0.0)]
+        queue = [(0.0, start, "", 0.0)]
         while queue:
-            total_db, bus, cable_db = heapq.heappop(queue)
+            total_db, bus, before, cable_db = heapq.heappop(queue)
             if bus in found:
                 continue
             found[bus] = cable_db, total_db - cable_db
-            passing_db = 0.0 if bus == start else self._pass_db[bus]
+            sides_db = self._settings.tap_db * self._houses.get(bus, 0)
+            sides_db += sum(self._side_db(side) for side, _ in self._around[bus] if side != before)
             for other, metres_db in self._around[bus]:
                 if other not in found:
-                    heapq.heappush(queue, (total_db + passing_db + metres_db, other, cable_db + metres_db))
+                    passing_db = 0.0 if bus == start else sides_db - self._side_db(other)
+                    heapq.heappush(queue, (total_db + passing_db + metres_db, other, bus, cable_db + metres_db))
         return found
 
 
@@ -251,19 +250,22 @@ def depths(topology: Topology, reach_db: float, base: str = BASE) -> Reals:
 def street(houses: int, levels: int, seed: int, reach_db: float, settings: PathSettings) -> tuple[Plan, Topology]:
     """A made-up street as long as it takes for a tenth of its houses to be ``levels`` hops or more from the base.
 
+    One of a single level is as long as it may be. Fewer levels take more cables from the substation: fifty houses on
+    one cable are more than a hop by their taps alone.
+
     Args:
         houses, levels, seed: of the street.
         reach_db: what a hop may cost against the line's noise floor.
         settings: losses.
     """
-    plan = street_plan(houses, seed, spacing_m=1.0)
+    plan = street_plan(houses, seed, spacing_m=1.0, cables=max(2, -(-houses // (15 * levels))))
     low_m, high_m = 1.0, 200.0
     for _ in range(12):
         middle_m = (low_m + high_m) / 2
         hops = depths(topology_of(_spaced(plan, middle_m), settings, seed), reach_db)
-        far = np.quantile(hops, 0.9, method="lower") >= levels
+        far = hops.max() > 1 if levels == 1 else np.quantile(hops, 0.9, method="lower") >= levels
         low_m, high_m = (low_m, middle_m) if far else (middle_m, high_m)
-    plan = _spaced(plan, high_m if levels > 1 else low_m / 2)
+    plan = _spaced(plan, low_m if levels == 1 else high_m)
     return plan, topology_of(plan, settings, seed)
 
 
