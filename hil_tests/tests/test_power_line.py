@@ -284,12 +284,12 @@ def test_a_receiver_s_bursts_are_its_own_and_take_their_share() -> None:
         100, 40, 40, burst_rate_hz=0.3 / 0.7 / 0.5, burst_s=0.5, burst_db=60, burst_reach=Reach.RECEIVER
     )
     bench = Bench("abc", settings)
-    frames = bench.times("a", 6000, pdu=bytes(20))
+    frames = bench.times("a", 6000, gap_s=0.04, pdu=bytes(20))
     lost = {name: np.array([name not in frame.delivered for frame in frames]) for name in "bc"}
     for name in "bc":
-        assert 0.25 < lost[name].mean() < 0.40, "0.3 and what a frame touches at its edges"
+        assert 0.25 < lost[name].mean() < 0.42, "0.3 and what a frame touches at its edges"
         again = (lost[name][1:] & lost[name][:-1]).sum() / lost[name].sum()
-        assert again > 0.9, "bursts, not single losses"
+        assert again > 0.8, "bursts, not single losses"
     both = (lost["b"] & lost["c"]).mean()
     assert both == pytest.approx(lost["b"].mean() * lost["c"].mean(), abs=0.05)
 

@@ -158,9 +158,10 @@ class PowerLine:
         self._bursts = Bursts(
             self._settings.burst_reach, self._settings.burst_rate_hz, self._settings.burst_s, self._chance, loop.time()
         )
-        self._present = np.zeros(0, dtype=bool)
-        self._reading = np.zeros(0, dtype=np.int64)
-        self._sending = np.zeros(0, dtype=bool)
+        self._luck = random.Random(draw.getrandbits(64))
+        self._present: list[bool] = []
+        self._sending: list[bool] = []
+        self._reading: list[int] = []
         self._on_air: list[Frame] = []
         self.dead = False
         self.counters = LineCounters()
@@ -176,9 +177,9 @@ class PowerLine:
             return
         at = self._index[station.name] = len(self._stations)
         self._stations.append(station)
-        self._present = np.append(self._present, True)
-        self._sending = np.append(self._sending, False)
-        self._reading = np.append(self._reading, NOBODY)
+        self._present.append(True)
+        self._sending.append(False)
+        self._reading.append(NOBODY)
         self._links.grow(self._topology, [one.name for one in self._stations])
         self._bursts.grow(at + 1)
 
@@ -246,77 +247,74 @@ class PowerLine:
 
     def _find_readers(self, frame: Frame, now: float) -> None:
         """Who will read this frame: whoever is free and hears it, and who has just begun with a weaker one."""
-        links = self._links
-        power = links.power[frame.at] * 10 ** (-frame.attenuation_db / 10)
-        hears = self._present & ~self._sending
+        links, reading = self._links, self._reading
+        hearers = links.hearers(frame.at, frame.attenuation_db)
         if not self._on_air:
-            hears &= links.snr_db[frame.at] > frame.attenuation_db
-            self._reading[hears] = frame.number
+            for station in hearers:
+                if self._present[station]:
+                    reading[station] = frame.number
             return
+        power = links.power[frame.at] * 10 ** (-frame.attenuation_db / 10)
         others = links.noise.copy()
-        busy = self._reading != NOBODY
+        weaker: dict[int, Reals] = {}
         for other in self._on_air:
             theirs = links.power[other.at] * 10 ** (-other.attenuation_db / 10)
             others += theirs
             if now < other.start_s + PREAMBLE_S:  # of two that begin at once, the stronger
-                busy &= ~((self._reading == other.number) & (power > theirs))
-        hears &= ~busy & (power > links.colour[frame.at] * others)
-        self._reading[hears] = frame.number
+                weaker[other.number] = theirs
+        hears = power > links.colour[frame.at] * others
+        for station in hearers:
+            if not hears[station] or not self._present[station] or self._sending[station]:
+                continue
+            busy = reading[station]
+            if busy == NOBODY or (busy in weaker and power[station] > weaker[busy][station]):
+                reading[station] = frame.number
 
     def _ended(self, frame: Frame) -> None:
         self._on_air.remove(frame)
         self._sending[frame.at] = False
-        readers = np.flatnonzero(self._reading == frame.number)
-        self._reading[readers] = NOBODY
+        reading = self._reading
+        readers = [station for station, number in enumerate(reading) if number == frame.number]
+        for station in readers:
+            reading[station] = NOBODY
         self.counters.clashed += bool(frame.clashes)
-        if len(readers) and not self.dead:
+        if readers and not self.dead:
             self._receive(frame, readers)
         frame.clashes.clear()  # a chain of them would keep every frame of the day
         self.on_frame(frame)
 
-    def _receive(self, frame: Frame, readers: Indices) -> None:
-        links, at = self._links, frame.at
+    def _receive(self, frame: Frame, readers: list[int]) -> None:
+        links, at, counters, chance = self._links, frame.at, self.counters, self._luck.random
         symbols = payload_symbols(len(frame.pdu), frame.scheme, frame.mode)
-        header_error = links.header_error[at, readers]
-        survival = symbols * links.survival(frame.scheme)[at, readers]
-        snr_db = links.snr_db[at, readers]
-        disturbance = self._disturbance(frame, readers, symbols)
-        if disturbance is not None:
-            columns, power = disturbance
-            found = self._disturbed(frame, readers[columns], power)
-            header_error[columns], survival[columns], snr_db[columns] = found
-        chance = self._chance.random((2, len(readers)))
-        detected = chance[0] >= header_error
-        if links.lossy:
-            detected &= self._chance.random(len(readers)) >= links.loss[at, readers]
-        good = chance[1] < np.exp(survival)
-        counters = self.counters
+        row = links.row(at, frame.scheme, symbols)
+        disturbed = self._disturbance(frame, readers, symbols)
         counters.read += len(readers)
-        found_columns = np.flatnonzero(detected)
-        counters.unread += len(readers) - len(found_columns)
-        level_dbuv = links.level_dbuv[at, readers] - frame.attenuation_db
-        for reader, fine, snr, level in zip(
-            readers[found_columns].tolist(),
-            good[found_columns].tolist(),
-            snr_db[found_columns].tolist(),
-            level_dbuv[found_columns].tolist(),
-            strict=True,
-        ):
+        for reader in readers:
+            header_error, good, snr_db, level_dbuv = row[reader]
+            if reader in disturbed:
+                header_error, good, snr_db = disturbed[reader]
+            if chance() < header_error or (links.lossy and chance() < links.loss[at, reader]):
+                counters.unread += 1
+                continue
             station = self._stations[reader]
-            if fine:
+            pdu = frame.pdu
+            if chance() < good:
                 frame.delivered.append(station.name)
-                station.deliver(frame, frame.pdu, snr, level)
             else:
                 counters.damaged += 1
-                pdu = self._damage(frame, snr - self._settings.implementation_loss_db)
-                station.deliver(frame, pdu, snr, level)
+                pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)
+            station.deliver(frame, pdu, snr_db, level_dbuv - frame.attenuation_db)
 
-    def _disturbance(self, frame: Frame, readers: Indices, symbols: int) -> tuple[Indices, Reals] | None:
-        """Noise beyond the floor at whom it concerns: positions in ``readers``, and its power by header and symbol.
+    def _disturbance(self, frame: Frame, stations: list[int], symbols: int) -> dict[int, tuple[float, float, float]]:
+        """Whom noise beyond the floor concerns: header error, chance of a good payload, mean signal to noise [dB].
 
-        The first row is preamble and header, the others one payload symbol each.
+        Its power stands in a matrix by time and reader; the first row is preamble and header, the others are one
+        payload symbol each.
         """
         links, settings = self._links, self._settings
+        if not (frame.clashes or settings.burst_rate_hz or settings.impulse_rate_hz or frame.attenuation_db):
+            return {}
+        readers = np.array(stations)
         impulses = None
         if settings.impulse_rate_hz:
             mean = settings.impulse_rate_hz * (frame.end_s - frame.start_s)
@@ -326,7 +324,7 @@ class PowerLine:
             lift = 10 ** (settings.burst_db / 10) - 1
             bursts = list(self._bursts.during(frame.start_s, frame.end_s, links, readers, lift))
         if not (frame.clashes or bursts or frame.attenuation_db or (impulses is not None and impulses.any())):
-            return None
+            return {}
         noise = links.noise[readers]
         power = np.zeros((symbols + 1, len(readers)))
         from_s = np.empty(symbols + 1)
@@ -342,19 +340,17 @@ class PowerLine:
             for column in np.flatnonzero(impulses).tolist():
                 rows = self._chance.integers(0, symbols + 1, impulses[column])
                 power[rows, column] += noise[column] * 10 ** (settings.impulse_db / 10)
-        if frame.attenuation_db:
-            return np.arange(len(readers)), power
-        columns = np.flatnonzero((power > NEGLIGIBLE * noise).any(axis=0))
-        return (columns, power[:, columns]) if len(columns) else None
+        columns = np.flatnonzero((power > NEGLIGIBLE * noise).any(axis=0) | bool(frame.attenuation_db))
+        return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
 
-    def _disturbed(self, frame: Frame, readers: Indices, power: Reals) -> tuple[Reals, Reals, Reals]:
-        """Header error, logarithm of the payload's survival, and mean signal to noise [dB], symbol by symbol."""
+    def _disturbed(self, frame: Frame, readers: Indices, power: Reals) -> dict[int, tuple[float, float, float]]:
         links = self._links
         signal_db = links.level_dbuv[frame.at, readers] - frame.attenuation_db - links.colour_db[frame.at, readers]
         snr_db = signal_db - 10 * np.log10(links.noise[readers] + power)
         margin_db = snr_db - self._settings.implementation_loss_db
-        survival = symbol_survival(margin_db[1:], frame.scheme).sum(axis=0)
-        return header_errors(margin_db[0]), survival, snr_db.mean(axis=0)
+        good = np.exp(symbol_survival(margin_db[1:], frame.scheme).sum(axis=0))
+        found = (header_errors(margin_db[0]).tolist(), good.tolist(), snr_db.mean(axis=0).tolist())
+        return dict(zip(readers.tolist(), zip(*found, strict=True), strict=True))
 
     def _damage(self, frame: Frame, margin_db: float) -> bytes:
         """Flip bits of the payload; at least one. The seven bytes in the header have a checksum of their own."""
@@ -375,7 +371,8 @@ class _Links:
         self._chance = chance
         self._count = 0
         self._stepped_s = 0.0
-        self._survival: dict[Scheme, Reals] = {}
+        self._rows: dict[tuple[int, Scheme, int], list[tuple[float, float, float, float]]] = {}
+        self._hearers: dict[int, list[int]] = {}
         self.path_db = np.zeros((0, 0))
         self.colour_db = np.zeros((0, 0))
         self.loss = np.zeros((0, 0))
@@ -431,13 +428,28 @@ class _Links:
         self.noise = 10 ** (noise_dbuv / 10)
         self.snr_db = self.level_dbuv - self.colour_db - noise_dbuv
         self.colour = 10 ** (self.colour_db / 10)
-        self.margin_db = self.snr_db - settings.implementation_loss_db
-        self.header_error = header_errors(self.margin_db)
-        self._survival.clear()
+        np.fill_diagonal(self.snr_db, -np.inf)
+        self._rows.clear()
+        self._hearers.clear()
 
-    def survival(self, scheme: Scheme) -> Reals:
-        """Logarithm of one symbol's survival without disturbance."""
-        found = self._survival.get(scheme)
+    def hearers(self, sender: int, attenuation_db: float) -> list[int]:
+        """Who hears a sender at all: more signal than noise."""
+        if attenuation_db:
+            return np.flatnonzero(self.snr_db[sender] > attenuation_db).tolist()
+        found = self._hearers.get(sender)
         if found is None:
-            found = self._survival[scheme] = symbol_survival(self.margin_db, scheme)
+            found = self._hearers[sender] = np.flatnonzero(self.snr_db[sender] > 0).tolist()
+        return found
+
+    def row(self, sender: int, scheme: Scheme, symbols: int) -> list[tuple[float, float, float, float]]:
+        """For every station header error, chance of a good payload, signal to noise [dB] and level [dBuV], when
+        nothing disturbs; kept until something changes."""
+        found = self._rows.get((sender, scheme, symbols))
+        if found is None:
+            snr_db = self.snr_db[sender]
+            margin_db = snr_db - self._settings.implementation_loss_db
+            good = np.exp(symbols * symbol_survival(margin_db, scheme))
+            columns = (header_errors(margin_db), good, snr_db, self.level_dbuv[sender])
+            found = list(zip(*(column.tolist() for column in columns), strict=True))
+            self._rows[sender, scheme, symbols] = found
         return found
