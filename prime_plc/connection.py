@@ -17,6 +17,7 @@ from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 
 MODULUS = 64
+PATIENCE_GROWTH_MAX = 4
 SEGMENTS_MAX = 64
 
 
@@ -29,6 +30,7 @@ class _Packet:
     token: int | None
     sent_s: float = 0.0
     count: int = 0
+    asked: bool = False
 
 
 @dataclass(slots=True)
@@ -48,14 +50,17 @@ def _ahead(number: int, base: int) -> int:
 class Connection:
     """Both directions of one connection with ARQ."""
 
-    def __init__(self, settings: MacSettings) -> None:
+    def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
+        self._floor_s = settings.retransmit_s_min * hops
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
         self._unacknowledged: deque[_Packet] = deque()
         self._next_number = 0
         self._peer_window = settings.window_start
-        self._round_trip_s = settings.retransmit_s_min / 4
+        self._round_trip_s = self._floor_s / 4
+        self._heard_since = 0
+        self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -91,7 +96,7 @@ class Connection:
     @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
-        deadlines = [packet.sent_s + self._patience_s for packet in self._unacknowledged]
+        deadlines = [packet.sent_s + self._patience_s(packet) for packet in self._unacknowledged]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
@@ -99,19 +104,29 @@ class Connection:
         return min(deadlines, default=None)
 
     @property
-    def _patience_s(self) -> float:
-        return max(self._settings.retransmit_s_min, 4 * self._round_trip_s)
+    def sendable(self) -> bool:
+        """Whether a new packet may go now: something waits and the window is open."""
+        return bool(self._waiting) and len(self._unacknowledged) < self._peer_window
 
-    def packets(self, now: float) -> list[bytes]:
-        """Payloads to send now: repetitions, new packets within the window, or an acknowledgement that is due."""
+    def _patience_s(self, packet: _Packet) -> float:
+        """Grows with each repetition: what is lost often is lost to something that lasts."""
+        patience_s = max(self._floor_s, 4 * self._round_trip_s)
+        return float(patience_s * min(2 ** max(0, packet.count - 1), PATIENCE_GROWTH_MAX))
+
+    def packets(self, now: float, limit: int = MODULUS) -> list[bytes]:
+        """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
+        that is due."""
         bodies: list[_Packet] = []
         for packet in self._unacknowledged:
-            if now >= packet.sent_s + self._patience_s:
+            if len(bodies) < limit and now >= packet.sent_s + self._patience_s(packet):
                 if packet.count >= self._settings.transmissions_max:
                     self.failed = True
                     return []
+                if not packet.asked:
+                    self.timeouts += 1
+                packet.asked = False
                 bodies.append(packet)
-        while self._waiting and len(self._unacknowledged) < self._peer_window:
+        while self.sendable and len(bodies) < limit:
             body, token = self._waiting.popleft()
             packet = _Packet(self._next_number, body, token)
             self._next_number = (self._next_number + 1) % MODULUS
@@ -123,11 +138,13 @@ class Connection:
         for index, packet in enumerate(bodies):
             packet.sent_s = now
             packet.count += 1
-            payloads.append(self._header(packet.number, flush=index == len(bodies) - 1) + packet.body)
+            flush = index == len(bodies) - 1 and not self.sendable
+            payloads.append(self._header(packet.number, flush=flush) + packet.body)
         if not payloads and self._acknowledge_at is not None and now >= self._acknowledge_at:
             payloads.append(self._header(self._next_number, flush=False))
         if payloads:
             self._acknowledge_at = None
+            self._heard_since = 0
         return payloads
 
     def _header(self, number: int, *, flush: bool) -> bytes:
@@ -151,7 +168,9 @@ class Connection:
         tokens = self._acknowledged(header, now)
         if not body:
             return [], tokens
-        hold_s = self._settings.flush_hold_s if header.flush else self._settings.acknowledge_hold_s
+        self._heard_since += 1
+        urgent = header.flush or self._heard_since >= self._settings.window // 2
+        hold_s = self._settings.flush_hold_s if urgent else self._settings.acknowledge_hold_s
         due = now + hold_s
         self._acknowledge_at = due if self._acknowledge_at is None else min(due, self._acknowledge_at)
         if _ahead(header.packet_id, self._expected) < self._settings.window:
@@ -181,7 +200,8 @@ class Connection:
             # A first transmission that is missed is lost, as a later one has come; a repetition may be on its way.
             again = packet.count == 1 or now - packet.sent_s > self._round_trip_s
             if packet.number in header.nacks and again:
-                packet.sent_s = now - self._patience_s  # due at once
+                packet.asked = True
+                packet.sent_s = now - self._patience_s(packet)  # due at once
         return tokens
 
     def _assemble(self, body: bytes, now: float) -> bytes | None:

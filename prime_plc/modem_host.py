@@ -123,6 +123,11 @@ class ModemSettings:
         assert 1 <= self.channel <= 8, self.channel
         assert 0 <= self.attenuation_db <= ATTENUATION_DB_MAX, self.attenuation_db
 
+    @property
+    def stock(self) -> bool:
+        """Whether the firmware adds its three bytes."""
+        return self.framing is TypeAFraming.STOCK
+
     def air_bytes(self, length: int) -> int:
         """Bytes on air of a PDU of ``length`` bytes."""
         return length + len(SENTINEL) if self.framing is TypeAFraming.STOCK else length

@@ -20,7 +20,17 @@ from prime_plc.modem_host import (
     TransmitFrame,
 )
 from prime_plc.modem_messages import TransmitResult
-from prime_plc.sap import LPDU_DATA_BYTES_MAX, DataConfirmed, DataResult, Direction, FrameSeen, Input, Output, SendData
+from prime_plc.sap import (
+    LPDU_DATA_BYTES_MAX,
+    DataConfirmed,
+    DataResult,
+    Direction,
+    FrameSeen,
+    Input,
+    MacInput,
+    Output,
+    SendData,
+)
 from prime_plc.service_node import ServiceNode
 from prime_plc.settings import MacSettings
 from shared.ids import Eui48
@@ -65,6 +75,8 @@ class Stack:
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:
                 return [DataConfirmed(item.token, item.peer, DataResult.TOO_LONG)]
+            return self._join(self._node.handle(item, now), now)
+        if isinstance(item, MacInput):
             return self._join(self._node.handle(item, now), now)
         return self._join(self._modem.handle(item, now), now)
 

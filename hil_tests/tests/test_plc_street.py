@@ -78,7 +78,7 @@ def test_a_small_street_connects_and_reports() -> None:
     reported = street.report_for(300.0)
     assert reported.due >= 8 * 29
     assert reported.delivered == reported.due
-    assert street.levels() == {"1": 8}
+    assert sum(street.levels().values()) == 8
 
 
 def test_burst_loss_is_the_share_of_the_time_a_receiver_is_deaf() -> None:
