@@ -314,16 +314,13 @@ class PowerLine:
         links, settings = self._links, self._settings
         if not (frame.clashes or settings.burst_rate_hz or settings.impulse_rate_hz or frame.attenuation_db):
             return {}
+        impulses = self._impulses(frame, stations)
         readers = np.array(stations)
-        impulses = None
-        if settings.impulse_rate_hz:
-            mean = settings.impulse_rate_hz * (frame.end_s - frame.start_s)
-            impulses = self._chance.poisson(mean, len(readers))
         bursts = []
         if settings.burst_rate_hz:
             lift = 10 ** (settings.burst_db / 10) - 1
             bursts = list(self._bursts.during(frame.start_s, frame.end_s, links, readers, lift))
-        if not (frame.clashes or bursts or frame.attenuation_db or (impulses is not None and impulses.any())):
+        if not (frame.clashes or bursts or frame.attenuation_db or impulses):
             return {}
         noise = links.noise[readers]
         power = np.zeros((symbols + 1, len(readers)))
@@ -336,12 +333,22 @@ class PowerLine:
             power += ((from_s < other.end_s) & (to_s > other.start_s))[:, None] * theirs
         for on_s, off_s, heard in bursts:
             power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * heard
-        if impulses is not None:
-            for column in np.flatnonzero(impulses).tolist():
-                rows = self._chance.integers(0, symbols + 1, impulses[column])
-                power[rows, column] += noise[column] * 10 ** (settings.impulse_db / 10)
+        for column in impulses:
+            power[self._luck.randrange(symbols + 1), column] += noise[column] * 10 ** (settings.impulse_db / 10)
         columns = np.flatnonzero((power > NEGLIGIBLE * noise).any(axis=0) | bool(frame.attenuation_db))
         return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
+
+    def _impulses(self, frame: Frame, stations: list[int]) -> list[int]:
+        """One position in ``stations`` for each impulse that somebody hears during a frame."""
+        rate_hz = self._settings.impulse_rate_hz * len(stations)
+        if not rate_hz:
+            return []
+        found = []
+        at_s = frame.start_s + self._luck.expovariate(rate_hz)
+        while at_s < frame.end_s:
+            found.append(self._luck.randrange(len(stations)))
+            at_s += self._luck.expovariate(rate_hz)
+        return found
 
     def _disturbed(self, frame: Frame, readers: Indices, power: Reals) -> dict[int, tuple[float, float, float]]:
         links = self._links
