@@ -275,7 +275,7 @@ class BaseNode:
         downlink, level = bool(data[1] & 0x40), data[1] & 0x3F
         if downlink:
             if level == 1 and len(self.transmitter.custody):
-                self._passed_on(data)
+                self._passed_on(data, now)
             return None
         if level != LEVEL:
             return None
@@ -286,21 +286,21 @@ class BaseNode:
             return None
         assert isinstance(pdu, GenericPdu)
         self._measure(pdu, item, now)
-        self.transmitter.answered(pdu)
+        self.transmitter.answered(pdu, now)
         outputs: list[Output] = []
         for packet in pdu.packets:
             outputs += self._packet(packet, now)
         return outputs
 
-    def _passed_on(self, data: bytes) -> None:
+    def _passed_on(self, data: bytes, now: float) -> None:
         """A switch of ours relays something downward: what we gave it?"""
         try:
             pdu = decode_pdu(data, self.sna)
         except DecodeError:
-            self.transmitter.overheard_damaged(data)
+            self.transmitter.overheard_damaged(data, now)
             return
         assert isinstance(pdu, GenericPdu)
-        self.transmitter.overheard(pdu)
+        self.transmitter.overheard(pdu, now)
 
     def _measure(self, pdu: GenericPdu, item: FrameReceived, now: float) -> None:
         """Link quality of the child that sent or relayed this."""

@@ -21,6 +21,7 @@ from prime_plc.subheader import ArqHeader
 from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
+HOP_WAIT_S_MAX = 2.0
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 
@@ -29,7 +30,7 @@ HEADER_SEEN_BYTES = 7
 class _Kept:
     outgoing: Outgoing
     packet: Packet
-    body: bytes
+    sent_s: float
 
 
 class Custody:
@@ -40,6 +41,8 @@ class Custody:
         self._draw = draw
         self._kept: dict[bytes, _Kept] = {}
         self._deadlines: Deadlines[bytes] = Deadlines()
+        self._delay_s = settings.hop_wait_s / 2
+        self._spread_s = settings.hop_wait_s / 8
         self.repeated = 0
         self.given_up = 0
 
@@ -60,26 +63,29 @@ class Custody:
         """Packets left the modem; wait for their relaying."""
         if self._settings.hop_repeats_max == 0:
             return
-        wait_s = airtime_s + self._settings.hop_wait_s * (1 + outgoing.tries) * self._draw.uniform(0.8, 1.3)
+        usual_s = min(HOP_WAIT_S_MAX, max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s))
+        wait_s = airtime_s + usual_s * (1 + outgoing.tries) * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not expects_acknowledgement(packet):
                 continue
             body = packet.encode()
-            self._kept[body] = _Kept(outgoing, packet, body)
+            self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
 
-    def overheard(self, pdu: GenericPdu) -> list[int]:
+    def overheard(self, pdu: GenericPdu, now: float) -> list[int]:
         """The next hop has passed these on; keys of the neighbours that did."""
         bodies = dict.fromkeys(packet.encode() for packet in pdu.packets)
-        return self._release([body for body in bodies if body in self._kept])
+        return self._release([body for body in bodies if body in self._kept], now)
 
-    def overheard_damaged(self, data: bytes) -> list[int]:
+    def overheard_damaged(self, data: bytes, now: float) -> list[int]:
         """The same of a PDU whose payload is damaged."""
         header = data[GENERIC_HEADER_BYTES:HEADER_SEEN_BYTES]
         length = len(data) - GENERIC_HEADER_BYTES - CRC32_BYTES
-        return self._release([body for body in self._kept if len(body) == length and body[: len(header)] == header][:1])
+        return self._release(
+            [body for body in self._kept if len(body) == length and body[: len(header)] == header][:1], now
+        )
 
-    def answered(self, packet: Packet, *, downlink: bool) -> list[int]:
+    def answered(self, packet: Packet, now: float, *, downlink: bool) -> list[int]:
         """A packet travels the other way; it confirms those that it acknowledges."""
         if packet.control or not self._kept:
             return []
@@ -89,25 +95,29 @@ class Custody:
             same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
             if same and not mine.control and kept.outgoing.downlink != downlink and _acknowledges(packet, mine):
                 done.append(body)
-        return self._release(done)
+        return self._release(done, now)
 
-    def _release(self, bodies: list[bytes]) -> list[int]:
+    def _release(self, bodies: list[bytes], now: float) -> list[int]:
         neighbours = []
         for body in bodies:
             kept = self._kept.pop(body)
+            if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
+                error_s = now - kept.sent_s - self._delay_s
+                self._delay_s += error_s / 8
+                self._spread_s += (abs(error_s) - self._spread_s) / 4
             self._deadlines.set(body, None)
             if kept.outgoing.neighbour is not None:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
-    def due(self, now: float) -> tuple[list[Outgoing], list[Packet]]:
-        """Packets to repeat now, and those that are given up."""
+    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Packet]]:
+        """Packets to repeat now, and those that are given up; all of them when the channel is crowded anyway."""
         again: list[Outgoing] = []
         over: list[Packet] = []
         for body in self._deadlines.due(now):
             kept = self._kept.pop(body)
             old = kept.outgoing
-            if old.tries >= self._settings.hop_repeats_max:
+            if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
                 over.append(kept.packet)
                 continue

@@ -154,7 +154,7 @@ class Links:
         link.good = 0
         if link.lost >= self._settings.losses_to_fall:
             link.lost = 0
-            link.penalty = min(link.penalty + 1, link.step)
+            link.penalty = min(link.penalty + 1, link.step, self._settings.penalty_max)
 
     def delivered(self, key: int) -> None:
         """A frame to the neighbour was taken; many in a row forgive one step."""

@@ -269,7 +269,7 @@ class ServiceNode:
         if good and from_base and heard.count >= self.settings.search_base_beacons:
             return self._join(heard, now)
         if good and self._searched and self._decide_at is None:
-            self._decide_at = now + self.settings.search_more_s
+            self._decide_at = now + self.settings.search_more_s * self._draw.uniform(0.7, 1.3)
         return []
 
     def _wake_searching(self, now: float) -> list[Output]:
@@ -304,6 +304,7 @@ class ServiceNode:
 
     def _join(self, chosen: Heard, now: float) -> list[Output]:
         beacon = chosen.beacon
+        spread_s = self.settings.late_spread_s if self._searched else self.settings.register_spread_s
         self._searched = True
         self._forget_network()
         self.sna, self.sid, self.level = beacon.sna, beacon.sid, beacon.level
@@ -313,7 +314,7 @@ class ServiceNode:
         self._follow(beacon, now)
         self.state = State.REGISTERING
         self._tries = 0
-        self._retry_at = now + self._draw.uniform(0.0, self.settings.register_spread_s)
+        self._retry_at = now + self._draw.uniform(0.0, spread_s)
         return [Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")]
 
     def _follow(self, beacon: Beacon, now: float) -> None:
@@ -342,7 +343,7 @@ class ServiceNode:
         if not downlink and level == switch_level:
             return self._from_below(item, now)
         if len(self.transmitter.custody) and level == (self.level + 2 if downlink else self.level - 1):
-            return self._relayed_by_next(item)
+            return self._relayed_by_next(item, now)
         if len(self._calls) and glance(data).control == ControlType.PRO:
             self._others_promotion(item, now)
         return None
@@ -396,7 +397,7 @@ class ServiceNode:
         from_parent = any(packet.sid == self.sid or self.switching.below(packet.sid) for packet in pdu.packets)
         if from_parent:
             self.transmitter.links.heard(PARENT, item.snr_db, now)
-        self.transmitter.answered(pdu)
+        self.transmitter.answered(pdu, now)
         self.switching.down(pdu, now)
         outputs: list[Output] = []
         for packet in pdu.packets:
@@ -417,17 +418,17 @@ class ServiceNode:
         if child is not None:
             self.transmitter.links.heard(child, item.snr_db, now)
             self._fit(child, item, now)
-        self.transmitter.answered(pdu)
+        self.transmitter.answered(pdu, now)
         for packet in self.switching.up(pdu, now):
             self._told_by_child(packet, now)
         return []
 
-    def _relayed_by_next(self, item: FrameReceived) -> list[Output] | None:
+    def _relayed_by_next(self, item: FrameReceived, now: float) -> list[Output] | None:
         pdu = self._decode(item.pdu)
         if isinstance(pdu, GenericPdu):
-            self.transmitter.overheard(pdu)
+            self.transmitter.overheard(pdu, now)
         elif pdu is None:
-            self.transmitter.overheard_damaged(item.pdu)
+            self.transmitter.overheard_damaged(item.pdu, now)
         return []
 
     def _decode(self, data: bytes) -> Pdu | None:
@@ -631,7 +632,7 @@ class ServiceNode:
         assert isinstance(prm, Prm)
         if not prm.response:
             known = self.transmitter.links.told(PARENT, prm.snr, now)
-            self._send_control(ControlType.PRM, Prm(True, not known, prm.snr).encode(), now)
+            self._send_control(ControlType.PRM, Prm(True, not known, prm.snr).encode(), now, keep=Keep.NO)
         return []
 
     def _told_by_child(self, packet: Packet, now: float) -> None:

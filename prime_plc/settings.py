@@ -34,6 +34,7 @@ class MacSettings:
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
         losses_to_fall, deliveries_to_rise: in a row, one step down or up (ours).
+        penalty_max: steps down at most; a collision is no fault of the modulation, and slower frames collide more (ours).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -58,6 +59,7 @@ class MacSettings:
         control_repeats_max: repetitions before giving up (recalled 3 to 5, 3).
         register_spread_s: random wait before a registration, doubled with each try, so that nodes that heard the same
             beacon spread (ours).
+        late_spread_s: the same for nodes that have waited for a switch, as many may have waited for this one (ours).
         missed_beacons_max: expected beacons missed in a row before the switch is lost (recalled).
         promotion_period_s, promotions_max: promotion-needed PDUs while nothing is heard (range published).
         promotion_backoff_max: the period grows to this many times itself while nobody answers (ours).
@@ -90,7 +92,8 @@ class MacSettings:
         uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
             that buffer ARQ are not established).
-        hop_wait_s: for that relaying (ours).
+        crowded_queue: with more frames waiting nothing is repeated (ours).
+        hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
 
     Connections:
@@ -115,8 +118,9 @@ class MacSettings:
     schemes: tuple[Scheme, ...] = LADDER
     scheme_margin_db: float = 3.0
     scheme_hysteresis_db: float = 1.5
-    losses_to_fall: int = 2
-    deliveries_to_rise: int = 16
+    losses_to_fall: int = 4
+    penalty_max: int = 2
+    deliveries_to_rise: int = 8
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -137,6 +141,7 @@ class MacSettings:
     control_repeat_s: float = 5.0
     control_repeats_max: int = 3
     register_spread_s: float = 0.5
+    late_spread_s: float = 6.0
     missed_beacons_max: int = 5
     promotion_period_s: float = 5.0
     promotions_max: int = 2
@@ -165,6 +170,7 @@ class MacSettings:
     data_ahead: int = 2
     uplink_aggregation: bool = False
     hop_repeats_max: int = 2
+    crowded_queue: int = 4
     hop_wait_s: float = 0.3
     hop_memory_s: float = 1.5
 

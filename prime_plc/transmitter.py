@@ -83,22 +83,22 @@ class Transmitter:
         """Queue a finished PDU (a call for a switch)."""
         self.channel.put(Outgoing(PRIORITY_CONTROL, finished=pdu), now)
 
-    def overheard(self, pdu: GenericPdu) -> None:
+    def overheard(self, pdu: GenericPdu, now: float) -> None:
         """A next hop passes something on."""
-        for neighbour in self.custody.overheard(pdu):
+        for neighbour in self.custody.overheard(pdu, now):
             self.links.delivered(neighbour)
 
-    def overheard_damaged(self, data: bytes) -> None:
+    def overheard_damaged(self, data: bytes, now: float) -> None:
         """The same, damaged."""
-        for neighbour in self.custody.overheard_damaged(data):
+        for neighbour in self.custody.overheard_damaged(data, now):
             self.links.delivered(neighbour)
 
-    def answered(self, pdu: GenericPdu) -> None:
+    def answered(self, pdu: GenericPdu, now: float) -> None:
         """Something passes in the other direction."""
         if not len(self.custody):
             return
         for packet in pdu.packets:
-            for neighbour in self.custody.answered(packet, downlink=pdu.downlink):
+            for neighbour in self.custody.answered(packet, now, downlink=pdu.downlink):
                 self.links.delivered(neighbour)
 
     def confirmed(self, item: TransmitConfirmed, now: float) -> Given | None:
@@ -116,7 +116,7 @@ class Transmitter:
         """Frames for the modem, due now."""
         at = self.custody.wake_at
         if at is not None and now >= at:
-            again, over = self.custody.due(now)
+            again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
             for outgoing in again:
                 if outgoing.neighbour is not None:
                     self.links.lost(outgoing.neighbour)

@@ -43,6 +43,9 @@ REAL_LOSS_DB = 1.5
 TURNS_MAX = 5000
 """Events at one instant; a machine that asks to be woken at once for ever is caught by it."""
 
+HEADER_DB = 4.0
+"""[dB] Below it not even the header of a frame is read; above it a payload that is too fast arrives damaged."""
+
 OutputT = TypeVar("OutputT")
 
 
@@ -90,7 +93,7 @@ class Ether:
         self.upward: dict[str, list[tuple[float, object]]] = {}
         self.dead: set[str] = set()
         self.frames: Counter[str] = Counter()
-        self.airtime_s: Counter[str] = Counter()
+        self.airtime_s: dict[str, float] = {}
         self.collisions = 0
         self.talk: list[str] = []
         self.listen: Callable[[float, str, TransmitFrame], None] = lambda _start_s, _sender, _frame: None
@@ -236,7 +239,7 @@ class Ether:
             other.spoilt |= both | {name}
         self._air.append(air)
         self.frames[name] += 1
-        self.airtime_s[name] += duration_s
+        self.airtime_s[name] = self.airtime_s.get(name, 0.0) + duration_s
         self.listen(self.now, name, frame)
         self._at(air.end_s, name, air)
 
@@ -245,11 +248,13 @@ class Ether:
         duration_s = air.end_s - air.start_s
         self._at(self.now + self.latency_s, air.sender, TransmitConfirmed(frame.buffer, TransmitResult.SUCCESS))
         for other, snr in self._listeners(air.sender):
-            if other in air.spoilt or other in self.dead or snr < GIVE_UP_DB[frame.scheme] + REAL_LOSS_DB:
+            if other in air.spoilt or other in self.dead or snr < HEADER_DB:
                 continue
             if (self.loss and self.draw.random() < self.loss) or self.lose(air.sender, other, frame.pdu):
                 continue
-            received = FrameReceived(frame.pdu, frame.scheme, 0, air.start_s, duration_s, snr, 80, precise=True)
+            good = snr >= GIVE_UP_DB[frame.scheme] + REAL_LOSS_DB
+            pdu = frame.pdu if good else frame.pdu[:-3] + bytes(byte ^ 0x55 for byte in frame.pdu[-3:])
+            received = FrameReceived(pdu, frame.scheme, 0, air.start_s, duration_s, snr, 80, precise=True)
             self._at(self.now + self.latency_s, other, received)
 
     # ---- what came out -----------------------------------------------------------------------------------------------
