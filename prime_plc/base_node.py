@@ -81,7 +81,10 @@ FIRST_BEACON_S: Final = 0.3
 """[s] From a ready modem to the first beacon."""
 
 ALIVE_PER_PERIOD: Final = 3
-"""Keep-alives sent in one period; the node survives two lost ones."""
+"""Keep-alives sent in one period."""
+
+ALIVE_PER_PERIOD_ASKING: Final = 12
+"""The same while the last one has brought no sign of life, so that the node survives seven lost ones."""
 
 UNKNOWN_ANSWER_S: Final = 2.0
 """[s] At most one "I do not know you" to the same number in this time."""
@@ -124,7 +127,7 @@ class BaseNode:
         self._draw = draw
         self.transmitter = Transmitter(settings, modem, draw)
         self.registry = Registry(draw, settings.sid_rest_s)
-        self.slots = SlotTable(settings.beacon_slots_max, settings.beacon_frequency)
+        self.slots = SlotTable(settings.beacon_slots_max)
         self.groups = Groups(settings.groups_max)
         self._desk = PromotionDesk(settings)
         self._robustness = RobustnessWatch(settings, self.transmitter.links)
@@ -202,6 +205,9 @@ class BaseNode:
         }
 
     def _refresh_wake(self) -> None:
+        if self.state is State.OFF:
+            self.wake_at = None
+            return
         at = self._slot_s - self.settings.beacon_lead_s
         for time in (self.transmitter.wake_at, self._deadlines.next_at, self._desk.wake_at, self._idle_look_s):
             if time is not None and time < at:
@@ -257,8 +263,8 @@ class BaseNode:
         self._ready_to_send.clear()
         self._sending.clear()
         self._broadcasts.clear()
+        self._deadlines.clear()
         self.state = State.OFF
-        self.wake_at = None
         return outputs
 
     # ---- frames in ---------------------------------------------------------------------------------------------------
@@ -383,11 +389,16 @@ class BaseNode:
                 self._seen(node, now)
             return []
         outputs: list[Output] = []
-        if node is not None and (node.sid != packet.sid or node.acknowledged):
-            if node.sid == packet.sid and now - node.registered_s < TWICE_S:
-                return []
-            outputs += self._remove(node, "registers again", now)
+        if node is not None and node.sid != packet.sid:
+            outputs += self._remove(node, "registers elsewhere", now)
             node = None
+        elif node is not None and node.acknowledged:
+            # A node that has started again, or a late copy of an old request; the same answer serves both. Its
+            # connection is closed when it opens another one.
+            if now - node.registered_s < TWICE_S:
+                return []
+            outputs += self._end_switching(node, "registers again", now)
+            node.talked = True
         if node is None:
             refusal = self._refusal(packet.sid)
             if refusal is not None:
@@ -436,8 +447,10 @@ class BaseNode:
                 code = max(code, more)
         return code
 
-    def _next_alive(self, code: int, now: float) -> float:
-        return now + TIME_S[code] / ALIVE_PER_PERIOD * self._draw.uniform(0.8, 1.0)
+    def _next_alive(self, code: int, now: float, *, answered: bool = True) -> float:
+        """A third of the period later, and sooner when the last one was lost."""
+        per_period = ALIVE_PER_PERIOD if answered else ALIVE_PER_PERIOD_ASKING
+        return now + TIME_S[code] / per_period * self._draw.uniform(0.8, 1.0)
 
     def _expect(self, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
         """Send a control packet and repeat it until its answer comes."""
@@ -481,7 +494,9 @@ class BaseNode:
                 self._send_control(node, ctype, pending.payload, now)
         if now >= node.alive_at:
             node.time = max(node.time, self._time_code())
-            node.alive_at = self._next_alive(node.time, now)
+            answered = node.last_heard_s >= node.asked_alive_s
+            node.alive_at = self._next_alive(node.time, now, answered=answered)
+            node.asked_alive_s = now
             node.alive_by = max(node.alive_by, node.last_heard_s + TIME_S[node.time])
             alv = Alv(node.received_alive, node.sent_alive, node.time, SID_NONE)
             node.sent_alive = (node.sent_alive + 1) % 8
@@ -524,7 +539,7 @@ class BaseNode:
         if pro.nsid == node.lsid:
             node.pending.pop(ControlType.PRO, None)
             if not node.switching and ControlType.BSI not in node.pending:
-                slot = self.slots.give(node.lsid)
+                slot = self.slots.give(node.lsid, self.settings.beacon_frequency + (node.hops > 1))
                 if slot is None:
                     return self._end_switching(node, "no beacon slot left", now)
                 self._frame_for(self.slots.count, now)

@@ -253,7 +253,8 @@ class ChannelAccess:
         for ahead in (0, 1, 2):
             start_s, end_s = self._clock.contention(earliest_s, ahead)
             half = int((end_s - start_s) / SYMBOL_S) // 2
-            symbols = self._draw.randint(0, min(2 ** (outgoing.priority + outgoing.attempts) + 1, half))
+            width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
+            symbols = self._draw.randint(0, min(width, half))
             at_s = max(earliest_s, start_s) + symbols * SYMBOL_S
             if at_s + self._needed_s(outgoing, scheme) <= end_s:
                 break

@@ -15,6 +15,8 @@ from prime_plc.settings import MacSettings
 from shared.errors import DecodeError
 from shared.ids import Eui48
 
+OPEN_GROWTH_MAX: Final = 6.0
+
 LCID_FIRST: Final = 256
 """Connections opened by nodes use 256 to 511."""
 
@@ -77,14 +79,15 @@ class LlcLink:
         if self.retry_at is None or now < self.retry_at:
             return [], False
         self.retry_at = None
-        if self._tries > self._settings.control_repeats_max:
+        if self._tries > self._settings.open_repeats_max:
             return [], True
         self._ask(now)
         return [], False
 
     def _ask(self, now: float) -> None:
         self._tries += 1
-        self.retry_at = now + self._settings.control_repeat_s * self._draw.uniform(0.9, 1.3)
+        pause = min(OPEN_GROWTH_MAX, 1.5 ** (self._tries - 1))
+        self.retry_at = now + self._settings.control_repeat_s * pause * self._draw.uniform(0.9, 1.3)
         self._send(Con(False, True, self.lcid, ConnectionType.LLC_4_32, self._identifier).encode(), now)
 
     # ---- control packets in ------------------------------------------------------------------------------------------

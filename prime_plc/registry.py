@@ -58,6 +58,7 @@ class Node:
     pending: dict[ControlType, Pending] = field(default_factory=dict)
     sent_alive: int = 0
     received_alive: int = 0
+    asked_alive_s: float = 0.0
     round_trips: int = 0
     answers: int = 0
     lost_down: int = 0

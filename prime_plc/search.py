@@ -104,13 +104,16 @@ class BeaconsHeard:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)
 
-    def best(self, now: float, snr_db_min: float) -> Heard | None:
-        """The best one heard lately and well enough."""
+    def best(self, now: float, snr_db_min: float, except_sid: int | None = None) -> Heard | None:
+        """The best one heard lately and well enough, perhaps other than one."""
         oldest_s = now - self._settings.beacon_age_s_max
         usable = [
             one
             for one in self._heard.values()
-            if one.last_s >= oldest_s and one.avoid_until_s <= now and one.snr_db >= snr_db_min
+            if one.last_s >= oldest_s
+            and one.avoid_until_s <= now
+            and one.snr_db >= snr_db_min
+            and one.pdu[1] != except_sid
         ]
         return min(usable, key=self.cost, default=None)
 

@@ -162,6 +162,7 @@ class ServiceNode:
         self.lnid = LNID_BROADCAST
         self._parent: Beacon | None = None
         self._beacon_by = 0.0
+        self._silence_s = 0.0
         self._alive_by: float | None = None
         self._alive_s = float(TIME_S[self.settings.keep_alive_code])
         self._received_alive = 0
@@ -320,7 +321,13 @@ class ServiceNode:
     def _follow(self, beacon: Beacon, now: float) -> None:
         self._parent = beacon
         period_s = FRAME_S * 2**beacon.frequency
-        self._beacon_by = now + (self.settings.missed_beacons_max + 0.5) * period_s
+        silence_s = (self.settings.missed_beacons_max + 0.5) * period_s
+        self._silence_s = max(self.settings.switch_silence_s_min, silence_s)
+        self._parent_lives(now)
+
+    def _parent_lives(self, now: float) -> None:
+        patience = self.settings.switch_patience if self.switching.lsid is not None else 1.0
+        self._beacon_by = now + self._silence_s * patience
 
     # ---- in the network: what is heard -------------------------------------------------------------------------------
 
@@ -397,6 +404,7 @@ class ServiceNode:
         from_parent = any(packet.sid == self.sid or self.switching.below(packet.sid) for packet in pdu.packets)
         if from_parent:
             self.transmitter.links.heard(PARENT, item.snr_db, now)
+            self._parent_lives(now)
         self.transmitter.answered(pdu, now)
         self.switching.down(pdu, now)
         outputs: list[Output] = []
@@ -508,11 +516,9 @@ class ServiceNode:
     def _registration(self, item: _Came, now: float) -> list[Output]:
         reg, packet = item.control, item.packet
         assert isinstance(reg, Reg)
-        if packet.lnid != self.lnid:
-            return []
         if not reg.negative:
-            if reg.eui48 == self.eui48:  # our acknowledgement was lost
-                self._send_control(ControlType.REG, self._reg(negative=False), now)
+            return self._registered_again(reg, packet.lnid, now)
+        if packet.lnid != self.lnid:
             return []
         if self._leaving:
             return self._left(now)
@@ -521,6 +527,19 @@ class ServiceNode:
         outputs = self._disconnect("unregistered by the base", now)
         if reg.eui48 == self.eui48:  # a base that does not know us sends zeros and wants no answer
             self.transmitter.call(pdu, now)
+        return outputs
+
+    def _registered_again(self, reg: Reg, lnid: int, now: float) -> list[Output]:
+        """Our acknowledgement was lost, or the base has made a new entry for us and means that from now on."""
+        if reg.eui48 != self.eui48:
+            return []
+        outputs: list[Output] = []
+        if lnid != self.lnid:
+            outputs += self._stop_switching("registered anew")
+            outputs += self.llc.close("registered anew")
+            self.lnid = lnid
+            self.llc.open(Eui48(self.sna), self.level + 1, now)
+        self._send_control(ControlType.REG, self._reg(negative=False), now)
         return outputs
 
     def _disconnect(self, reason: str, now: float) -> list[Output]:
@@ -558,7 +577,9 @@ class ServiceNode:
             return self._left(now) if self._tries > self.settings.control_repeats_max else self._ask_leave(now)
         if self.state is not State.REGISTERING:
             return []
-        if self._tries > self.settings.control_repeats_max:
+        others = self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid)
+        limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
+        if self._tries > limit:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
             return self._disconnect("no answer to the registration", now)
         spread_s = self.settings.register_spread_s * 2 ** (self._tries + 1)

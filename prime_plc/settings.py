@@ -34,7 +34,7 @@ class MacSettings:
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
         losses_to_fall, deliveries_to_rise: in a row, one step down or up (ours).
-        penalty_max: steps down at most; a collision is no fault of the modulation, and slower frames collide more (ours).
+        penalty_max: steps down at most; collisions are no fault of the modulation, and slow frames collide more (ours).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -44,7 +44,8 @@ class MacSettings:
         beacon_slot_symbols: length of one beacon slot (recalled; fits the beacon's 11.008 ms). Stock firmware's three
             bytes more make a beacon 13.25 ms, which is why None means 5 for transparent and 7 for stock firmware.
         beacon_slots_max: beacon slots of one frame, the base's included (recalled range 1 to 5).
-        beacon_frequency: a switch beacons every 2**n frames while slots last, then less often (ours).
+        beacon_frequency: a switch next to the base beacons every 2**n frames, others half as often, all less often
+            when slots run out (ours).
         frame_change_frames: notice of a change of the frame's structure (ours).
 
     Joining:
@@ -56,11 +57,16 @@ class MacSettings:
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
-        control_repeats_max: repetitions before giving up (recalled 3 to 5, 3).
+        control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
+        elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
+        open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
         register_spread_s: random wait before a registration, doubled with each try, so that nodes that heard the same
             beacon spread (ours).
         late_spread_s: the same for nodes that have waited for a switch, as many may have waited for this one (ours).
-        missed_beacons_max: expected beacons missed in a row before the switch is lost (recalled).
+        missed_beacons_max: expected beacons missed in a row before the switch is lost (recalled). Any other frame of
+            the switch counts as well (ours).
+        switch_silence_s_min: but never before this; a burst of noise takes several beacons of the base (ours).
+        switch_patience: a node that is a switch itself waits this many times longer, for a tree hangs on it (ours).
         promotion_period_s, promotions_max: promotion-needed PDUs while nothing is heard (range published).
         promotion_backoff_max: the period grows to this many times itself while nobody answers (ours).
 
@@ -99,8 +105,8 @@ class MacSettings:
     Connections:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
-        retransmit_s_min: floor of the retransmission time for each hop, otherwise four round trips (not established;
-            ours).
+        retransmit_s_min: floor of the retransmission time over one hop, two more for each further one; otherwise four
+            round trips (not established; ours).
         transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
@@ -128,27 +134,31 @@ class MacSettings:
 
     beacon_slot_symbols: int | None = None
     beacon_slots_max: int = 5
-    beacon_frequency: int = 3
+    beacon_frequency: int = 2
     frame_change_frames: int = 8
 
     search_s: float = 24.0
     search_base_beacons: int = 3
     search_more_s: float = 6.0
-    join_snr_db: float = 6.0
+    join_snr_db: float = 10.0
     weak_search_s: float = 60.0
     beacon_age_s_max: float = 60.0
-    avoid_s: float = 90.0
+    avoid_s: float = 45.0
     control_repeat_s: float = 5.0
-    control_repeats_max: int = 3
+    control_repeats_max: int = 4
+    elsewhere_repeats_max: int = 2
+    open_repeats_max: int = 8
     register_spread_s: float = 0.5
     late_spread_s: float = 6.0
     missed_beacons_max: int = 5
+    switch_silence_s_min: float = 8.0
+    switch_patience: float = 1.5
     promotion_period_s: float = 5.0
     promotions_max: int = 2
     promotion_backoff_max: float = 4.0
 
     promotion_wait_s: float = 4.0
-    promotion_quality_min: int = 3
+    promotion_quality_min: int = 4
     promotion_ignore_max: int = 3
     promotion_hush_s: float = 8.0
     promotion_window_s: float = 1.5
@@ -169,7 +179,7 @@ class MacSettings:
     queue_max: int = 64
     data_ahead: int = 2
     uplink_aggregation: bool = False
-    hop_repeats_max: int = 2
+    hop_repeats_max: int = 1
     crowded_queue: int = 4
     hop_wait_s: float = 0.3
     hop_memory_s: float = 1.5

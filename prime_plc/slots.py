@@ -31,11 +31,9 @@ class Slot:
 class SlotTable:
     """Slots given away in one subnetwork."""
 
-    def __init__(self, slots_max: int, frequency: int) -> None:
+    def __init__(self, slots_max: int) -> None:
         assert 1 <= slots_max <= 7, slots_max
-        assert 0 <= frequency <= FREQUENCY_MAX, frequency
         self._slots_max = slots_max
-        self._frequency = frequency
         self._given: dict[int, Slot] = {}
 
     def __len__(self) -> int:
@@ -46,9 +44,9 @@ class SlotTable:
         """Beacon slots that a frame needs, the base's included."""
         return 1 + max((slot.number for slot in self._given.values()), default=0)
 
-    def give(self, sid: int) -> Slot | None:
-        """A slot for a switch, None if there is none left."""
-        for frequency in range(self._frequency, FREQUENCY_MAX + 1):
+    def give(self, sid: int, wanted: int) -> Slot | None:
+        """A slot for a switch, every 2**``wanted`` frames or less often; None if there is none left."""
+        for frequency in range(wanted, FREQUENCY_MAX + 1):
             for number in range(1, self._slots_max):
                 for seq in range(1 << frequency):
                     slot = Slot(number, seq, frequency)
