@@ -169,7 +169,7 @@ class ChannelAccess:
         outgoing = self._queue[0]
         ahead = self._start_s > now and bool(self._sending)
         start_s = self._start_s if ahead else now
-        scheme = self._scheme(outgoing)
+        scheme = self.scheme(outgoing)
         _, end_s = self._clock.contention(start_s)
         if outgoing.not_before_s > start_s or start_s + self._needed_s(outgoing, scheme) > end_s:
             self._plan(now)  # woken late: the rest of the period has become too short
@@ -234,8 +234,11 @@ class ChannelAccess:
         self._queue = [other for other in self._queue if not any(other is one for one in joined)]
         heapq.heapify(self._queue)
 
-    def _scheme(self, outgoing: Outgoing) -> Scheme:
-        return self._links.scheme(outgoing.neighbour)
+    def scheme(self, outgoing: Outgoing) -> Scheme:
+        """Modulation of a frame: control packets, short and urgent, always take the most robust one."""
+        if all(packet.control for packet in outgoing.packets):
+            return self._settings.scheme
+        return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
         return self._modem.airtime_s(outgoing.length, scheme) + self._settings.access_margin_s
@@ -246,7 +249,7 @@ class ChannelAccess:
             self.wake_at = None
             return
         outgoing = self._queue[0]
-        scheme = self._scheme(outgoing)
+        scheme = self.scheme(outgoing)
         earliest_s = max(now, outgoing.not_before_s)
         if self._sending:
             earliest_s = max(earliest_s, self._air_until_s + GAP_S)
