@@ -235,8 +235,9 @@ class ChannelAccess:
         heapq.heapify(self._queue)
 
     def scheme(self, outgoing: Outgoing) -> Scheme:
-        """Modulation of a frame: control packets, short and urgent, always take the most robust one."""
-        if all(packet.control for packet in outgoing.packets):
+        """Modulation of a frame: control packets and whatever else is short always take the most robust one, as much
+        hangs on them and little is to be gained."""
+        if outgoing.length <= self._settings.robust_bytes or all(packet.control for packet in outgoing.packets):
             return self._settings.scheme
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 

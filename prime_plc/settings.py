@@ -33,13 +33,15 @@ class MacSettings:
         schemes: to choose from for a measured neighbour, most robust first; one alone is always used (ours).
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
+        robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
         asymmetry_db: between what we hear of a neighbour and what it may hear of us: a new one gets what fits if it is
-            worse off by this, none gets more than fits if it is better off by it (ours; noise differs from house to house).
+            worse off by this, none gets more than fits if it is better off by it (ours; noise differs from place to
+            place).
         deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
             deliveries_to_rise_max (ours).
         deliveries_to_prove: after a step up, that prove it (ours).
-        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is a
-            collision, and slow frames collide more).
+        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is
+            a collision, and slow frames collide more).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -129,6 +131,7 @@ class MacSettings:
     schemes: tuple[Scheme, ...] = LADDER
     scheme_margin_db: float = 3.0
     scheme_hysteresis_db: float = 1.5
+    robust_bytes: int = 24
     asymmetry_db: float = 8.0
     deliveries_to_rise: int = 3
     deliveries_to_rise_max: int = 64
@@ -194,7 +197,7 @@ class MacSettings:
 
     window: int = 16
     window_start: int = 4
-    retransmit_s_min: float = 1.0
+    retransmit_s_min: float = 3.0
     transmissions_max: int = 8
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 0.2
