@@ -315,6 +315,8 @@ class BaseNode:
         if top is None:
             return
         self.transmitter.links.heard(top.lnid, item.snr_db, now)
+        if packet.control:  # always in the most robust modulation, which says nothing
+            return
         index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now)
         if index is not None:
             self._send_control(top, ControlType.PRM, Prm(False, False, index).encode(), now)

@@ -175,7 +175,7 @@ class ChannelAccess:
         if self.wake_at is None or now < self.wake_at or not self._queue:
             return None
         outgoing = self._queue[0]
-        scheme = self._scheme(outgoing)
+        scheme = self.scheme(outgoing)
         ready_s = now + _serial_s(outgoing.length)
         start_s = self._start_s if self._absolute else ready_s
         _, end_s = self._clock.contention(start_s)
@@ -243,11 +243,16 @@ class ChannelAccess:
         self._queue = [other for other in self._queue if not any(other is one for one in joined)]
         heapq.heapify(self._queue)
 
-    def _scheme(self, outgoing: Outgoing) -> Scheme:
-        """Control packets are short and everything hangs on them: always the most robust modulation."""
-        if outgoing.finished or outgoing.packets[0].control:
+    def scheme(self, outgoing: Outgoing) -> Scheme:
+        """Modulation of a frame: control packets and whatever else is short always take the most robust one, as much
+        hangs on them and little is to be gained."""
+        if (
+            outgoing.finished
+            or outgoing.length <= self._settings.robust_bytes
+            or all(packet.control for packet in outgoing.packets)
+        ):
             return self._settings.scheme
-        return self._links.scheme(outgoing.neighbour)
+        return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
         return self._modem.airtime_s(outgoing.length, scheme) + self._settings.access_margin_s
@@ -258,7 +263,7 @@ class ChannelAccess:
             self.wake_at = None
             return
         outgoing = self._queue[0]
-        scheme = self._scheme(outgoing)
+        scheme = self.scheme(outgoing)
         serial_s = _serial_s(outgoing.length)
         needed_s = self._needed_s(outgoing, scheme)
         earliest_s = max(now, outgoing.not_before_s)

@@ -93,7 +93,7 @@ class Custody:
         for body, kept in self._kept.items():
             mine = kept.packet
             same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
-            if same and not mine.control and kept.outgoing.downlink != downlink and _acknowledges(packet, mine):
+            if same and not mine.control and kept.outgoing.downlink != downlink and acknowledges(packet, mine):
                 done.append(body)
         return self._release(done, now)
 
@@ -145,7 +145,10 @@ def expects_acknowledgement(packet: Packet) -> bool:
     return len(packet.payload) > used
 
 
-def _acknowledges(answer: Packet, packet: Packet) -> bool:
+def acknowledges(answer: Packet, packet: Packet) -> bool:
+    """Whether an ARQ packet acknowledges one of the other direction that carries something."""
+    if not expects_acknowledgement(packet):
+        return False
     try:
         header, _ = ArqHeader.decode(answer.payload)
         mine, _ = ArqHeader.decode(packet.payload)

@@ -1,8 +1,12 @@
 """Link quality of each neighbour and the modulation chosen from it.
 
-A neighbour is whoever shares a hop with this node: the switch above, or a child by its LNID. What is measured is the
-signal of its frames; what the other side measures of ours comes by PRM. A scheme is entered a hysteresis above the
-level at which it is left, and losses push it down for a while whatever the signal says.
+A neighbour is whoever shares a hop with this node: the switch above, or a child by its LNID. What matters is how the
+neighbour hears *us*; what is measured is how we hear *it*. The two differ by the noise at either end, 7 dB and more as
+a matter of course. So the measurement only bounds the choice: a new neighbour gets what would fit if it heard us worse
+by `MacSettings.asymmetry_db`, and nobody gets more than what would fit if it heard us better by as much. In between
+deliveries decide: some in a row try the next scheme, and if that fails at once the one before is taken again and the
+next try comes later. A scheme that has proven itself is left only after several losses in a row: single ones are
+collisions, against which slower frames help nobody. What the neighbour says of our signal (PRM) is believed at once.
 """
 
 from __future__ import annotations
@@ -55,8 +59,8 @@ def quality_index(snr_db: float) -> int:
 
 
 def index_snr_db(index: int) -> float:
-    """[dB] Best signal that an index can mean."""
-    return float("inf") if index >= INDEX_MAX else STEP_DB * index
+    """[dB] Middle of what an index can mean; the lower end of the highest."""
+    return STEP_DB * (index - 0.5) if index < INDEX_MAX else STEP_DB * (INDEX_MAX - 1)
 
 
 @dataclass(slots=True)
@@ -65,19 +69,22 @@ class Link:
 
     Attributes:
         snr_db: smoothed signal of its frames here [dB].
-        told_db: upper bound of our signal there, as it said by PRM [dB].
-        step: place in the ladder of schemes that the signal allows.
-        penalty: steps below it because of losses.
+        told_db: our signal there, as it said by PRM [dB].
+        step: place in the ladder of schemes.
+        proven: deliveries since the step was taken.
+        good, lost: deliveries and losses in a row.
+        rise: deliveries in a row that try the next step; twice as many after each try that failed.
     """
 
     snr_db: float
     heard_s: float
-    told_db: float = float("inf")
+    rise: int
+    told_db: float = 0.0
     told_until_s: float = 0.0
     step: int = 0
-    penalty: int = 0
-    lost: int = 0
+    proven: int = 0
     good: int = 0
+    lost: int = 0
     frames: int = 0
     losses: int = 0
 
@@ -118,12 +125,14 @@ class Links:
         if link is None:
             if len(self._links) >= self._settings.nodes_max:
                 del self._links[min(self._links, key=lambda one: self._links[one].heard_s)]
-            link = self._links[key] = Link(snr_db, now)
+            link = self._links[key] = Link(snr_db, now, self._settings.deliveries_to_rise)
+            link.step = self._fitting(snr_db - self._settings.asymmetry_db)
         else:
             link.snr_db += self._weight * (snr_db - link.snr_db)
             link.heard_s = now
         link.frames += 1
-        self._settle(link, now)
+        while link.step > 0 and self._ear_db(link) < self._leave[link.step]:
+            link.step -= 1
 
     def told(self, key: int, index: int, now: float) -> bool:
         """The neighbour says how well it hears us (PRM); False if it is no neighbour."""
@@ -132,54 +141,67 @@ class Links:
             return False
         link.told_db = index_snr_db(index)
         link.told_until_s = now + self._settings.robustness_hold_s
-        self._settle(link, now)
+        link.step = self._fitting(link.told_db)
+        link.lost = link.good = link.proven = 0
         return True
 
-    def _settle(self, link: Link, now: float) -> None:
-        usable_db = link.snr_db if now >= link.told_until_s else min(link.snr_db, link.told_db)
-        step, top = link.step, len(self._leave) - 1
-        while step > 0 and usable_db < self._leave[step]:
-            step -= 1
-        while step < top and usable_db >= self._enter[step + 1]:
+    def _ear_db(self, link: Link) -> float:
+        """The best that the neighbour can be thought to hear of us [dB]."""
+        if link.heard_s < link.told_until_s:
+            return link.told_db + STEP_DB
+        return link.snr_db + self._settings.asymmetry_db
+
+    def _fitting(self, snr_db: float) -> int:
+        step = 0
+        while step < len(self._enter) - 1 and snr_db >= self._enter[step + 1]:
             step += 1
-        link.step = step
+        return step
 
     def lost(self, key: int) -> None:
-        """A frame to the neighbour was not taken; a few in a row make the next ones more robust."""
+        """A frame to the neighbour was not taken."""
         link = self._links.get(key)
         if link is None:
             return
         link.losses += 1
         link.lost += 1
         link.good = 0
-        if link.lost >= self._settings.losses_to_fall:
-            link.lost = 0
-            link.penalty = min(link.penalty + 1, link.step, self._settings.penalty_max)
+        settings = self._settings
+        tried = link.proven < settings.deliveries_to_prove
+        if link.step == 0 or link.lost < (settings.losses_to_fall if tried else settings.losses_to_doubt):
+            return
+        link.step -= 1
+        link.lost = 0
+        link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if tried else settings.deliveries_to_rise
+        link.proven = 0 if tried and link.step else settings.deliveries_to_prove
 
     def delivered(self, key: int) -> None:
-        """A frame to the neighbour was taken; many in a row forgive one step."""
+        """A frame to the neighbour was taken."""
         link = self._links.get(key)
         if link is None:
             return
         link.lost = 0
         link.good += 1
-        if link.good >= self._settings.deliveries_to_rise:
-            link.good = 0
-            link.penalty = max(0, link.penalty - 1)
+        link.proven += 1
+        top = len(self._enter) - 1
+        if link.good >= link.rise and link.step < top and self._ear_db(link) >= self._enter[link.step + 1]:
+            link.step += 1
+            link.good = link.proven = 0
 
-    def scheme(self, key: int | None) -> Scheme:
-        """Modulation for the next frame to a neighbour; the most robust one to everybody and to strangers."""
+    def scheme(self, key: int | None, tries: int = 0) -> Scheme:
+        """Modulation for the next data to a neighbour; the most robust one to everybody and to strangers.
+
+        Args:
+            key: the neighbour.
+            tries: repetitions so far; from the second on each is a step more robust.
+        """
         link = None if key is None else self._links.get(key)
         if link is None:
             return self._settings.scheme
-        return self._settings.schemes[max(0, link.step - link.penalty)]
+        return self._settings.schemes[max(0, link.step - max(0, tries - 1))]
 
     def allowed(self, snr_db: float) -> Scheme:
         """Modulation that a signal allows, without history."""
-        step = 0
-        while step < len(self._enter) - 1 and snr_db >= self._enter[step + 1]:
-            step += 1
-        return self._settings.schemes[step]
+        return self._settings.schemes[self._fitting(snr_db)]
 
     def hop_cost(self, snr_db: float) -> int:
         """Cost of a hop of this signal."""

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from prime_plc.modem_messages import (
     ATTENUATION_DB_MAX,
@@ -36,7 +36,16 @@ from prime_plc.modem_messages import (
     decode_answer,
 )
 from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
-from prime_plc.sap import BytesReceived, Happened, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.sap import (
+    BytesReceived,
+    Happened,
+    MessageReceived,
+    PortClosed,
+    PortOpened,
+    ReopenPort,
+    SendBytes,
+    SendMessage,
+)
 from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
 from shared.errors import DecodeError
 
@@ -72,7 +81,7 @@ SENTINEL: Final = b"\xaa\xaa\xaa"
 
 _TIMEOUT_FIXED_S: Final = 0.007
 _TIMEOUT_SYMBOL_S: Final = 0.003
-_SCHEMES: Final = frozenset(int(scheme) for scheme in Scheme)
+_SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
 _WRAP: Final = 1 << 32
 
 
@@ -83,6 +92,17 @@ class TypeAFraming(Enum):
     TRANSPARENT = "transparent"
 
 
+class Port(Enum):
+    """What stands between this machine and the modem.
+
+    Bytes with their framing, as on a serial line; or the messages themselves, for large virtual streets, where framing
+    and checksums between two halves of one process would be most of the work. Everything else is the same.
+    """
+
+    BYTES = "bytes"
+    MESSAGES = "messages"
+
+
 @dataclass(frozen=True, slots=True)
 class ModemSettings:
     """How a modem is driven.
@@ -91,11 +111,13 @@ class ModemSettings:
         framing: stock firmware adds three bytes to every Type A frame on air.
         channel: 1 to 8; PRIME 1.3.6 uses 1.
         attenuation_db: below maximum output, 0 to 21.
+        port: bytes, or messages as values.
     """
 
     framing: TypeAFraming = TypeAFraming.STOCK
     channel: int = 1
     attenuation_db: int = 0
+    port: Port = Port.BYTES
 
     def __post_init__(self) -> None:
         assert 1 <= self.channel <= 8, self.channel
@@ -142,9 +164,8 @@ class ModemLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FrameReceived:
-    """A PDU came in, checked by nobody yet.
+class FrameReceived(NamedTuple):
+    """A PDU came in, checked by nobody yet; a tuple, as a street makes hundreds in a second.
 
     Attributes:
         start_s: when its emission began on our clock [s]: by the modem's time stamp if ``precise``, else by arrival.
@@ -168,8 +189,8 @@ class TransmitConfirmed:
     result: TransmitResult
 
 
-Input = PortOpened | PortClosed | BytesReceived | TransmitFrame
-Output = SendBytes | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | TransmitFrame
+Output = SendBytes | SendMessage | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
 
 
 class State(Enum):
@@ -255,6 +276,9 @@ class ModemHost:
         return self._wake_at
 
     def handle(self, item: Input, now: float) -> list[Output]:
+        if self.state is State.READY and isinstance(item, MessageReceived) and isinstance(item.message, Receive):
+            self._heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
+            return self._incoming(item.message, now)
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
         self._set_wake()
@@ -315,7 +339,8 @@ class ModemHost:
         self._forget()
         self.state = State.RESETTING
         self._resume_at = now + RESET_WAIT_S
-        return [SendBytes(b"\x7e\x7e" + encode_usi(PROTOCOL_PHY, Reset(soft=True).encode()))]
+        reset = self._say(Reset(soft=True))
+        return [SendBytes(b"\x7e\x7e" + reset.data) if isinstance(reset, SendBytes) else reset]
 
     def _forget(self) -> None:
         self._asked = None
@@ -334,7 +359,7 @@ class ModemHost:
 
     def _ask(self, message: GetParameter | SetParameter, now: float) -> list[Output]:
         self._asked = _Asked(message, now, REPEATS - 1)
-        return [_bytes(message)]
+        return [self._say(message)]
 
     def _repeat(self, now: float) -> list[Output]:
         assert self._asked is not None
@@ -343,7 +368,7 @@ class ModemHost:
         if self._asked.left > 0 or (self.state is State.READY and not silent):
             self._asked.left -= 1
             self._asked.sent_s = now
-            return [_bytes(self._asked.message)]
+            return [self._say(self._asked.message)]
         return self._lost("no answer from the modem", now)
 
     def _lost(self, reason: str, now: float) -> list[Output]:
@@ -360,7 +385,17 @@ class ModemHost:
             return [*outputs, ReopenPort(reason)]
         return outputs + self._reset(now)
 
+    def _say(self, message: HostMessage) -> SendBytes | SendMessage:
+        if self.settings.port is Port.MESSAGES:
+            return SendMessage(message)
+        return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
+
     # ---- bytes in ----------------------------------------------------------------------------------------------------
+
+    def _told(self, item: Input, now: float) -> list[Output]:
+        assert isinstance(item, MessageReceived)
+        self._heard_s = now
+        return self._message(item.message, now)
 
     def _received(self, item: Input, now: float) -> list[Output]:
         assert isinstance(item, BytesReceived)
@@ -465,7 +500,7 @@ class ModemHost:
             disable_rx=item.exclusive,
             data=item.pdu,
         )
-        return [_bytes(send)]
+        return [self._say(send)]
 
     def _transmit_unready(self, item: Input, _now: float) -> list[Output]:
         assert isinstance(item, TransmitFrame)
@@ -493,7 +528,8 @@ class ModemHost:
             return [self._frame(receive, now, precise=False)]
         self._stamp_at = now + STAMP_INTERVAL_S
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
-        return [_bytes(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+        self._set_wake()
+        return [self._say(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
 
     def _stamp(self, buffer: int, ticks: int) -> list[Output]:
         waiting = self._stamped.pop(buffer, None)
@@ -503,16 +539,12 @@ class ModemHost:
         return [self._frame(waiting[0], self._clock.host_s(ticks), precise=True)]
 
     def _frame(self, receive: Receive, end_s: float, *, precise: bool) -> FrameReceived:
-        scheme = Scheme(receive.scheme)
+        scheme = _SCHEMES[receive.scheme]
         duration_s = self.settings.airtime_s(len(receive.data), scheme)
         start_s = end_s - duration_s
         return FrameReceived(
             receive.data, scheme, receive.header_type, start_s, duration_s, receive.snr_db, receive.rssi, precise
         )
-
-
-def _bytes(message: HostMessage) -> SendBytes:
-    return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
 
 
 _Action = Callable[[ModemHost, Input, float], list[Output]]
@@ -526,10 +558,12 @@ _TABLE: Final[dict[tuple[State, type], _Action]] = {
     (State.SETTING_UP, PortOpened): ModemHost._opened,
     (State.SETTING_UP, PortClosed): ModemHost._closed,
     (State.SETTING_UP, BytesReceived): ModemHost._received,
+    (State.SETTING_UP, MessageReceived): ModemHost._told,
     (State.SETTING_UP, TransmitFrame): ModemHost._transmit_unready,
     (State.READY, PortOpened): ModemHost._opened,
     (State.READY, PortClosed): ModemHost._closed,
     (State.READY, BytesReceived): ModemHost._received,
+    (State.READY, MessageReceived): ModemHost._told,
     (State.READY, TransmitFrame): ModemHost._transmit,
 }
 """Every state change of the set-up and of the traffic; what is not here is ignored (bytes while resetting are

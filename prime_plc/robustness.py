@@ -37,7 +37,7 @@ class RobustnessWatch:
         self._seen.clear()
 
     def observe(self, key: int, scheme: Scheme, snr_db: float, now: float) -> int | None:
-        """A frame to us alone came in; the SNR index to tell its sender, if it should be told now."""
+        """A frame with data for us came in; the SNR index to tell its sender, if it should be told now."""
         fits = self._fits(scheme, snr_db)
         seen = self._seen.get(key)
         if fits:

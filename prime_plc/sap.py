@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from prime_plc.modem_messages import HostMessage, ModemMessage
 from shared.ids import Eui48
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -31,6 +32,13 @@ class BytesReceived:
     """Bytes came from the serial port, cut anywhere."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A message of the modem came as a value (`Port.MESSAGES`)."""
+
+    message: ModemMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ class ChangeGroup:
 MacInput = SendData | SendBroadcast | Manage | Want | ChangeGroup
 """What the owner of a stack asks of its MAC."""
 
-Input = PortOpened | PortClosed | BytesReceived | MacInput
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | MacInput
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 
@@ -120,6 +128,13 @@ class SendBytes:
     """Write these bytes to the serial port."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Hand this message to the modem as a value (`Port.MESSAGES`)."""
+
+    message: HostMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +254,7 @@ class FrameSeen:
 MacOutput = LinkUp | LinkDown | DataReceived | DataConfirmed | GroupChanged | Happened
 """What a MAC tells the owner of its stack."""
 
-Output = SendBytes | ReopenPort | MacOutput | FrameSeen
+Output = SendBytes | SendMessage | ReopenPort | MacOutput | FrameSeen
 
 LPDU_DATA_BYTES_MAX = 1021
 """Longest data of one 4-32 LPDU (fact: 1024-byte SDU less three bytes of header)."""

@@ -673,7 +673,9 @@ class ServiceNode:
         self.transmitter.send([packet], lnid, now, downlink=True, level=level, keep=Keep.NO)
 
     def _fit(self, key: int, item: FrameReceived, now: float) -> None:
-        """Tell a neighbour when its modulation does not fit."""
+        """Tell a neighbour when its modulation does not fit; that of control packets says nothing."""
+        if glance(item.pdu).control >= 0:
+            return
         index = self._robustness.observe(key, item.scheme, item.snr_db, now)
         if index is None:
             return

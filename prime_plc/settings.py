@@ -33,8 +33,15 @@ class MacSettings:
         schemes: to choose from for a measured neighbour, most robust first; one alone is always used (ours).
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
-        losses_to_fall, deliveries_to_rise: in a row, one step down or up (ours).
-        penalty_max: steps down at most; collisions are no fault of the modulation, and slow frames collide more (ours).
+        robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
+        asymmetry_db: between what we hear of a neighbour and what it may hear of us: a new one gets what fits if it is
+            worse off by this, none gets more than fits if it is better off by it (ours; noise differs from place to
+            place).
+        deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
+            deliveries_to_rise_max (ours).
+        deliveries_to_prove: after a step up, that prove it (ours).
+        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is
+            a collision, and slow frames collide more).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -106,8 +113,9 @@ class MacSettings:
     Connections:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
-        retransmit_s_min: floor of the retransmission time over one hop, two more for each further one; otherwise four
-            round trips (not established; ours).
+        retransmit_s_min: floor of the retransmission time over one hop; otherwise four round trips (not established;
+            ours).
+        retransmit_hop_s: added to it for each further hop, as hops repeat by themselves first (ours).
         transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
@@ -126,9 +134,13 @@ class MacSettings:
     schemes: tuple[Scheme, ...] = LADDER
     scheme_margin_db: float = 3.0
     scheme_hysteresis_db: float = 1.5
-    losses_to_fall: int = 4
-    penalty_max: int = 2
-    deliveries_to_rise: int = 8
+    robust_bytes: int = 24
+    asymmetry_db: float = 8.0
+    deliveries_to_rise: int = 3
+    deliveries_to_rise_max: int = 64
+    deliveries_to_prove: int = 6
+    losses_to_fall: int = 2
+    losses_to_doubt: int = 5
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -189,6 +201,7 @@ class MacSettings:
     window: int = 31
     window_start: int = 4
     retransmit_s_min: float = 1.0
+    retransmit_hop_s: float = 6.0
     transmissions_max: int = 8
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 1.5

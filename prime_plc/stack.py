@@ -93,7 +93,11 @@ class Stack:
         return self._node.summary() | {"modem": self._modem.state.value, "faults": self._modem.faults}
 
     def _join(self, begun: Sequence[modem_host.Output | service_node.Output], now: float) -> list[Output]:
+        if len(begun) == 1 and isinstance(begun[0], FrameReceived) and not self._settings.trace:
+            begun = self._node.handle(begun[0], now)  # most frames are nothing of ours
         outputs: list[Output] = []
+        if not begun:
+            return outputs
         todo: deque[modem_host.Output | service_node.Output] = deque(begun)
         while todo:
             output = todo.popleft()

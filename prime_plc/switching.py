@@ -10,6 +10,7 @@ from typing import Final
 
 from prime_plc.channel import Keep
 from prime_plc.control import Bsi, ControlType, Mul, Pro
+from prime_plc.custody import acknowledges
 from prime_plc.links import COST_MAX, HOP_COST, PARENT, quality_index
 from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
@@ -21,6 +22,8 @@ from prime_plc.transmitter import Transmitter
 from shared.errors import DecodeError
 
 SNR_UNKNOWN_DB: Final = 6.0
+ACKNOWLEDGEMENTS_MAX: Final = 256
+"""Connections below whose last acknowledgement is remembered."""
 
 
 class Switching:
@@ -40,6 +43,8 @@ class Switching:
         self.lsid: int | None = None
         self.level = 0
         self.table = SwitchTable(settings.switch_entry_s)
+        self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
+        self.answered = 0
         self.beacons = 0
 
     @property
@@ -63,6 +68,7 @@ class Switching:
         self._slot = None
         self.lsid = None
         self.table.clear()
+        self._acknowledgements.clear()
 
     def plan(self, now: float) -> None:
         """Our next beacon by the present frame clock."""
@@ -121,12 +127,28 @@ class Switching:
                 own.append(packet)
                 continue
             self._learn(packet, now, downlink=False)
-            onward.append(packet)
+            if not self._answer_again(packet, now):
+                onward.append(packet)
         if onward:
             level = self.level - 1
             keep = Keep.LAST if level == 0 else Keep.ONWARD
             self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
         return own
+
+    def _answer_again(self, packet: Packet, now: float) -> bool:
+        """Whether the acknowledgement of a packet has come by before: it was lost below, so say it again.
+
+        Our addition: the repetition of a packet that the base has would otherwise go all the way once more.
+        """
+        answer = self._acknowledgements.get((packet.sid, packet.lnid, packet.lcid))
+        if packet.control or answer is None or not acknowledges(answer, packet):
+            return False
+        route = self._route(answer)
+        if route is None:
+            return False
+        self.answered += 1
+        self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=Keep.NO)
+        return True
 
     def child(self, pdu: GenericPdu) -> int | None:
         """Which child sent an uplink PDU; None for strangers and nodes without a number yet."""
@@ -145,6 +167,11 @@ class Switching:
             route = self._route(packet)
             if route is not None:
                 routes.setdefault(route, []).append(packet)
+                if not packet.control and packet.lnid < LNID_MULTICAST:
+                    self._acknowledgements.pop((packet.sid, packet.lnid, packet.lcid), None)
+                    self._acknowledgements[packet.sid, packet.lnid, packet.lcid] = packet
+                    if len(self._acknowledgements) > ACKNOWLEDGEMENTS_MAX:
+                        del self._acknowledgements[next(iter(self._acknowledgements))]
                 self._learn(packet, now, downlink=True)
         for (neighbour, keep), packets in routes.items():
             self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)

@@ -108,7 +108,7 @@ class Transmitter:
             return None
         outgoing, given = ended
         if given is Given.SENT and outgoing.keep is not Keep.NO and outgoing.neighbour is not None:
-            scheme = self.links.scheme(outgoing.neighbour)
+            scheme = self.channel.scheme(outgoing)
             self.custody.sent(outgoing, self._modem.airtime_s(outgoing.length, scheme), now)
         return given
 
