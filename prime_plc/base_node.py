@@ -51,7 +51,7 @@ from prime_plc.pdu import (
     Packet,
     decode_pdu,
 )
-from prime_plc.phy import Scheme
+from prime_plc.phy import PhyMode, Scheme
 from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import SID_BASE, Node, Pending, Registry
 from prime_plc.robustness import RobustnessWatch
@@ -139,6 +139,7 @@ class BaseNode:
         self._broadcasts: deque[tuple[float, Packet]] = deque()
         self.state = State.OFF
         self.undecodable = 0
+        self.other_version = 0
         self.received = {"data": 0, "control": 0}
         self.sent = {"data": 0, "control": 0}
         self.beacons = 0
@@ -271,6 +272,9 @@ class BaseNode:
 
     def _hear(self, item: Input, now: float) -> list[Output] | None:
         assert isinstance(item, FrameReceived)
+        if item.mode is not PhyMode.TYPE_A:
+            self.other_version += 1
+            return None
         data = item.pdu
         kind = data[0] >> 4 if data else -1
         if kind in {HT_BEACON, HT_PROMOTION}:

@@ -79,9 +79,10 @@ CONFIRM_MARGIN_S: Final = 0.3
 SENTINEL: Final = b"\xaa\xaa\xaa"
 """What stock firmware puts in front of every Type A PDU on air, and takes off again."""
 
-_TIMEOUT_FIXED_S: Final = 0.007
+_TIMEOUT_FIXED_S: Final = {PhyMode.TYPE_A: 0.007, PhyMode.TYPE_B: 0.018, PhyMode.TYPE_BC: 0.025}
 _TIMEOUT_SYMBOL_S: Final = 0.003
 _SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
+_MODES: Final = {int(mode): mode for mode in PhyMode}
 _WRAP: Final = 1 << 32
 
 
@@ -128,13 +129,13 @@ class ModemSettings:
         """Whether the firmware adds its three bytes."""
         return self.framing is TypeAFraming.STOCK
 
-    def air_bytes(self, length: int) -> int:
-        """Bytes on air of a PDU of ``length`` bytes."""
-        return length + len(SENTINEL) if self.framing is TypeAFraming.STOCK else length
+    def air_bytes(self, length: int, mode: PhyMode = PhyMode.TYPE_A) -> int:
+        """Bytes on air of a PDU of ``length`` bytes; frames of 1.4 pass the firmware unchanged."""
+        return length + len(SENTINEL) if self.stock and mode is PhyMode.TYPE_A else length
 
-    def airtime_s(self, length: int, scheme: Scheme) -> float:
+    def airtime_s(self, length: int, scheme: Scheme, mode: PhyMode = PhyMode.TYPE_A) -> float:
         """Airtime [s] of a PDU of ``length`` bytes."""
-        return frame_duration_s(self.air_bytes(length), scheme)
+        return frame_duration_s(self.air_bytes(length, mode), scheme, mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ class TransmitFrame:
     start_s: float | None
     buffer: int
     exclusive: bool
+    mode: PhyMode = PhyMode.TYPE_A
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class FrameReceived(NamedTuple):
     snr_db: float
     level_dbuv: int
     precise: bool
+    mode: PhyMode = PhyMode.TYPE_A
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,14 +489,15 @@ class ModemHost:
         if item.buffer in self._confirm_by:
             return [TransmitConfirmed(item.buffer, TransmitResult.PREVIOUS_PENDING)]
         start_s = now if item.start_s is None else max(now, item.start_s)
-        symbols = payload_symbols(self.settings.air_bytes(len(item.pdu)), item.scheme)
-        patience_s = _TIMEOUT_FIXED_S + _TIMEOUT_SYMBOL_S * symbols + CONFIRM_MARGIN_S
-        self._confirm_by[item.buffer] = start_s + self.settings.airtime_s(len(item.pdu), item.scheme) + patience_s
+        symbols = payload_symbols(self.settings.air_bytes(len(item.pdu), item.mode), item.scheme, item.mode)
+        patience_s = _TIMEOUT_FIXED_S[item.mode] + _TIMEOUT_SYMBOL_S * symbols + CONFIRM_MARGIN_S
+        airtime_s = self.settings.airtime_s(len(item.pdu), item.scheme, item.mode)
+        self._confirm_by[item.buffer] = start_s + airtime_s + patience_s
         absolute = item.start_s is not None and item.start_s > now
         send = Send(
             buffer=item.buffer,
             attenuation_db=self.settings.attenuation_db,
-            mode=PhyMode.TYPE_A,
+            mode=item.mode,
             scheme=item.scheme,
             time_mode=TimeMode.ABSOLUTE if absolute else TimeMode.RELATIVE,
             delay=(self._clock.ticks(start_s) or 1) if absolute else 0,
@@ -521,9 +525,11 @@ class ModemHost:
         return outputs
 
     def _incoming(self, receive: Receive, now: float) -> list[Output]:
-        if receive.mode != PhyMode.TYPE_A or receive.scheme not in _SCHEMES or not receive.data:
+        if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not receive.data:
             self.counters["other frame type"] += 1
             return []
+        if receive.mode != PhyMode.TYPE_A:
+            return [self._frame(receive, now, precise=False)]
         if receive.data[0] >> 4 & 3 != 2 or now < self._stamp_at:  # only a beacon's instant matters to the microsecond
             return [self._frame(receive, now, precise=False)]
         self._stamp_at = now + STAMP_INTERVAL_S
@@ -540,10 +546,11 @@ class ModemHost:
 
     def _frame(self, receive: Receive, end_s: float, *, precise: bool) -> FrameReceived:
         scheme = _SCHEMES[receive.scheme]
-        duration_s = self.settings.airtime_s(len(receive.data), scheme)
-        start_s = end_s - duration_s
+        mode = _MODES[receive.mode]
+        duration_s = self.settings.airtime_s(len(receive.data), scheme, mode)
+        quality = (receive.snr_db, receive.rssi)
         return FrameReceived(
-            receive.data, scheme, receive.header_type, start_s, duration_s, receive.snr_db, receive.rssi, precise
+            receive.data, scheme, receive.header_type, end_s - duration_s, duration_s, *quality, precise, mode
         )
 
 

@@ -55,6 +55,7 @@ from prime_plc.pdu import (
     decode_pdu,
     glance,
 )
+from prime_plc.phy import PhyMode
 from prime_plc.robustness import RobustnessWatch
 from prime_plc.sap import (
     ChangeGroup,
@@ -144,6 +145,7 @@ class ServiceNode:
         self._robustness = RobustnessWatch(settings, self.transmitter.links)
         self.state = State.OFF
         self.undecodable = 0
+        self.other_version = 0
         self.received = {"data": 0, "control": 0}
         self.sent = {"data": 0, "control": 0}
         self.wake_at: float | None = None
@@ -160,7 +162,7 @@ class ServiceNode:
         self.sid = SID_NONE
         self.level = 0
         self.lnid = LNID_BROADCAST
-        self._parent: Beacon | None = None
+        self.parent: Beacon | None = None
         self._beacon_by = 0.0
         self._silence_s = 0.0
         self._alive_by: float | None = None
@@ -259,6 +261,9 @@ class ServiceNode:
 
     def _hear_searching(self, item: Input, now: float) -> list[Output] | None:
         assert isinstance(item, FrameReceived)
+        if item.mode is not PhyMode.TYPE_A:
+            self.other_version += 1
+            return None
         if not item.pdu or item.pdu[0] >> 4 != HT_BEACON:
             return None
         heard = self.beacons.hear(item, now)
@@ -319,7 +324,7 @@ class ServiceNode:
         return [Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")]
 
     def _follow(self, beacon: Beacon, now: float) -> None:
-        self._parent = beacon
+        self.parent = beacon
         period_s = FRAME_S * 2**beacon.frequency
         silence_s = (self.settings.missed_beacons_max + 0.5) * period_s
         self._silence_s = max(self.settings.switch_silence_s_min, silence_s)
@@ -334,6 +339,9 @@ class ServiceNode:
     def _hear(self, item: Input, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
         assert isinstance(item, FrameReceived)
+        if item.mode is not PhyMode.TYPE_A:
+            self.other_version += 1
+            return None
         data = item.pdu
         kind = data[0] >> 4 if data else -1
         if kind == HT_BEACON:
@@ -562,8 +570,8 @@ class ServiceNode:
         if asked is not None:
             self._ask_promotion(*asked, now)
         at = self.switching.wake_at
-        if at is not None and now >= at and self._parent is not None:
-            outputs.append(self.switching.beacon(self._parent, now))
+        if at is not None and now >= at and self.parent is not None:
+            outputs.append(self.switching.beacon(self.parent, now))
         more, hopeless = self.llc.wake(now)
         outputs += more
         if hopeless:
@@ -704,11 +712,11 @@ class ServiceNode:
     # ---- promotion ---------------------------------------------------------------------------------------------------
 
     def _ask_promotion(self, pna: bytes, quality: int, now: float) -> None:
-        if self.state is not State.TERMINAL or self.switching.lsid is not None or self._parent is None:
+        if self.state is not State.TERMINAL or self.switching.lsid is not None or self.parent is None:
             return
         hop = self.transmitter.links.hop_cost(self._parent_snr_db)
         request = PromotionRequest(
-            pna, min(255, self._parent.up_cost + hop), min(255, self._parent.down_cost + hop), SWITCH_CAPABILITIES
+            pna, min(255, self.parent.up_cost + hop), min(255, self.parent.down_cost + hop), SWITCH_CAPABILITIES
         )
         code = self.settings.keep_alive_code
         self._send_control(ControlType.PRO, Pro(False, quality, code, SID_NONE, request).encode(), now)

@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prime_plc import modem_host, service_node
 from prime_plc.base_node import BaseNode
@@ -20,6 +19,7 @@ from prime_plc.modem_host import (
     TransmitFrame,
 )
 from prime_plc.modem_messages import TransmitResult
+from prime_plc.pib import read_attribute
 from prime_plc.sap import (
     LPDU_DATA_BYTES_MAX,
     DataConfirmed,
@@ -45,20 +45,10 @@ class StackSettings:
     trace: bool = False
 
 
-class _Node(Protocol):
-    @property
-    def wake_at(self) -> float | None: ...
-    @property
-    def sna(self) -> bytes: ...
-    def handle(self, item: service_node.Input, now: float) -> list[service_node.Output]: ...
-    def wake(self, now: float) -> list[service_node.Output]: ...
-    def summary(self) -> dict[str, object]: ...
-
-
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
 
-    def __init__(self, settings: StackSettings, node: _Node) -> None:
+    def __init__(self, settings: StackSettings, node: BaseNode | ServiceNode) -> None:
         self._settings = settings
         self._modem = ModemHost(settings.modem)
         self._node = node
@@ -92,6 +82,10 @@ class Stack:
         """State and counters for people."""
         return self._node.summary() | {"modem": self._modem.state.value, "faults": self._modem.faults}
 
+    def read_attribute(self, number: int) -> bytes | None:
+        """An attribute of the MAC's management information base; None if it has no such number."""
+        return read_attribute(self._node, number)
+
     def _join(self, begun: Sequence[modem_host.Output | service_node.Output], now: float) -> list[Output]:
         if len(begun) == 1 and isinstance(begun[0], FrameReceived) and not self._settings.trace:
             begun = self._node.handle(begun[0], now)  # most frames are nothing of ours
@@ -117,7 +111,7 @@ class Stack:
             return [FrameSeen(Direction.RECEIVED, item.pdu, item.scheme, item.start_s, item.duration_s, item.snr_db)]
         if isinstance(item, TransmitConfirmed) and item.result is TransmitResult.SUCCESS:
             sent = self._in_flight[item.buffer]
-            airtime_s = self._settings.modem.airtime_s(len(sent.pdu), sent.scheme)
+            airtime_s = self._settings.modem.airtime_s(len(sent.pdu), sent.scheme, sent.mode)
             return [FrameSeen(Direction.SENT, sent.pdu, sent.scheme, now - airtime_s, airtime_s, None)]
         return []
 
