@@ -5,7 +5,8 @@ symbols (recalled from PRIME 1.3.6). Carrier sensing is the modem's: it looks at
 answers "busy", which costs one attempt. The several senses 3 ms apart of the specification (their number is not
 established) would cost a round trip on the serial port each and are left out. A frame is handed over when its backoff
 has ended, for emission at once: absolute scheduling needs more lead than the backoff is long. While a frame of ours is
-on air the next one is handed over already, for an instant after its end, so that the serial port is no bottleneck.
+on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
+is no bottleneck.
 
 Packets that wait for the same next hop and may be aggregated leave in one PDU.
 """
@@ -29,8 +30,8 @@ from prime_plc.settings import FRAME_S, MacSettings
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2
 
-BUFFER_NEXT: Final = 2
-"""Transmit buffer of the frame that waits for the end of the one on air."""
+BUFFERS_AHEAD: Final = (BUFFER_DATA, 2, 3)
+"""Transmit buffers: one for the frame on air, the others for those that wait for its end."""
 
 BYTE_S: Final = 86.8e-6
 """[s] One byte on the serial port at 115200 baud."""
@@ -43,6 +44,12 @@ POLL_S: Final = 0.012
 
 GAP_S: Final = 0.001
 """[s] Between two frames of ours, for the clock map's error."""
+
+LEAD_S: Final = 0.001
+"""[s] To spare when a frame is handed over for an instant."""
+
+ABSOLUTE_S_MIN: Final = 0.05
+"""[s] A frame that may go this much later than the serial port needs is handed over for its instant."""
 
 _EMPTY_PDU_BYTES: Final = GENERIC_HEADER_BYTES + CRC32_BYTES
 
@@ -86,7 +93,6 @@ class Outgoing:
     attempts: int = 0
     rounds: int = 0
     not_before_s: float = 0.0
-    ends_s: float = 0.0
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
@@ -111,6 +117,7 @@ class Outgoing:
             and other.neighbour == self.neighbour
             and (other.downlink, other.level) == (self.downlink, self.level)
             and other.keep is self.keep
+            and other.packets[0].control == self.packets[0].control
             and not (self.tries or other.tries)
             and not any(packet.nad for packet in self.packets)
             and not any(packet.nad for packet in other.packets)
@@ -133,6 +140,7 @@ class ChannelAccess:
         self._sending: dict[int, Outgoing] = {}
         self._air_until_s = 0.0
         self._start_s = 0.0
+        self._absolute = False
         self.sna = b""
         self.wake_at: float | None = None
         self.dropped = 0
@@ -167,23 +175,24 @@ class ChannelAccess:
         if self.wake_at is None or now < self.wake_at or not self._queue:
             return None
         outgoing = self._queue[0]
-        ahead = self._start_s > now and bool(self._sending)
-        start_s = self._start_s if ahead else now
         scheme = self.scheme(outgoing)
+        ready_s = now + _serial_s(outgoing.length)
+        start_s = self._start_s if self._absolute else ready_s
         _, end_s = self._clock.contention(start_s)
-        if outgoing.not_before_s > start_s or start_s + self._needed_s(outgoing, scheme) > end_s:
-            self._plan(now)  # woken late: the rest of the period has become too short
+        too_late = start_s < ready_s or start_s + self._needed_s(outgoing, scheme) > end_s
+        if too_late or outgoing.not_before_s > start_s:  # woken late, or another frame than the draw was for
+            self._plan(now)
             return None
         heapq.heappop(self._queue)
         self._aggregate(outgoing)
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
-        latest_s = start_s if ahead else now + (len(pdu) + MESSAGE_BYTES) * BYTE_S + POLL_S
-        outgoing.ends_s = self._air_until_s = latest_s + airtime_s
-        buffer = BUFFER_NEXT if BUFFER_DATA in self._sending else BUFFER_DATA
+        self._air_until_s = start_s + airtime_s
+        at_s = start_s if self._absolute else None
+        buffer = next(one for one in BUFFERS_AHEAD if one not in self._sending)
         self._sending[buffer] = outgoing
         self._plan(now)
-        return TransmitFrame(pdu, scheme, start_s if ahead else None, buffer, exclusive=False)
+        return TransmitFrame(pdu, scheme, at_s, buffer, exclusive=False)
 
     def confirmed(self, buffer: int, result: TransmitResult, now: float) -> tuple[Outgoing, Given] | None:
         """What became of the frame with the modem; None while it will be tried again."""
@@ -246,24 +255,31 @@ class ChannelAccess:
 
     def _plan(self, now: float) -> None:
         """Draw when the most urgent frame may go: in this contention period if it fits, else in the next."""
-        if not self._queue or len(self._sending) >= (2 if self._settings.pipeline else 1):
+        if not self._queue or len(self._sending) >= (len(BUFFERS_AHEAD) if self._settings.pipeline else 1):
             self.wake_at = None
             return
         outgoing = self._queue[0]
         scheme = self.scheme(outgoing)
+        serial_s = _serial_s(outgoing.length)
+        needed_s = self._needed_s(outgoing, scheme)
         earliest_s = max(now, outgoing.not_before_s)
         if self._sending:
-            earliest_s = max(earliest_s, self._air_until_s + GAP_S)
+            earliest_s = max(earliest_s, self._air_until_s + GAP_S, now + serial_s)
         for ahead in (0, 1, 2):
             start_s, end_s = self._clock.contention(earliest_s, ahead)
             half = int((end_s - start_s) / SYMBOL_S) // 2
             width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
             symbols = self._draw.randint(0, min(width, half))
             at_s = max(earliest_s, start_s) + symbols * SYMBOL_S
-            if at_s + self._needed_s(outgoing, scheme) <= end_s:
+            absolute = bool(self._sending) or at_s > now + serial_s + ABSOLUTE_S_MIN
+            if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
         else:
             raise AssertionError(f"a frame of {outgoing.length} bytes fits no contention period")
-        self._start_s = at_s
-        lead_s = (outgoing.length + MESSAGE_BYTES) * BYTE_S + 2 * POLL_S if self._sending else 0.0
-        self.wake_at = max(now, at_s - lead_s)
+        self._start_s, self._absolute = at_s, absolute
+        self.wake_at = max(now, at_s - serial_s - LEAD_S) if absolute else at_s
+
+
+def _serial_s(length: int) -> float:
+    """[s] From the hand-over of a PDU until the modem has it, at the latest."""
+    return (length + MESSAGE_BYTES) * BYTE_S + POLL_S

@@ -59,7 +59,9 @@ class Connection:
         self._next_number = 0
         self._peer_window = settings.window_start
         self._round_trip_s = self._floor_s / 4
-        self._heard_since = 0
+        self._burst_s: float | None = None
+        self._last_sent_s = 0.0
+        self._pausing = False
         self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
@@ -96,7 +98,7 @@ class Connection:
     @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
-        deadlines = [packet.sent_s + self._patience_s(packet) for packet in self._unacknowledged]
+        deadlines = [self._due_s(packet) for packet in self._unacknowledged]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
@@ -105,25 +107,31 @@ class Connection:
 
     @property
     def sendable(self) -> bool:
-        """Whether a new packet may go now: something waits and the window is open."""
-        return bool(self._waiting) and len(self._unacknowledged) < self._peer_window
+        """Whether a new packet may go now: something waits, the window is open, no answer is awaited."""
+        return bool(self._waiting) and not self._pausing and len(self._unacknowledged) < self._peer_window
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
         patience_s = max(self._floor_s, 4 * self._round_trip_s)
         return float(patience_s * min(2 ** max(0, packet.count - 1), PATIENCE_GROWTH_MAX))
 
+    def _due_s(self, packet: _Packet) -> float:
+        """When a packet is sent again [s]: counted from the last one of its burst, as that is what is acknowledged."""
+        from_s = packet.sent_s if packet.asked else max(packet.sent_s, self._last_sent_s)
+        return from_s + self._patience_s(packet)
+
     def packets(self, now: float, limit: int = MODULUS) -> list[bytes]:
         """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
         that is due."""
         bodies: list[_Packet] = []
         for packet in self._unacknowledged:
-            if len(bodies) < limit and now >= packet.sent_s + self._patience_s(packet):
+            if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
                     self.failed = True
                     return []
                 if not packet.asked:
                     self.timeouts += 1
+                    self._pausing = False
                 packet.asked = False
                 bodies.append(packet)
         while self.sendable and len(bodies) < limit:
@@ -138,14 +146,29 @@ class Connection:
         for index, packet in enumerate(bodies):
             packet.sent_s = now
             packet.count += 1
-            flush = index == len(bodies) - 1 and not self.sendable
+            flush = index == len(bodies) - 1 and self._ends_burst(now)
             payloads.append(self._header(packet.number, flush=flush) + packet.body)
         if not payloads and self._acknowledge_at is not None and now >= self._acknowledge_at:
             payloads.append(self._header(self._next_number, flush=False))
         if payloads:
             self._acknowledge_at = None
-            self._heard_since = 0
+        if bodies:
+            self._last_sent_s = now
         return payloads
+
+    def _ends_burst(self, now: float) -> bool:
+        """Whether an acknowledgement is due. A sender that goes on and on leaves no gap for it on the line, so after
+        a while it asks for one and waits."""
+        if not self.sendable:
+            self._burst_s = None
+            return True
+        if self._burst_s is None:
+            self._burst_s = now
+        if now - self._burst_s < self._settings.burst_s:
+            return False
+        self._burst_s = None
+        self._pausing = True
+        return True
 
     def _header(self, number: int, *, flush: bool) -> bytes:
         furthest = max((_ahead(early, self._expected) for early in self._early), default=0)
@@ -168,11 +191,6 @@ class Connection:
         tokens = self._acknowledged(header, now)
         if not body:
             return [], tokens
-        self._heard_since += 1
-        urgent = header.flush or self._heard_since >= self._settings.window // 2
-        hold_s = self._settings.flush_hold_s if urgent else self._settings.acknowledge_hold_s
-        due = now + hold_s
-        self._acknowledge_at = due if self._acknowledge_at is None else min(due, self._acknowledge_at)
         if _ahead(header.packet_id, self._expected) < self._settings.window:
             self._early.setdefault(header.packet_id, body)
         sdus = []
@@ -180,12 +198,22 @@ class Connection:
             self._expected = (self._expected + 1) % MODULUS
             if (sdu := self._assemble(ready, now)) is not None:
                 sdus.append(sdu)
+        self._hold(now, flush=header.flush)
         return sdus, tokens
+
+    def _hold(self, now: float, *, flush: bool) -> None:
+        """Acknowledge at once if asked in the middle of an SDU; at its end wait a little for an answer to ride on."""
+        hold_s = self._settings.acknowledge_hold_s
+        if flush:
+            hold_s = self._settings.flush_hold_s if self._assembly is None else 0.0
+        due_s = now + hold_s
+        self._acknowledge_at = due_s if self._acknowledge_at is None else min(due_s, self._acknowledge_at)
 
     def _acknowledged(self, header: ArqHeader, now: float) -> list[int]:
         if header.window is not None:
             self._peer_window = max(1, header.window)
         tokens: list[int] = []
+        self._pausing = False
         if header.ack is not None and self._unacknowledged:
             done = _ahead(header.ack, self._unacknowledged[0].number)
             if done <= len(self._unacknowledged):

@@ -97,7 +97,8 @@ class MacSettings:
     Channel:
         transmit_attempts_max: channel accesses in a row before a frame rests (range published, 2 to 5).
         access_rounds_max: such rows before it is given up (ours; the specification gives up after one).
-        access_margin_s: left free at the end of the contention period for the serial port's latency (ours).
+        access_margin_s: left free at the end of the contention period, for clocks (recalled: 3 symbols of guard;
+            ours).
         beacon_lead_s: ahead of its slot a beacon is handed to the modem (firmware polls its port every 10 ms; ours).
         pipeline: hand the next frame over while one is on air, for an instant after it (ours).
         queue_max: frames waiting for the channel (ours).
@@ -110,13 +111,14 @@ class MacSettings:
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
 
     Connections:
-        window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node).
+        window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
         retransmit_s_min: floor of the retransmission time over one hop, two more for each further one; otherwise four
             round trips (not established; ours).
         transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
+        burst_s: a sender with much to send asks for an acknowledgement this often, and waits for it (ours).
         segment_bytes: longest piece of an SDU in one packet (ours; 64 to 128 for lossy lines).
         reassembly_s_max: an unfinished SDU is dropped after this (ours).
         sdus_max: SDUs waiting on one connection (ours).
@@ -162,7 +164,7 @@ class MacSettings:
     register_spread_s: float = 0.5
     late_spread_s: float = 6.0
     missed_beacons_max: int = 5
-    switch_silence_s_min: float = 8.0
+    switch_silence_s_min: float = 9.0
     switch_patience: float = 1.5
     promotion_period_s: float = 5.0
     promotions_max: int = 2
@@ -184,7 +186,7 @@ class MacSettings:
 
     transmit_attempts_max: int = 5
     access_rounds_max: int = 4
-    access_margin_s: float = 0.04
+    access_margin_s: float = 0.004
     beacon_lead_s: float = 0.08
     pipeline: bool = True
     queue_max: int = 64
@@ -195,12 +197,13 @@ class MacSettings:
     hop_wait_s: float = 0.3
     hop_memory_s: float = 1.5
 
-    window: int = 16
+    window: int = 31
     window_start: int = 4
     retransmit_s_min: float = 3.0
     transmissions_max: int = 8
     flush_hold_s: float = 0.05
-    acknowledge_hold_s: float = 0.2
+    acknowledge_hold_s: float = 1.5
+    burst_s: float = 2.0
     segment_bytes: int = 128
     reassembly_s_max: float = 30.0
     sdus_max: int = 32

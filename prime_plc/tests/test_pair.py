@@ -263,7 +263,7 @@ def test_a_base_refuses_what_it_does_not_do() -> None:
     wire.put("base", uplink(ControlType.PRO, ask.encode(), node.lnid))
     wire.put("base", uplink(ControlType.CON, Con(False, False, 300, 2, b"x").encode(), node.lnid))
     wire.run(2.0)
-    assert sent_control(wire.talk, "PRO_DEM_B")
+    assert sent_control(wire.talk, "PRO_REJ")
     assert sent_control(wire.talk, "CON_CLS_B")
     before = base.summary()
     wire.put("base", FrameReceived(b"\x00\x00garbage", MAC.scheme, 0, 0.0, 0.01, 3.0, 60, precise=False))
