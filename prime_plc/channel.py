@@ -246,7 +246,11 @@ class ChannelAccess:
     def scheme(self, outgoing: Outgoing) -> Scheme:
         """Modulation of a frame: control packets and whatever else is short always take the most robust one, as much
         hangs on them and little is to be gained."""
-        if outgoing.length <= self._settings.robust_bytes or all(packet.control for packet in outgoing.packets):
+        if (
+            outgoing.finished
+            or outgoing.length <= self._settings.robust_bytes
+            or all(packet.control for packet in outgoing.packets)
+        ):
             return self._settings.scheme
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 

@@ -52,7 +52,7 @@ class Connection:
 
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
-        self._floor_s = settings.retransmit_s_min * (2 * hops - 1)
+        self._floor_s = settings.retransmit_s_min + settings.retransmit_hop_s * (hops - 1)
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
         self._unacknowledged: deque[_Packet] = deque()

@@ -34,9 +34,8 @@ class MacSettings:
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
         robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
-        asymmetry_db: between what we hear of a neighbour and what it may hear of us: a new one gets what fits if it is
-            worse off by this, none gets more than fits if it is better off by it (ours; noise differs from place to
-            place).
+        asymmetry_db: a new neighbour gets what fits if it hears us worse by this than we hear it (ours; noise differs
+            from place to place).
         deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
             deliveries_to_rise_max (ours).
         deliveries_to_prove: after a step up, that prove it (ours).
@@ -113,8 +112,9 @@ class MacSettings:
     Connections:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
-        retransmit_s_min: floor of the retransmission time over one hop, two more for each further one; otherwise four
-            round trips (not established; ours).
+        retransmit_s_min: floor of the retransmission time over one hop; otherwise four round trips (not established;
+            ours).
+        retransmit_hop_s: added to it for each further hop, as hops repeat by themselves first (ours).
         transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
@@ -199,7 +199,8 @@ class MacSettings:
 
     window: int = 31
     window_start: int = 4
-    retransmit_s_min: float = 3.0
+    retransmit_s_min: float = 1.0
+    retransmit_hop_s: float = 6.0
     transmissions_max: int = 8
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 1.5

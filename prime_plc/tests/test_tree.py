@@ -163,7 +163,7 @@ def test_a_street_of_thirty_registers_and_reports(seed: int) -> None:
             ether.run(2.0)
             ether.put(f"n{number}", SendData(None, 1, 1, token.to_bytes(4, "big") * 25, token))
             token += 1
-    ether.run(60.0)
+    ether.run(120.0)
     arrived = {int.from_bytes(item.data[:4], "big") for item in ether.of("base", DataReceived)}
     assert arrived == set(range(token))
 
