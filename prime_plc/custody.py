@@ -110,16 +110,16 @@ class Custody:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
-    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Packet]]:
-        """Packets to repeat now, and those that are given up; all of them when the channel is crowded anyway."""
+    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[tuple[Packet, int | None]]]:
+        """Packets to repeat now, and those given up with the neighbour that failed; all when the channel is crowded."""
         again: list[Outgoing] = []
-        over: list[Packet] = []
+        over: list[tuple[Packet, int | None]] = []
         for body in self._deadlines.due(now):
             kept = self._kept.pop(body)
             old = kept.outgoing
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
-                over.append(kept.packet)
+                over.append((kept.packet, old.neighbour))
                 continue
             self.repeated += 1
             repetition = Outgoing(old.priority, old.downlink, old.level, old.neighbour, [kept.packet], keep=old.keep)

@@ -121,7 +121,9 @@ class Transmitter:
                 if outgoing.neighbour is not None:
                     self.links.lost(outgoing.neighbour)
                 self.channel.put(outgoing, now)
-            for packet in over:
+            for packet, neighbour in over:
+                if neighbour is not None:
+                    self.links.lost(neighbour)
                 self._recent.pop(packet.encode(), None)  # its sender may try again
         frame = self.channel.wake(now)
         return [] if frame is None else [frame]
