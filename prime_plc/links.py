@@ -3,7 +3,7 @@
 A neighbour is whoever shares a hop with this node: the switch above, or a child by its LNID. What matters is how the
 neighbour hears *us*; what is measured is how we hear *it*. The two differ by the noise at either end, 7 dB and more as
 a matter of course. So the measurement only bounds the choice: a new neighbour gets what would fit if it heard us worse
-by `MacSettings.asymmetry_db`, and nobody gets more than what would fit if it heard us better by as much. In between
+by `MacSettings.asymmetry_db`, and nobody gets more than what would fit if it heard us a little better. In between
 deliveries decide: some in a row try the next scheme, and if that fails at once the one before is taken again and the
 next try comes later. A scheme that has proven itself is left only after several losses in a row: single ones are
 collisions, against which slower frames help nobody. What the neighbour says of our signal (PRM) is believed at once.
@@ -149,7 +149,7 @@ class Links:
         """The best that the neighbour can be thought to hear of us [dB]."""
         if link.heard_s < link.told_until_s:
             return link.told_db + STEP_DB
-        return link.snr_db + self._settings.asymmetry_db
+        return link.snr_db + STEP_DB
 
     def _fitting(self, snr_db: float) -> int:
         step = 0

@@ -61,6 +61,6 @@ class RobustnessWatch:
         if scheme not in ladder or len(ladder) == 1:
             return True
         used = ladder.index(scheme)
-        if used > 0 and snr_db < GIVE_UP_DB[scheme] + self._settings.scheme_margin_db / 2:
-            return False
+        if snr_db < GIVE_UP_DB[scheme] + self._settings.scheme_margin_db / 2:
+            return False  # of the most robust one too: the other may know a better way
         return used + TOO_SLOW_STEPS > ladder.index(self._links.allowed(snr_db))

@@ -34,6 +34,7 @@ class Heard:
     Attributes:
         start_s: when its last precisely timed beacon began [s].
         avoid_until_s: not to be chosen before [s].
+        deaf_until_s: until then it counts that it has said that it hears us badly [s].
     """
 
     pdu: bytes
@@ -42,6 +43,7 @@ class Heard:
     last_s: float
     count: int
     avoid_until_s: float = 0.0
+    deaf_until_s: float = 0.0
 
     @property
     def beacon(self) -> Beacon:
@@ -100,6 +102,17 @@ class BeaconsHeard:
         if heard is not None:
             heard.avoid_until_s = until_s
 
+    def deaf(self, sna: bytes, sid: int, until_s: float) -> None:
+        """It hears us badly: chosen only for want of a better one."""
+        heard = self._heard.get((sna, sid))
+        if heard is not None:
+            heard.deaf_until_s = until_s
+
+    def other_ear(self, now: float, except_sid: int, level_max: int) -> bool:
+        """Whether there is another one heard well, not too deep, that has not said that it hears us badly."""
+        other = self.best(now, self._settings.join_snr_db, except_sid=except_sid)
+        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+
     def forget(self, sna: bytes, sid: int) -> None:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)
@@ -120,7 +133,8 @@ class BeaconsHeard:
     def cost(self, heard: Heard) -> tuple[float, int, float]:
         """Lowest path cost, then quality, then signal; a weak signal is worse than any cost."""
         beacon = heard.beacon
-        weak = 1000.0 if heard.snr_db < self._settings.join_snr_db else 0.0
+        deaf = heard.last_s < heard.deaf_until_s
+        weak = 1000.0 if deaf or heard.snr_db < self._settings.join_snr_db else 0.0
         hop = 2 * HOP_COST[self._links.allowed(heard.snr_db)]
         path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
         return weak + path + hop, -beacon.quality, -heard.snr_db

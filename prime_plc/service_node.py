@@ -94,6 +94,10 @@ BROADCAST_LCID_4_32: Final = 2
 ECHO_S: Final = 5.0
 """[s] The same broadcast within this time is a repetition."""
 
+DEAF_INDEX_MAX: Final = 2
+"""SNR index at which the switch above says that it hears us, up to which another one is looked for; 2 is below 6 dB."""
+
+LEVEL_MAX: Final = 63
 OWN_TREE_AVOID_S: Final = 120.0
 """[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
 
@@ -662,6 +666,17 @@ class ServiceNode:
         if not prm.response:
             known = self.transmitter.links.told(PARENT, prm.snr, now)
             self._send_control(ControlType.PRM, Prm(True, not known, prm.snr).encode(), now, keep=Keep.NO)
+            if prm.snr <= DEAF_INDEX_MAX:
+                return self._leave_deaf_switch(now)
+        return []
+
+    def _leave_deaf_switch(self, now: float) -> list[Output]:
+        """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
+        self.beacons.deaf(self.sna, self.sid, now + self.settings.robustness_hold_s)
+        level_max = LEVEL_MAX if self.switching.lsid is None else self.level
+        if self.beacons.other_ear(now, self.sid, level_max):
+            return self._disconnect("the switch hardly hears us", now)
+        self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
         return []
 
     def _told_by_child(self, packet: Packet, now: float) -> None:

@@ -34,9 +34,8 @@ class MacSettings:
         scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
         scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
         robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
-        asymmetry_db: between what we hear of a neighbour and what it may hear of us: a new one gets what fits if it is
-            worse off by this, none gets more than fits if it is better off by it (ours; noise differs from place to
-            place).
+        asymmetry_db: a new neighbour gets what fits if it hears us worse by this than we hear it (ours; noise differs
+            from place to place).
         deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
             deliveries_to_rise_max (ours).
         deliveries_to_prove: after a step up, that prove it (ours).
