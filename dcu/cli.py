@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from dcu.real import run_daemon  # noqa: PLC0415  # sockets, threads and the serial port; not needed for --help
 
-    return asyncio.run(run_daemon(load_config(options.config, DcuConfig)))
+    return asyncio.run(run_daemon(_load(options.config)))
 
 
 def _check(options: argparse.Namespace) -> int:
     from dcu.site import load_rule  # noqa: PLC0415  # NumPy
 
-    config = load_config(options.file, DcuConfig)
+    config = _load(options.file)
     load_rule(config)
     print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
     return EXIT_OK
@@ -102,33 +102,37 @@ def ask(path: Path) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from dcu.ledger.store import verify  # noqa: PLC0415  # only this command reads the file
+    from dcu.ledger.store import FILE, Walk  # noqa: PLC0415  # only this command reads the file
 
-    found = verify(options.directory)
-    result = {"dcu": found.dcu, "entries": len(found.entries), "head": found.head.hex(), "faults": found.faults}
+    found = Walk(options.directory / FILE)
+    for _ in found:
+        pass
+    result = {"dcu": found.dcu, "entries": found.count, "head": found.head.hex(), "faults": found.faults}
     if options.json:
         print(json.dumps(result))
     else:
         verdict = "; ".join(found.faults) or "verified"
-        print(f"ledger of {found.dcu}: {len(found.entries)} entries, head {found.head.hex()}: {verdict}")
+        print(f"ledger of {found.dcu}: {found.count} entries, head {found.head.hex()}: {verdict}")
     return EXIT_FAILED if found.faults else EXIT_OK
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dcu.hosting.replay import replay  # noqa: PLC0415  # NumPy
-    from dcu.ledger.store import verify  # noqa: PLC0415
-    from dcu.site import load_rule  # noqa: PLC0415
+    from dcu.site import replay_ledger  # noqa: PLC0415  # NumPy
 
-    rule = load_rule(load_config(options.config, DcuConfig))
-    ledger = verify(options.directory)
-    found = replay(rule, ledger.entries)
-    differences = [*ledger.faults, *found.differences]
+    found = replay_ledger(_load(options.config), options.directory)
     if options.json:
-        print(json.dumps({"windows": found.windows, "decisions": found.decisions, "differences": differences}))
+        told = {"windows": found.windows, "decisions": found.decisions, "differences": found.differences}
+        print(json.dumps(told))
     else:
-        verdict = "all the same" if not differences else f"{len(differences)} differ\n" + "\n".join(differences[:20])
+        wrong = found.differences
+        verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
         print(f"{found.windows} windows, {found.decisions} decisions: {verdict}")
-    return EXIT_FAILED if differences else EXIT_OK
+    return EXIT_FAILED if found.differences else EXIT_OK
+
+
+def _load(path: Path) -> DcuConfig:
+    """The configuration; what it names by a relative path lies beside it."""
+    return load_config(path, DcuConfig).beside(path.parent)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,20 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
-from dcu.hosting.engine import SiteSettings
+from dcu.hosting.site_settings import SiteSettings
+from dcu.keys import KeyRing, load_ring
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
-from shared.ids import BusId, MeterId, Phase, parse_eui48
+from shared.errors import ConfigError, Fault
+from shared.ids import BusId, MeterId, Phase, format_eui48, parse_eui48
 from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+BusName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+"""As the network model calls it."""
 MeterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
@@ -75,20 +79,22 @@ class Decision(Section):
 
     ``rule``: `present` looks at present voltages alone; `predicted` asks the network model, `learned` what the meters'
     history taught, `mixed` both, and believes the worse. Unset it is `predicted` with a `[model]` and `present`
-    without. ``guard_pct`` is how far raising stays inside the band.
+    without. ``guard_pct`` is how far raising stays inside the band. ``asynchrony`` is the share of a change of voltage
+    that readings at different instants may hide from the rule `learned`.
     """
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
-    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.03
+    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
 
 
 class Model(Section):
     """The compiled feeder that decisions are made with.
 
-    ``network_sha256`` pins the network it came from; a file of another network grants nothing. ``loading_max`` is the
-    share of every rating that may be used.
+    ``file`` lies beside the configuration unless its path is absolute. ``network_sha256`` pins the network it came
+    from; a file of another network grants nothing. ``loading_max`` is the share of every rating that may be used.
     """
 
     file: Annotated[str, Field(min_length=1)]
@@ -102,7 +108,7 @@ class Balancing(Section):
     """The EM330 at the transformer; ``bus`` is where the model has it."""
 
     url: ModbusUrl
-    bus: Word | None = None
+    bus: BusName | None = None
     phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=_three)
     ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
@@ -114,7 +120,7 @@ class Meter(Section):
 
     id: MeterName
     eui48: Eui48Text
-    bus: Word
+    bus: BusName
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     nominal_limit_w: Watts
     contract_limit_w: Watts
@@ -128,6 +134,12 @@ class Meter(Section):
         if len(set(self.phases)) != len(self.phases):
             raise ValueError(f"each phase once (seen {', '.join(self.phases)})")
         return self
+
+
+class Protection(Section):
+    """The street's keys: the file that `headroom-keys make` has written. There is no operation without."""
+
+    key_file: Annotated[str, Field(min_length=1)]
 
 
 class Status(Section):
@@ -146,6 +158,7 @@ class DcuConfig(Section):
     model: Model | None = None
     balancing: Balancing
     plc: Plc
+    protection: Protection
     status: Status
     meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
 
@@ -174,6 +187,14 @@ class DcuConfig(Section):
 
     # ---- what the parts want -----------------------------------------------------------------------------------------
 
+    def beside(self, directory: Path) -> DcuConfig:
+        """The same with the model's file found from the directory of the configuration."""
+        if self.model is None:
+            return self
+        return self.model_copy(
+            update={"model": self.model.model_copy(update={"file": str(directory / self.model.file)})}
+        )
+
     @property
     def state_directory(self) -> Path:
         """Where the ledger lives."""
@@ -193,6 +214,29 @@ class DcuConfig(Section):
             )
             for meter in self.meters
         )
+
+    def load_keys(self) -> KeyRing:
+        """The street's keys.
+
+        Raises:
+            ConfigError: no file of keys, open to others, damaged, of another DCU, or without one of our meters.
+        """
+        file = self.protection.key_file
+        ring = load_ring(Path(file))
+        faults = []
+        if ring.eui48 != parse_eui48(self.dcu.eui48):
+            faults.append(Fault("eui48", format_eui48(ring.eui48), f"the DCU's own {self.dcu.eui48}"))
+        for entry in self.entries:
+            enrolled = ring.meters.get(entry.id)
+            if enrolled is None:
+                expected = f"keys for {format_eui48(entry.eui48)}; make them with headroom-keys make"
+                faults.append(Fault(f"meters.{entry.id}", "nothing", expected))
+            elif enrolled.eui48 != entry.eui48:
+                seen = format_eui48(enrolled.eui48)
+                faults.append(Fault(f"meters.{entry.id}", seen, f"{format_eui48(entry.eui48)}, as configured"))
+        if faults:
+            raise ConfigError(file, faults)
+        return ring
 
     @property
     def site_settings(self) -> SiteSettings:

@@ -16,15 +16,18 @@ from typing import Any, Final
 from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
 from dcu.hosting.predicted import NoModel
+from dcu.keys import KeyRing
 from dcu.ledger.store import Ledger
 from dcu.site import recall_lessons, rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
+from shared.errors import ConfigError, HeadroomError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
+from shared.secret_files import COUNTERS, CounterFile
 
 _LOG: Final = get_logger("dcu")
 
@@ -47,10 +50,56 @@ class ThreadedLedger:
     def append(self, entry: dict[str, Any]) -> Future[int]:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.append, entry)
 
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """For others who wait for the disk."""
+        return self._thread
+
     def close(self) -> None:
         """Finish what was begun and give the file back."""
         self._thread.shutdown(wait=True)
         self._ledger.close()
+
+
+class DiskVault:
+    """`dcu.daemon.VaultPort` on this machine's disk; it waits in the thread that the ledger has anyway."""
+
+    def __init__(self, config: DcuConfig, counters: CounterFile, thread: ThreadPoolExecutor) -> None:
+        """Reserves the first block of counters.
+
+        Raises:
+            ConfigError: keys that are missing or not this street's.
+            DeviceError: counters that cannot be reserved.
+        """
+        self._config = config
+        self._path = Path(config.protection.key_file)
+        self._seen = self._stamp()
+        self.ring = config.load_keys()
+        self.counter = counters.start()
+        self._counters = counters
+        self._thread = thread
+
+    def changed(self) -> KeyRing | None:
+        """The keys, if the file is another one; keys that cannot be used are told and leave the last good ones."""
+        seen = self._stamp()
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        try:
+            return self._config.load_keys()
+        except ConfigError as error:
+            event(_LOG, logging.ERROR, "keys cannot be used, the last good ones stay", why=str(error))
+            return None
+
+    async def reserve(self, end: int) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._counters.reserve, end)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
 
 def status_door(path: Path) -> StatusDoor:
@@ -84,8 +133,10 @@ async def run_daemon(config: DcuConfig) -> int:
 
     Raises:
         DeviceError: a second instance, or a ledger that is not ours.
+        ConfigError: keys that are missing or not this street's.
     """
     set_up_logging()
+    config.load_keys()  # before anything else is touched
     ledger = Ledger(config.state_directory, config.dcu.id)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger tail put aside", faults="; ".join(ledger.recovered.faults))
@@ -96,6 +147,11 @@ async def run_daemon(config: DcuConfig) -> int:
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
     threaded = ThreadedLedger(ledger)
+    try:
+        vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
+    except HeadroomError:
+        threaded.close()
+        raise
     ports = Ports(
         clock=LoopClock(),
         draw=random.SystemRandom(),
@@ -103,6 +159,7 @@ async def run_daemon(config: DcuConfig) -> int:
         registers=PymodbusPort(ModbusAddress.parse(config.balancing.url)),
         ledger=threaded,
         epoch=Epoch(ledger.epoch + 1),
+        vault=vault,
         status_door=status_door(Path(config.status.socket)),
         notify=notify_from(),
         signals=Signals.HANDLED,

@@ -37,7 +37,7 @@ def snapshot(
                 "limit_w": state.limit_w,
                 "source": state.source.name,
                 "relay": state.relay.name,
-                "alarms": [flag.name for flag in type(state.alarms) if flag in state.alarms and flag],
+                "alarms": state.alarms.names,
                 "granted_w": None if grant is None else grant.limit_w,
                 "lease_left_s": None if grant is None else max(0.0, grant.decided_at_s + engine.lease_s - now),
                 "reserved_w": reserved_w.get(name, 0.0),
@@ -51,6 +51,7 @@ def snapshot(
         "band_v": [engine.band.low_v, engine.band.high_v],
         "substation": {"quality": busbar.quality.value, "u_v": list(busbar.u_v), "age_s": busbar.age_s},
         "meters": meters,
+        "line": {"reports_per_s": round(engine.reports_per_s(now), 3), "grants_max": engine.renewable(now)},
         "decisions": list(engine.recent),
         "ledger": {"position": ledger.position, "head": ledger.head.hex()},
         "plc": plc,
@@ -67,6 +68,7 @@ def table(status: dict[str, Any]) -> str:
             f" ledger: {status['ledger']['position']} entries, head {status['ledger']['head'][:16]}"
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
+        *_protection(status.get("protection", {})),
         "",
     ]
     rows = [
@@ -77,6 +79,15 @@ def table(status: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     decisions = ["", "newest decisions:"] + [f"  {line}" for line in status["decisions"] or ["none yet"]]
     return "\n".join(head + lines + decisions)
+
+
+def _protection(found: dict[str, Any]) -> list[str]:
+    """Sessions, what was refused on the power line, and alarms; nothing from an older daemon."""
+    if not found:
+        return []
+    refused = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in found["refused"].items()) or "none"
+    alarms = [f"ALARM {meter}: {what}" for meter, what in found["alarms"].items()]
+    return [f"{found['sessions']} meters in a protected session; frames refused: {refused}", *alarms]
 
 
 def _row(meter: dict[str, Any]) -> list[str]:

@@ -14,10 +14,13 @@ DECISIONS: Final = {"grant": "grant", "renewal": "renew", "denial": "deny", "low
 
 @dataclass(slots=True)
 class Replay:
-    """How many windows and decisions were looked at; where something differs, in words."""
+    """How many entries, windows and decisions of windows were looked at; decisions that no window made (refused at the
+    door, waited too long, revoked for what lasted); where something differs, in words."""
 
+    entries: int = 0
     windows: int = 0
     decisions: int = 0
+    alone: int = 0
     differences: list[str] = field(default_factory=list)
 
 
@@ -32,6 +35,7 @@ def replay(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> Replay:
     verdicts: dict[tuple[int, int], dict[str, Mapping[str, Any]]] = {}
     for entry in entries:
         kind = str(entry["kind"])
+        found.entries += 1
         if kind == "start" and (entry["rule"], entry["facts"]) != (rule.name, rule.facts()):
             found.differences.append(f"start of epoch {entry['epoch']}: another rule or other settings")
         elif kind == "view":
@@ -44,7 +48,9 @@ def replay(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> Replay:
                     f"window {entry['epoch']}/{entry['window']}: {_first(entry['answer'], answer)}"
                 )
             verdicts = {(entry["epoch"], entry["window"]): {v["meter"]: v for v in answer["verdicts"]}}
-        elif kind in DECISIONS and entry.get("window") is not None:
+        elif kind in DECISIONS and entry.get("window") is None:
+            found.alone += 1
+        elif kind in DECISIONS:
             found.decisions += 1
             verdict = verdicts.get((entry["epoch"], entry["window"]), {}).get(entry["meter"])
             if verdict is None or verdict["act"] != DECISIONS[kind]:

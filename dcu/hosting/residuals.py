@@ -2,14 +2,26 @@
 
 Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
-instant of the reading is known from the reports before and after it, to within what it changed between them. From that
-doubt follows how much the residual may teach.
+instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
+moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way
+it has moved with probability `g = f / 2`: its expectation has come as far, its variance is `g (1 - g)` times the square
+of what it changed. Grants are lowered together and clouds shade everybody, so what moves a voltage the same way is
+added up as it is, not by squares; up and down are taken as independent. From that doubt follows how much the residual
+may teach.
 
 Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
 
-    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2 / 3
+    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
 
-(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole.
+(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole. A residual that
+surprises moves nothing by itself but widens `P` until the margin reaches it; the next one, if it says the same, is then
+believed, and if not, `P` narrows again. The noise of a
+reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
+for the street; it begins with what the site declares.
+
+A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the
+idle feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the
+lift (voltage above the idle feeder's) that it was learnt at, so that a lift of now can be compared.
 """
 
 from __future__ import annotations
@@ -21,22 +33,28 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
 
 Reals = NDArray[np.float64]
+Complexes = NDArray[np.complex128]
+Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.0005
-"""[nominal] By which a residual drifts within `DRIFT_S`: temperature of meters, and of cables."""
+DRIFT: Final = 0.0003
+"""[nominal] By which a residual drifts within `DRIFT_S`: a meter's error follows its temperature, an EM330's by at most
+0.02 % a kelvin. What a wrong model does as the load changes is not drift: see `anchor_v`."""
 DRIFT_S: Final = 3600.0
 SURPRISE: Final = 3.0
 """Standard deviations beyond which a residual is not the constant that it was."""
-KEPT: Final = 4
-"""Reports of each port that are remembered."""
+NOISE_SHARE: Final = 0.005
+"""Weight of one clear reading in what noise readings have; some two hundred count."""
+NOISE_MIN_V: Final = 0.04
+"""[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
+KEPT: Final = 16
+"""Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
 WAIT_S: Final = 180.0
 """[s] A reading that could not be judged for so long teaches nothing."""
@@ -58,8 +76,23 @@ class Seen:
     taken_s: Reals
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Readings of some ports, each once, at one instant, judged: measured minus model, its doubt, and the lift that the
+    model had there [V]."""
+
+    ports: Rows
+    residual_v: Reals
+    doubt_v: Reals
+    lift_v: Reals
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Found:
+        """Some of them."""
+        return _Found(self.ports[chosen], self.residual_v[chosen], self.doubt_v[chosen], self.lift_v[chosen])
+
+
 class Residuals:
-    """Mean and variance by port (n) [V]; ports whose readings contradict the model."""
+    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model."""
 
     def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
         """Nothing known.
@@ -67,18 +100,24 @@ class Residuals:
         Args:
             metered: which ports have a meter (n).
             nominal_v: (n) [V].
-            noise_v: of a reading [V]: its last digit, its flicker.
+            noise_v: of a reading [V], to begin with: its last digit, its flicker.
         """
         n = len(metered)
-        self._metered, self._nominal_v, self._noise_v = metered, nominal_v, noise_v
+        self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
+        self.anchor_v = np.zeros(n)
         self.contradicts = np.zeros(n, dtype=bool)
         self._t = np.full((n, KEPT), -np.inf)
         self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
-        self._waiting: deque[tuple[float, int, float]] = deque()
+        self._waiting: Reals = np.zeros((0, 3))
         self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
         self._aged_s: float | None = None
+
+    @property
+    def noise_v(self) -> float:
+        """Standard deviation of a clear reading [V]."""
+        return float(self._noise**0.5)
 
     def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
         """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
@@ -87,11 +126,19 @@ class Residuals:
             table[new, :-1] = table[new, 1:]
             table[new, -1] = values[new]
         fresh = np.flatnonzero(new)
-        self._waiting.extend((float(seen.taken_s[k]), int(k), float(seen.u_v[k])) for k in fresh)
+        readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
+        self._waiting = np.concatenate([self._waiting, readings])
         if not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S:
             self._busbar.append((busbar_s, busbar_v))
 
-    def judge(self, model: PortModel, busbar: list[int], allowed: float, unmetered: tuple[Reals, Reals]) -> None:
+    def judge(
+        self,
+        model: PortModel,
+        busbar: list[int],
+        allowed: float,
+        unmetered: tuple[Reals, Reals],
+        near_u_v: Complexes | None = None,
+    ) -> None:
         """Learn from the readings that everybody has reported after.
 
         Args:
@@ -99,79 +146,100 @@ class Residuals:
             busbar: rows of the balancing bus among its nodes; empty if it is not observed.
             allowed: a residual beyond this share of nominal contradicts.
             unmetered: draws [W, var] (n) to be taken at ports without a meter.
+            near_u_v: port voltages (n) [V] that power flows may start from.
         """
         ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
-        ready = sorted(item for item in self._waiting if item[0] <= ready_s)
         newest_s = float(self._t[:, -1].max(initial=-np.inf))
-        self._waiting = deque(i for i in self._waiting if ready_s < i[0] > newest_s - WAIT_S)
-        first = 0
-        while first < len(ready):
-            last = first + 1
-            times = 1
-            while last < len(ready) and (times := times + (ready[last][0] > ready[last - 1][0])) <= BATCH:
-                last += 1
-            self._judge(ready[first:last], model, busbar, allowed, unmetered)
-            first = last
+        taken_s = self._waiting[:, 0]
+        ready = self._waiting[taken_s <= ready_s]
+        self._waiting = self._waiting[(taken_s > ready_s) & (taken_s > newest_s - WAIT_S)]
+        ready = ready[np.lexsort((ready[:, 1], ready[:, 0]))]
+        instants = np.unique(ready[:, 0])
+        for first in range(0, len(instants), BATCH):
+            at_s = instants[first : first + BATCH]
+            mine = ready[(ready[:, 0] >= at_s[0]) & (ready[:, 0] <= at_s[-1])]
+            self._judge(mine, at_s, model, busbar, allowed, unmetered, near_u_v)
 
     def _judge(
         self,
-        items: list[tuple[float, int, float]],
+        readings: Reals,
+        at_s: Reals,
         model: PortModel,
         busbar: list[int],
         allowed: float,
         unmetered: tuple[Reals, Reals],
+        near_u_v: Complexes | None,
     ) -> None:
-        at_s, state = np.unique([item[0] for item in items], return_inverse=True)
-        port = np.array([item[1] for item in items])
-        p, doubt_w = self._then(self._p, at_s)
+        """Readings (when, port, voltage) of some instants."""
+        p, spread_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
-        flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
-        level = np.abs(flow.u_v)
+        flows: list[tuple[Complexes, Complexes]] = []
+        for draw, reactive in zip(p, q, strict=True):
+            flows.append(solve_one(model, draw, reactive, FLOW_TOLERANCE_PU, near_u_v))
+            near_u_v = flows[-1][0] if np.isfinite(flows[-1][0]).all() else None
+        level = np.abs(np.array([u for u, _ in flows]))
+        factor = np.ones((len(at_s), 1))
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
-            modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
-            level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
-        # Grants are lowered together, so changes between two reports add up rather than cancel.
-        doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
-        for k, j, (taken_s, _, u_v) in zip(state, port, items, strict=True):
-            if np.isfinite(level[k, j]):
-                self._learn(taken_s, int(j), u_v - float(level[k, j]), float(doubt_v[k, j]), allowed)
+            i = np.array([i for _, i in flows])
+            modelled = np.abs(model.node_open_v[busbar] + i @ model.node_h_ohm[busbar].T).mean(axis=1)
+            factor = (np.interp(at_s, times, volts) / modelled)[:, None]
+        lift = (level - np.abs(model.u_open_v)) * factor
+        level = level * factor
+        reach = _reach(model)
+        for k, taken_s in enumerate(at_s):
+            mine = readings[readings[:, 0] == taken_s]
+            ports = mine[:, 1].astype(np.int64)
+            moved_v = spread_w[k] * reach[ports]
+            doubt_v = np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1))
+            found = _Found(ports, mine[:, 2] - level[k, ports], doubt_v, lift[k, ports])
+            self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Values of every port at some instants (k, n), and half of what each changed between its reports around
-        them."""
+        """Expectation of every port at some instants (k, n), and its standard deviation with the sign of the change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
         first, last = table[ports, lower], table[ports, upper]
-        exact = self._t[ports, lower] >= at_s[:, None] - NEW_S
-        value = np.where(exact, first, (first + last) / 2)
-        doubt = np.where(exact, 0.0, np.abs(last - first) / 2)
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
-        return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
+        begun_s, ended_s = np.where(unseen, 0.0, self._t[ports, lower]), self._t[ports, upper]
+        passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
+        share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
+        share = np.where(passed <= NEW_S, 0.0, share)
+        value = np.where(unseen, last, first + share * (last - first))
+        spread = np.sqrt(share * (1 - share)) * (last - first)
+        return value, np.where(unseen & self._metered, UNSEEN_W, spread)
 
-    def _learn(self, taken_s: float, port: int, residual_v: float, doubt_v: float, allowed: float) -> None:
+    def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:
         if self._aged_s is not None and taken_s > self._aged_s:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        if abs(residual_v) > allowed * self._nominal_v[port] + doubt_v:
-            self.contradicts[port] = True
-            return
-        self.contradicts[port] = False
-        known = self.variance[port]
-        off = residual_v - self.mean_v[port]
-        if off**2 > (SURPRISE**2) * (known + self._noise_v**2 + doubt_v**2 / 3):
-            known += off**2  # something has changed for good, or nothing is known: the new reading counts
-        gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
-        self.mean_v[port] += gain * off
-        self.variance[port] = (1 - gain) * known
+        found = self._odd_out(found, allowed)
+        ports, doubt = found.ports, found.doubt_v**2
+        known, off = self.variance[ports], found.residual_v - self.mean_v[ports]
+        surprise = off**2 > SURPRISE**2 * (known + self._noise + doubt)
+        # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until then
+        # the margin covers both.
+        self.variance[ports[surprise]] = np.maximum(known, (off / SURPRISE) ** 2)[surprise]
+        gain = np.where(surprise, 0.0, known / (known + self._noise + doubt))
+        self.mean_v[ports] += gain * off
+        self.anchor_v[ports] += gain * (found.lift_v - self.anchor_v[ports])
+        self.variance[ports[~surprise]] = ((1 - gain) * known)[~surprise]
+        for scatter in (off**2 - known - doubt)[~surprise & (np.maximum(known, doubt) < self._noise)]:
+            self._noise = max(self._noise + NOISE_SHARE * (float(scatter) - self._noise), NOISE_MIN_V**2)
+
+    def _odd_out(self, found: _Found, allowed: float) -> _Found:
+        """Without those that contradict the model, which are noted."""
+        odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + SURPRISE * found.doubt_v
+        self.contradicts[found.ports] = odd
+        return found.where(~odd)
 
 
 def _reach(model: PortModel) -> Reals:
-    """Size of each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
+    """Each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
     if "reach" not in model.memo:
-        model.memo["reach"] = np.abs(rise(model)) * model.u_nominal_v[:, None]
+        model.memo["reach"] = rise(model) * model.u_nominal_v[:, None]
     found: Reals = model.memo["reach"]
     return found

@@ -28,6 +28,7 @@ LOCK: Final = "ledger.lock"
 VERSION: Final = 1
 ENTRY_BYTES_MAX: Final = 1 << 20
 HEAD: Final = 4 + 4 + 32
+HEADER_BYTES_MAX: Final = 256
 
 
 class LedgerError(HeadroomError):
@@ -87,36 +88,65 @@ def _chain(head: bytes, payload: bytes) -> bytes:
     return hashlib.sha256(head + payload).digest()
 
 
+class Walk:
+    """The entries of a ledger file one by one, each verified before it is given.
+
+    Attributes:
+        dcu: whose ledger it is.
+        count: entries so far.
+        head: chain hash after the last of them.
+        valid_bytes: where it ends.
+        faults: what is wrong behind it, with offset; known when the walk is over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """A walk that begins at the first entry.
+
+        Raises:
+            LedgerError: the file is missing, or no ledger of this format.
+        """
+        self._path = path
+        try:
+            with path.open("rb") as file:
+                header = file.readline(HEADER_BYTES_MAX)
+        except OSError as error:
+            raise LedgerError(f"{path}: {error.strerror}") from error
+        words = header.decode("utf-8", "replace").split()
+        if len(words) != 4 or words[:2] != ["HEADROOM", "LEDGER"] or not header.endswith(b"\n"):
+            raise LedgerError(f"{path}: seen {header[:32]!r}, expected a ledger's header line")
+        if words[2] != str(VERSION):
+            raise LedgerError(f"{path}: seen format version {words[2]}, expected {VERSION}")
+        self.dcu = words[3]
+        self.count = 0
+        self.head = hashlib.sha256(header).digest()
+        self.valid_bytes = len(header)
+        self.faults: list[str] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self._path.open("rb") as file:
+            file.seek(self.valid_bytes)
+            while record := file.read(HEAD):
+                length = int.from_bytes(record[:4], "big")
+                payload = file.read(min(length, ENTRY_BYTES_MAX))
+                fault = _fault(record, payload, length, self.head)
+                if fault is not None:
+                    self.faults.append(f"offset {self.valid_bytes}, entry {self.count}: {fault}")
+                    return
+                self.head = record[8:]
+                self.valid_bytes += HEAD + length
+                self.count += 1
+                yield json.loads(payload)
+
+
 def scan(path: Path) -> Scan:
-    """Read a ledger file and verify every record.
+    """Read a ledger file whole and verify every record.
 
     Raises:
         LedgerError: the file is missing, or no ledger of this format.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}") from error
-    end = data.find(b"\n") + 1
-    words = data[:end].decode("utf-8", "replace").split()
-    if len(words) != 4 or words[:2] != ["HEADROOM", "LEDGER"]:
-        raise LedgerError(f"{path}: seen {data[:32]!r}, expected a ledger's header line")
-    if words[2] != str(VERSION):
-        raise LedgerError(f"{path}: seen format version {words[2]}, expected {VERSION}")
-    found = Scan(words[3], head=hashlib.sha256(data[:end]).digest(), valid_bytes=end)
-    head, at = found.head, end
-    faults: list[str] = []
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        payload = data[at + HEAD : at + HEAD + length]
-        fault = _fault(data[at : at + HEAD], payload, length, head)
-        if fault is not None:
-            faults.append(f"offset {at}, entry {len(found.entries)}: {fault}")
-            break
-        head = data[at + 8 : at + HEAD]
-        found.entries.append(json.loads(payload))
-        at += HEAD + length
-    return Scan(found.dcu, found.entries, head, at, faults)
+    walk = Walk(path)
+    entries = list(walk)
+    return Scan(walk.dcu, entries, walk.head, walk.valid_bytes, walk.faults)
 
 
 def _fault(record: bytes, payload: bytes, length: int, head: bytes) -> str | None:
