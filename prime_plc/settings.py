@@ -164,7 +164,7 @@ class MacSettings:
     register_spread_s: float = 0.5
     late_spread_s: float = 6.0
     missed_beacons_max: int = 5
-    switch_silence_s_min: float = 9.0
+    switch_silence_s_min: float = 15.0
     switch_patience: float = 1.5
     promotion_period_s: float = 5.0
     promotions_max: int = 2

@@ -193,7 +193,7 @@ def test_a_dead_switch_is_replaced() -> None:
     other = ether.node(3 - old)
     ether.kill(f"n{old}")
     took = ether.run_until(lambda: ether.node(3).sid == other.switching.lsid and ether.connected(), 300.0)
-    assert 9.0 < took < 120.0
+    assert 10.0 < took < 120.0
     assert other.state is State.SWITCH
 
 
