@@ -89,7 +89,12 @@ class Pump:
             self._perform(self.stack.handle(item, self._loop.time()))
 
     def _told(self, message: ModemMessage) -> None:
-        self.put(MessageReceived(message))
+        if self._running:
+            outputs = self.stack.handle(MessageReceived(message), self._loop.time())
+            if outputs:
+                self._perform(outputs)
+            else:
+                self._arm()
 
     def _fed(self, data: bytes) -> None:
         self.put(BytesReceived(data))
@@ -104,6 +109,9 @@ class Pump:
                 self._loop.call_later(REOPEN_S, self.put, PortOpened())
             else:
                 self._on_output(output)
+        self._arm()
+
+    def _arm(self) -> None:
         wake_at = self.stack.wake_at
         if wake_at is not None and wake_at < self._armed_at:
             self._armed_at = wake_at
@@ -117,7 +125,7 @@ class Pump:
         for _ in range(WAKES_MAX):
             wake_at = self.stack.wake_at
             if wake_at is None or wake_at > now:
-                return self._perform([])
+                return self._arm()
             self._perform(self.stack.wake(now))
         raise AssertionError(f"{self._modem.name}: awake {WAKES_MAX} times at {now:g} s")
 

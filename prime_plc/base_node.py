@@ -105,6 +105,8 @@ BROADCAST_GAP_S: Final = 1.0
 class State(Enum):
     """Whether the subnetwork runs."""
 
+    __hash__ = object.__hash__  # that of enumerations is Python, and tables are looked into at every frame
+
     OFF = "no modem"
     RUNNING = "running"
 

@@ -199,6 +199,8 @@ Output = SendBytes | SendMessage | ReopenPort | Happened | ModemReady | ModemLos
 class State(Enum):
     """Where the modem stands."""
 
+    __hash__ = object.__hash__  # that of enumerations is Python, and tables are looked into at every frame
+
     CLOSED = "closed"
     RESETTING = "resetting"
     SETTING_UP = "setting up"
@@ -270,6 +272,7 @@ class ModemHost:
         self._confirm_by: dict[int, float] = {}
         self._stamped: dict[int, tuple[Receive, float]] = {}
         self._stamp_at = 0.0
+        self._durations: dict[tuple[Scheme, int], float] = {}
         self._wake_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------

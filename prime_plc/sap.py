@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from prime_plc.modem_messages import HostMessage, ModemMessage
 from shared.ids import Eui48
@@ -34,8 +35,7 @@ class BytesReceived:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+class MessageReceived(NamedTuple):
     """A message of the modem came as a value (`Port.MESSAGES`)."""
 
     message: ModemMessage

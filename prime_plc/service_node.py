@@ -108,6 +108,8 @@ Output = TransmitFrame | MacOutput
 class State(Enum):
     """Disconnected is the first four; the names of the last two are the specification's."""
 
+    __hash__ = object.__hash__  # that of enumerations is Python, and tables are looked into at every frame
+
     OFF = "no modem"
     LEFT = "left"
     SEARCHING = "searching"

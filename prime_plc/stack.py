@@ -22,12 +22,14 @@ from prime_plc.modem_messages import TransmitResult
 from prime_plc.pib import read_attribute
 from prime_plc.sap import (
     LPDU_DATA_BYTES_MAX,
+    BytesReceived,
     DataConfirmed,
     DataResult,
     Direction,
     FrameSeen,
     Input,
     MacInput,
+    MessageReceived,
     Output,
     SendData,
 )
@@ -62,6 +64,8 @@ class Stack:
         return min(node, modem)
 
     def handle(self, item: Input, now: float) -> list[Output]:
+        if isinstance(item, BytesReceived | MessageReceived):  # most of all inputs
+            return self._join(self._modem.handle(item, now), now)
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:
                 return [DataConfirmed(item.token, item.peer, DataResult.TOO_LONG)]

@@ -313,9 +313,8 @@ class VirtualModem:
         self._stamped_s[buffer] = self._loop.time()
         data = pdu[3:] if frame.mode is PhyMode.TYPE_A and self._framing is Framing.STOCK else pdu
         if self._quality:
-            cinr, rssi = round(4 * snr_db - 12), round(level_dbuv)
-            cinr = 0 if cinr < 0 else min(cinr, 255)
-            rssi = 0 if rssi < 0 else min(rssi, 255)
+            cinr = 0 if snr_db < 3 else 255 if snr_db > 66.75 else round(4 * snr_db - 12)
+            rssi = 0 if level_dbuv < 0 else 255 if level_dbuv > 255 else round(level_dbuv)
             message = Receive(buffer, frame.mode, frame.scheme, header_type, rssi, cinr, 16, 20, 500, 800, data)
         else:
             message = Receive(buffer, frame.mode, frame.scheme, header_type, 0, 0, 0, 0, 0, 0, data)
