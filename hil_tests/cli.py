@@ -15,7 +15,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from hil_tests import evaluate_command
+from hil_tests import evaluate_command, plc_command
 from hil_tests.observation import Observation
 from hil_tests.player import Ear, Street, StreetError, play
 from hil_tests.scenario import Known, Scenario, load_scenario
@@ -32,6 +32,7 @@ EXAMPLE: Final = """examples:
   headroom-testbed kill-sweep --kills 50
   headroom-testbed safety --feeder feeder.json --states 10000 --errors class1
   headroom-testbed evaluate --feeder eulv --day clear --pv-share 0.5
+  headroom-testbed plc --nodes 100 --levels 4 --minutes 60
 """
 RSS_KIB_MAX: Final = {"meter": 60 * 1024, "dcu": 100 * 1024}
 """[KiB] What a daemon may occupy at its start."""
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     safety.add_argument("--json", action="store_true")
     safety.set_defaults(command=_safety)
     evaluate_command.add_parser(commands)
+    plc_command.add_parser(commands)
     return parser
 
 

@@ -1,50 +1,65 @@
-"""Channel access in the shared contention period (CSMA/CA): a queue, a backoff, one frame with the modem at a time.
+"""Channel access in the shared contention period (CSMA/CA): a queue, a backoff, one frame on air.
 
 Backoff of a frame of priority P at its n-th attempt: uniform in 0 .. min(2**(P+n) + 1, half the contention period)
 symbols (recalled from PRIME 1.3.6). Carrier sensing is the modem's: it looks at the line when it begins to emit, and
 answers "busy", which costs one attempt. The several senses 3 ms apart of the specification (their number is not
-established) would cost a round trip on the serial port each and are left out. Frames are handed over when their
-backoff has ended, for emission at once: absolute scheduling needs more lead than the backoff is long.
+established) would cost a round trip on the serial port each and are left out. A frame is handed over when its backoff
+has ended, for emission at once: absolute scheduling needs more lead than the backoff is long. While a frame of ours is
+on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
+is no bottleneck.
+
+Packets that wait for the same next hop and may be aggregated leave in one PDU.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from prime_plc.frame_clock import FrameClock
+from prime_plc.links import Links
 from prime_plc.modem_host import ModemSettings, TransmitFrame
 from prime_plc.modem_messages import BUFFER_DATA, TransmitResult
-from prime_plc.phy import SYMBOL_S
-from prime_plc.settings import FRAME_S, FRAME_SYMBOLS, MacSettings
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES, GenericPdu, Packet
+from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
+from prime_plc.settings import FRAME_S, MacSettings
 
 PRIORITY_CONTROL: Final = 1
+PRIORITY_DATA: Final = 2
+
+BUFFERS_AHEAD: Final = (BUFFER_DATA, 2, 3)
+"""Transmit buffers: one for the frame on air, the others for those that wait for its end."""
+
+BYTE_S: Final = 86.8e-6
+"""[s] One byte on the serial port at 115200 baud."""
+
+MESSAGE_BYTES: Final = 20
+"""[byte] Around a PDU on the serial port, some stuffing included."""
+
+POLL_S: Final = 0.012
+"""[s] Until the firmware looks at its port, and to spare."""
+
+GAP_S: Final = 0.001
+"""[s] Between two frames of ours, for the clock map's error."""
+
+LEAD_S: Final = 0.001
+"""[s] To spare when a frame is handed over for an instant."""
+
+ABSOLUTE_S_MIN: Final = 0.05
+"""[s] A frame that may go this much later than the serial port needs is handed over for its instant."""
+
+_EMPTY_PDU_BYTES: Final = GENERIC_HEADER_BYTES + CRC32_BYTES
 
 
-class FrameClock:
-    """Where in the frame we are: set by each beacon, good for some frames after the last one."""
+class Keep(Enum):
+    """Whether a packet is kept after it was sent, until its next hop has shown that it came."""
 
-    def __init__(self, settings: MacSettings) -> None:
-        self._slot_symbols = settings.beacon_slot_symbols
-        self._start_s = 0.0
-        self._first_symbol = settings.beacon_slot_symbols
-        self._end_symbol = FRAME_SYMBOLS
-
-    def beacon(self, slot_start_s: float, position: int, count: int, cfp: int) -> None:
-        """A beacon began at ``slot_start_s`` [s] in slot ``position`` of ``count``; ``cfp`` symbols end the
-        contention."""
-        self._start_s = slot_start_s - position * self._slot_symbols * SYMBOL_S
-        self._first_symbol = max(count, 1) * self._slot_symbols
-        self._end_symbol = cfp or FRAME_SYMBOLS
-
-    def contention(self, now: float, ahead: int = 0) -> tuple[float, float]:
-        """Start and end [s] of the contention period of the present frame, or of one ``ahead``."""
-        frame = math.floor((now - self._start_s) / FRAME_S) + ahead
-        start_s = self._start_s + frame * FRAME_S
-        return start_s + self._first_symbol * SYMBOL_S, start_s + self._end_symbol * SYMBOL_S
+    NO = "not kept"
+    ONWARD = "until it is overheard passing it on"
+    LAST = "until its acknowledgement passes by; control packets are not kept"
 
 
 class Given(Enum):
@@ -56,92 +71,219 @@ class Given(Enum):
 
 
 @dataclass(slots=True)
-class _Waiting:
-    priority: int
-    order: int
-    pdu: bytes
-    attempts: int = 0
+class Outgoing:
+    """Packets for one next hop that leave in one PDU, or a finished PDU.
 
-    def __lt__(self, other: _Waiting) -> bool:
+    Attributes:
+        neighbour: key of the next hop in `Links`; None means everybody.
+        finished: bytes of a PDU that is not generic (a call for a switch).
+        keep: what shows that the next hop has it.
+        tries: repetitions of the hop so far.
+    """
+
+    priority: int
+    downlink: bool = False
+    level: int = 0
+    neighbour: int | None = None
+    packets: list[Packet] = field(default_factory=list)
+    finished: bytes = b""
+    keep: Keep = Keep.NO
+    tries: int = 0
+    order: int = 0
+    attempts: int = 0
+    rounds: int = 0
+    not_before_s: float = 0.0
+
+    def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
+
+    @property
+    def length(self) -> int:
+        """Bytes of the PDU."""
+        if self.finished:
+            return len(self.finished)
+        return _EMPTY_PDU_BYTES + sum(PACKET_HEADER_BYTES + len(packet.payload) for packet in self.packets)
+
+    def encode(self, sna: bytes) -> bytes:
+        """The PDU."""
+        if self.finished:
+            return self.finished
+        return GenericPdu(self.downlink, self.level, tuple(self.packets)).encode(sna)
+
+    def may_join(self, other: Outgoing) -> bool:
+        """Whether the other's packets may leave in the same PDU."""
+        return (
+            self.neighbour is not None
+            and other.neighbour == self.neighbour
+            and (other.downlink, other.level) == (self.downlink, self.level)
+            and other.keep is self.keep
+            and other.packets[0].control == self.packets[0].control
+            and not (self.tries or other.tries)
+            and not any(packet.nad for packet in self.packets)
+            and not any(packet.nad for packet in other.packets)
+        )
 
 
 class ChannelAccess:
     """Frames that want the line, one after the other, most urgent first."""
 
-    def __init__(self, settings: MacSettings, modem: ModemSettings, clock: FrameClock, draw: random.Random) -> None:
+    def __init__(
+        self, settings: MacSettings, modem: ModemSettings, clock: FrameClock, links: Links, draw: random.Random
+    ) -> None:
         self._settings = settings
         self._modem = modem
         self._clock = clock
+        self._links = links
         self._draw = draw
-        self._queue: list[_Waiting] = []
+        self._queue: list[Outgoing] = []
         self._order = 0
-        self._sending: _Waiting | None = None
+        self._sending: dict[int, Outgoing] = {}
+        self._air_until_s = 0.0
+        self._start_s = 0.0
+        self._absolute = False
+        self.sna = b""
         self.wake_at: float | None = None
         self.dropped = 0
+        self.busy = 0
+        self.failures = 0
+        self.aggregated = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, pdu: bytes, priority: int, now: float) -> bool:
-        """Queue a frame; False (and counted) if the queue is full."""
+    def put(self, outgoing: Outgoing, now: float) -> bool:
+        """Queue packets; False (and counted) if the queue is full."""
         if len(self._queue) >= self._settings.queue_max:
             self.dropped += 1
             return False
         self._order += 1
-        heapq.heappush(self._queue, _Waiting(priority, self._order, pdu))
-        if self._sending is None and self.wake_at is None:
-            self._back_off(now)
+        outgoing.order = self._order
+        heapq.heappush(self._queue, outgoing)
+        if self.wake_at is None or self._queue[0] is outgoing:
+            self._plan(now)
         return True
 
     def clear(self) -> None:
         """Forget everything (the modem or the network is gone)."""
         self._queue.clear()
-        self._sending = None
+        self._sending.clear()
+        self._air_until_s = 0.0
         self.wake_at = None
 
     def wake(self, now: float) -> TransmitFrame | None:
         """The frame to hand to the modem now, if its backoff has ended."""
-        if self.wake_at is None or now < self.wake_at or self._sending is not None or not self._queue:
+        if self.wake_at is None or now < self.wake_at or not self._queue:
             return None
-        _, end_s = self._clock.contention(now)
-        if now + self._needed_s(self._queue[0]) > end_s:  # woken late: the rest of the period has become too short
-            self._back_off(now)
+        outgoing = self._queue[0]
+        scheme = self.scheme(outgoing)
+        ready_s = now + _serial_s(outgoing.length)
+        start_s = self._start_s if self._absolute else ready_s
+        _, end_s = self._clock.contention(start_s)
+        too_late = start_s < ready_s or start_s + self._needed_s(outgoing, scheme) > end_s
+        if too_late or outgoing.not_before_s > start_s:  # woken late, or another frame than the draw was for
+            self._plan(now)
             return None
-        self.wake_at = None
-        self._sending = heapq.heappop(self._queue)
-        return TransmitFrame(self._sending.pdu, self._settings.scheme, None, BUFFER_DATA, exclusive=False)
+        heapq.heappop(self._queue)
+        self._aggregate(outgoing)
+        pdu = outgoing.encode(self.sna)
+        airtime_s = self._modem.airtime_s(len(pdu), scheme)
+        self._air_until_s = start_s + airtime_s
+        at_s = start_s if self._absolute else None
+        buffer = next(one for one in BUFFERS_AHEAD if one not in self._sending)
+        self._sending[buffer] = outgoing
+        self._plan(now)
+        return TransmitFrame(pdu, scheme, at_s, buffer, exclusive=False)
 
-    def confirmed(self, result: TransmitResult, now: float) -> Given | None:
+    def confirmed(self, buffer: int, result: TransmitResult, now: float) -> tuple[Outgoing, Given] | None:
         """What became of the frame with the modem; None while it will be tried again."""
-        sending, self._sending = self._sending, None
-        given: Given | None = Given.SENT
-        if sending is None:
+        outgoing = self._sending.pop(buffer, None)
+        if outgoing is None:
             return None
+        if not self._sending:
+            self._air_until_s = 0.0
+        given: Given | None = Given.SENT
         if result is not TransmitResult.SUCCESS:
-            sending.attempts += 1
-            given = Given.BUSY if result.busy else Given.FAILED
-            if sending.attempts < self._settings.transmit_attempts_max:
-                heapq.heappush(self._queue, sending)
-                given = None
-            else:
+            given = self._again(outgoing, result, now)
+        self._plan(now)
+        return None if given is None else (outgoing, given)
+
+    def _again(self, outgoing: Outgoing, result: TransmitResult, now: float) -> Given | None:
+        """Another attempt in this row, a rest until the next frame, or the end."""
+        self.busy += result.busy
+        outgoing.attempts += result is not TransmitResult.PREVIOUS_PENDING
+        if outgoing.attempts >= self._settings.transmit_attempts_max:
+            outgoing.attempts = 0
+            outgoing.rounds += 1
+            self._order += 1
+            outgoing.order = self._order  # others of its priority go first while it rests
+            self.failures += 1
+            outgoing.not_before_s = now + FRAME_S * self._draw.uniform(0.3, 1.0)
+            if outgoing.rounds >= self._settings.access_rounds_max:
                 self.dropped += 1
-        if self._queue:
-            self._back_off(now)
-        return given
+                return Given.BUSY if result.busy else Given.FAILED
+        heapq.heappush(self._queue, outgoing)
+        return None
 
-    def _needed_s(self, waiting: _Waiting) -> float:
-        return self._modem.airtime_s(len(waiting.pdu), self._settings.scheme) + self._settings.access_margin_s
+    def _aggregate(self, outgoing: Outgoing) -> None:
+        """Take along what waits for the same hop."""
+        if outgoing.finished or outgoing.neighbour is None or not self._queue:
+            return
+        length = outgoing.length
+        joined = []
+        for other in self._queue:
+            extra = other.length - _EMPTY_PDU_BYTES
+            if length + extra <= PDU_BYTES_MAX and not other.finished and outgoing.may_join(other):
+                length += extra
+                joined.append(other)
+        if not joined:
+            return
+        for other in sorted(joined):
+            outgoing.packets += other.packets
+        self.aggregated += len(joined)
+        self._queue = [other for other in self._queue if not any(other is one for one in joined)]
+        heapq.heapify(self._queue)
 
-    def _back_off(self, now: float) -> None:
+    def scheme(self, outgoing: Outgoing) -> Scheme:
+        """Modulation of a frame: control packets and whatever else is short always take the most robust one, as much
+        hangs on them and little is to be gained."""
+        if (
+            outgoing.finished
+            or outgoing.length <= self._settings.robust_bytes
+            or all(packet.control for packet in outgoing.packets)
+        ):
+            return self._settings.scheme
+        return self._links.scheme(outgoing.neighbour, outgoing.tries)
+
+    def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
+        return self._modem.airtime_s(outgoing.length, scheme) + self._settings.access_margin_s
+
+    def _plan(self, now: float) -> None:
         """Draw when the most urgent frame may go: in this contention period if it fits, else in the next."""
-        waiting = self._queue[0]
+        if not self._queue or len(self._sending) >= (len(BUFFERS_AHEAD) if self._settings.pipeline else 1):
+            self.wake_at = None
+            return
+        outgoing = self._queue[0]
+        scheme = self.scheme(outgoing)
+        serial_s = _serial_s(outgoing.length)
+        needed_s = self._needed_s(outgoing, scheme)
+        earliest_s = max(now, outgoing.not_before_s)
+        if self._sending:
+            earliest_s = max(earliest_s, self._air_until_s + GAP_S, now + serial_s)
         for ahead in (0, 1, 2):
-            start_s, end_s = self._clock.contention(now, ahead)
+            start_s, end_s = self._clock.contention(earliest_s, ahead)
             half = int((end_s - start_s) / SYMBOL_S) // 2
-            symbols = self._draw.randint(0, min(2 ** (waiting.priority + waiting.attempts) + 1, half))
-            at_s = max(now, start_s) + symbols * SYMBOL_S
-            if at_s + self._needed_s(waiting) <= end_s:
-                self.wake_at = at_s
-                return
-        raise AssertionError(f"a frame of {len(waiting.pdu)} bytes fits no contention period")
+            width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
+            symbols = self._draw.randint(0, min(width, half))
+            at_s = max(earliest_s, start_s) + symbols * SYMBOL_S
+            absolute = bool(self._sending) or at_s > now + serial_s + ABSOLUTE_S_MIN
+            if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
+                break
+        else:
+            raise AssertionError(f"a frame of {outgoing.length} bytes fits no contention period")
+        self._start_s, self._absolute = at_s, absolute
+        self.wake_at = max(now, at_s - serial_s - LEAD_S) if absolute else at_s
+
+
+def _serial_s(length: int) -> float:
+    """[s] From the hand-over of a PDU until the modem has it, at the latest."""
+    return (length + MESSAGE_BYTES) * BYTE_S + POLL_S

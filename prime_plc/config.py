@@ -19,7 +19,7 @@ class Plc(Section):
     framing: Literal["stock", "transparent"] = "stock"
     channel: Annotated[int, Field(ge=1, le=8)] = 1
     attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
-    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 15.0
+    control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 5.0
 
     @property
     def stack_settings(self) -> StackSettings:

@@ -17,6 +17,7 @@ from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 
 MODULUS = 64
+PATIENCE_GROWTH_MAX = 4
 SEGMENTS_MAX = 64
 
 
@@ -29,6 +30,7 @@ class _Packet:
     token: int | None
     sent_s: float = 0.0
     count: int = 0
+    asked: bool = False
 
 
 @dataclass(slots=True)
@@ -48,14 +50,19 @@ def _ahead(number: int, base: int) -> int:
 class Connection:
     """Both directions of one connection with ARQ."""
 
-    def __init__(self, settings: MacSettings) -> None:
+    def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
+        self._floor_s = settings.retransmit_s_min + settings.retransmit_hop_s * (hops - 1)
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
         self._unacknowledged: deque[_Packet] = deque()
         self._next_number = 0
         self._peer_window = settings.window_start
-        self._round_trip_s = settings.retransmit_s_min / 4
+        self._round_trip_s = self._floor_s / 4
+        self._burst_s: float | None = None
+        self._last_sent_s = 0.0
+        self._pausing = False
+        self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -91,7 +98,7 @@ class Connection:
     @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
-        deadlines = [packet.sent_s + self._patience_s for packet in self._unacknowledged]
+        deadlines = [self._due_s(packet) for packet in self._unacknowledged]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
@@ -99,19 +106,35 @@ class Connection:
         return min(deadlines, default=None)
 
     @property
-    def _patience_s(self) -> float:
-        return max(self._settings.retransmit_s_min, 4 * self._round_trip_s)
+    def sendable(self) -> bool:
+        """Whether a new packet may go now: something waits, the window is open, no answer is awaited."""
+        return bool(self._waiting) and not self._pausing and len(self._unacknowledged) < self._peer_window
 
-    def packets(self, now: float) -> list[bytes]:
-        """Payloads to send now: repetitions, new packets within the window, or an acknowledgement that is due."""
+    def _patience_s(self, packet: _Packet) -> float:
+        """Grows with each repetition: what is lost often is lost to something that lasts."""
+        patience_s = max(self._floor_s, 4 * self._round_trip_s)
+        return float(patience_s * min(2 ** max(0, packet.count - 1), PATIENCE_GROWTH_MAX))
+
+    def _due_s(self, packet: _Packet) -> float:
+        """When a packet is sent again [s]: counted from the last one of its burst, as that is what is acknowledged."""
+        from_s = packet.sent_s if packet.asked else max(packet.sent_s, self._last_sent_s)
+        return from_s + self._patience_s(packet)
+
+    def packets(self, now: float, limit: int = MODULUS) -> list[bytes]:
+        """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
+        that is due."""
         bodies: list[_Packet] = []
         for packet in self._unacknowledged:
-            if now >= packet.sent_s + self._patience_s:
+            if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
                     self.failed = True
                     return []
+                if not packet.asked:
+                    self.timeouts += 1
+                    self._pausing = False
+                packet.asked = False
                 bodies.append(packet)
-        while self._waiting and len(self._unacknowledged) < self._peer_window:
+        while self.sendable and len(bodies) < limit:
             body, token = self._waiting.popleft()
             packet = _Packet(self._next_number, body, token)
             self._next_number = (self._next_number + 1) % MODULUS
@@ -123,12 +146,29 @@ class Connection:
         for index, packet in enumerate(bodies):
             packet.sent_s = now
             packet.count += 1
-            payloads.append(self._header(packet.number, flush=index == len(bodies) - 1) + packet.body)
+            flush = index == len(bodies) - 1 and self._ends_burst(now)
+            payloads.append(self._header(packet.number, flush=flush) + packet.body)
         if not payloads and self._acknowledge_at is not None and now >= self._acknowledge_at:
             payloads.append(self._header(self._next_number, flush=False))
         if payloads:
             self._acknowledge_at = None
+        if bodies:
+            self._last_sent_s = now
         return payloads
+
+    def _ends_burst(self, now: float) -> bool:
+        """Whether an acknowledgement is due. A sender that goes on and on leaves no gap for it on the line, so after
+        a while it asks for one and waits."""
+        if not self.sendable:
+            self._burst_s = None
+            return True
+        if self._burst_s is None:
+            self._burst_s = now
+        if now - self._burst_s < self._settings.burst_s:
+            return False
+        self._burst_s = None
+        self._pausing = True
+        return True
 
     def _header(self, number: int, *, flush: bool) -> bytes:
         furthest = max((_ahead(early, self._expected) for early in self._early), default=0)
@@ -151,9 +191,6 @@ class Connection:
         tokens = self._acknowledged(header, now)
         if not body:
             return [], tokens
-        hold_s = self._settings.flush_hold_s if header.flush else self._settings.acknowledge_hold_s
-        due = now + hold_s
-        self._acknowledge_at = due if self._acknowledge_at is None else min(due, self._acknowledge_at)
         if _ahead(header.packet_id, self._expected) < self._settings.window:
             self._early.setdefault(header.packet_id, body)
         sdus = []
@@ -161,12 +198,22 @@ class Connection:
             self._expected = (self._expected + 1) % MODULUS
             if (sdu := self._assemble(ready, now)) is not None:
                 sdus.append(sdu)
+        self._hold(now, flush=header.flush)
         return sdus, tokens
+
+    def _hold(self, now: float, *, flush: bool) -> None:
+        """Acknowledge at once if asked in the middle of an SDU; at its end wait a little for an answer to ride on."""
+        hold_s = self._settings.acknowledge_hold_s
+        if flush:
+            hold_s = self._settings.flush_hold_s if self._assembly is None else 0.0
+        due_s = now + hold_s
+        self._acknowledge_at = due_s if self._acknowledge_at is None else min(due_s, self._acknowledge_at)
 
     def _acknowledged(self, header: ArqHeader, now: float) -> list[int]:
         if header.window is not None:
             self._peer_window = max(1, header.window)
         tokens: list[int] = []
+        self._pausing = False
         if header.ack is not None and self._unacknowledged:
             done = _ahead(header.ack, self._unacknowledged[0].number)
             if done <= len(self._unacknowledged):
@@ -181,7 +228,8 @@ class Connection:
             # A first transmission that is missed is lost, as a later one has come; a repetition may be on its way.
             again = packet.count == 1 or now - packet.sent_s > self._round_trip_s
             if packet.number in header.nacks and again:
-                packet.sent_s = now - self._patience_s  # due at once
+                packet.asked = True
+                packet.sent_s = now - self._patience_s(packet)  # due at once
         return tokens
 
     def _assemble(self, body: bytes, now: float) -> bytes | None:

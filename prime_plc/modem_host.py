@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from prime_plc.modem_messages import (
     ATTENUATION_DB_MAX,
@@ -36,7 +36,16 @@ from prime_plc.modem_messages import (
     decode_answer,
 )
 from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
-from prime_plc.sap import BytesReceived, Happened, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.sap import (
+    BytesReceived,
+    Happened,
+    MessageReceived,
+    PortClosed,
+    PortOpened,
+    ReopenPort,
+    SendBytes,
+    SendMessage,
+)
 from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
 from shared.errors import DecodeError
 
@@ -70,9 +79,10 @@ CONFIRM_MARGIN_S: Final = 0.3
 SENTINEL: Final = b"\xaa\xaa\xaa"
 """What stock firmware puts in front of every Type A PDU on air, and takes off again."""
 
-_TIMEOUT_FIXED_S: Final = 0.007
+_TIMEOUT_FIXED_S: Final = {PhyMode.TYPE_A: 0.007, PhyMode.TYPE_B: 0.018, PhyMode.TYPE_BC: 0.025}
 _TIMEOUT_SYMBOL_S: Final = 0.003
-_SCHEMES: Final = frozenset(int(scheme) for scheme in Scheme)
+_SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
+_MODES: Final = {int(mode): mode for mode in PhyMode}
 _WRAP: Final = 1 << 32
 
 
@@ -83,6 +93,17 @@ class TypeAFraming(Enum):
     TRANSPARENT = "transparent"
 
 
+class Port(Enum):
+    """What stands between this machine and the modem.
+
+    Bytes with their framing, as on a serial line; or the messages themselves, for large virtual streets, where framing
+    and checksums between two halves of one process would be most of the work. Everything else is the same.
+    """
+
+    BYTES = "bytes"
+    MESSAGES = "messages"
+
+
 @dataclass(frozen=True, slots=True)
 class ModemSettings:
     """How a modem is driven.
@@ -91,23 +112,30 @@ class ModemSettings:
         framing: stock firmware adds three bytes to every Type A frame on air.
         channel: 1 to 8; PRIME 1.3.6 uses 1.
         attenuation_db: below maximum output, 0 to 21.
+        port: bytes, or messages as values.
     """
 
     framing: TypeAFraming = TypeAFraming.STOCK
     channel: int = 1
     attenuation_db: int = 0
+    port: Port = Port.BYTES
 
     def __post_init__(self) -> None:
         assert 1 <= self.channel <= 8, self.channel
         assert 0 <= self.attenuation_db <= ATTENUATION_DB_MAX, self.attenuation_db
 
-    def air_bytes(self, length: int) -> int:
-        """Bytes on air of a PDU of ``length`` bytes."""
-        return length + len(SENTINEL) if self.framing is TypeAFraming.STOCK else length
+    @property
+    def stock(self) -> bool:
+        """Whether the firmware adds its three bytes."""
+        return self.framing is TypeAFraming.STOCK
 
-    def airtime_s(self, length: int, scheme: Scheme) -> float:
+    def air_bytes(self, length: int, mode: PhyMode = PhyMode.TYPE_A) -> int:
+        """Bytes on air of a PDU of ``length`` bytes; frames of 1.4 pass the firmware unchanged."""
+        return length + len(SENTINEL) if self.stock and mode is PhyMode.TYPE_A else length
+
+    def airtime_s(self, length: int, scheme: Scheme, mode: PhyMode = PhyMode.TYPE_A) -> float:
         """Airtime [s] of a PDU of ``length`` bytes."""
-        return frame_duration_s(self.air_bytes(length), scheme)
+        return frame_duration_s(self.air_bytes(length, mode), scheme, mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +148,7 @@ class TransmitFrame:
     start_s: float | None
     buffer: int
     exclusive: bool
+    mode: PhyMode = PhyMode.TYPE_A
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +166,8 @@ class ModemLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FrameReceived:
-    """A PDU came in, checked by nobody yet.
+class FrameReceived(NamedTuple):
+    """A PDU came in, checked by nobody yet; a tuple, as a street makes hundreds in a second.
 
     Attributes:
         start_s: when its emission began on our clock [s]: by the modem's time stamp if ``precise``, else by arrival.
@@ -153,6 +181,7 @@ class FrameReceived:
     snr_db: float
     level_dbuv: int
     precise: bool
+    mode: PhyMode = PhyMode.TYPE_A
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +192,14 @@ class TransmitConfirmed:
     result: TransmitResult
 
 
-Input = PortOpened | PortClosed | BytesReceived | TransmitFrame
-Output = SendBytes | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | TransmitFrame
+Output = SendBytes | SendMessage | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
 
 
 class State(Enum):
     """Where the modem stands."""
+
+    __hash__ = object.__hash__  # that of enumerations is Python, and tables are looked into at every frame
 
     CLOSED = "closed"
     RESETTING = "resetting"
@@ -241,6 +272,7 @@ class ModemHost:
         self._confirm_by: dict[int, float] = {}
         self._stamped: dict[int, tuple[Receive, float]] = {}
         self._stamp_at = 0.0
+        self._durations: dict[tuple[Scheme, int], float] = {}
         self._wake_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
@@ -250,6 +282,9 @@ class ModemHost:
         return self._wake_at
 
     def handle(self, item: Input, now: float) -> list[Output]:
+        if self.state is State.READY and isinstance(item, MessageReceived) and isinstance(item.message, Receive):
+            self._heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
+            return self._incoming(item.message, now)
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
         self._set_wake()
@@ -310,7 +345,8 @@ class ModemHost:
         self._forget()
         self.state = State.RESETTING
         self._resume_at = now + RESET_WAIT_S
-        return [SendBytes(b"\x7e\x7e" + encode_usi(PROTOCOL_PHY, Reset(soft=True).encode()))]
+        reset = self._say(Reset(soft=True))
+        return [SendBytes(b"\x7e\x7e" + reset.data) if isinstance(reset, SendBytes) else reset]
 
     def _forget(self) -> None:
         self._asked = None
@@ -329,7 +365,7 @@ class ModemHost:
 
     def _ask(self, message: GetParameter | SetParameter, now: float) -> list[Output]:
         self._asked = _Asked(message, now, REPEATS - 1)
-        return [_bytes(message)]
+        return [self._say(message)]
 
     def _repeat(self, now: float) -> list[Output]:
         assert self._asked is not None
@@ -338,7 +374,7 @@ class ModemHost:
         if self._asked.left > 0 or (self.state is State.READY and not silent):
             self._asked.left -= 1
             self._asked.sent_s = now
-            return [_bytes(self._asked.message)]
+            return [self._say(self._asked.message)]
         return self._lost("no answer from the modem", now)
 
     def _lost(self, reason: str, now: float) -> list[Output]:
@@ -355,7 +391,17 @@ class ModemHost:
             return [*outputs, ReopenPort(reason)]
         return outputs + self._reset(now)
 
+    def _say(self, message: HostMessage) -> SendBytes | SendMessage:
+        if self.settings.port is Port.MESSAGES:
+            return SendMessage(message)
+        return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
+
     # ---- bytes in ----------------------------------------------------------------------------------------------------
+
+    def _told(self, item: Input, now: float) -> list[Output]:
+        assert isinstance(item, MessageReceived)
+        self._heard_s = now
+        return self._message(item.message, now)
 
     def _received(self, item: Input, now: float) -> list[Output]:
         assert isinstance(item, BytesReceived)
@@ -446,21 +492,22 @@ class ModemHost:
         if item.buffer in self._confirm_by:
             return [TransmitConfirmed(item.buffer, TransmitResult.PREVIOUS_PENDING)]
         start_s = now if item.start_s is None else max(now, item.start_s)
-        symbols = payload_symbols(self.settings.air_bytes(len(item.pdu)), item.scheme)
-        patience_s = _TIMEOUT_FIXED_S + _TIMEOUT_SYMBOL_S * symbols + CONFIRM_MARGIN_S
-        self._confirm_by[item.buffer] = start_s + self.settings.airtime_s(len(item.pdu), item.scheme) + patience_s
+        symbols = payload_symbols(self.settings.air_bytes(len(item.pdu), item.mode), item.scheme, item.mode)
+        patience_s = _TIMEOUT_FIXED_S[item.mode] + _TIMEOUT_SYMBOL_S * symbols + CONFIRM_MARGIN_S
+        airtime_s = self.settings.airtime_s(len(item.pdu), item.scheme, item.mode)
+        self._confirm_by[item.buffer] = start_s + airtime_s + patience_s
         absolute = item.start_s is not None and item.start_s > now
         send = Send(
             buffer=item.buffer,
             attenuation_db=self.settings.attenuation_db,
-            mode=PhyMode.TYPE_A,
+            mode=item.mode,
             scheme=item.scheme,
             time_mode=TimeMode.ABSOLUTE if absolute else TimeMode.RELATIVE,
             delay=(self._clock.ticks(start_s) or 1) if absolute else 0,
             disable_rx=item.exclusive,
             data=item.pdu,
         )
-        return [_bytes(send)]
+        return [self._say(send)]
 
     def _transmit_unready(self, item: Input, _now: float) -> list[Output]:
         assert isinstance(item, TransmitFrame)
@@ -481,14 +528,17 @@ class ModemHost:
         return outputs
 
     def _incoming(self, receive: Receive, now: float) -> list[Output]:
-        if receive.mode != PhyMode.TYPE_A or receive.scheme not in _SCHEMES or not receive.data:
+        if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not receive.data:
             self.counters["other frame type"] += 1
             return []
+        if receive.mode != PhyMode.TYPE_A:
+            return [self._frame(receive, now, precise=False)]
         if receive.data[0] >> 4 & 3 != 2 or now < self._stamp_at:  # only a beacon's instant matters to the microsecond
             return [self._frame(receive, now, precise=False)]
         self._stamp_at = now + STAMP_INTERVAL_S
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
-        return [_bytes(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+        self._set_wake()
+        return [self._say(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
 
     def _stamp(self, buffer: int, ticks: int) -> list[Output]:
         waiting = self._stamped.pop(buffer, None)
@@ -498,16 +548,13 @@ class ModemHost:
         return [self._frame(waiting[0], self._clock.host_s(ticks), precise=True)]
 
     def _frame(self, receive: Receive, end_s: float, *, precise: bool) -> FrameReceived:
-        scheme = Scheme(receive.scheme)
-        duration_s = self.settings.airtime_s(len(receive.data), scheme)
-        start_s = end_s - duration_s
+        scheme = _SCHEMES[receive.scheme]
+        mode = _MODES[receive.mode]
+        duration_s = self.settings.airtime_s(len(receive.data), scheme, mode)
+        quality = (receive.snr_db, receive.rssi)
         return FrameReceived(
-            receive.data, scheme, receive.header_type, start_s, duration_s, receive.snr_db, receive.rssi, precise
+            receive.data, scheme, receive.header_type, end_s - duration_s, duration_s, *quality, precise, mode
         )
-
-
-def _bytes(message: HostMessage) -> SendBytes:
-    return SendBytes(encode_usi(PROTOCOL_PHY, message.encode()))
 
 
 _Action = Callable[[ModemHost, Input, float], list[Output]]
@@ -521,10 +568,12 @@ _TABLE: Final[dict[tuple[State, type], _Action]] = {
     (State.SETTING_UP, PortOpened): ModemHost._opened,
     (State.SETTING_UP, PortClosed): ModemHost._closed,
     (State.SETTING_UP, BytesReceived): ModemHost._received,
+    (State.SETTING_UP, MessageReceived): ModemHost._told,
     (State.SETTING_UP, TransmitFrame): ModemHost._transmit_unready,
     (State.READY, PortOpened): ModemHost._opened,
     (State.READY, PortClosed): ModemHost._closed,
     (State.READY, BytesReceived): ModemHost._received,
+    (State.READY, MessageReceived): ModemHost._told,
     (State.READY, TransmitFrame): ModemHost._transmit,
 }
 """Every state change of the set-up and of the traffic; what is not here is ignored (bytes while resetting are

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from shared.errors import DecodeError
 
@@ -240,9 +240,8 @@ class SendConfirm:
         return struct.pack(">BBBH", Command.SEND_CONFIRM, self.buffer, self.result, self.rms)
 
 
-@dataclass(frozen=True, slots=True)
-class Receive:
-    """A PDU came in.
+class Receive(NamedTuple):
+    """A PDU came in; a tuple, as most of all messages are these and a street makes hundreds in a second.
 
     Attributes:
         rssi: level [dBuV]; like the other qualities zero unless reports are on.

@@ -8,7 +8,8 @@ and refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from prime_plc.crc import crc8, crc32, sna_seeds
 from shared.errors import DecodeError
@@ -22,6 +23,9 @@ PROMOTION_BYTES: Final = 14
 GENERIC_HEADER_BYTES: Final = 3
 PACKET_HEADER_BYTES: Final = 6
 CRC32_BYTES: Final = 4
+GENERIC_BYTES_MIN: Final = GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES
+"""[byte] A generic PDU with one empty packet."""
+
 PAYLOAD_BYTES_MAX: Final = 511
 """[byte] What the 9-bit LEN of a packet header can say."""
 
@@ -162,13 +166,32 @@ class GenericPdu:
 Pdu = Beacon | PromotionNeeded | GenericPdu
 
 
-def is_downlink(data: bytes) -> bool:
-    """Whether these bytes, if they are a generic PDU, travel away from the base; nothing is verified."""
-    return len(data) > 1 and bool(data[1] & 0x40)
+class Glance(NamedTuple):
+    """What can be seen of a generic PDU without checking it.
+
+    Attributes:
+        sid, lnid: of the first packet.
+        control: control type of the first packet, -1 for data.
+        alone: no other packet follows.
+    """
+
+    sid: int
+    lnid: int
+    control: int
+    alone: bool
 
 
+def glance(data: bytes) -> Glance:
+    """Look at the first packet of a generic PDU of at least 13 bytes; nothing is verified."""
+    length = (data[7] & 1) << 8 | data[8]
+    control = (data[3] & 1) << 8 | data[4] if data[3] & 2 else -1
+    alone = len(data) <= GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES + length
+    return Glance(data[5], data[6] << 6 | data[7] >> 2, control, alone)
+
+
+@lru_cache(maxsize=256)
 def decode_pdu(data: bytes, sna: bytes | None) -> Pdu:
-    """The PDU in these bytes, its checksums verified.
+    """The PDU in these bytes, its checksums verified; remembered, as many nodes of one process hear the same frame.
 
     Args:
         data: bytes as on air.
@@ -222,9 +245,8 @@ def _decode_promotion(data: bytes) -> PromotionNeeded:
 def _decode_generic(data: bytes, sna: bytes | None) -> GenericPdu:
     if sna is None:
         raise DecodeError("generic PDU: seen before any beacon, expected a known subnetwork address to verify it with")
-    shortest = GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES
-    if len(data) < shortest:
-        raise DecodeError(f"generic PDU: seen {len(data)} bytes, expected at least {shortest}")
+    if len(data) < GENERIC_BYTES_MIN:
+        raise DecodeError(f"generic PDU: seen {len(data)} bytes, expected at least {GENERIC_BYTES_MIN}")
     seed8, seed32 = sna_seeds(sna)
     _expect_crc(data[2], crc8(data[:2], seed8), "header CRC-8")
     _expect_crc(int.from_bytes(data[-4:], "big"), crc32(data[:-4], seed32), "CRC-32")

@@ -31,6 +31,8 @@ PDU_BYTES_MAX: Final = 364
 class Scheme(IntEnum):
     """Modulation and coding; the code is the modem's."""
 
+    __hash__ = int.__hash__  # that of enumerations hashes the name, in Python, at every look into a table
+
     DBPSK = 0
     DQPSK = 1
     D8PSK = 2
@@ -53,6 +55,8 @@ class Scheme(IntEnum):
 
 class PhyMode(IntEnum):
     """Frame type; the code is the modem's."""
+
+    __hash__ = int.__hash__
 
     TYPE_A = 0
     TYPE_B = 2

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
+from prime_plc.modem_messages import HostMessage, ModemMessage
 from shared.ids import Eui48
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
@@ -33,6 +35,12 @@ class BytesReceived:
     data: bytes
 
 
+class MessageReceived(NamedTuple):
+    """A message of the modem came as a value (`Port.MESSAGES`)."""
+
+    message: ModemMessage
+
+
 @dataclass(frozen=True, slots=True)
 class SendData:
     """Send one LPDU on the 4-32 connection of a peer.
@@ -53,7 +61,64 @@ class SendData:
     priority: int = 2
 
 
-Input = PortOpened | PortClosed | BytesReceived | SendData
+@dataclass(frozen=True, slots=True)
+class SendBroadcast:
+    """Send one LPDU to every node (base only), or to a multicast group; nobody acknowledges it.
+
+    Attributes:
+        group: connection number of a group (`GroupChanged`), None for everybody.
+    """
+
+    dsap: int
+    ssap: int
+    data: bytes
+    group: int | None = None
+
+
+class Action(Enum):
+    """What a base can be told to do with a node."""
+
+    PROMOTE = "promote"
+    DEMOTE = "demote"
+    UNREGISTER = "unregister"
+
+
+@dataclass(frozen=True, slots=True)
+class Manage:
+    """Base only: make a node a switch, make it a terminal again, or send it away."""
+
+    action: Action
+    eui48: Eui48
+
+
+class Wish(Enum):
+    """What a service node can be told to do with itself."""
+
+    LEAVE = "unregister and stay away"
+    RETURN = "search the network again"
+    STOP_SWITCHING = "give up being a switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Service node only."""
+
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeGroup:
+    """Service node only: join or leave a multicast group, named by its type and data."""
+
+    join: bool
+    type: int
+    data: bytes
+
+
+MacInput = SendData | SendBroadcast | Manage | Want | ChangeGroup
+"""What the owner of a stack asks of its MAC."""
+
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | MacInput
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 
@@ -63,6 +128,13 @@ class SendBytes:
     """Write these bytes to the serial port."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Hand this message to the modem as a value (`Port.MESSAGES`)."""
+
+    message: HostMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +169,17 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class DataReceived:
-    """One LPDU came in, whole and once."""
+    """One LPDU came in, whole and once.
+
+    Attributes:
+        broadcast: it was for everybody, or for a group; such data may be lost unnoticed.
+    """
 
     peer: Eui48
     dsap: int
     ssap: int
     data: bytes
+    broadcast: bool = False
 
 
 class DataResult(Enum):
@@ -132,6 +209,21 @@ class Happened:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class GroupChanged:
+    """A node has joined or left a multicast group; seen at the base, and at the node itself.
+
+    Attributes:
+        lcid: connection number of the group, for `SendBroadcast`.
+    """
+
+    peer: Eui48
+    joined: bool
+    lcid: int
+    type: int
+    data: bytes
+
+
 class Direction(Enum):
     """Which way a frame crossed the line, seen from this node."""
 
@@ -159,7 +251,10 @@ class FrameSeen:
     snr_db: float | None
 
 
-Output = SendBytes | ReopenPort | LinkUp | LinkDown | DataReceived | DataConfirmed | Happened | FrameSeen
+MacOutput = LinkUp | LinkDown | DataReceived | DataConfirmed | GroupChanged | Happened
+"""What a MAC tells the owner of its stack."""
+
+Output = SendBytes | SendMessage | ReopenPort | MacOutput | FrameSeen
 
 LPDU_DATA_BYTES_MAX = 1021
 """Longest data of one 4-32 LPDU (fact: 1024-byte SDU less three bytes of header)."""

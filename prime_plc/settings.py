@@ -20,62 +20,201 @@ FRAME_S: Final = FRAME_SYMBOLS * SYMBOL_S
 SUPERFRAME_FRAMES: Final = 32
 
 
+LADDER: Final = (Scheme.DBPSK_C, Scheme.DQPSK_C, Scheme.D8PSK_C, Scheme.DQPSK, Scheme.D8PSK)
+"""Modulations to choose from, most robust first; uncoded DBPSK is left out, DQPSK_C is as fast and needs less."""
+
+
 @dataclass(frozen=True, slots=True)
 class MacSettings:
     """Tunables of base and service nodes.
 
-    Attributes:
-        scheme: modulation of contention traffic (beacons are always DBPSK_C).
-        beacon_slot_symbols: length of one beacon slot (recalled; fits the beacon's 11.008 ms).
+    Modulation:
+        scheme: of beacons' neighbours not measured yet, and of everything to everybody (beacons are always DBPSK_C).
+        schemes: to choose from for a measured neighbour, most robust first; one alone is always used (ours).
+        scheme_margin_db: above the vendor's thresholds, for real receivers and moving noise (ours).
+        scheme_hysteresis_db: from leaving a scheme to entering it again (ours).
+        robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
+        asymmetry_db: a new neighbour gets what fits if it hears us worse by this than we hear it (ours; noise differs
+            from place to place).
+        deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
+            deliveries_to_rise_max (ours).
+        deliveries_to_prove: after a step up, that prove it (ours).
+        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is
+            a collision, and slow frames collide more).
+        ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
+        robustness_hold_s: how long a neighbour's word about our signal holds (ours).
+        robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
+        robustness_frames: frames in a row of an unfit modulation before we say so (ours).
+
+    Frame:
+        beacon_slot_symbols: length of one beacon slot (recalled; fits the beacon's 11.008 ms). Stock firmware's three
+            bytes more make a beacon 13.25 ms, which is why None means 5 for transparent and 7 for stock firmware.
+        beacon_slots_max: beacon slots of one frame, the base's included (recalled range 1 to 5).
+        beacon_frequency: a switch next to the base beacons every 2**n frames, others half as often, all less often
+            when slots run out (ours).
+        frame_change_frames: notice of a change of the frame's structure (ours).
+
+    Joining:
         search_s: listening for beacons when none is good enough at once (recalled range 16 to 32 s).
         search_base_beacons: beacons of the base at best quality that end the search early (ours).
-        control_repeat_s: until an unanswered control packet is repeated (recalled 2 to 20 s, 15 s).
-        control_repeats_max: repetitions before giving up (recalled 3 to 5, 3).
-        missed_beacons_max: expected beacons missed in a row before the switch is lost (recalled).
+        search_more_s: once the first search is over, wait this long for a better one after the first beacon (ours).
+        join_snr_db: a beacon weaker than this is joined only when nothing else has come for long (ours).
+        weak_search_s: that long (ours).
+        beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
+        avoid_s: a switch that did not answer is not tried again for this long (ours).
+        control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
+        control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
+        elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
+        open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
+        register_spread_s: random wait before a registration, doubled with each try, so that nodes that heard the same
+            beacon spread (ours).
+        late_spread_s: the same for nodes that have waited for a switch, as many may have waited for this one (ours).
+        missed_beacons_max: expected beacons missed in a row before the switch is lost (recalled). Any other frame of
+            the switch counts as well (ours).
+        switch_silence_s_min: but never before this; a burst of noise takes several beacons of the base (ours).
+        switch_patience: a node that is a switch itself waits this many times longer, for a tree hangs on it (ours).
         promotion_period_s, promotions_max: promotion-needed PDUs while nothing is heard (range published).
-        keep_alive_code: TIME code of registrations; 2 is 128 s.
-        transmit_attempts_max: channel accesses before a frame is given up (range published, 2 to 5).
-        access_margin_s: left free at the end of the contention period for the serial port's latency (ours).
+        promotion_backoff_max: the period grows to this many times itself while nobody answers (ours).
+
+    Switches:
+        promotion_wait_s: a terminal that hears a call for a switch waits at most this long before it asks, less the
+            more nodes it hears (ours).
+        promotion_quality_min: SNR index of a call below which it is ignored at first (ours).
+        promotion_ignore_max: weak calls ignored before it asks all the same (recalled, MACMaxPRNIgnore).
+        promotion_hush_s: after somebody else asked or was promoted (ours).
+        promotion_window_s: the base gathers requests this long before it chooses (ours).
+        promotion_settle_s: a node that called is looked after this long before another switch is made for it (ours).
+        switches_max: switches of a subnetwork (ours; 254 numbers).
+        idle_switch_s: a switch nobody is registered through is demoted after this (ours).
+        sid_rest_s: a switch number is not used again for this long (ours).
+        switch_entry_s: a number below a switch is forgotten without traffic for this long (ours).
+
+    Keep-alive:
+        keep_alive_code: TIME code of small subnetworks; 2 is 128 s.
+        keep_alive_steps: more nodes than the first number, and the code that they get (ours).
+
+    Channel:
+        transmit_attempts_max: channel accesses in a row before a frame rests (range published, 2 to 5).
+        access_rounds_max: such rows before it is given up (ours; the specification gives up after one).
+        access_margin_s: left free at the end of the contention period, for clocks (recalled: 3 symbols of guard;
+            ours).
         beacon_lead_s: ahead of its slot a beacon is handed to the modem (firmware polls its port every 10 ms; ours).
+        pipeline: hand the next frame over while one is on air, for an instant after it (ours).
         queue_max: frames waiting for the channel (ours).
-        window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node).
+        data_ahead: data packets handed to the queue before the channel takes them (ours).
+        uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
+        hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
+            that buffer ARQ are not established).
+        crowded_queue: with more frames waiting nothing is repeated (ours).
+        hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
+        hop_memory_s: a packet relayed within this time is not relayed again (ours).
+
+    Connections:
+        window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
-        retransmit_s_min: floor of the retransmission time, otherwise four round trips (not established; ours).
-        transmissions_max: of one packet before its connection is closed (recalled, ARQMaxTxCount).
+        retransmit_s_min: floor of the retransmission time over one hop; otherwise four round trips (not established;
+            ours).
+        retransmit_hop_s: added to it for each further hop, as hops repeat by themselves first (ours).
+        transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
+        burst_s: a sender with much to send asks for an acknowledgement this often, and waits for it (ours).
         segment_bytes: longest piece of an SDU in one packet (ours; 64 to 128 for lossy lines).
         reassembly_s_max: an unfinished SDU is dropped after this (ours).
         sdus_max: SDUs waiting on one connection (ours).
         reopen_s_min, reopen_s_max: random wait after a rejected connection (ours).
-        register_spread_s: random wait before a registration, so that nodes that heard the same beacon spread (ours).
         nodes_max: nodes a base registers (ours).
+        groups_max: multicast groups (ours).
+        broadcasts: times a broadcast or multicast is sent, as nobody acknowledges it (ours).
+        broadcast_bytes_max: of one LPDU for many, which is sent in one piece (ours).
     """
 
     scheme: Scheme = Scheme.DBPSK_C
-    beacon_slot_symbols: int = 5
+    schemes: tuple[Scheme, ...] = LADDER
+    scheme_margin_db: float = 3.0
+    scheme_hysteresis_db: float = 1.5
+    robust_bytes: int = 24
+    asymmetry_db: float = 8.0
+    deliveries_to_rise: int = 3
+    deliveries_to_rise_max: int = 64
+    deliveries_to_prove: int = 6
+    losses_to_fall: int = 2
+    losses_to_doubt: int = 5
+    ema_smoothing: int = 3
+    robustness_hold_s: float = 600.0
+    robustness_interval_s: float = 120.0
+    robustness_frames: int = 4
+
+    beacon_slot_symbols: int | None = None
+    beacon_slots_max: int = 5
+    beacon_frequency: int = 2
+    frame_change_frames: int = 8
+
     search_s: float = 24.0
     search_base_beacons: int = 3
-    control_repeat_s: float = 15.0
-    control_repeats_max: int = 3
+    search_more_s: float = 6.0
+    join_snr_db: float = 10.0
+    weak_search_s: float = 60.0
+    beacon_age_s_max: float = 60.0
+    avoid_s: float = 45.0
+    control_repeat_s: float = 5.0
+    control_repeats_max: int = 4
+    elsewhere_repeats_max: int = 2
+    open_repeats_max: int = 8
+    register_spread_s: float = 0.5
+    late_spread_s: float = 6.0
     missed_beacons_max: int = 5
+    switch_silence_s_min: float = 15.0
+    switch_patience: float = 1.5
     promotion_period_s: float = 5.0
     promotions_max: int = 2
+    promotion_backoff_max: float = 4.0
+
+    promotion_wait_s: float = 4.0
+    promotion_quality_min: int = 4
+    promotion_ignore_max: int = 3
+    promotion_hush_s: float = 8.0
+    promotion_window_s: float = 1.5
+    promotion_settle_s: float = 25.0
+    switches_max: int = 64
+    idle_switch_s: float = 600.0
+    sid_rest_s: float = 900.0
+    switch_entry_s: float = 8192.0
+
     keep_alive_code: int = 2
+    keep_alive_steps: tuple[tuple[int, int], ...] = ((20, 4), (60, 5))
+
     transmit_attempts_max: int = 5
-    access_margin_s: float = 0.04
+    access_rounds_max: int = 4
+    access_margin_s: float = 0.004
     beacon_lead_s: float = 0.08
+    pipeline: bool = True
     queue_max: int = 64
-    window: int = 16
+    data_ahead: int = 2
+    uplink_aggregation: bool = False
+    hop_repeats_max: int = 1
+    crowded_queue: int = 4
+    hop_wait_s: float = 0.3
+    hop_memory_s: float = 1.5
+
+    window: int = 31
     window_start: int = 4
     retransmit_s_min: float = 1.0
-    transmissions_max: int = 5
+    retransmit_hop_s: float = 3.0
+    transmissions_max: int = 8
     flush_hold_s: float = 0.05
-    acknowledge_hold_s: float = 0.2
+    acknowledge_hold_s: float = 1.5
+    burst_s: float = 2.0
     segment_bytes: int = 128
     reassembly_s_max: float = 30.0
     sdus_max: int = 32
     reopen_s_min: float = 10.0
     reopen_s_max: float = 60.0
-    register_spread_s: float = 0.3
     nodes_max: int = 2000
+    groups_max: int = 32
+    broadcasts: int = 2
+    broadcast_bytes_max: int = 300
+
+    def slot_symbols(self, *, stock: bool) -> int:
+        """Length of a beacon slot [symbols] with this firmware."""
+        return self.beacon_slot_symbols or (7 if stock else 5)

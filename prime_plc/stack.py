@@ -6,7 +6,6 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prime_plc import modem_host, service_node
 from prime_plc.base_node import BaseNode
@@ -20,7 +19,20 @@ from prime_plc.modem_host import (
     TransmitFrame,
 )
 from prime_plc.modem_messages import TransmitResult
-from prime_plc.sap import LPDU_DATA_BYTES_MAX, DataConfirmed, DataResult, Direction, FrameSeen, Input, Output, SendData
+from prime_plc.pib import read_attribute
+from prime_plc.sap import (
+    LPDU_DATA_BYTES_MAX,
+    BytesReceived,
+    DataConfirmed,
+    DataResult,
+    Direction,
+    FrameSeen,
+    Input,
+    MacInput,
+    MessageReceived,
+    Output,
+    SendData,
+)
 from prime_plc.service_node import ServiceNode
 from prime_plc.settings import MacSettings
 from shared.ids import Eui48
@@ -35,20 +47,10 @@ class StackSettings:
     trace: bool = False
 
 
-class _Node(Protocol):
-    @property
-    def wake_at(self) -> float | None: ...
-    @property
-    def sna(self) -> bytes: ...
-    def handle(self, item: service_node.Input, now: float) -> list[service_node.Output]: ...
-    def wake(self, now: float) -> list[service_node.Output]: ...
-    def summary(self) -> dict[str, object]: ...
-
-
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
 
-    def __init__(self, settings: StackSettings, node: _Node) -> None:
+    def __init__(self, settings: StackSettings, node: BaseNode | ServiceNode) -> None:
         self._settings = settings
         self._modem = ModemHost(settings.modem)
         self._node = node
@@ -62,9 +64,13 @@ class Stack:
         return min(node, modem)
 
     def handle(self, item: Input, now: float) -> list[Output]:
+        if isinstance(item, BytesReceived | MessageReceived):  # most of all inputs
+            return self._join(self._modem.handle(item, now), now)
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:
                 return [DataConfirmed(item.token, item.peer, DataResult.TOO_LONG)]
+            return self._join(self._node.handle(item, now), now)
+        if isinstance(item, MacInput):
             return self._join(self._node.handle(item, now), now)
         return self._join(self._modem.handle(item, now), now)
 
@@ -80,8 +86,16 @@ class Stack:
         """State and counters for people."""
         return self._node.summary() | {"modem": self._modem.state.value, "faults": self._modem.faults}
 
+    def read_attribute(self, number: int) -> bytes | None:
+        """An attribute of the MAC's management information base; None if it has no such number."""
+        return read_attribute(self._node, number)
+
     def _join(self, begun: Sequence[modem_host.Output | service_node.Output], now: float) -> list[Output]:
+        if len(begun) == 1 and isinstance(begun[0], FrameReceived) and not self._settings.trace:
+            begun = self._node.handle(begun[0], now)  # most frames are nothing of ours
         outputs: list[Output] = []
+        if not begun:
+            return outputs
         todo: deque[modem_host.Output | service_node.Output] = deque(begun)
         while todo:
             output = todo.popleft()
@@ -101,7 +115,7 @@ class Stack:
             return [FrameSeen(Direction.RECEIVED, item.pdu, item.scheme, item.start_s, item.duration_s, item.snr_db)]
         if isinstance(item, TransmitConfirmed) and item.result is TransmitResult.SUCCESS:
             sent = self._in_flight[item.buffer]
-            airtime_s = self._settings.modem.airtime_s(len(sent.pdu), sent.scheme)
+            airtime_s = self._settings.modem.airtime_s(len(sent.pdu), sent.scheme, sent.mode)
             return [FrameSeen(Direction.SENT, sent.pdu, sent.scheme, now - airtime_s, airtime_s, None)]
         return []
 

@@ -16,7 +16,7 @@ from prime_plc.control import ControlType, decode_control
 from prime_plc.lpdu import Lpdu
 from prime_plc.modem_host import SENTINEL
 from prime_plc.modem_messages import Receive, Send, decode_answer, decode_command
-from prime_plc.pdu import BEACON_BYTES, HT_BEACON, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
+from prime_plc.pdu import BEACON_BYTES, HT_BEACON, SID_NONE, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from prime_plc.usi import PROTOCOL_PHY, PROTOCOL_SNIFFER, UsiDecoder, UsiFrame
@@ -222,8 +222,16 @@ def _control_name(name: str, control: Any, downlink: bool) -> str:
     if name == "ALV":
         return "ALV_B" if downlink else "ALV_S"
     if name == "PRO":
-        return f"PRO{'_DEM' if negative else ''}_{'B' if downlink else 'S'}"
+        return _promotion_name(control, downlink)
     return f"{name}{' negative' if negative else ''}"
+
+
+def _promotion_name(pro: Any, downlink: bool) -> str:
+    if pro.negative:
+        return "PRO_REJ" if downlink and pro.nsid == SID_NONE else f"PRO_DEM_{'B' if downlink else 'S'}"
+    if downlink:
+        return "PRO_REQ_B"
+    return "PRO_ACK" if pro.request is None else "PRO_REQ_S"
 
 
 def _data(payload: bytes) -> tuple[str, dict[str, Any]]:

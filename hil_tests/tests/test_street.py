@@ -80,8 +80,9 @@ def test_the_published_traces_have_the_published_outcomes(tmp_path: Path) -> Non
     assert isinstance(grant, Grant)
     assert 20.0 <= first_s <= 22.5
     assert all(isinstance(message, Grant) for _, message in renewals)
-    ((denied_s, denial),) = decisions["scenario_2_denied"]
+    (denied_s, denial), *repeated = decisions["scenario_2_denied"]
     assert isinstance(denial, Denial)
+    assert all(message == denial for _, message in repeated), "the wire may lose an acknowledgement"
     assert (denial.reason, denial.binding) == (Reason.OVERVOLTAGE, "client2")
     assert denial.value == pytest.approx(258.0, abs=0.2)
     assert 20.0 <= denied_s <= 22.5

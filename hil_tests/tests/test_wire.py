@@ -123,13 +123,13 @@ def test_data_cross_a_bad_line_once_and_in_order(seed: int) -> None:
 
 
 def test_a_node_finds_back_after_the_line_was_dead() -> None:
-    """Five beacons missed end every connection; when the line lives again the node registers anew by itself."""
+    """Fifteen seconds of silence end every connection; when the line lives again the node registers anew by itself."""
 
     async def main() -> tuple[list[LinkDown], int]:
         world = World(1, seed=3)
         await world.up()
         world.line.dead = True
-        await asyncio.sleep(10.0)
+        await asyncio.sleep(20.0)
         downs = world.nodes[0].of(LinkDown)
         world.line.dead = False
         await asyncio.sleep(60.0)

@@ -14,6 +14,9 @@ import math
 from functools import lru_cache
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prime_plc.phy import Scheme
 
 IMPLEMENTATION_LOSS_DB: Final = 1.5
@@ -21,6 +24,11 @@ IMPLEMENTATION_LOSS_DB: Final = 1.5
 
 ERROR_MIN: Final = 1e-7
 """Below it a table says nothing."""
+
+CERTAIN: Final = 1 - 1e-12
+"""An error that is certain, short of the logarithm of nothing."""
+
+Reals = NDArray[np.float64]
 
 Table = tuple[tuple[float, float], ...]
 
@@ -92,6 +100,28 @@ def payload_error_rate(snr_db: float, scheme: Scheme, symbols: int) -> float:
     """Probability that a payload of ``symbols`` symbols on air is damaged."""
     count = symbols / 4 if scheme.robust else symbols
     return 1.0 - (1.0 - min(symbol_error_rate(snr_db, scheme), 1.0)) ** count
+
+
+@lru_cache(maxsize=16)
+def _curve(scheme: Scheme | None) -> tuple[Reals, Reals]:
+    """A table as points of log10, its last slope drawn out to where it means nothing; None is the header's."""
+    table = _HEADER if scheme is None else _SYMBOL[scheme]
+    (x0, p0), (x1, p1) = table[-2:]
+    slope = (math.log10(p1) - math.log10(p0)) / (x1 - x0)
+    end = (x1 + (math.log10(ERROR_MIN) - math.log10(p1)) / slope, ERROR_MIN)
+    points = np.array([*table, end], dtype=np.float64)
+    return points[:, 0], np.log10(points[:, 1])
+
+
+def header_errors(snr_db: Reals) -> Reals:
+    """`header_error_rate` of many."""
+    return np.asarray(10.0 ** np.interp(snr_db, *_curve(None)))
+
+
+def symbol_survival(snr_db: Reals, scheme: Scheme) -> Reals:
+    """Natural logarithm of the probability that one symbol on air does not spoil its frame, of many."""
+    errors = 10.0 ** np.interp(snr_db, *_curve(scheme))
+    return np.asarray(np.log1p(-np.minimum(errors, CERTAIN)) / (4 if scheme.robust else 1))
 
 
 def bit_error_rate(snr_db: float, scheme: Scheme) -> float:

@@ -1,57 +1,86 @@
 """The virtual power line: who hears whom, how well, and what collides; true airtime on the loop's clock.
 
-All chance comes from the generator it is given, so one seed is one world. Levels are dBuV; the noise floor and the
-attenuation between two stations give the signal-to-noise ratio. Frames that overlap are noise to each other for the
-symbols they share. A station hears nothing while it sends, and a frame that begins while another is being read does
-not steal the receiver.
+All chance comes from the generator it is given, so one seed is one world. Levels are dBuV over the whole band; path and
+noise give the signal-to-noise ratio of every pair, and the tables of `hil_tests.virtual.channel` what it costs.
+
+* Every station listens for itself: it sees the carrier of whom it hears, so that two who do not hear each other
+  (hidden nodes) do send at once to a third.
+* A station hears nothing while it sends, and who begins to send stops reading.
+* Frames that overlap are noise to each other for the symbols they share. Of two that begin within one preamble a
+  station reads the stronger one; a later one does not steal the receiver (capture).
+* Noise: a floor of its own at every location, slowly wandering, bursts of two states, single impulses of a symbol.
+
+Two stations on a bench with one attenuation between all of them are the same line with everything else at zero.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hil_tests.virtual.bursts import Bursts, Reach
 from hil_tests.virtual.channel import (
     IMPLEMENTATION_LOSS_DB,
+    Reals,
     bit_error_rate,
-    header_error_rate,
-    payload_error_rate,
-    symbol_error_rate,
+    header_errors,
+    symbol_survival,
 )
+from hil_tests.virtual.events import Scheduler
+from hil_tests.virtual.topology import Topology
 from prime_plc.phy import HEADER_PDU_BYTES, SYMBOL_S, PhyMode, Scheme, frame_duration_s, payload_symbols
 
 PREAMBLE_S: Final = 2048e-6
 """[s] Before it is over nobody knows that a frame is there."""
 
-PAYLOAD_START_S: Final = 6528e-6
-"""[s] From the start of a Type A frame to its first payload symbol."""
+WANDER_STEP_S: Final = 5.0
+"""[s] Attenuation and noise wander in steps of this; their time constants are minutes."""
+
+NOBODY: Final = -1
+NEGLIGIBLE: Final = 0.1
+"""Disturbance below this share of the noise is left out: less than half a decibel."""
+
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class LineSettings:
-    """Physics of a line.
+    """Physics of a line; what is zero is not there.
 
     Attributes:
         level_dbuv: transmit level.
-        attenuation_db: between any two stations unless set for the pair.
-        noise_dbuv: noise floor at every receiver.
+        attenuation_db: between any two stations the topology does not know, unless set for the pair.
+        noise_dbuv: noise floor, to which the topology adds each location's own difference.
         implementation_loss_db: of real receivers against the tables.
-        burst_rate_hz: how often a noise burst begins; 0 never.
+        wander_s: time constant of what wanders.
+        noise_wander_db: standard deviation of the noise floor's wandering at each station.
+        path_wander_db: the same of what a station's connection to the line costs (impedances of its neighbours).
+        impulse_rate_hz: impulses at each station; each spoils at most one symbol.
+        impulse_db: by which an impulse lifts the noise of its symbol.
+        burst_rate_hz: how often a burst begins at each of its sources, counted from the end of the last; 0 never.
         burst_s: mean length of a burst.
-        burst_db: by which a burst lifts the noise.
+        burst_db: by which a burst lifts the noise at its source.
+        burst_reach: where bursts come from and who hears them.
     """
 
     level_dbuv: float = 114.0
     attenuation_db: float = 30.0
     noise_dbuv: float = 60.0
     implementation_loss_db: float = IMPLEMENTATION_LOSS_DB
+    wander_s: float = 600.0
+    noise_wander_db: float = 0.0
+    path_wander_db: float = 0.0
+    impulse_rate_hz: float = 0.0
+    impulse_db: float = 30.0
     burst_rate_hz: float = 0.0
     burst_s: float = 0.5
     burst_db: float = 40.0
+    burst_reach: Reach = Reach.LINE
 
 
 class Station(Protocol):
@@ -72,6 +101,7 @@ class Frame:
         pdu: bytes on air.
         delivered: stations that received it undamaged.
         clashes: other emissions it overlapped.
+        number: of this emission on its line.
     """
 
     sender: Station
@@ -81,165 +111,352 @@ class Frame:
     start_s: float
     end_s: float
     attenuation_db: float
+    number: int
+    at: int
     delivered: list[str] = field(default_factory=list)
     clashes: list[Frame] = field(default_factory=list)
-    readers: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class LineCounters:
+    """What happened on a line.
+
+    Attributes:
+        frames, airtime_s: emissions, and the sum of their lengths.
+        clashed: emissions that overlapped another one, whether or not anybody heard both.
+        read: times that a station began to read a frame; of these
+        unread: its header was not read, or everything was lost, and
+        damaged: its payload was wrong.
+    """
+
+    frames: int = 0
+    airtime_s: float = 0.0
+    clashed: int = 0
+    read: int = 0
+    unread: int = 0
+    damaged: int = 0
 
 
 class PowerLine:
     """The medium between virtual modems."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, draw: random.Random, settings: LineSettings | None = None
+        self,
+        loop: Scheduler,
+        draw: random.Random,
+        settings: LineSettings | None = None,
+        topology: Topology | None = None,
     ) -> None:
         self._loop = loop
         self._draw = draw
+        self._chance = np.random.default_rng(draw.getrandbits(64))
         self._settings = settings or LineSettings()
+        self._topology = topology
         self._stations: list[Station] = []
-        self._attenuation: dict[tuple[str, str], float] = {}
-        self._loss: dict[tuple[str, str], float] = {}
+        self._index: dict[str, int] = {}
+        self._links = _Links(self._settings, self._chance)
+        self._bursts = Bursts(
+            self._settings.burst_reach, self._settings.burst_rate_hz, self._settings.burst_s, self._chance, loop.time()
+        )
+        self._luck = random.Random(draw.getrandbits(64))
+        self._present: list[bool] = []
+        self._sending: list[bool] = []
+        self._reading: list[int] = []
         self._on_air: list[Frame] = []
-        self._burst_until = -math.inf
-        self._next_burst = math.inf
         self.dead = False
+        self.counters = LineCounters()
         self.on_frame: Callable[[Frame], None] = lambda _frame: None
-        self._plan_burst(loop.time())
 
     def attach(self, station: Station) -> None:
-        """Couple a modem to the line."""
-        assert all(other.name != station.name for other in self._stations), station.name
+        """Couple a modem to the line; one of a name that was uncoupled takes its place."""
+        at = self._index.get(station.name)
+        if at is not None:
+            assert not self._present[at], station.name
+            self._stations[at] = station
+            self._present[at] = True
+            return
+        at = self._index[station.name] = len(self._stations)
         self._stations.append(station)
+        self._present.append(True)
+        self._sending.append(False)
+        self._reading.append(NOBODY)
+        self._links.grow(self._topology, [one.name for one in self._stations])
+        self._bursts.grow(at + 1)
 
     def detach(self, station: Station) -> None:
         """Uncouple a modem."""
-        self._stations.remove(station)
+        at = self._index[station.name]
+        assert self._present[at], station.name
+        self._present[at] = False
+        self._reading[at] = NOBODY
 
     def set_attenuation(self, one: str, other: str, attenuation_db: float) -> None:
         """Attenuation [dB] between two stations, both ways."""
-        self._attenuation[one, other] = self._attenuation[other, one] = attenuation_db
+        a, b = self._index[one], self._index[other]
+        self._links.path_db[a, b] = self._links.path_db[b, a] = attenuation_db
+        self._links.changed = True
 
     def set_loss(self, sender: str, receiver: str, probability: float) -> None:
         """Lose whole frames from ``sender`` at ``receiver`` with this probability, whatever their signal."""
-        self._loss[sender, receiver] = probability
+        self._links.loss[self._index[sender], self._index[receiver]] = probability
+        self._links.lossy = True
 
-    def snr_db(self, sender: str, receiver: str, attenuation_db: float = 0.0) -> float:
-        """Signal to noise at a receiver without any other frame [dB]."""
-        return self._level(sender, receiver, attenuation_db) - self._noise()
+    def snr_db(self, sender: str, receiver: str) -> float:
+        """Signal to noise at a receiver without bursts and other frames [dB]."""
+        self._links.refresh(self._loop.time())
+        return float(self._links.snr_db[self._index[sender], self._index[receiver]])
 
     def emit(self, sender: Station, pdu: bytes, scheme: Scheme, mode: PhyMode, attenuation_db: float) -> Frame:
         """Put a frame on the line now; receivers and `on_frame` learn of it at its end."""
         now = self._loop.time()
         end_s = now + frame_duration_s(len(pdu), scheme, mode)
-        frame = Frame(sender, pdu, scheme, mode, now, end_s, attenuation_db)
-        self._prune(now)
+        at = self._index[sender.name]
+        frame = Frame(sender, pdu, scheme, mode, now, end_s, attenuation_db, self.counters.frames, at)
+        self.counters.frames += 1
+        self.counters.airtime_s += end_s - now
+        self._links.refresh(now)
+        self._find_readers(frame, now)
         for other in self._on_air:
             other.clashes.append(frame)
             frame.clashes.append(other)
-        busy = {other.sender.name for other in self._on_air}
-        reading = set().union(*(other.readers for other in self._on_air)) if self._on_air else set()
-        frame.readers = {s.name for s in self._stations if s is not sender and s.name not in busy | reading}
-        for other in self._on_air:
-            other.readers.discard(sender.name)  # who begins to send stops reading
+        self._sending[at] = True
+        self._reading[at] = NOBODY
         self._on_air.append(frame)
         self._loop.call_at(end_s, self._ended, frame)
         return frame
 
     def carrier(self, station: Station) -> bool:
         """Whether a station sees a carrier now."""
-        now = self._loop.time()
+        if self.dead or not self._on_air:
+            return False
+        now, at = self._loop.time(), self._index[station.name]
+        self._links.refresh(now)
+        snr_db = self._links.snr_db
         return any(
-            frame.sender is not station
+            frame.at != at
             and frame.start_s + PREAMBLE_S <= now < frame.end_s
-            and self._hears(frame, station.name)
+            and snr_db[frame.at, at] > frame.attenuation_db
             for frame in self._on_air
         )
 
     def reading(self, station: Station) -> bool:
         """Whether a station is decoding somebody's frame now."""
-        return self.carrier(station) and any(station.name in frame.readers for frame in self._on_air)
+        return self._reading[self._index[station.name]] != NOBODY and self.carrier(station)
 
-    # ---- physics -----------------------------------------------------------------------------------------------------
+    # ---- reception ---------------------------------------------------------------------------------------------------
 
-    def _level(self, sender: str, receiver: str, attenuation_db: float) -> float:
-        path_db = self._attenuation.get((sender, receiver), self._settings.attenuation_db)
-        return self._settings.level_dbuv - attenuation_db - path_db
-
-    def _hears(self, frame: Frame, receiver: str) -> bool:
-        return not self.dead and self.snr_db(frame.sender.name, receiver, frame.attenuation_db) > 0.0
-
-    def _plan_burst(self, now: float) -> None:
-        if self._settings.burst_rate_hz > 0:
-            self._next_burst = now + self._draw.expovariate(self._settings.burst_rate_hz)
-
-    def _noise(self) -> float:
-        now = self._loop.time()
-        while now >= self._next_burst:
-            self._burst_until = self._next_burst + self._draw.expovariate(1 / self._settings.burst_s)
-            self._plan_burst(max(self._next_burst, self._burst_until))
-        return self._settings.noise_dbuv + (self._settings.burst_db if now < self._burst_until else 0.0)
-
-    def _prune(self, now: float) -> None:
-        self._on_air = [frame for frame in self._on_air if frame.end_s > now]
+    def _find_readers(self, frame: Frame, now: float) -> None:
+        """Who will read this frame: whoever is free and hears it, and who has just begun with a weaker one."""
+        links, reading = self._links, self._reading
+        hearers = links.hearers(frame.at, frame.attenuation_db)
+        if not self._on_air:
+            for station in hearers:
+                if self._present[station]:
+                    reading[station] = frame.number
+            return
+        power = links.power[frame.at] * 10 ** (-frame.attenuation_db / 10)
+        others = links.noise.copy()
+        weaker: dict[int, Reals] = {}
+        for other in self._on_air:
+            theirs = links.power[other.at] * 10 ** (-other.attenuation_db / 10)
+            others += theirs
+            if now < other.start_s + PREAMBLE_S:  # of two that begin at once, the stronger
+                weaker[other.number] = theirs
+        hears = power > links.colour[frame.at] * others
+        for station in hearers:
+            if not hears[station] or not self._present[station] or self._sending[station]:
+                continue
+            busy = reading[station]
+            if busy == NOBODY or (busy in weaker and power[station] > weaker[busy][station]):
+                reading[station] = frame.number
 
     def _ended(self, frame: Frame) -> None:
-        self._prune(self._loop.time())
-        if not self.dead:
-            noise_dbuv = self._noise()
-            for station in self._stations:
-                if station is not frame.sender and station.name in frame.readers:
-                    self._receive(frame, station, noise_dbuv)
+        self._on_air.remove(frame)
+        self._sending[frame.at] = False
+        reading = self._reading
+        readers = [station for station, number in enumerate(reading) if number == frame.number]
+        for station in readers:
+            reading[station] = NOBODY
+        self.counters.clashed += bool(frame.clashes)
+        if readers and not self.dead:
+            self._receive(frame, readers)
+        frame.clashes.clear()  # a chain of them would keep every frame of the day
         self.on_frame(frame)
 
-    def _receive(self, frame: Frame, station: Station, noise_dbuv: float) -> None:
-        sender = frame.sender.name
-        level = self._level(sender, station.name, frame.attenuation_db)
-        snr_db = level - noise_dbuv
-        loss = self._loss.get((sender, station.name), 0.0)
-        if snr_db <= 0 or (loss and self._draw.random() < loss):
-            return
+    def _receive(self, frame: Frame, readers: list[int]) -> None:
+        links, at, counters, chance = self._links, frame.at, self.counters, self._luck.random
+        symbols = payload_symbols(len(frame.pdu), frame.scheme, frame.mode)
+        row = links.row(at, frame.scheme, symbols)
+        disturbed = self._disturbance(frame, readers, symbols)
+        counters.read += len(readers)
+        for reader in readers:
+            header_error, good, snr_db, level_dbuv = row[reader]
+            if reader in disturbed:
+                header_error, good, snr_db = disturbed[reader]
+            if chance() < header_error or (links.lossy and chance() < links.loss[at, reader]):
+                counters.unread += 1
+                continue
+            station = self._stations[reader]
+            pdu = frame.pdu
+            if chance() < good:
+                frame.delivered.append(station.name)
+            else:
+                counters.damaged += 1
+                pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)
+            station.deliver(frame, pdu, snr_db, level_dbuv - frame.attenuation_db)
+
+    def _disturbance(self, frame: Frame, stations: list[int], symbols: int) -> dict[int, tuple[float, float, float]]:
+        """Whom noise beyond the floor concerns: header error, chance of a good payload, mean signal to noise [dB].
+
+        Its power stands in a matrix by time and reader; the first row is preamble and header, the others are one
+        payload symbol each.
+        """
+        links, settings = self._links, self._settings
+        if not (frame.clashes or settings.burst_rate_hz or settings.impulse_rate_hz or frame.attenuation_db):
+            return {}
+        impulses = self._impulses(frame, stations)
+        readers = np.array(stations)
+        bursts = []
+        if settings.burst_rate_hz:
+            lift = 10 ** (settings.burst_db / 10) - 1
+            bursts = list(self._bursts.during(frame.start_s, frame.end_s, links, readers, lift))
+        if not (frame.clashes or bursts or frame.attenuation_db or impulses):
+            return {}
+        noise = links.noise[readers]
+        power = np.zeros((symbols + 1, len(readers)))
+        from_s = np.empty(symbols + 1)
+        from_s[0] = frame.start_s
+        from_s[1:] = frame.end_s - SYMBOL_S * np.arange(symbols, 0, -1)
+        to_s = np.append(from_s[1:], frame.end_s)
+        for other in frame.clashes:
+            theirs = links.power[other.at, readers] * 10 ** (-other.attenuation_db / 10)
+            power += ((from_s < other.end_s) & (to_s > other.start_s))[:, None] * theirs
+        for on_s, off_s, heard in bursts:
+            power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * heard
+        for column in impulses:
+            power[self._luck.randrange(symbols + 1), column] += noise[column] * 10 ** (settings.impulse_db / 10)
+        columns = np.flatnonzero((power > NEGLIGIBLE * noise).any(axis=0) | bool(frame.attenuation_db))
+        return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
+
+    def _impulses(self, frame: Frame, stations: list[int]) -> list[int]:
+        """One position in ``stations`` for each impulse that somebody hears during a frame."""
+        rate_hz = self._settings.impulse_rate_hz * len(stations)
+        if not rate_hz:
+            return []
+        found = []
+        at_s = frame.start_s + self._luck.expovariate(rate_hz)
+        while at_s < frame.end_s:
+            found.append(self._luck.randrange(len(stations)))
+            at_s += self._luck.expovariate(rate_hz)
+        return found
+
+    def _disturbed(self, frame: Frame, readers: Indices, power: Reals) -> dict[int, tuple[float, float, float]]:
+        links = self._links
+        signal_db = links.level_dbuv[frame.at, readers] - frame.attenuation_db - links.colour_db[frame.at, readers]
+        snr_db = signal_db - 10 * np.log10(links.noise[readers] + power)
         margin_db = snr_db - self._settings.implementation_loss_db
-        if frame.clashes:
-            detected, good, worst_db = self._with_clashes(frame, station.name, level, noise_dbuv)
-        else:
-            symbols = payload_symbols(len(frame.pdu), frame.scheme, frame.mode)
-            detected = self._draw.random() >= header_error_rate(margin_db)
-            good = self._draw.random() >= payload_error_rate(margin_db, frame.scheme, symbols)
-            worst_db = margin_db
-        if not detected:
-            return
-        if good:
-            frame.delivered.append(station.name)
-        pdu = frame.pdu if good else self._damage(frame, worst_db)
-        station.deliver(frame, pdu, snr_db, level)
-
-    def _with_clashes(self, frame: Frame, receiver: str, level: float, noise_dbuv: float) -> tuple[bool, bool, float]:
-        """Symbol by symbol, with the other frames as noise: header read, payload good, worst margin [dB]."""
-
-        def margin_at(from_s: float, to_s: float) -> float:
-            power = 10 ** (noise_dbuv / 10)
-            for other in frame.clashes:
-                if other.start_s < to_s and other.end_s > from_s and other.sender.name != receiver:
-                    power += 10 ** (self._level(other.sender.name, receiver, other.attenuation_db) / 10)
-            return level - 10 * math.log10(power) - self._settings.implementation_loss_db
-
-        header_db = margin_at(frame.start_s, frame.start_s + PAYLOAD_START_S)
-        good_probability, worst_db = 1.0, header_db
-        at_s = frame.start_s + PAYLOAD_START_S
-        while at_s < frame.end_s - SYMBOL_S / 2:
-            margin_db = margin_at(at_s, at_s + SYMBOL_S)
-            worst_db = min(worst_db, margin_db)
-            good_probability *= 1.0 - min(1.0, symbol_error_rate(round(margin_db, 1), frame.scheme))
-            at_s += SYMBOL_S
-        detected = self._draw.random() >= header_error_rate(round(header_db, 1))
-        return detected, self._draw.random() < good_probability, worst_db
+        good = np.exp(symbol_survival(margin_db[1:], frame.scheme).sum(axis=0))
+        found = (header_errors(margin_db[0]).tolist(), good.tolist(), snr_db.mean(axis=0).tolist())
+        return dict(zip(readers.tolist(), zip(*found, strict=True), strict=True))
 
     def _damage(self, frame: Frame, margin_db: float) -> bytes:
         """Flip bits of the payload; at least one. The seven bytes in the header have a checksum of their own."""
         pdu = bytearray(frame.pdu)
         first = 8 * HEADER_PDU_BYTES if len(pdu) > HEADER_PDU_BYTES + 1 else 0
         bits = range(first, 8 * len(pdu))
-        rate = bit_error_rate(margin_db, frame.scheme)
-        flips = max(1, sum(self._draw.random() < rate for _ in bits))
+        flips = max(1, int(self._chance.binomial(len(bits), bit_error_rate(round(margin_db, 1), frame.scheme))))
         for bit in self._draw.sample(bits, flips):
             pdu[bit // 8] ^= 0x80 >> bit % 8
         return bytes(pdu)
+
+
+class _Links:
+    """Every pair of stations as it stands now: levels, noise, errors. Rows send, columns receive."""
+
+    def __init__(self, settings: LineSettings, chance: np.random.Generator) -> None:
+        self._settings = settings
+        self._chance = chance
+        self._count = 0
+        self._stepped_s = 0.0
+        self._rows: dict[tuple[int, Scheme, int], list[tuple[float, float, float, float]]] = {}
+        self._hearers: dict[int, list[int]] = {}
+        self.path_db = np.zeros((0, 0))
+        self.colour_db = np.zeros((0, 0))
+        self.loss = np.zeros((0, 0))
+        self.lossy = False
+        self.changed = True
+        self._own_noise_db = np.zeros(0)
+        self._noise_wander = np.zeros(0)
+        self._path_wander = np.zeros(0)
+
+    def grow(self, topology: Topology | None, names: list[str]) -> None:
+        """One station more, the last of ``names``."""
+        n = self._count = len(names)
+        for matrix in ("path_db", "colour_db", "loss"):
+            wider = np.zeros((n, n))
+            wider[:-1, :-1] = getattr(self, matrix)
+            setattr(self, matrix, wider)
+        self.path_db[-1, :-1] = self.path_db[:-1, -1] = self._settings.attenuation_db
+        own_db = 0.0
+        known = {} if topology is None else topology.index
+        if topology is not None and names[-1] in known:
+            at = known[names[-1]]
+            own_db = float(topology.noise_db[at])
+            for k, name in enumerate(names[:-1]):
+                if name in known:
+                    self.path_db[-1, k] = self.path_db[k, -1] = topology.path_db[at, known[name]]
+                    self.colour_db[-1, k] = self.colour_db[k, -1] = topology.colour_db[at, known[name]]
+        self._own_noise_db = np.append(self._own_noise_db, own_db)
+        self._noise_wander = np.append(self._noise_wander, self._chance.standard_normal())
+        self._path_wander = np.append(self._path_wander, self._chance.standard_normal())
+        self.changed = True
+
+    def refresh(self, now: float) -> None:
+        """Let wander what wanders, and compute everything anew if anything has changed."""
+        settings = self._settings
+        wanders = settings.noise_wander_db > 0 or settings.path_wander_db > 0
+        if wanders and now >= self._stepped_s + WANDER_STEP_S:
+            keep = np.exp(-(now - self._stepped_s) / settings.wander_s)
+            fresh = self._chance.standard_normal((2, self._count)) * np.sqrt(1 - keep**2)
+            self._noise_wander = keep * self._noise_wander + fresh[0]
+            self._path_wander = keep * self._path_wander + fresh[1]
+            self._stepped_s = now
+            self.changed = True
+        if self.changed:
+            self.changed = False
+            self._compute()
+
+    def _compute(self) -> None:
+        settings = self._settings
+        wander_db = settings.path_wander_db * self._path_wander
+        noise_dbuv = settings.noise_dbuv + self._own_noise_db + settings.noise_wander_db * self._noise_wander
+        self.level_dbuv = settings.level_dbuv - self.path_db - wander_db[:, None] - wander_db
+        self.power = 10 ** (self.level_dbuv / 10)
+        self.noise = 10 ** (noise_dbuv / 10)
+        self.snr_db = self.level_dbuv - self.colour_db - noise_dbuv
+        self.colour = 10 ** (self.colour_db / 10)
+        np.fill_diagonal(self.snr_db, -np.inf)
+        self._rows.clear()
+        self._hearers.clear()
+
+    def hearers(self, sender: int, attenuation_db: float) -> list[int]:
+        """Who hears a sender at all: more signal than noise."""
+        if attenuation_db:
+            return np.flatnonzero(self.snr_db[sender] > attenuation_db).tolist()
+        found = self._hearers.get(sender)
+        if found is None:
+            found = self._hearers[sender] = np.flatnonzero(self.snr_db[sender] > 0).tolist()
+        return found
+
+    def row(self, sender: int, scheme: Scheme, symbols: int) -> list[tuple[float, float, float, float]]:
+        """For every station header error, chance of a good payload, signal to noise [dB] and level [dBuV], when
+        nothing disturbs; kept until something changes."""
+        found = self._rows.get((sender, scheme, symbols))
+        if found is None:
+            snr_db = self.snr_db[sender]
+            margin_db = snr_db - self._settings.implementation_loss_db
+            good = np.exp(symbols * symbol_survival(margin_db, scheme))
+            columns = (header_errors(margin_db), good, snr_db, self.level_dbuv[sender])
+            found = list(zip(*(column.tolist() for column in columns), strict=True))
+            self._rows[sender, scheme, symbols] = found
+        return found

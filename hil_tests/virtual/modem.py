@@ -1,5 +1,8 @@
 """A virtual ATPL230A with the tester firmware: the serial protocol byte for byte, on a virtual power line.
 
+Its port carries bytes (`feed`, `on_bytes`), or the messages themselves (`tell`, `on_message`) for streets where framing
+between two halves of one process would be most of the work; line time and firmware are the same for both.
+
 Written from the description of the firmware, not from our driver: unknown parameters get no reply, a reset gets none
 either, a SEND is checked in the firmware's order, its confirm comes at the end of the emission, and stock firmware
 puts three bytes in front of every Type A frame and takes three off every received one.
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
 
+from hil_tests.virtual.events import Handle, Scheduler
 from hil_tests.virtual.line import Frame, PowerLine
 from prime_plc.modem_messages import (
     BUFFERS,
@@ -22,6 +26,8 @@ from prime_plc.modem_messages import (
     GetListReply,
     GetParameter,
     GetReply,
+    HostMessage,
+    ModemMessage,
     NoiseReply,
     NoiseRequest,
     Receive,
@@ -40,6 +46,12 @@ from shared.errors import DecodeError
 BYTE_S: Final = 10 / 115_200
 """[s] One byte on the serial port."""
 
+FRAMING_BYTES: Final = 6
+"""Marks, length and checksum around a message; escapes, a byte or two in a long one, are not counted."""
+
+RECEIVE_BYTES: Final = 22
+"""An indication without its data."""
+
 POLL_S: Final = 0.010
 """[s] The firmware looks at its receive buffer this often."""
 
@@ -53,7 +65,7 @@ RMS: Final = 140
 PARAMETER_CLASSES: Final = (0xF000, 0x0200, 0x0400, 0x0100)
 
 R_STATUS, R_TIMER, R_SNA, R_RX_TIME = 0xFE2A, 0xFE47, 0xFE62, 0xFD83
-P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0112, 0x011A, 0x0415
+P_RX_BUFFER, P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0111, 0x0112, 0x011A, 0x0415
 
 
 class Framing(Enum):
@@ -88,7 +100,7 @@ class VirtualModem:
     def __init__(
         self,
         line: PowerLine,
-        loop: asyncio.AbstractEventLoop,
+        loop: Scheduler,
         name: str,
         draw: random.Random,
         framing: Framing = Framing.STOCK,
@@ -100,14 +112,18 @@ class VirtualModem:
         self._framing = framing
         self._decoder = UsiDecoder()
         self._memory = _initial_memory()
+        self._quality = False
+        self._stamped_s = [0.0] * BUFFERS
         self._tick_zero = draw.randrange(1 << 32)
         self._tick_rate = (1 + draw.uniform(-20e-6, 20e-6)) / TICK_S
-        self._armed: dict[int, asyncio.TimerHandle] = {}
+        self._armed: dict[int, Handle] = {}
         self._sending: Frame | None = None
         self._receive_buffer = BUFFERS - 1
+        self._in_free_at = self._taken_at = 0.0
         self._out_free_at = 0.0
         self._resetting_until = 0.0
         self.on_bytes: Callable[[bytes], None] = lambda _data: None
+        self.on_message: Callable[[ModemMessage], None] | None = None
         line.attach(self)
 
     @property
@@ -121,36 +137,54 @@ class VirtualModem:
         self._armed.clear()
         self._decoder = UsiDecoder()
         self._memory = _initial_memory()
+        self._quality = False
 
     # ---- serial port -------------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> None:
-        """Bytes from the host; they take line time, then the firmware's next poll."""
-        delay = len(data) * BYTE_S + self._draw.uniform(0.0, POLL_S)
-        self._loop.call_later(delay, self._poll, data)
-
-    def _poll(self, data: bytes) -> None:
+        """Bytes from the host."""
         for frame in self._decoder.feed(data):
-            if frame.protocol == PROTOCOL_PHY and self._loop.time() >= self._resetting_until:
-                try:
-                    message = decode_command(frame.payload)
-                except DecodeError:
-                    continue
-                self._command(message)
+            if frame.protocol != PROTOCOL_PHY:
+                continue
+            try:
+                message = decode_command(frame.payload)
+            except DecodeError:
+                continue
+            self._heard(message, len(frame.payload))
 
-    def _answer(self, message: Any, after_s: float = 0.0) -> None:
+    def tell(self, message: HostMessage) -> None:
+        """A message from the host, without its framing."""
+        self._heard(message, len(message.encode()))
+
+    def _heard(self, message: HostMessage, length: int) -> None:
+        """Its bytes take line time, then the firmware's next poll; messages are taken one after the other."""
+        now = self._loop.time()
+        self._in_free_at = max(now, self._in_free_at) + (length + FRAMING_BYTES) * BYTE_S
+        self._taken_at = max(self._taken_at, self._in_free_at + self._draw.uniform(0.0, POLL_S))
+        self._loop.call_at(self._taken_at, self._poll, message)
+
+    def _poll(self, message: HostMessage) -> None:
+        if self._loop.time() >= self._resetting_until:
+            self._command(message)
+
+    def _answer(self, message: ModemMessage) -> None:
+        self._answer_in(message, len(message.encode()), 0.0)
+
+    def _answer_in(self, message: ModemMessage, length: int, after_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        data = encode_usi(PROTOCOL_PHY, message.encode())
-        now = self._loop.time() + after_s
-        self._out_free_at = max(now, self._out_free_at) + len(data) * BYTE_S
-        self._loop.call_at(self._out_free_at, self._write, data)
+        start_s = max(self._loop.time() + after_s, self._out_free_at)
+        self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
+        if self.on_message is not None:
+            self._loop.call_at(self._out_free_at, self.on_message, message)
+        else:
+            self._loop.call_at(self._out_free_at, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
 
     def _write(self, data: bytes) -> None:
         self.on_bytes(data)
 
     # ---- commands ----------------------------------------------------------------------------------------------------
 
-    def _command(self, message: object) -> None:
+    def _command(self, message: HostMessage) -> None:
         match message:
             case Send():
                 self._send(message)
@@ -172,7 +206,10 @@ class VirtualModem:
 
     def ticks(self) -> int:
         """The free-running timer."""
-        return (self._tick_zero + int(self._loop.time() * self._tick_rate)) % (1 << 32)
+        return self._ticks_at(self._loop.time())
+
+    def _ticks_at(self, time_s: float) -> int:
+        return (self._tick_zero + int(time_s * self._tick_rate)) % (1 << 32)
 
     def _read(self, id_: int, length: int) -> bytes | None:
         if not any(id_ & one for one in PARAMETER_CLASSES):
@@ -181,6 +218,11 @@ class VirtualModem:
             return self.ticks().to_bytes(4, "big")[-length:]
         if id_ == R_STATUS:
             return bytes((0x40 if self._line.carrier(self) else 0,))
+        if R_RX_TIME <= id_ < R_RX_TIME + 4 * BUFFERS:
+            stamps = b"".join(self._ticks_at(time_s).to_bytes(4, "big") for time_s in self._stamped_s)
+            return stamps[id_ - R_RX_TIME :][:length]
+        if id_ == P_RX_BUFFER and length == 1:
+            return bytes((self._receive_buffer,))
         return b"".join(self._memory.get(id_ + offset, b"\0") for offset in range(length))
 
     def _set(self, id_: int, value: bytes) -> int:
@@ -194,6 +236,7 @@ class VirtualModem:
     def _store(self, id_: int, value: bytes) -> None:
         for offset, byte in enumerate(value):
             self._memory[id_ + offset] = bytes((byte,))
+        self._quality = self._memory.get(P_RX_QUALITY) == b"\x01"
 
     def _bits(self, message: BitOperation) -> int:
         if not message.id & 0xF000 or message.operator not in {2, 3, 4}:
@@ -266,16 +309,16 @@ class VirtualModem:
         header_type = pdu[0] >> 4 & 3
         if header_type == 3:
             return
-        self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
-        self._store(R_RX_TIME + 4 * self._receive_buffer, self.ticks().to_bytes(4, "big"))
-        self._memory[0x0111] = bytes((self._receive_buffer,))
+        buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
+        self._stamped_s[buffer] = self._loop.time()
         data = pdu[3:] if frame.mode is PhyMode.TYPE_A and self._framing is Framing.STOCK else pdu
-        quality = self._memory.get(P_RX_QUALITY, b"\0") == b"\x01"
-        cinr = max(0, min(255, round(4 * (snr_db - 3)))) if quality else 0
-        rssi = max(0, min(255, round(level_dbuv))) if quality else 0
-        evm = (16, 20, 500, 800) if quality else (0, 0, 0, 0)
-        message = Receive(self._receive_buffer, frame.mode, frame.scheme, header_type, rssi, cinr, *evm, data)
-        self._answer(message, PROCESSING_S)
+        if self._quality:
+            cinr = 0 if snr_db < 3 else 255 if snr_db > 66.75 else round(4 * snr_db - 12)
+            rssi = 0 if level_dbuv < 0 else 255 if level_dbuv > 255 else round(level_dbuv)
+            message = Receive(buffer, frame.mode, frame.scheme, header_type, rssi, cinr, 16, 20, 500, 800, data)
+        else:
+            message = Receive(buffer, frame.mode, frame.scheme, header_type, 0, 0, 0, 0, 0, 0, data)
+        self._answer_in(message, RECEIVE_BYTES + len(data), PROCESSING_S)
 
 
 class MemoryTransport(asyncio.Transport):

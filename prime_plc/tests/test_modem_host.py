@@ -27,7 +27,7 @@ from prime_plc.modem_messages import (
     TransmitResult,
     decode_command,
 )
-from prime_plc.phy import Scheme
+from prime_plc.phy import PhyMode, Scheme
 from prime_plc.sap import BytesReceived, PortClosed, PortOpened, ReopenPort, SendBytes
 from prime_plc.tests.captured_frames import CAPTURED
 from prime_plc.usi import UsiDecoder, encode_usi
@@ -203,6 +203,20 @@ def test_a_beacon_is_stamped_by_the_modem_and_other_frames_are_not() -> None:
     assert not late.precise
 
 
+def test_frames_of_the_next_version_pass_the_driver() -> None:
+    """Type B goes out with its own airtime and comes in unchanged, without the three bytes of Type A."""
+    talk = ready()
+    out = TransmitFrame(BEACON, Scheme.ROBUST_DBPSK, None, 1, exclusive=True, mode=PhyMode.TYPE_B)
+    assert len(talk.put(out)) == 1
+    send = talk.asked[-1]
+    assert isinstance(send, Send)
+    assert (send.mode, send.scheme, send.data) == (PhyMode.TYPE_B, Scheme.ROBUST_DBPSK, BEACON)
+    (frame,) = talk.say(Receive(0, 2, 12, 2, 84, 84, 0, 0, 0, 0, BEACON))
+    assert isinstance(frame, FrameReceived)
+    assert (frame.pdu, frame.mode) == (BEACON, PhyMode.TYPE_B)
+    assert frame.duration_s == pytest.approx(0.052992)
+
+
 def test_a_lost_port_is_a_lost_modem_and_transmissions_are_refused_meanwhile() -> None:
     """PortClosed ends everything pending; frames come back as timed out until the modem is up again."""
     talk = ready()
@@ -213,11 +227,11 @@ def test_a_lost_port_is_a_lost_modem_and_transmissions_are_refused_meanwhile() -
 
 
 def test_garbage_and_foreign_messages_change_nothing_but_counters() -> None:
-    """Noise, other protocols, unknown answers and frame types of the next version are counted."""
+    """Noise, other protocols, unknown answers and frame types that do not exist are counted."""
     talk = ready()
     assert talk.put(BytesReceived(b"\x00\x7e\x01\x02\x7e" + encode_usi(0x3F, b"\x00"))) == []
     assert talk.put(BytesReceived(encode_usi(0x22, b"\xff\xff"))) == []
-    assert talk.say(Receive(0, 2, 12, 0, 84, 84, 0, 0, 0, 0, b"type B")) == []
+    assert talk.say(Receive(0, 1, 4, 0, 84, 84, 0, 0, 0, 0, b"no type")) == []
     assert talk.say(GetReply(0x1234, b"\x00")) == []
     assert talk.host.ready
     assert {"other protocol", "undecodable", "other frame type", "late"} <= set(talk.host.faults)

@@ -1,0 +1,226 @@
+"""`python -m benchmarks.plc`: the wire's own figures: goodput of one link, turn-around of the host, speed of a street.
+
+Goodput is measured over virtual modems with the serial port's real speed, in virtual time. Its limit is what frames of
+the same size and modulation would carry back to back: payload over airtime. Everything else (channel access, beacon
+slots, acknowledgements, the serial port at 115200 baud) counts against it.
+
+Turn-around is processor time, from the bytes of a received frame to the bytes of its answer for the modem, without the
+waiting that the protocol demands (backoff, hold of an acknowledgement).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from hil_tests.virtual.line import LineSettings, PowerLine
+from hil_tests.virtual.loop import run_virtual
+from hil_tests.virtual.modem import Framing, VirtualModem, open_memory_port
+from prime_plc.link import StackRunner
+from prime_plc.modem_host import ModemSettings, TypeAFraming
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES
+from prime_plc.phy import Scheme, frame_duration_s
+from prime_plc.sap import BytesReceived, DataReceived, LinkUp, Output, SendBytes, SendData
+from prime_plc.settings import LADDER, MacSettings
+from prime_plc.stack import StackSettings, base_stack, service_stack
+from prime_plc.tests.ether import Ether
+from shared.clock import LoopClock
+from shared.ids import Eui48
+
+BASE: Final = Eui48(bytes.fromhex("40402201C79A"))
+NODE: Final = Eui48(bytes.fromhex("AABBCCDDEE01"))
+HEADERS_BYTES: Final = GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES + 4
+"""[byte] Around a segment: PDU, packet, ARQ with window and acknowledgement, SAR."""
+
+LPDU_HEADER_BYTES: Final = 3
+SECONDS: Final = 60.0
+LPDU_BYTES_MAX: Final = 1024
+QUIET_DB: Final = 20.0
+TURNS: Final = 2000
+
+
+async def _carry(scheme: Scheme, segment_bytes: int) -> float:
+    """Bytes a second that arrive at a node whose base always has more to send."""
+    loop = asyncio.get_running_loop()
+    draw = random.Random(1)
+    line = PowerLine(loop, draw, LineSettings(attenuation_db=QUIET_DB))
+    mac = MacSettings(scheme=scheme, schemes=(scheme,), segment_bytes=segment_bytes)
+    settings = StackSettings(mac, ModemSettings(TypeAFraming.TRANSPARENT))
+    outputs: list[list[Output]] = [[], []]
+    stacks = (base_stack(settings, BASE, draw), service_stack(settings, NODE, b"node", draw))
+    runners, tasks = [], []
+    for index, stack in enumerate(stacks):
+        modem = VirtualModem(line, loop, str(index), draw, Framing.TRANSPARENT)
+        runner = StackRunner(stack, open_memory_port(modem), LoopClock(loop), outputs[index].append, str(index))
+        runners.append(runner)
+        tasks.append(asyncio.ensure_future(runner.run()))
+    while not any(isinstance(output, LinkUp) for output in outputs[0]):  # noqa: ASYNC110  # virtual time
+        await asyncio.sleep(0.5)
+    sdu = bytes(LPDU_BYTES_MAX // segment_bytes * segment_bytes - LPDU_HEADER_BYTES)
+    started, token = loop.time(), 0
+    while loop.time() - started < SECONDS:
+        for _ in range(4):
+            token += 1
+            runners[0].send(SendData(NODE, 1, 1, sdu, token))
+        await asyncio.sleep(0.2)
+    received = sum(len(output.data) for output in outputs[1] if isinstance(output, DataReceived))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return received / SECONDS
+
+
+def goodput() -> list[dict[str, Any]]:
+    """Measured and possible bit rate of one link, by modulation and frame size."""
+    rows = []
+    for scheme in LADDER:
+        for segment_bytes in (128, 256, 344):
+            limit_bps = 8 * segment_bytes / frame_duration_s(segment_bytes + HEADERS_BYTES, scheme)
+            bps = 8 * run_virtual(lambda s=scheme, b=segment_bytes: _carry(s, b))  # type: ignore[misc]
+            rows.append(
+                {
+                    "scheme": scheme.name,
+                    "segment_bytes": segment_bytes,
+                    "goodput_bps": round(bps),
+                    "limit_bps": round(limit_bps),
+                    "ratio": round(bps / limit_bps, 3),
+                }
+            )
+    return rows
+
+
+async def _turns() -> list[float]:
+    """Seconds of processor time for each frame that a base answers at once."""
+    loop = asyncio.get_running_loop()
+    draw = random.Random(2)
+    line = PowerLine(loop, draw, LineSettings(attenuation_db=QUIET_DB))
+    mac = MacSettings(flush_hold_s=0.0)
+    settings = StackSettings(mac, ModemSettings(TypeAFraming.TRANSPARENT))
+    base = base_stack(settings, BASE, draw)
+    durations: list[float] = []
+    handle, wake = base.handle, base.wake
+    pending = [0.0]
+
+    def timed_handle(item: Any, now: float) -> list[Output]:
+        started = time.process_time()
+        outputs = handle(item, now)
+        spent = time.process_time() - started
+        if isinstance(item, BytesReceived) and len(item.data) > 40:
+            pending[0] = spent
+        elif pending[0]:
+            pending[0] += spent
+        _note(outputs)
+        return outputs
+
+    def timed_wake(now: float) -> list[Output]:
+        started = time.process_time()
+        outputs = wake(now)
+        if pending[0]:
+            pending[0] += time.process_time() - started
+        _note(outputs)
+        return outputs
+
+    def _note(outputs: list[Output]) -> None:
+        if pending[0] and any(isinstance(output, SendBytes) and len(output.data) > 30 for output in outputs):
+            durations.append(pending[0])
+            pending[0] = 0.0
+
+    base.handle, base.wake = timed_handle, timed_wake  # type: ignore[method-assign]
+    node = service_stack(settings, NODE, b"node", draw)
+    outputs: list[Output] = []
+    runners, tasks = [], []
+    for name, stack in (("base", base), ("node", node)):
+        modem = VirtualModem(line, loop, name, draw, Framing.TRANSPARENT)
+        runner = StackRunner(stack, open_memory_port(modem), LoopClock(loop), outputs.append, name)
+        runners.append(runner)
+        tasks.append(asyncio.ensure_future(runner.run()))
+    while not any(isinstance(output, LinkUp) and output.peer == BASE for output in outputs):  # noqa: ASYNC110  # virtual time
+        await asyncio.sleep(0.5)
+    durations.clear()
+    for token in range(TURNS):
+        runners[1].send(SendData(None, 1, 1, bytes(100), token))
+        await asyncio.sleep(0.7)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return durations
+
+
+def turn_around() -> dict[str, Any]:
+    """Milliseconds from a frame's bytes to its answer's."""
+    durations = sorted(1000 * one for one in run_virtual(_turns))
+    return {
+        "answers": len(durations),
+        "median_ms": round(statistics.median(durations), 3),
+        "p99_ms": round(durations[int(0.99 * len(durations))], 3),
+        "max_ms": round(durations[-1], 3),
+    }
+
+
+def mac_street(nodes: int = 100, seed: int = 1) -> dict[str, Any]:
+    """A street of the MAC alone (modem messages as values): cold start, ten minutes of reports, times real time."""
+    draw = random.Random(seed)
+    ripple = {(one, other): draw.uniform(0.0, 6.0) for one in range(nodes + 1) for other in range(one)}
+
+    def snr_db(one: str, other: str) -> float | None:
+        places = [0 if name == "base" else int(name[1:]) for name in (one, other)]
+        level = 36.0 - 26.0 * 4.0 * abs(places[0] - places[1]) / nodes - ripple[max(places), min(places)]
+        return level if level > 1.0 else None
+
+    ether = Ether(snr_db, seed=seed, settings=MacSettings(), latency_s=0.008)
+    ether.add_base()
+    for number in range(1, nodes + 1):
+        ether.add_node(number, draw.uniform(0.0, 5.0))
+    started = time.process_time()
+    took_s = ether.run_until(ether.connected, 1200.0)
+    cold = time.process_time() - started
+    air_s, from_s, token = sum(ether.airtime_s.values()), ether.now, 0
+    started = time.process_time()
+    for _ in range(10):
+        for number in range(1, nodes + 1):
+            ether.put(f"n{number}", SendData(None, 1, 1, token.to_bytes(4, "big") * 30, token))
+            ether.run(60.0 / nodes)
+            token += 1
+    ether.run(60.0)
+    spent = time.process_time() - started
+    arrived = {item.data[:4] for item in ether.of("base", DataReceived)}
+    return {
+        "nodes": nodes,
+        "hops_max": max(node.hops for node in ether.base().nodes.values()),
+        "switches": len(ether.base().slots),
+        "cold_start_s": took_s,
+        "cold_start_times_real_time": round(took_s / cold),
+        "reports": token,
+        "delivered": round(len(arrived) / token, 5),
+        "airtime_share": round((sum(ether.airtime_s.values()) - air_s) / (ether.now - from_s), 3),
+        "times_real_time": round((ether.now - from_s) / spent),
+    }
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plc", description=__doc__)
+    parser.add_argument("what", nargs="*", help="goodput, turn, street; all without a word")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    options = parser.parse_args()
+    result: dict[str, Any] = {}
+    what = options.what or ["goodput", "turn", "street"]
+    if "goodput" in what:
+        result["goodput"] = goodput()
+    if "turn" in what:
+        result["turn_around"] = turn_around()
+    if "street" in what:
+        result["mac_street"] = mac_street()
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "plc.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A street of real stacks on the virtual line, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hil_tests.cli import main
+from hil_tests.plc_command import LineFile
+from hil_tests.plc_street import STREET, PlcStreet, PlcStreetSettings, frame_kind, with_burst_loss
+from hil_tests.virtual.bursts import Reach
+from hil_tests.virtual.line import LineSettings
+from prime_plc.modem_host import Port, TypeAFraming
+from prime_plc.tests.captured_frames import CAPTURED
+from shared.cli import EXIT_OK
+
+SMALL = PlcStreetSettings(nodes=8, levels=1, seed=3, report_interval_s=10.0)
+
+
+def played(settings: PlcStreetSettings, seconds: float = 120.0) -> PlcStreet:
+    """A street after its start and some time of reports."""
+    street = PlcStreet(settings)
+    street.power_on()
+    street.begin_reports()
+    street.run_until(seconds)
+    return street
+
+
+@pytest.mark.parametrize("framing", list(TypeAFraming))
+def test_messages_as_values_make_the_same_street_as_bytes(framing: TypeAFraming) -> None:
+    """The fast path is the same machine with the serial framing left away: the same frames at the same instants, the
+    same receptions, the same reports, on a line that also damages some."""
+    streets = [played(replace(SMALL, framing=framing, port=port)) for port in Port]
+    assert streets[0].line.counters.frames > 300
+    assert streets[0].line.counters.damaged > 0
+    assert streets[0].trace() == streets[1].trace()
+    assert streets[0].listener.arrived == streets[1].listener.arrived != {}
+
+
+def test_one_seed_is_one_street() -> None:
+    """Every frame, every reception and every report again from the same seed; another seed is another street."""
+    one, again, other = (played(replace(SMALL, seed=seed), 60.0) for seed in (1, 1, 2))
+    assert one.trace() == again.trace() != other.trace()
+
+
+def test_the_stations_run_on_a_loop_of_asyncio_too() -> None:
+    """What virtual time does from event to event, a loop does in wall-clock time: a base is up in half a second."""
+
+    async def world() -> int:
+        loop = asyncio.get_running_loop()
+        street = PlcStreet(replace(SMALL, nodes=2, line=LineSettings()), loop=loop)
+        street.power_on()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def frame(_kind: str) -> None:
+            if not done.done():
+                done.set_result(None)
+
+        street.on_frame = frame
+        async with asyncio.timeout(10.0):
+            await done
+        return street.frames["beacon"]
+
+    assert asyncio.run(world()) == 1
+
+
+def test_a_small_street_connects_and_reports() -> None:
+    """Eight meters one hop away, the default noise: everybody within two minutes, every report arrives."""
+    street = PlcStreet(SMALL)
+    started = street.start(limit_s=300.0)
+    assert started.all_s is not None
+    assert started.all_s < 120.0
+    street.begin_reports()
+    reported = street.report_for(300.0)
+    assert reported.due >= 8 * 29
+    assert reported.delivered == reported.due
+    assert sum(street.levels().values()) == 8
+
+
+def test_burst_loss_is_the_share_of_the_time_a_receiver_is_deaf() -> None:
+    """Mean stay in a burst over mean cycle is the share that was asked for."""
+    line = with_burst_loss(STREET, 0.3, 0.3)
+    assert line.burst_reach is Reach.RECEIVER
+    assert line.burst_s / (line.burst_s + 1 / line.burst_rate_hz) == pytest.approx(0.3)
+
+
+def test_frames_are_told_apart_by_what_they_are_for() -> None:
+    """Captured frames by kind, for the account of airtime."""
+    kinds = {name: frame_kind(bytes.fromhex(frame)) for name, frame in CAPTURED.items()}
+    assert kinds["beacon 19"] == "beacon"
+    assert kinds["REG_REQ"] == "REG"
+    assert set(kinds.values()) >= {"beacon", "REG", "CON", "PRO", "BSI", "data"}
+
+
+def test_a_file_changes_the_physics_and_a_wrong_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys of a table override the default street; unknown keys and words are named with what was expected."""
+    file = tmp_path / "street.toml"
+    file.write_text('[line]\nnoise_dbuv = 60\nburst_reach = "line"\n[path]\ntap_db = 1.5\n')
+    assert main(["plc", "--nodes", "2", "--levels", "1", "--minutes", "1", "--line", str(file), "--json"]) == EXIT_OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["reported"]["delivered"] == found["reported"]["due"] == 2
+    for text, word in (("[line]\nnoise = 1\n", "noise"), ('[line]\nburst_reach = "far"\n', "burst_reach one of")):
+        file.write_text(text)
+        assert main(["plc", "--line", str(file)]) != EXIT_OK
+        assert word in capsys.readouterr().err
+    assert main(["plc", "--nodes", "0", "--burst-loss", "2"]) != EXIT_OK
+    errors = capsys.readouterr().err
+    assert "--nodes" in errors
+    assert "--burst-loss" in errors
+    assert LineFile().line == {}

@@ -1,0 +1,91 @@
+"""A registered node hears calls for a switch and decides when to ask the base to become one.
+
+Calls (promotion-needed PDUs) reach many terminals at once, and the base needs one request, best of the terminal that
+reaches the most callers. So each waits, the shorter the more callers it hears and the better it hears them, and keeps
+quiet for a while when another one asks first, or when a new switch has begun to beacon: the callers may be served then.
+All of this is our choice; the specification only lets a terminal ignore a few calls.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from prime_plc.links import quality_index
+from prime_plc.settings import MacSettings
+
+CALLERS_MAX: Final = 64
+CALLER_S: Final = 30.0
+"""[s] A caller not heard for this long has found its switch."""
+
+FIRST_PART: Final = 0.3
+"""Of the wait, that is never shortened: it spreads the terminals."""
+
+
+@dataclass(slots=True)
+class _Caller:
+    snr_db: float
+    last_s: float
+    ignored: int
+
+
+class CallsHeard:
+    """Callers around one terminal."""
+
+    def __init__(self, settings: MacSettings, draw: random.Random) -> None:
+        self._settings = settings
+        self._draw = draw
+        self._callers: dict[bytes, _Caller] = {}
+        self._quiet_until_s = 0.0
+        self.ask_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._callers.clear()
+        self.ask_at = None
+
+    def hear(self, pna: bytes, snr_db: float, now: float) -> None:
+        """A call came in."""
+        caller = self._callers.get(pna)
+        if caller is None or now - caller.last_s > CALLER_S:
+            if len(self._callers) >= CALLERS_MAX:
+                self._expire(now)
+                if len(self._callers) >= CALLERS_MAX:
+                    return
+            caller = self._callers[pna] = _Caller(snr_db, now, 0)
+        caller.snr_db = snr_db
+        caller.last_s = now
+        if quality_index(snr_db) < self._settings.promotion_quality_min:
+            caller.ignored += 1
+            if caller.ignored <= self._settings.promotion_ignore_max:
+                return
+        wait_s = self._settings.promotion_wait_s * (FIRST_PART + self._draw.uniform(0.0, 1.0) / len(self._callers))
+        at_s = max(now, self._quiet_until_s) + wait_s
+        if self.ask_at is None or at_s < self.ask_at:
+            self.ask_at = at_s
+
+    def hush(self, now: float) -> None:
+        """Another terminal asks, was promoted, or begins to beacon."""
+        self._quiet_until_s = now + self._settings.promotion_hush_s
+        self.clear()
+
+    def due(self, now: float) -> tuple[bytes, int] | None:
+        """The caller to ask for now, with the quality of its call; the best heard stands for all."""
+        if self.ask_at is None or now < self.ask_at:
+            return None
+        self.ask_at = None
+        self._expire(now)
+        if not self._callers:
+            return None
+        pna = max(self._callers, key=lambda one: (self._callers[one].snr_db, one))
+        quality = quality_index(self._callers[pna].snr_db)
+        self._quiet_until_s = now + self._settings.promotion_hush_s
+        self._callers.clear()
+        return pna, quality
+
+    def _expire(self, now: float) -> None:
+        self._callers = {pna: one for pna, one in self._callers.items() if now - one.last_s <= CALLER_S}

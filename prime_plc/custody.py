@@ -1,0 +1,159 @@
+"""Packets that a next hop has to pass on, until it is overheard doing so (our addition to PRIME 1.3.6).
+
+The specification repeats a packet end to end only. Over four hops with a few percent of loss each that is slow, with
+bursts it is hopeless; and the sign that a hop has worked is on the line anyway: the next hop sends the same packet with
+another LEVEL, or, at the last hop, the acknowledgement of its connection comes back through us. So whoever sends a
+packet that will be relayed keeps it until it hears one of the two, and repeats it a few times. A receiver cannot tell
+a repetition from the first copy: ARQ drops it, and our switches remember what they have passed on.
+
+A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from prime_plc.channel import Keep, Outgoing
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, GenericPdu, Packet
+from prime_plc.settings import MacSettings
+from prime_plc.subheader import ArqHeader
+from prime_plc.timers import Deadlines
+from shared.errors import DecodeError
+
+HOP_WAIT_S_MAX = 2.0
+HEADER_SEEN_BYTES = 7
+"""[byte] Of a PDU that travel in the frame's robust header."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    outgoing: Outgoing
+    packet: Packet
+    sent_s: float
+
+
+class Custody:
+    """Packets under way whose next hop is not done."""
+
+    def __init__(self, settings: MacSettings, draw: random.Random) -> None:
+        self._settings = settings
+        self._draw = draw
+        self._kept: dict[bytes, _Kept] = {}
+        self._deadlines: Deadlines[bytes] = Deadlines()
+        self._delay_s = settings.hop_wait_s / 2
+        self._spread_s = settings.hop_wait_s / 8
+        self.repeated = 0
+        self.given_up = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When a packet has waited long enough [s]."""
+        return self._deadlines.next_at
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._deadlines.clear()
+
+    def sent(self, outgoing: Outgoing, airtime_s: float, now: float) -> None:
+        """Packets left the modem; wait for their relaying."""
+        if self._settings.hop_repeats_max == 0:
+            return
+        usual_s = min(HOP_WAIT_S_MAX, max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s))
+        wait_s = airtime_s + usual_s * (1 + outgoing.tries) * self._draw.uniform(0.9, 1.3)
+        for packet in outgoing.packets:
+            if outgoing.keep is Keep.LAST and not expects_acknowledgement(packet):
+                continue
+            body = packet.encode()
+            self._kept[body] = _Kept(outgoing, packet, now)
+            self._deadlines.set(body, now + wait_s)
+
+    def overheard(self, pdu: GenericPdu, now: float) -> list[int]:
+        """The next hop has passed these on; keys of the neighbours that did."""
+        bodies = dict.fromkeys(packet.encode() for packet in pdu.packets)
+        return self._release([body for body in bodies if body in self._kept], now)
+
+    def overheard_damaged(self, data: bytes, now: float) -> list[int]:
+        """The same of a PDU whose payload is damaged."""
+        header = data[GENERIC_HEADER_BYTES:HEADER_SEEN_BYTES]
+        length = len(data) - GENERIC_HEADER_BYTES - CRC32_BYTES
+        return self._release(
+            [body for body in self._kept if len(body) == length and body[: len(header)] == header][:1], now
+        )
+
+    def answered(self, packet: Packet, now: float, *, downlink: bool) -> list[int]:
+        """A packet travels the other way; it confirms those that it acknowledges."""
+        if packet.control or not self._kept:
+            return []
+        done = []
+        for body, kept in self._kept.items():
+            mine = kept.packet
+            same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
+            if same and not mine.control and kept.outgoing.downlink != downlink and acknowledges(packet, mine):
+                done.append(body)
+        return self._release(done, now)
+
+    def _release(self, bodies: list[bytes], now: float) -> list[int]:
+        neighbours = []
+        for body in bodies:
+            kept = self._kept.pop(body)
+            if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
+                error_s = now - kept.sent_s - self._delay_s
+                self._delay_s += error_s / 8
+                self._spread_s += (abs(error_s) - self._spread_s) / 4
+            self._deadlines.set(body, None)
+            if kept.outgoing.neighbour is not None:
+                neighbours.append(kept.outgoing.neighbour)
+        return neighbours
+
+    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[tuple[Packet, int | None]]]:
+        """Packets to repeat now, and those given up with the neighbour that failed; all when the channel is crowded."""
+        again: list[Outgoing] = []
+        over: list[tuple[Packet, int | None]] = []
+        for body in self._deadlines.due(now):
+            kept = self._kept.pop(body)
+            old = kept.outgoing
+            if crowded or old.tries >= self._settings.hop_repeats_max:
+                self.given_up += 1
+                over.append((kept.packet, old.neighbour))
+                continue
+            self.repeated += 1
+            repetition = Outgoing(old.priority, old.downlink, old.level, old.neighbour, [kept.packet], keep=old.keep)
+            repetition.tries = old.tries + 1
+            again.append(repetition)
+        return again, over
+
+    def forget(self, neighbour: int) -> None:
+        """The neighbour is gone; what it had to pass on is lost."""
+        for body in [body for body, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:
+            del self._kept[body]
+            self._deadlines.set(body, None)
+
+
+def expects_acknowledgement(packet: Packet) -> bool:
+    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only."""
+    if packet.control:
+        return False
+    try:
+        _, used = ArqHeader.decode(packet.payload)
+    except DecodeError:
+        return False
+    return len(packet.payload) > used
+
+
+def acknowledges(answer: Packet, packet: Packet) -> bool:
+    """Whether an ARQ packet acknowledges one of the other direction that carries something."""
+    if not expects_acknowledgement(packet):
+        return False
+    try:
+        header, _ = ArqHeader.decode(answer.payload)
+        mine, _ = ArqHeader.decode(packet.payload)
+    except DecodeError:
+        return False
+    if header.ack is None:
+        return False
+    return 0 < (header.ack - mine.packet_id) % 64 <= 32

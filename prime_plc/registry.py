@@ -1,0 +1,177 @@
+"""The base's table of nodes: addresses, the tree they form, and the numbers given to switches."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Final
+
+from prime_plc.connection import Connection
+from prime_plc.control import Capabilities, ControlType
+from prime_plc.pdu import LNID_MULTICAST
+from shared.ids import Eui48
+
+SID_BASE: Final = 0
+SID_LAST: Final = 254
+"""255 means none."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A control packet that waits for its answer."""
+
+    payload: bytes
+    at: float
+    repeats: int = 0
+
+
+@dataclass(slots=True)
+class Node:
+    """One node of the subnetwork.
+
+    Attributes:
+        sid, lnid: its address: the switch it is registered through, and its number there.
+        hops: to the base, 1 for a child of the base.
+        lsid: its own number as a switch, None for a terminal.
+        switching: whether it beacons (it has acknowledged its slot).
+        childless_since_s: when the last node below it went [s].
+        acknowledged: whether it has confirmed its registration.
+        alive_by: when it is removed without a sign of life [s].
+        round_trips, answers: keep-alives sent and answered.
+    """
+
+    eui48: Eui48
+    sid: int
+    lnid: int
+    hops: int
+    capabilities: Capabilities
+    time: int
+    alive_by: float
+    alive_at: float
+    registered_s: float
+    lsid: int | None = None
+    switching: bool = False
+    children: int = 0
+    childless_since_s: float = 0.0
+    cost: int = 0
+    acknowledged: bool = False
+    pending: dict[ControlType, Pending] = field(default_factory=dict)
+    sent_alive: int = 0
+    received_alive: int = 0
+    asked_alive_s: float = 0.0
+    round_trips: int = 0
+    answers: int = 0
+    lost_down: int = 0
+    lcid: int = 0
+    accept: bytes = b""
+    address: int = 0
+    connection: Connection | None = None
+    talked: bool = False
+    serial: bytes = b""
+    last_heard_s: float = 0.0
+
+    @property
+    def due_at(self) -> float:
+        """When time alone demands something [s]."""
+        at = min(self.alive_by, self.alive_at)
+        for pending in self.pending.values():
+            at = min(at, pending.at)
+        if self.connection is not None:
+            wake_at = self.connection.wake_at
+            if wake_at is not None:
+                at = min(at, wake_at)
+        return at
+
+
+class Registry:
+    """All nodes by each of their addresses."""
+
+    def __init__(self, draw: random.Random, sid_rest_s: float) -> None:
+        self.nodes: dict[Eui48, Node] = {}
+        self._by_address: dict[tuple[int, int], Node] = {}
+        self._by_lsid: dict[int, Node] = {}
+        self._next_lnid = draw.randrange(1, LNID_MULTICAST)
+        self._next_sid = draw.randrange(1, SID_LAST + 1)
+        self._rests: dict[int, float] = {}
+        self._sid_rest_s = sid_rest_s
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def switches(self) -> list[Node]:
+        """Nodes with a switch number."""
+        return list(self._by_lsid.values())
+
+    def at(self, sid: int, lnid: int) -> Node | None:
+        """The node with this address."""
+        return self._by_address.get((sid, lnid))
+
+    def switch(self, lsid: int) -> Node | None:
+        """The switch of this number."""
+        return self._by_lsid.get(lsid)
+
+    def top_of(self, sid: int, lnid: int) -> Node | None:
+        """The child of the base on the path to an address, None if there is no such path."""
+        node = self._by_address.get((SID_BASE, lnid)) if sid == SID_BASE else self._by_lsid.get(sid)
+        for _ in range(SID_LAST):
+            if node is None or node.sid == SID_BASE:
+                return node
+            node = self._by_lsid.get(node.sid)
+        return None
+
+    def add(self, node: Node) -> None:
+        """A node has registered."""
+        assert node.eui48 not in self.nodes, node.eui48
+        self.nodes[node.eui48] = node
+        self._by_address[node.sid, node.lnid] = node
+        parent = self._by_lsid.get(node.sid)
+        if parent is not None:
+            parent.children += 1
+
+    def remove(self, node: Node, now: float) -> None:
+        """A node has gone."""
+        del self.nodes[node.eui48]
+        del self._by_address[node.sid, node.lnid]
+        self.demote(node, now)
+        parent = self._by_lsid.get(node.sid)
+        if parent is not None:
+            parent.children -= 1
+            parent.childless_since_s = now
+
+    def new_lnid(self, sid: int) -> int:
+        """A number for a new node below a switch: 1 to 3FFDh, each used again as late as possible."""
+        while (sid, self._next_lnid) in self._by_address:
+            self._next_lnid = self._next_lnid % (LNID_MULTICAST - 1) + 1
+        lnid = self._next_lnid
+        self._next_lnid = lnid % (LNID_MULTICAST - 1) + 1
+        return lnid
+
+    def promote(self, node: Node, now: float) -> int | None:
+        """Give a node a switch number; None if all are taken or rest."""
+        for _ in range(SID_LAST):
+            sid = self._next_sid
+            self._next_sid = sid % SID_LAST + 1
+            if sid not in self._by_lsid and self._rests.get(sid, 0.0) <= now:
+                node.lsid = sid
+                node.children = 0
+                node.childless_since_s = now
+                self._by_lsid[sid] = node
+                return sid
+        return None
+
+    def demote(self, node: Node, now: float) -> None:
+        """The node is no switch any more."""
+        if node.lsid is not None:
+            del self._by_lsid[node.lsid]
+            self._rests[node.lsid] = now + self._sid_rest_s
+            node.lsid = None
+            node.switching = False
+
+    def rest(self, sid: int, until_s: float) -> None:
+        """A number that somebody uses whom we do not know (we have restarted) is left alone for a while."""
+        self._rests[sid] = until_s
+
+    def below(self, lsid: int) -> list[Node]:
+        """Nodes registered through a switch, directly."""
+        return [node for node in self.nodes.values() if node.sid == lsid]

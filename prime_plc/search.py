@@ -1,0 +1,140 @@
+"""Beacons heard, and the choice of a switch to register through.
+
+Used while searching, and while registered as the list of alternatives for the day the switch falls silent. A beacon is
+kept as bytes and decoded only when a choice is to be made: most are never looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from prime_plc.crc import crc32
+from prime_plc.links import HOP_COST, Links
+from prime_plc.modem_host import FrameReceived
+from prime_plc.pdu import BEACON_BYTES, Beacon, decode_pdu
+from prime_plc.settings import MacSettings
+
+HEARD_MAX: Final = 64
+"""Switches remembered."""
+
+SMOOTHING: Final = 0.25
+HOP_PENALTY: Final = 1
+"""Added for each hop to the path cost when switches are compared: even a free hop takes airtime (our choice; the
+specification's criterion is not established)."""
+
+Key = tuple[bytes, int]
+"""Subnetwork address and switch number."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """A switch or base whose beacon came in.
+
+    Attributes:
+        start_s: when its last precisely timed beacon began [s].
+        avoid_until_s: not to be chosen before [s].
+        deaf_until_s: until then it counts that it has said that it hears us badly [s].
+    """
+
+    pdu: bytes
+    snr_db: float
+    start_s: float
+    last_s: float
+    count: int
+    avoid_until_s: float = 0.0
+    deaf_until_s: float = 0.0
+
+    @property
+    def beacon(self) -> Beacon:
+        """The last beacon."""
+        beacon = decode_pdu(self.pdu, None)
+        assert isinstance(beacon, Beacon), self.pdu
+        return beacon
+
+
+def is_good_beacon(pdu: bytes) -> bool:
+    """Whether these bytes are an undamaged beacon."""
+    return len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big") and not pdu[0] & 0xC8
+
+
+class BeaconsHeard:
+    """Switches around one node."""
+
+    def __init__(self, settings: MacSettings, links: Links) -> None:
+        self._settings = settings
+        self._links = links
+        self._heard: dict[Key, Heard] = {}
+
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    def items(self) -> list[Heard]:
+        """All of them."""
+        return list(self._heard.values())
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._heard.clear()
+
+    def hear(self, item: FrameReceived, now: float) -> Heard | None:
+        """A beacon came in; None if it is damaged."""
+        pdu = item.pdu
+        if not is_good_beacon(pdu):
+            return None
+        key = (pdu[6:12], pdu[1])
+        heard = self._heard.get(key)
+        if heard is None:
+            if len(self._heard) >= HEARD_MAX:
+                del self._heard[min(self._heard, key=lambda one: self._heard[one].last_s)]
+            heard = self._heard[key] = Heard(pdu, item.snr_db, item.start_s, now, 1)
+            return heard
+        heard.pdu = pdu
+        heard.snr_db += SMOOTHING * (item.snr_db - heard.snr_db)
+        heard.start_s = item.start_s
+        heard.last_s = now
+        heard.count += 1
+        return heard
+
+    def avoid(self, sna: bytes, sid: int, until_s: float) -> None:
+        """Do not choose this one for a while."""
+        heard = self._heard.get((sna, sid))
+        if heard is not None:
+            heard.avoid_until_s = until_s
+
+    def deaf(self, sna: bytes, sid: int, until_s: float) -> None:
+        """It hears us badly: chosen only for want of a better one."""
+        heard = self._heard.get((sna, sid))
+        if heard is not None:
+            heard.deaf_until_s = until_s
+
+    def other_ear(self, now: float, except_sid: int, level_max: int) -> bool:
+        """Whether there is another one heard well, not too deep, that has not said that it hears us badly."""
+        other = self.best(now, self._settings.join_snr_db, except_sid=except_sid)
+        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+
+    def forget(self, sna: bytes, sid: int) -> None:
+        """It has fallen silent."""
+        self._heard.pop((sna, sid), None)
+
+    def best(self, now: float, snr_db_min: float, except_sid: int | None = None) -> Heard | None:
+        """The best one heard lately and well enough, perhaps other than one."""
+        oldest_s = now - self._settings.beacon_age_s_max
+        usable = [
+            one
+            for one in self._heard.values()
+            if one.last_s >= oldest_s
+            and one.avoid_until_s <= now
+            and one.snr_db >= snr_db_min
+            and one.pdu[1] != except_sid
+        ]
+        return min(usable, key=self.cost, default=None)
+
+    def cost(self, heard: Heard) -> tuple[float, int, float]:
+        """Lowest path cost, then quality, then signal; a weak signal is worse than any cost."""
+        beacon = heard.beacon
+        deaf = heard.last_s < heard.deaf_until_s
+        weak = 1000.0 if deaf or heard.snr_db < self._settings.join_snr_db else 0.0
+        hop = 2 * HOP_COST[self._links.allowed(heard.snr_db)]
+        path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
+        return weak + path + hop, -beacon.quality, -heard.snr_db

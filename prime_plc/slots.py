@@ -1,0 +1,60 @@
+"""Beacon slots: which switch beacons in which slot, how often, and in which frames of the superframe.
+
+Slot 0 of every frame is the base's. A switch that beacons every 2**f frames leaves its slot free in the others, so
+eight switches can share one at f = 3. Slots are filled one after the other, so that a frame has as few as possible
+and its contention period stays long; when all are full the later switches beacon less often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FREQUENCY_MAX: Final = 5
+"""Every 32 frames, once in a superframe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a switch beacons: slot ``number`` of frames ``seq``, ``seq`` + 2**``frequency``, ..."""
+
+    number: int
+    seq: int
+    frequency: int
+
+    def meets(self, other: Slot) -> bool:
+        """Whether both would beacon at once in some frame."""
+        step = 1 << min(self.frequency, other.frequency)
+        return self.number == other.number and (self.seq - other.seq) % step == 0
+
+
+class SlotTable:
+    """Slots given away in one subnetwork."""
+
+    def __init__(self, slots_max: int) -> None:
+        assert 1 <= slots_max <= 7, slots_max
+        self._slots_max = slots_max
+        self._given: dict[int, Slot] = {}
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    @property
+    def count(self) -> int:
+        """Beacon slots that a frame needs, the base's included."""
+        return 1 + max((slot.number for slot in self._given.values()), default=0)
+
+    def give(self, sid: int, wanted: int) -> Slot | None:
+        """A slot for a switch, every 2**``wanted`` frames or less often; None if there is none left."""
+        for frequency in range(wanted, FREQUENCY_MAX + 1):
+            for number in range(1, self._slots_max):
+                for seq in range(1 << frequency):
+                    slot = Slot(number, seq, frequency)
+                    if not any(slot.meets(other) for other in self._given.values()):
+                        self._given[sid] = slot
+                        return slot
+        return None
+
+    def take_back(self, sid: int) -> None:
+        """The switch is none any more."""
+        self._given.pop(sid, None)

@@ -1,0 +1,86 @@
+"""Who is below a switch, and through which child; learned from what passes by (the rule is recalled).
+
+Below a switch are its own children, addressed by its LSID, and switches further down with the numbers that the base
+gave them. A number is learned when the base promotes a node below us, and forgotten when it is demoted or has been
+silent for long. Multicast groups are learned from joins that pass by.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prime_plc.control import Mul, Pro
+from prime_plc.pdu import Packet
+
+ENTRIES_MAX: Final = 254
+
+
+class SwitchTable:
+    """Switch numbers below one switch, each with the LNID of the child it is reached through."""
+
+    def __init__(self, entry_s: float) -> None:
+        self._entry_s = entry_s
+        self._via: dict[int, int] = {}
+        self._heard: dict[int, float] = {}
+        self._groups: dict[int, set[tuple[int, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._via)
+
+    @property
+    def entries(self) -> dict[int, int]:
+        """LNID of the child by switch number."""
+        return self._via
+
+    @property
+    def groups(self) -> list[int]:
+        """Connection numbers of the multicast groups below."""
+        return sorted(lcid for lcid, members in self._groups.items() if members)
+
+    def clear(self) -> None:
+        """Nothing is below."""
+        self._via.clear()
+        self._heard.clear()
+        self._groups.clear()
+
+    def child_of(self, sid: int, lnid: int, lsid: int) -> int | None:
+        """LNID of the child through which a node is reached; None if it is not below."""
+        return lnid if sid == lsid else self._via.get(sid)
+
+    def heard(self, sid: int, now: float) -> None:
+        """A packet from or for a number below passed."""
+        self._heard[sid] = now
+
+    def promotion(self, packet: Packet, pro: Pro, lsid: int, now: float, *, downlink: bool) -> None:
+        """A promotion or demotion of somebody below passes by."""
+        child = self.child_of(packet.sid, packet.lnid, lsid)
+        if child is None or pro.nsid in {0, 0xFF, lsid}:
+            return
+        if pro.negative:
+            self.remove(pro.nsid)
+            if packet.sid == lsid:  # a child stops switching: whoever was behind it is gone too
+                for sid in [sid for sid, via in self._via.items() if via == packet.lnid]:
+                    self.remove(sid)
+        elif downlink or pro.request is None:
+            self._expire(now)
+            if len(self._via) < ENTRIES_MAX:
+                self._via[pro.nsid] = child
+                self._heard[pro.nsid] = now
+
+    def remove(self, sid: int) -> None:
+        """The number is no switch below us any more."""
+        self._via.pop(sid, None)
+        self._heard.pop(sid, None)
+
+    def membership(self, packet: Packet, mul: Mul) -> None:
+        """The base's answer to a join or leave passes by."""
+        members = self._groups.setdefault(mul.lcid, set())
+        member = (packet.sid, packet.lnid)
+        if mul.negative:
+            members.discard(member)
+        else:
+            members.add(member)
+
+    def _expire(self, now: float) -> None:
+        for sid in [sid for sid, heard_s in self._heard.items() if now - heard_s > self._entry_s]:
+            self.remove(sid)

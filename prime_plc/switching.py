@@ -1,0 +1,207 @@
+"""What a service node does as a switch: its own beacons, and passing packets on between its parent and its children.
+
+A relay changes LEVEL, and with it the checksums, and nothing else (captured). Up it takes what comes with its own level
+from below, down what comes with its parent's level for somebody below, and what is for everybody.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prime_plc.channel import Keep
+from prime_plc.control import Bsi, ControlType, Mul, Pro
+from prime_plc.custody import acknowledges
+from prime_plc.links import COST_MAX, HOP_COST, PARENT, quality_index
+from prime_plc.modem_host import TransmitFrame
+from prime_plc.modem_messages import BUFFER_BEACON
+from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet
+from prime_plc.phy import Scheme
+from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.switch_table import SwitchTable
+from prime_plc.transmitter import Transmitter
+from shared.errors import DecodeError
+
+SNR_UNKNOWN_DB: Final = 6.0
+ACKNOWLEDGEMENTS_MAX: Final = 256
+"""Connections below whose last acknowledgement is remembered."""
+
+
+class Switching:
+    """Part of a service node; does nothing before `begin` and after `end`.
+
+    Attributes:
+        lsid: own switch number; known from the promotion on, before the slot is.
+        level: of our own beacons, one more than the parent's.
+    """
+
+    def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
+        self._settings = settings
+        self._transmitter = transmitter
+        self._slot: Bsi | None = None
+        self._beacon_s = 0.0
+        self._seq = 0
+        self.lsid: int | None = None
+        self.level = 0
+        self.table = SwitchTable(settings.switch_entry_s)
+        self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
+        self.answered = 0
+        self.beacons = 0
+
+    @property
+    def slot(self) -> Bsi | None:
+        """Our beacon slot, None while we do not beacon."""
+        return self._slot
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next beacon is to be handed over [s]."""
+        return None if self._slot is None else self._beacon_s - self._settings.beacon_lead_s
+
+    def begin(self, slot: Bsi, level: int, now: float) -> None:
+        """The base has given us a slot."""
+        self._slot = slot
+        self.level = level
+        self.plan(now)
+
+    def end(self) -> None:
+        """No switch any more."""
+        self._slot = None
+        self.lsid = None
+        self.table.clear()
+        self._acknowledgements.clear()
+
+    def plan(self, now: float) -> None:
+        """Our next beacon by the present frame clock."""
+        if self._slot is not None:
+            after_s = now + self._settings.beacon_lead_s / 2
+            self._beacon_s, self._seq = self._transmitter.clock.next_slot(
+                after_s, self._slot.slot, self._slot.seq, self._slot.frequency
+            )
+
+    def beacon(self, parent: Beacon, now: float) -> TransmitFrame:
+        """Our beacon, and plan the next one."""
+        assert self._slot is not None
+        assert self.lsid is not None
+        link = self._transmitter.links.get(PARENT)
+        snr_db = SNR_UNKNOWN_DB if link is None else link.snr_db
+        hop = HOP_COST[self._transmitter.links.scheme(PARENT)]
+        clock = self._transmitter.clock
+        beacon = Beacon(
+            quality=min(parent.quality, quality_index(snr_db)),
+            sid=self.lsid,
+            count=max(clock.count, self._slot.slot + 1),
+            position=self._slot.slot,
+            cfp=clock.cfp,
+            level=self.level,
+            seq=self._seq,
+            frequency=self._slot.frequency,
+            sna=parent.sna,
+            up_cost=min(COST_MAX, parent.up_cost + hop),
+            down_cost=min(COST_MAX, parent.down_cost + hop),
+        )
+        start_s = self._beacon_s
+        self._beacon_s, self._seq = clock.next_slot(
+            start_s + FRAME_S / 2, self._slot.slot, self._slot.seq, self._slot.frequency
+        )
+        if self._beacon_s - self._settings.beacon_lead_s <= now:
+            self.plan(now)
+        self.beacons += 1
+        return TransmitFrame(beacon.encode(), Scheme.DBPSK_C, start_s, BUFFER_BEACON, exclusive=True)
+
+    # ---- relaying ----------------------------------------------------------------------------------------------------
+
+    def below(self, sid: int) -> bool:
+        """Whether this number is ours or one below us."""
+        return sid == self.lsid or sid in self.table.entries
+
+    def up(self, pdu: GenericPdu, now: float) -> list[Packet]:
+        """Pass on what comes from below; packets that are for ourselves are given back."""
+        if self.lsid is None:
+            return []
+        onward: list[Packet] = []
+        own: list[Packet] = []
+        for packet in pdu.packets:
+            if self.table.child_of(packet.sid, packet.lnid, self.lsid) is None:
+                continue
+            if packet.control and packet.lcid == ControlType.PRM and packet.sid == self.lsid:
+                own.append(packet)
+                continue
+            self._learn(packet, now, downlink=False)
+            if not self._answer_again(packet, now):
+                onward.append(packet)
+        if onward:
+            level = self.level - 1
+            keep = Keep.LAST if level == 0 else Keep.ONWARD
+            self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
+        return own
+
+    def _answer_again(self, packet: Packet, now: float) -> bool:
+        """Whether the acknowledgement of a packet has come by before: it was lost below, so say it again.
+
+        Our addition: the repetition of a packet that the base has would otherwise go all the way once more.
+        """
+        answer = self._acknowledgements.get((packet.sid, packet.lnid, packet.lcid))
+        if packet.control or answer is None or not acknowledges(answer, packet):
+            return False
+        route = self._route(answer)
+        if route is None:
+            return False
+        self.answered += 1
+        self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=Keep.NO)
+        return True
+
+    def child(self, pdu: GenericPdu) -> int | None:
+        """Which child sent an uplink PDU; None for strangers and nodes without a number yet."""
+        if self.lsid is None:
+            return None
+        packet = pdu.packets[0]
+        child = self.table.child_of(packet.sid, packet.lnid, self.lsid)
+        return None if child in {LNID_BROADCAST, LNID_MULTICAST} else child
+
+    def down(self, pdu: GenericPdu, now: float) -> None:
+        """Pass on what comes from above for somebody below."""
+        if self.lsid is None:
+            return
+        routes: dict[tuple[int | None, Keep], list[Packet]] = {}
+        for packet in pdu.packets:
+            route = self._route(packet)
+            if route is not None:
+                routes.setdefault(route, []).append(packet)
+                if not packet.control and packet.lnid < LNID_MULTICAST:
+                    self._acknowledgements.pop((packet.sid, packet.lnid, packet.lcid), None)
+                    self._acknowledgements[packet.sid, packet.lnid, packet.lcid] = packet
+                    if len(self._acknowledgements) > ACKNOWLEDGEMENTS_MAX:
+                        del self._acknowledgements[next(iter(self._acknowledgements))]
+                self._learn(packet, now, downlink=True)
+        for (neighbour, keep), packets in routes.items():
+            self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
+
+    def _route(self, packet: Packet) -> tuple[int | None, Keep] | None:
+        """Next hop of a downlink packet; None if it does not go through us."""
+        assert self.lsid is not None
+        everybody = (None, Keep.NO)
+        if packet.lnid == LNID_BROADCAST:
+            if not (packet.control and packet.lcid == ControlType.REG):
+                return everybody
+            if packet.sid == self.lsid:  # a rejection
+                return everybody
+        if packet.lnid == LNID_MULTICAST:
+            return everybody if packet.lcid in self.table.groups else None
+        child = self.table.child_of(packet.sid, packet.lnid, self.lsid)
+        if child is None:
+            return None
+        return child, Keep.LAST if packet.sid == self.lsid else Keep.ONWARD
+
+    def _learn(self, packet: Packet, now: float, *, downlink: bool) -> None:
+        if packet.sid != self.lsid:
+            self.table.heard(packet.sid, now)
+        if not packet.control or packet.lcid not in {ControlType.PRO, ControlType.MUL}:
+            return
+        assert self.lsid is not None
+        try:
+            if packet.lcid == ControlType.PRO:
+                self.table.promotion(packet, Pro.decode(packet.payload), self.lsid, now, downlink=downlink)
+            elif downlink:
+                self.table.membership(packet, Mul.decode(packet.payload))
+        except DecodeError:
+            return

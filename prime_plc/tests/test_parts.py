@@ -1,0 +1,312 @@
+"""The small parts of the MAC, each by itself: times, slots, tables, calls, promotion, custody, channel access."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prime_plc.calls import CallsHeard
+from prime_plc.channel import ChannelAccess, Keep, Outgoing
+from prime_plc.control import Capabilities, Mul, Pro
+from prime_plc.custody import Custody
+from prime_plc.frame_clock import FrameClock
+from prime_plc.groups import Groups
+from prime_plc.links import Links
+from prime_plc.modem_host import TransmitFrame
+from prime_plc.modem_messages import TransmitResult
+from prime_plc.pdu import GenericPdu, Packet, decode_pdu
+from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S
+from prime_plc.promotion import Asked, PromotionDesk
+from prime_plc.registry import Node, Registry
+from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.slots import Slot, SlotTable
+from prime_plc.subheader import ArqHeader
+from prime_plc.switch_table import SwitchTable
+from prime_plc.tests.captured_frames import SNA
+from prime_plc.tests.ether import MODEM, eui
+from prime_plc.timers import Deadlines
+
+SETTINGS = MacSettings()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 50)), max_size=60))
+def test_deadlines_come_in_order_and_only_the_last_word_counts(changes: list[tuple[int, int | None]]) -> None:
+    """Against a plain dictionary: set, moved to and fro, taken away."""
+    deadlines: Deadlines[int] = Deadlines()
+    plain: dict[int, float] = {}
+    for key, at in changes:
+        deadlines.set(key, at)
+        if at is None:
+            plain.pop(key, None)
+        else:
+            plain[key] = at
+        assert deadlines.next_at == min(plain.values(), default=None)
+    due = deadlines.due(25)
+    assert sorted(due) == sorted(key for key, at in plain.items() if at <= 25)
+    assert [plain[key] for key in due] == sorted(plain[key] for key in due)
+    assert len(deadlines) == len(plain) - len(due)
+
+
+@given(st.integers(0, 31), st.integers(0, 5), st.integers(1, 4), st.floats(0.0, 60.0))
+def test_the_next_slot_is_of_the_right_frame(seq: int, frequency: int, slot: int, after_s: float) -> None:
+    """After any instant: the first frame whose number fits, the slot's place in it, not earlier."""
+    clock = FrameClock(5)
+    clock.beacon(10.0, 0, 2, 0, 7)
+    start_s, number = clock.next_slot(10.0 + after_s, slot, seq, frequency)
+    frames = (start_s - 10.0 - slot * 5 * SYMBOL_S) / FRAME_S
+    assert frames == pytest.approx(round(frames), abs=1e-6)
+    assert number == (7 + round(frames)) % 32
+    assert (number - seq) % 2**frequency == 0
+    assert 0 < start_s - (10.0 + after_s) <= FRAME_S * 2**frequency + 1e-9
+
+
+def test_an_announced_structure_holds_from_its_frame_on() -> None:
+    """FRA for frame 9: until then two slots, then three; a contention-free period ends the contention."""
+    clock = FrameClock(5)
+    clock.beacon(0.0, 0, 2, 0, 7)
+    clock.announce(9, 3, 200, 0.1)
+    assert clock.contention(1.9 * FRAME_S)[0] == pytest.approx(FRAME_S + 10 * SYMBOL_S)
+    assert clock.contention(2.5 * FRAME_S) == pytest.approx((2 * FRAME_S + 15 * SYMBOL_S, 2 * FRAME_S + 200 * SYMBOL_S))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 40), st.integers(0, 5)), max_size=80))
+def test_slots_never_meet(steps: list[tuple[bool, int, int]]) -> None:
+    """Whatever is given and taken back, no two switches beacon at once, and none in the base's slot."""
+    table = SlotTable(5)
+    given_: dict[int, Slot] = {}
+    for take, sid, frequency in steps:
+        if take and sid not in given_:
+            slot = table.give(sid, frequency)
+            if slot is not None:
+                given_[sid] = slot
+        elif not take:
+            table.take_back(sid)
+            given_.pop(sid, None)
+        slots = list(given_.values())
+        assert not any(one.meets(other) for index, one in enumerate(slots) for other in slots[:index])
+        assert all(0 < slot.number < table.count <= 5 for slot in slots)
+
+
+def test_slots_run_out_at_128() -> None:
+    """Four slots, each shared by 32 switches; the next one gets none."""
+    table = SlotTable(5)
+    assert all(table.give(sid, 5) is not None for sid in range(128))
+    assert table.give(200, 0) is None
+
+
+def test_a_switch_learns_who_is_below_from_what_passes() -> None:
+    """A promotion below is entered with the child it came through; demotion of that child forgets all behind it."""
+    table = SwitchTable(100.0)
+    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(False, 0, 0, 30), 20, 0.0, downlink=True)
+    table.promotion(Packet(True, 1, True, 3, 30, 9, b""), Pro(False, 0, 0, 40), 20, 1.0, downlink=False)
+    assert table.entries == {30: 5, 40: 5}
+    assert [table.child_of(sid, 9, 20) for sid in (20, 40, 50)] == [9, 5, None]
+    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(True, 0, 0, 30), 20, 2.0, downlink=True)
+    assert table.entries == {}
+    table.membership(Packet(False, 1, True, 8, 20, 5, b""), Mul(False, 7, 1))
+    assert table.groups == [7]
+
+
+def test_numbers_below_a_switch_age() -> None:
+    """What has been silent for the entry time goes when another one comes."""
+    table = SwitchTable(100.0)
+    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(False, 0, 0, 30), 20, 0.0, downlink=True)
+    table.promotion(Packet(False, 1, True, 3, 20, 6, b""), Pro(False, 0, 0, 31), 20, 200.0, downlink=True)
+    assert table.entries == {31: 6}
+
+
+def test_a_terminal_asks_sooner_the_more_callers_it_hears() -> None:
+    """One caller: up to the whole wait; ten: a part of it; hushed: later; the best heard is named."""
+    few, many = CallsHeard(SETTINGS, random.Random(1)), CallsHeard(SETTINGS, random.Random(1))
+    few.hear(eui(1), 20.0, 0.0)
+    for number in range(10):
+        many.hear(eui(number), 15.0 + number, 0.0)
+    assert many.ask_at is not None
+    assert few.ask_at is not None
+    assert many.ask_at < few.ask_at
+    assert many.due(many.ask_at) == (eui(9), 7)
+    few.hush(1.0)
+    assert few.due(100.0) is None
+    few.hear(eui(1), 20.0, 2.0)
+    assert few.ask_at > 1.0 + SETTINGS.promotion_hush_s
+
+
+def test_weak_calls_are_ignored_at_first() -> None:
+    """A call that is hardly heard is answered only when it comes again and again."""
+    calls = CallsHeard(SETTINGS, random.Random(1))
+    for count in range(SETTINGS.promotion_ignore_max):
+        calls.hear(eui(1), 4.0, float(count))
+        assert calls.ask_at is None
+    calls.hear(eui(1), 4.0, 10.0)
+    assert calls.ask_at is not None
+
+
+def test_the_base_takes_the_cheapest_path_that_hears_well() -> None:
+    """Of three offers for one caller: not the weak one, not the long one; and none again while it settles."""
+    desk = PromotionDesk(SETTINGS)
+    for number, quality, cost in ((1, 1, 0), (2, 6, 12), (3, 6, 2)):
+        assert desk.ask(Asked(eui(number), eui(9), quality, cost), 0.0)
+    assert desk.due(1.0) == []
+    (chosen,) = desk.due(SETTINGS.promotion_window_s)
+    assert (chosen.winner, set(chosen.losers)) == (eui(3), {eui(1), eui(2)})
+    assert not desk.ask(Asked(eui(2), eui(9), 6, 1), 10.0)
+    assert desk.ask(Asked(eui(2), eui(9), 6, 1), 2.0 + SETTINGS.promotion_settle_s)
+
+
+def test_groups_have_a_limit_and_free_their_numbers() -> None:
+    """A group goes with its last member; one too many is refused."""
+    groups = Groups(2)
+    first = groups.join(3, b"a", eui(1))
+    assert first is not None
+    assert groups.join(3, b"a", eui(2)) is first
+    assert groups.join(3, b"b", eui(1)) is not None
+    assert groups.join(3, b"c", eui(1)) is None
+    groups.leave(first.lcid, eui(1))
+    assert [group.lcid for group in groups.gone(eui(2))] == [first.lcid]
+    assert groups.join(3, b"c", eui(1)) is not None
+
+
+def test_switch_numbers_rest_before_they_are_used_again() -> None:
+    """254 numbers, none twice within the rest, none that a stranger uses."""
+    registry = Registry(random.Random(1), 100.0)
+    registry.rest(77, 50.0)
+    seen = set()
+    for number in range(253):
+        node = _node(number)
+        registry.add(node)
+        sid = registry.promote(node, 0.0)
+        assert sid is not None
+        seen.add(sid)
+        registry.demote(node, 0.0)
+    assert len(seen) == 253
+    assert 77 not in seen
+    assert registry.promote(_node(900), 10.0) is None
+    assert registry.promote(_node(900), 60.0) == 77
+
+
+def _node(number: int) -> Node:
+    return Node(eui(number), 0, number + 1, 1, Capabilities.NONE, 2, 0.0, 0.0, 0.0)
+
+
+def data(number: int, *, ack: int = 0, sid: int = 9, body: bytes = b"\x00x", nad: bool = False) -> Packet:
+    payload = ArqHeader(number, True, 16, (), ack).encode() + body
+    return Packet(nad, 2, False, 256, sid, 5, payload)
+
+
+def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes() -> None:
+    """Onward: the same packet with another level; at the last hop: the answer that acknowledges it; else repeated."""
+    custody = Custody(SETTINGS, random.Random(1))
+    onward = Outgoing(2, False, 2, -1, [data(1)], keep=Keep.ONWARD)
+    custody.sent(onward, 0.02, 0.0)
+    assert custody.overheard(GenericPdu(False, 1, (data(2),)), 0.1) == []
+    assert custody.overheard(GenericPdu(False, 1, (data(1),)), 0.1) == [-1]
+    custody.sent(Outgoing(2, False, 0, -1, [data(3)], keep=Keep.LAST), 0.02, 1.0)
+    assert custody.answered(data(0, ack=3, body=b""), 1.1, downlink=True) == []
+    assert custody.answered(data(0, ack=4, body=b""), 1.1, downlink=True) == [-1]
+    custody.sent(onward, 0.02, 2.0)
+    (again,), over = custody.due(4.0, crowded=False)
+    assert (again.packets, again.tries, over) == ([data(1)], 1, [])
+    custody.sent(again, 0.02, 4.0)
+    assert custody.due(9.0, crowded=False) == ([], [(data(1), -1)])
+    assert len(custody) == 0
+
+
+def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
+    """Nothing would show that it came; its own repetition is end to end."""
+    custody = Custody(SETTINGS, random.Random(1))
+    control = Packet(True, 1, True, 7, 0, 5, b"\0\0\xff")
+    custody.sent(Outgoing(1, False, 0, -1, [control], keep=Keep.LAST), 0.02, 0.0)
+    custody.sent(Outgoing(2, False, 0, -1, [data(0, body=b"")], keep=Keep.LAST), 0.02, 0.0)
+    assert len(custody) == 0
+
+
+def test_a_relay_that_came_damaged_counts_by_its_header_and_length() -> None:
+    """The first seven bytes travel in the robust header; another length is another packet."""
+    custody = Custody(SETTINGS, random.Random(1))
+    custody.sent(Outgoing(2, False, 2, -1, [data(1)], keep=Keep.ONWARD), 0.02, 0.0)
+    relayed = GenericPdu(False, 1, (data(1),)).encode(SNA)
+    assert custody.overheard_damaged(relayed[:-6] + b"\0\0", 0.1) == []
+    assert custody.overheard_damaged(relayed[:-6] + bytes(6), 0.1) == [-1]
+
+
+def channel(settings: MacSettings = SETTINGS) -> ChannelAccess:
+    clock = FrameClock(5)
+    clock.beacon(0.0, 0, 1, 0, 0)
+    access = ChannelAccess(settings, MODEM, clock, Links(settings), random.Random(3))
+    access.sna = SNA
+    return access
+
+
+def take(access: ChannelAccess, now: float) -> tuple[TransmitFrame, float]:
+    """Wait for the next frame of a queue; it and the time."""
+    for _ in range(20):
+        assert access.wake_at is not None
+        now = max(now, access.wake_at)
+        frame = access.wake(now)
+        if frame is not None:
+            return frame, now
+    raise AssertionError("no frame came")
+
+
+def test_packets_for_one_hop_leave_in_one_pdu() -> None:
+    """Three packets to the same neighbour, within the longest PDU; one that forbids it and others travel alone."""
+    access = channel()
+    for number in range(3):
+        access.put(Outgoing(2, True, 0, 5, [data(number, body=bytes(100))]), 0.1)
+    access.put(Outgoing(2, True, 0, 6, [data(9)]), 0.1)
+    access.put(Outgoing(2, True, 0, 5, [data(8, nad=True)]), 0.1)
+    frame, now = take(access, 0.1)
+    pdu = decode_pdu(frame.pdu, SNA)
+    assert isinstance(pdu, GenericPdu)
+    assert list(pdu.packets) == [data(number, body=bytes(100)) for number in range(3)]
+    assert len(frame.pdu) <= PDU_BYTES_MAX
+    assert len(access) == 2
+    assert access.confirmed(frame.buffer, TransmitResult.SUCCESS, now + 0.2) is not None
+
+
+def test_the_most_urgent_frame_goes_first() -> None:
+    """Priority before order of arrival."""
+    access = channel()
+    access.put(Outgoing(3, finished=b"\x10late"), 0.1)
+    access.put(Outgoing(1, finished=b"\x10urgent"), 0.1)
+    assert take(access, 0.1)[0].pdu == b"\x10urgent"
+
+
+def test_a_line_that_is_always_busy_is_given_up_with_rests_between() -> None:
+    """Rows of five attempts with a rest of part of a frame after each; then the frame is dropped and counted."""
+    access = channel()
+    access.put(Outgoing(1, finished=b"\x10call"), 0.1)
+    now, attempts, ended = 0.1, 0, None
+    while ended is None:
+        frame, now = take(access, now)
+        attempts += 1
+        ended = access.confirmed(frame.buffer, TransmitResult.CHANNEL_BUSY, now + 0.01)
+    assert attempts == SETTINGS.transmit_attempts_max * SETTINGS.access_rounds_max
+    assert (access.dropped, access.busy, access.wake_at) == (1, attempts, None)
+
+
+def test_no_frame_reaches_into_the_next_beacon() -> None:
+    """A thousand frames of all lengths at random instants end within the contention period they began in."""
+    access, draw = channel(), random.Random(4)
+    now = 0.1
+    for _ in range(1000):
+        now += draw.uniform(0.0, 0.5)
+        access.put(Outgoing(2, True, 0, None, [data(1, body=bytes(draw.randrange(1, 340)))]), now)
+        frame, now = take(access, now)
+        start_s = now if frame.start_s is None else frame.start_s
+        begin_s, end_s = (start_s % FRAME_S, start_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme))
+        assert begin_s >= 5 * SYMBOL_S - 1e-6
+        assert end_s <= FRAME_S
+        now += MODEM.airtime_s(len(frame.pdu), frame.scheme) + 0.05
+        access.confirmed(frame.buffer, TransmitResult.SUCCESS, now)
+
+
+def test_a_full_queue_refuses() -> None:
+    """At the named limit a frame is refused and counted; those waiting stay."""
+    access = channel()
+    put = [access.put(Outgoing(2, finished=b"\x10x"), 0.1) for _ in range(SETTINGS.queue_max + 1)]
+    assert put == [True] * SETTINGS.queue_max + [False]
+    assert (len(access), access.dropped) == (SETTINGS.queue_max, 1)

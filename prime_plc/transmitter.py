@@ -1,0 +1,129 @@
+"""Between a role and its modem: frame clock, channel, link quality and custody of one node, as one part."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Final
+
+from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
+from prime_plc.custody import Custody
+from prime_plc.frame_clock import FrameClock
+from prime_plc.links import Links
+from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
+from prime_plc.pdu import GenericPdu, Packet
+from prime_plc.settings import MacSettings
+
+RECENT_MAX: Final = 256
+"""Packets remembered as passed on."""
+
+
+class Transmitter:
+    """Everything between a role and its modem; all its methods leave what is to be sent to `wake`."""
+
+    def __init__(self, settings: MacSettings, modem: ModemSettings, draw: random.Random) -> None:
+        self._settings = settings
+        self._modem = modem
+        self.clock = FrameClock(settings.slot_symbols(stock=modem.stock))
+        self.links = Links(settings)
+        self.channel = ChannelAccess(settings, modem, self.clock, self.links, draw)
+        self.custody = Custody(settings, draw)
+        self._recent: dict[bytes, float] = {}
+        self.relayed = 0
+
+    def clear(self) -> None:
+        """The modem or the network is gone."""
+        self.channel.clear()
+        self.custody.clear()
+        self.links.clear()
+        self._recent.clear()
+
+    @property
+    def wake_at(self) -> float | None:
+        """Next deadline [s]."""
+        channel, custody = self.channel.wake_at, self.custody.wake_at
+        if channel is None or custody is None:
+            return custody if channel is None else channel
+        return min(channel, custody)
+
+    @property
+    def room(self) -> bool:
+        """Whether data may be handed over; what waits longer is better kept where it can still be repeated."""
+        return len(self.channel) < self._settings.data_ahead
+
+    def send(
+        self, packets: list[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
+    ) -> bool:
+        """Queue packets for one next hop."""
+        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep)
+        return self.channel.put(outgoing, now)
+
+    def relay(
+        self, packets: Iterable[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
+    ) -> None:
+        """Pass packets on, once; ``neighbour`` None sends them to everybody."""
+        fresh = []
+        for packet in packets:
+            body = packet.encode()
+            if now >= self._recent.get(body, 0.0):
+                fresh.append(packet)
+                self._recent[body] = now + self._settings.hop_memory_s
+        if len(self._recent) > RECENT_MAX:
+            self._recent = {body: until for body, until in self._recent.items() if until > now}
+        if not fresh:
+            return
+        self.relayed += len(fresh)
+        if any(packet.nad for packet in fresh):
+            for packet in fresh:
+                self.send([packet], neighbour, now, downlink=downlink, level=level, keep=keep)
+        else:
+            self.send(fresh, neighbour, now, downlink=downlink, level=level, keep=keep)
+
+    def call(self, pdu: bytes, now: float) -> None:
+        """Queue a finished PDU (a call for a switch)."""
+        self.channel.put(Outgoing(PRIORITY_CONTROL, finished=pdu), now)
+
+    def overheard(self, pdu: GenericPdu, now: float) -> None:
+        """A next hop passes something on."""
+        for neighbour in self.custody.overheard(pdu, now):
+            self.links.delivered(neighbour)
+
+    def overheard_damaged(self, data: bytes, now: float) -> None:
+        """The same, damaged."""
+        for neighbour in self.custody.overheard_damaged(data, now):
+            self.links.delivered(neighbour)
+
+    def answered(self, pdu: GenericPdu, now: float) -> None:
+        """Something passes in the other direction."""
+        if not len(self.custody):
+            return
+        for packet in pdu.packets:
+            for neighbour in self.custody.answered(packet, now, downlink=pdu.downlink):
+                self.links.delivered(neighbour)
+
+    def confirmed(self, item: TransmitConfirmed, now: float) -> Given | None:
+        """What became of a frame; None while it will be tried again, or is none of the queue's."""
+        ended = self.channel.confirmed(item.buffer, item.result, now)
+        if ended is None:
+            return None
+        outgoing, given = ended
+        if given is Given.SENT and outgoing.keep is not Keep.NO and outgoing.neighbour is not None:
+            scheme = self.channel.scheme(outgoing)
+            self.custody.sent(outgoing, self._modem.airtime_s(outgoing.length, scheme), now)
+        return given
+
+    def wake(self, now: float) -> list[TransmitFrame]:
+        """Frames for the modem, due now."""
+        at = self.custody.wake_at
+        if at is not None and now >= at:
+            again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
+            for outgoing in again:
+                if outgoing.neighbour is not None:
+                    self.links.lost(outgoing.neighbour)
+                self.channel.put(outgoing, now)
+            for packet, neighbour in over:
+                if neighbour is not None:
+                    self.links.lost(neighbour)
+                self._recent.pop(packet.encode(), None)  # its sender may try again
+        frame = self.channel.wake(now)
+        return [] if frame is None else [frame]
