@@ -105,12 +105,12 @@ def _verify(options: argparse.Namespace) -> int:
     from dcu.ledger.store import verify  # noqa: PLC0415  # only this command reads the file
 
     found = verify(options.directory)
-    result = {"dcu": found.dcu, "entries": len(found.entries), "head": found.head.hex(), "faults": found.faults}
+    result = {"dcu": found.dcu, "entries": found.size, "head": found.head.hex(), "faults": found.faults}
     if options.json:
         print(json.dumps(result))
     else:
         verdict = "; ".join(found.faults) or "verified"
-        print(f"ledger of {found.dcu}: {len(found.entries)} entries, head {found.head.hex()}: {verdict}")
+        print(f"ledger of {found.dcu}: {found.size} entries, head {found.head.hex()}: {verdict}")
     return EXIT_FAILED if found.faults else EXIT_OK
 
 

@@ -75,7 +75,10 @@ def grid_settings(config: DcuConfig) -> GridSettings:
 
 def recall_lessons(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> int:
     """Teach a rule what the ledger remembers of earlier runs; how many sets that were."""
-    views = [entry["view"] for entry in entries if entry.get("kind") == "view"] if rule.learns else []
-    for view in views:
-        rule.recall(view)
-    return len(views)
+    lessons = 0
+    if rule.learns:
+        for entry in entries:
+            if entry.get("kind") == "view" and "view" in entry:  # forgotten ones are gone
+                rule.recall(entry["view"])
+                lessons += 1
+    return lessons

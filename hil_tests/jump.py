@@ -115,7 +115,7 @@ class JumpStreet:
     def _launch_dcu(self) -> Any:
         content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none")
         config = check_config(DCU, content, DcuConfig)
-        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync())
+        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._draw.randbytes)
         ports = dcu.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
