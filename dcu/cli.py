@@ -115,20 +115,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dcu.hosting.replay import replay  # noqa: PLC0415  # NumPy
-    from dcu.ledger.store import verify  # noqa: PLC0415
-    from dcu.site import load_rule  # noqa: PLC0415
+    from dcu.ledger_command import replay_ledger  # noqa: PLC0415  # NumPy
 
-    rule = load_rule(load_config(options.config, DcuConfig))
-    ledger = verify(options.directory)
-    found = replay(rule, ledger.entries)
-    differences = [*ledger.faults, *found.differences]
-    if options.json:
-        print(json.dumps({"windows": found.windows, "decisions": found.decisions, "differences": differences}))
-    else:
-        verdict = "all the same" if not differences else f"{len(differences)} differ\n" + "\n".join(differences[:20])
-        print(f"{found.windows} windows, {found.decisions} decisions: {verdict}")
-    return EXIT_FAILED if differences else EXIT_OK
+    return replay_ledger(options.directory, options.config, as_json=options.json)
 
 
 if __name__ == "__main__":

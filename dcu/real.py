@@ -40,8 +40,10 @@ class ThreadedLedger:
     everything `PUBLISH_S` after the first entry that they have not seen.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, utc: Callable[[], float]) -> None:
+        """Writes to ``ledger``; ``utc`` [s, Unix] labels entries for people."""
         self._ledger = ledger
+        self._utc = utc
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
         self._waiting: deque[tuple[dict[str, Any], Future[int]]] = deque()
         self._publishing: asyncio.TimerHandle | None = None
@@ -57,7 +59,7 @@ class ThreadedLedger:
     def append(self, entry: dict[str, Any]) -> Future[int]:
         loop = asyncio.get_running_loop()
         done: Future[int] = loop.create_future()
-        self._waiting.append((entry, done))
+        self._waiting.append(({**entry, "utc_s": round(self._utc(), 3)}, done))
         self._thread.submit(self._write, loop)
         if self._publishing is None:
             self._publishing = loop.call_later(PUBLISH_S, self._publish)
@@ -141,9 +143,10 @@ async def run_daemon(config: DcuConfig) -> int:
     lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    threaded = ThreadedLedger(ledger)
+    clock = LoopClock()
+    threaded = ThreadedLedger(ledger, clock.utc_s)
     ports = Ports(
-        clock=LoopClock(),
+        clock=clock,
         draw=random.SystemRandom(),
         open_plc=open_serial(config.plc.url),
         registers=PymodbusPort(ModbusAddress.parse(config.balancing.url)),

@@ -33,7 +33,7 @@ COSIGNED: Final = "cosigned"
 FAULTS_MAX: Final = 100
 
 _TILE: Final = re.compile(
-    r"(public/tile/(?P<level>entries|[0-9]+)|private/parts)/(?P<number>(x[0-9]{3}/)*[0-9]{3})(\.p/[0-9]+)?"
+    r"(public/tile/(?P<level>entries|[0-9]+)|private/parts)/(?P<number>(x[0-9]{3}/)*[0-9]{3})(\.p/(?P<width>[0-9]+))?"
 )
 
 Visit = Callable[[int, bytes, list[Part]], None]
@@ -102,30 +102,42 @@ def read(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def verify(directory: Path) -> Scan:
-    """Everything a ledger's directory holds, and what is wrong with it.
+    """Everything a ledger's directory holds, and what is wrong with it. Keeps all entries in memory.
 
     Raises:
         LedgerError: no ledger there.
     """
-    found = Scan("")
+    runs: dict[Path, list[dict[str, Any]]] = {}
 
-    def keep(_position: int, leaf: bytes, parts: list[Part]) -> None:
-        found.entries.append(restore(leaf, parts))
+    def visit_of(place: Place) -> Visit:
+        run = runs[place.base] = []  # a log that is read again replaces what was read before
+        return lambda _, leaf, parts: run.append(restore(leaf, parts))
 
+    checked, faults, losses = verify_all(directory, visit_of)
+    last, entries = checked[-1], [entry for run in runs.values() for entry in run]
+    return Scan(last.dcu, last.origin, entries, last.size, last.root, faults, losses)
+
+
+def verify_all(
+    directory: Path, visit_of: Callable[[Place], Visit] | None = None
+) -> tuple[list[Checked], list[str], list[str]]:
+    """The same without keeping entries: what each log holds, what is wrong, and what earlier logs lost.
+
+    Raises:
+        LedgerError: no ledger there.
+    """
     *before, last = _logs(directory)
-    for at, place in enumerate(before):
-        done = check_ended(place, keep)
-        _compare_end(found, done, before[at + 1] if at + 1 < len(before) else last)
-    kept = len(found.entries)
+    faults: list[str] = []
+    losses: list[str] = []
+    checked = [check_ended(place, visit_of and visit_of(place)) for place in before]
+    for done, following in zip(checked, [*before, last][1:], strict=True):
+        _compare_end((faults, losses), done, following)
     for _ in range(TRIES):
-        del found.entries[kept:]
         newest = journals(last.private)[:1]
-        done = check(last, keep)
+        done = check(last, visit_of and visit_of(last))
         if not done.faults or journals(last.private)[:1] == newest:
             break
-    found.dcu, found.origin, found.size, found.head = done.dcu, done.origin, done.size, done.root
-    found.faults += done.faults
-    return found
+    return [*checked, done], [*faults, *done.faults], losses
 
 
 def _logs(directory: Path) -> list[Place]:
@@ -135,17 +147,18 @@ def _logs(directory: Path) -> list[Place]:
     return [*ended(directory), place]
 
 
-def _compare_end(found: Scan, done: Checked, following: Place) -> None:
-    """An ended log has just what the one after it says of it."""
+def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: Place) -> None:
+    """An ended log has just what the one after it says of it: a fault, or a loss that is known."""
+    faults, losses = found
     said: dict[str, Any] = {}
     for leaf, parts in read_kept(following):
         said = restore(leaf, parts).get("after") or {}
         break
     seen = {"origin": done.origin, "entries": done.size, "root": base64.b64encode(done.root).decode()}
     if any(said.get(key) != value for key, value in seen.items()):
-        found.faults.append(f"{done.origin}: seen {seen}, expected {said}, as the log after it says")
+        faults.append(f"{done.origin}: seen {seen}, expected {said}, as the log after it says")
     else:
-        found.losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published")
+        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published")
 
 
 # ---- one log ---------------------------------------------------------------------------------------------------------
@@ -174,6 +187,23 @@ def read_kept(place: Place) -> Iterator[tuple[bytes, list[Part]]]:
     if tail is not None:
         for one in tail.kept:
             yield one.leaf, one.parts
+
+
+def read_at(place: Place, position: int) -> list[Part]:
+    """The parts of one entry.
+
+    Raises:
+        DecodeError: they cannot be read.
+        LedgerError: nobody has them here.
+    """
+    path = place.parts(position // WIDTH)
+    if path.exists():
+        return unpack_part_files(path.read_bytes(), WIDTH)[position % WIDTH]
+    for journal in journals(place.private):
+        tail = scan(journal, key_of(place), None)
+        if 0 <= position - tail.heading.first < len(tail.kept):
+            return tail.kept[position - tail.heading.first].parts
+    raise LedgerError(f"entry {position}: its parts are not here")
 
 
 def claimed_size(path: Path) -> int:
@@ -328,10 +358,25 @@ class _Checker:
 
     def _check_head(self) -> None:
         found, head = self.found, self._head
+        if head is not None:
+            self._check_edge(head.size)
         if head is not None and head.size > found.size:
             found.fault(f"{found.origin}: {head.size} entries published, {found.size} found")
         elif head is not None and head.root != self._root_at_head:
             found.fault(f"{found.origin}: the published head of {head.size} entries is not over these entries")
+
+    def _check_edge(self, size: int) -> None:
+        """The unfinished tiles of the published head are there (tlog-tiles, "Partial Tiles")."""
+        names = [tile_path(ENTRIES, size // WIDTH, size % WIDTH)] if size % WIDTH else []
+        level, rest = 0, size
+        while rest:
+            if rest % WIDTH:
+                names.append(tile_path(level, rest // WIDTH, rest % WIDTH))
+            rest, level = rest // WIDTH, level + 1
+        for name in names:
+            path = self._place.public / name
+            if not path.exists() and not path.parent.with_suffix("").exists():
+                self.found.fault(f"{path}: missing")
 
     def _check_cosigned(self) -> None:
         """The witnessed head is one this log has had; which witnesses count is the verifier's to know."""
@@ -411,10 +456,16 @@ class _Checker:
         """Partial tiles and bundles by the path of the full one."""
         partials: dict[str, list[tuple[int, Path]]] = {}
         for path in self._left:
-            whole = path.parent.relative_to(self._place.base).as_posix()
+            whole = self._name(path.parent)
             if whole.endswith(".p") and path.name.isdigit() and str(int(path.name)) == path.name:
                 partials.setdefault(whole, []).append((int(path.name), path))
         return partials
+
+    def _name(self, path: Path) -> str:
+        """``public/...`` or ``private/...``, wherever the public directory lies."""
+        if path.is_relative_to(self._place.public):
+            return "public/" + path.relative_to(self._place.public).as_posix()
+        return path.relative_to(self._place.base).as_posix()
 
     def _check_partials(self, level: int, number: int, content: bytes) -> None:
         for width, path in self._partials.get(f"public/{tile_path(level, number)}.p", []):
@@ -434,10 +485,11 @@ class _Checker:
 
     def _is_left_over(self, path: Path) -> bool:
         """Of a roll or a publication that a crash cut off, or done while we looked."""
-        found = _TILE.fullmatch(path.relative_to(self._place.base).as_posix())
+        found = _TILE.fullmatch(self._name(path))
         if path.name.endswith(".new") or found is None:
             return path.name.endswith(".new")
         level = 0 if found["level"] in {None, ENTRIES} else int(found["level"])
         number = int(found["number"].replace("/", "").replace("x", ""))
-        end: int = (number + 1) * WIDTH ** (level + 1)
-        return end > self._first
+        begin: int = number * WIDTH ** (level + 1)
+        end: int = begin + int(found["width"] or WIDTH) * WIDTH**level
+        return self._first < end <= self._growth.size

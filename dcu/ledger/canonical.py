@@ -40,7 +40,7 @@ def parse_canonical(data: bytes) -> Any:
         DecodeError: bytes that are no JSON, or not in their one form.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_parse_whole if _LONG.search(data) else None)
         if not _is_plain(value, data) and canonical(value) != data:
             raise DecodeError(f"seen {data[:40]!r}, expected canonical JSON (RFC 8785)")
     except (ValueError, TypeError, RecursionError) as error:
@@ -59,6 +59,15 @@ def _is_plain(value: Any, data: bytes) -> bool:
 
 
 _DIFFERS: Final = re.compile(rb"\.0(?![0-9])|[0-9]e[+-]|[0-9]{16}|[^\x00-\x7f]|NaN|Infinity|\\u")
+
+
+_LONG: Final = re.compile(rb"[0-9]{16}")
+
+
+def _parse_whole(text: str) -> int | float:
+    """Whole numbers that only a double can have been."""
+    value = int(text)
+    return value if -WHOLE_MAX <= value <= WHOLE_MAX else float(text)
 
 
 def _write(value: Any, put: Callable[[str], None], depth: int) -> None:

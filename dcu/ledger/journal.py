@@ -45,6 +45,7 @@ class JournalScan:
         kept: its entries; those behind the last commit are whole, though nobody was told of them.
         begins: offsets of their frames.
         committed: how many of them a signed checkpoint covers.
+        commit: the last of them.
         valid_bytes: length of the prefix that is right.
         faults: what is wrong behind it.
     """
@@ -53,6 +54,7 @@ class JournalScan:
     kept: list[Kept] = field(default_factory=list)
     begins: list[int] = field(default_factory=list)
     committed: int = 0
+    commit: bytes = b""
     valid_bytes: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -171,7 +173,7 @@ def _take(found: JournalScan, kind: bytes, payload: bytes, tree: tuple[Verifier,
             size = found.heading.first + len(found.kept)
             if head.size != size or (edge is not None and head.root != edge.root()):
                 return f"seen a commit of {head.size} entries, expected {size} and the root over them"
-            found.committed = len(found.kept)
+            found.committed, found.commit = len(found.kept), payload
             return None
     except DecodeError as error:
         return str(error)

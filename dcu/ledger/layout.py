@@ -59,6 +59,21 @@ class Place:
         return self.private / "parts" / number_path(number)
 
 
+@dataclass(frozen=True, slots=True)
+class PublicCopy(Place):
+    """What an outsider has: the public directory alone."""
+
+    @property
+    def public(self) -> Path:
+        """All of it."""
+        return self.base
+
+    @property
+    def private(self) -> Path:
+        """Not here."""
+        return self.base / "private"
+
+
 def current(directory: Path) -> Place:
     """The log that is written."""
     return Place(directory / "ledger")

@@ -7,9 +7,10 @@ unfinished tiles and then the checkpoint. Whatever is interrupted is done again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dcu.ledger.audit import claimed_size, epoch_before
 from dcu.ledger.entry import EntryWriter, Kept, customers_of, epoch_of, restore
@@ -23,6 +24,9 @@ from dcu.ledger.recover import BAD, EndedError, Finder, Found, put_tail_aside
 from dcu.ledger.seal import pack_parts
 from dcu.ledger.tiles import ENTRIES, WIDTH, pack_entries, tile_path
 from shared.errors import DecodeError
+
+BUNDLES_MAX: Final = 4
+"""Full bundles that one commit may make."""
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
@@ -261,3 +265,18 @@ class Log:
         for path in (*place.private.glob(f"{PREFIX}*"), *place.private.glob("*.new"), *place.public.glob("*.new")):
             if path != journal and BAD not in path.name:
                 self._files.remove(path)
+        for path in self._tiles_beyond():
+            self._files.remove(path)
+
+    def _tiles_beyond(self) -> Iterator[Path]:
+        """Tiles of entries that a medium that lied has lost; nobody was shown a head over them."""
+        public, width = self.place.public, WIDTH
+        for level, rows in ((ENTRIES, 0), *((str(row), row) for row in range(8))):
+            size = self.size // width**rows
+            for number in range(size // width, size // width + BUNDLES_MAX + 1):
+                partial = public / (tile_path(level, number) + ".p")
+                known = max(0, size - number * width)
+                yield from (p for p in partial.glob("*") if not p.name.isdigit() or int(p.name) > known)
+                yield from (p for p in [public / tile_path(level, number)] if known < width and p.exists())
+                if level == ENTRIES and known < width and self.place.parts(number).exists():
+                    yield self.place.parts(number)

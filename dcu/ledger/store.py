@@ -30,7 +30,7 @@ from dcu.ledger.entry import epoch_of, parse_leaf
 from dcu.ledger.files import Files, RealFiles
 from dcu.ledger.journal import Heading
 from dcu.ledger.layout import FORMER, LOCK, ORIGIN, LedgerError, Place, current, ended, origin_of
-from dcu.ledger.log import Draw, Log
+from dcu.ledger.log import BUNDLES_MAX, Draw, Log
 from dcu.ledger.recover import EndedError
 from dcu.ledger.tiles import WIDTH
 from shared.errors import DecodeError, DeviceError
@@ -48,7 +48,7 @@ __all__ = [
     "verify",
 ]
 
-BATCH_MAX: Final = 4 * WIDTH
+BATCH_MAX: Final = BUNDLES_MAX * WIDTH
 """Entries of one commit."""
 
 CONTINUED: Final = "ledger continued"
