@@ -200,10 +200,12 @@ class Log:
             LedgerError: it is another DCU's, or of another format.
             OSError: of the medium.
         """
+        for directory in (self.place.public, self.place.private):
+            self._files.make_directory(directory)
         finder = Finder(self.place, self._files, self.faults)
         newest = finder.newest_journal(self._whose)
         if newest is None:
-            if claimed_size(self.place.checkpoint):
+            if claimed_size(self.place.checkpoint) or (self.place.public / "tile").exists():
                 raise EndedError("the journal is missing")
             self.begin()
             return
@@ -222,6 +224,7 @@ class Log:
             self._append(commit_frame(self._note.encode()))
             self._journal_bytes += len(commit_frame(self._note.encode()))
         self._clean_up(path)
+        self._mend_edge(found.head)
         if len(self._tail) >= WIDTH:
             self._roll()
         elif found.head is None or found.head.size != self.size:
@@ -229,8 +232,6 @@ class Log:
 
     def begin(self) -> None:
         """An empty log: key, journal, head. Interrupted anywhere, it is begun again."""
-        for directory in (self.place.public, self.place.private):
-            self._files.make_directory(directory)
         for directory in (self.place.base.parent, self.place.base):
             self._files.sync_directory(directory)
         try:
@@ -265,18 +266,47 @@ class Log:
         for path in (*place.private.glob(f"{PREFIX}*"), *place.private.glob("*.new"), *place.public.glob("*.new")):
             if path != journal and BAD not in path.name:
                 self._files.remove(path)
-        for path in self._tiles_beyond():
+        for path in self._superfluous():
             self._files.remove(path)
 
-    def _tiles_beyond(self) -> Iterator[Path]:
-        """Tiles of entries that a medium that lied has lost; nobody was shown a head over them."""
+    def _superfluous(self) -> Iterator[Path]:
+        """Partial tiles of full ones, and tiles of entries that a medium that lied has lost: nobody was shown a head
+        over those."""
         public, width = self.place.public, WIDTH
         for level, rows in ((ENTRIES, 0), *((str(row), row) for row in range(8))):
             size = self.size // width**rows
-            for number in range(size // width, size // width + BUNDLES_MAX + 1):
-                partial = public / (tile_path(level, number) + ".p")
-                known = max(0, size - number * width)
-                yield from (p for p in partial.glob("*") if not p.name.isdigit() or int(p.name) > known)
-                yield from (p for p in [public / tile_path(level, number)] if known < width and p.exists())
-                if level == ENTRIES and known < width and self.place.parts(number).exists():
-                    yield self.place.parts(number)
+            for number in range(max(0, size // width - BUNDLES_MAX), size // width + BUNDLES_MAX + 1):
+                known = min(width, max(0, size - number * width))
+                for path in (public / (tile_path(level, number) + ".p")).glob("*"):
+                    if known == width or not path.name.isdigit() or int(path.name) > known:
+                        yield path
+                if known < width:
+                    whole = [
+                        public / tile_path(level, number),
+                        *([self.place.parts(number)] if level == ENTRIES else []),
+                    ]
+                    yield from (path for path in whole if path.exists())
+
+    def _mend_edge(self, head: Checkpoint | None) -> None:
+        """Partial tiles that were shown are there, and are what they were."""
+        leaves = [one.leaf for one in self._tail]
+        for level, number, content in self._growth.unfinished():
+            shown = 0 if head is None else (head.size >> 8 * level) - number * WIDTH
+            for width in self._widths(level, number, shown):
+                self._mend(tile_path(level, number, width), content[: width * HASH_BYTES])
+        number = self._first // WIDTH
+        shown = 0 if head is None else head.size - self._first
+        for width in self._widths(ENTRIES, number, shown):
+            if width <= len(leaves) < WIDTH:
+                self._mend(tile_path(ENTRIES, number, width), pack_entries(leaves[:width]))
+        self._sync_directories()
+
+    def _widths(self, level: int | str, number: int, shown: int) -> set[int]:
+        found = {int(path.name) for path in (self.place.public / (tile_path(level, number) + ".p")).glob("*")}
+        return found | ({shown} if 0 < shown < WIDTH else set())
+
+    def _mend(self, name: str, content: bytes) -> None:
+        path = self.place.public / name
+        if not path.exists() or path.read_bytes() != content:
+            self.faults.append(f"{path}: missing or damaged, made again from the entries")
+            self._write(path, content)

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dcu.ledger.entry import parse_leaf
 from dcu.ledger.files import Files, write_new
 from dcu.ledger.growth import Growth, Tile, tiles_from_bundles
 from dcu.ledger.journal import MAGIC, Heading, JournalScan, journals, read_heading, scan
 from dcu.ledger.layout import LedgerError, Place
 from dcu.ledger.merkle import leaf_hash, root_at
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint
+from dcu.ledger.seal import matches, unpack_part_files
+from dcu.ledger.tiles import WIDTH, TileStore
 from shared.errors import DecodeError
 
 BAD: Final = ".bad"
 """In the names of what is kept though it is wrong."""
+
+
+BUNDLES_CHECKED: Final = 4
 
 
 class EndedError(Exception):
@@ -101,7 +107,27 @@ class Finder:
             why = f"published {head.size} entries, kept {growth.size}"
         elif head is not None and root_at(head.size, growth.store(self._place.public, filled).node) != head.root:
             why = f"the published head of {head.size} entries is not over these entries"
+        else:
+            why = self._damage_of_bundles(heading.first)
         return Found(Growth.load(self._place.public, heading.first), journal, head, why)
+
+    def _damage_of_bundles(self, size: int) -> str | None:
+        """What is wrong with the youngest full bundles and their parts: those that a medium may not have kept though
+        it said so. Older ones are looked at by those who verify."""
+        store = TileStore(self._place.public, size)
+        for number in range(max(0, size // WIDTH - BUNDLES_CHECKED), size // WIDTH):
+            try:
+                leaves = store.entries(number)
+                parts = unpack_part_files(self._place.parts(number).read_bytes(), WIDTH)
+                whole = [leaf_hash(leaf) for leaf in leaves] == store.hashes(0, number)
+                whole = whole and all(
+                    matches(beside, parse_leaf(leaf).get("sealed")) for leaf, beside in zip(leaves, parts, strict=True)
+                )
+            except (DecodeError, OSError) as error:
+                return f"bundle {number}: {error}"
+            if not whole:
+                return f"bundle {number} is not what its tile says"
+        return None
 
     def _head(self, key: Verifier) -> Checkpoint | None:
         path = self._place.checkpoint

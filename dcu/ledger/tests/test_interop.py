@@ -11,7 +11,6 @@ from dcu.ledger.audit import check, key_of
 from dcu.ledger.canonical import canonical
 from dcu.ledger.entry import restore_public
 from dcu.ledger.layout import LedgerError, PublicCopy
-from dcu.ledger.note import open_checkpoint
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger, verify
 from dcu.ledger.tests import second_verifier
@@ -123,31 +122,3 @@ def test_an_outsider_verifies_a_copy_of_the_public_directory(tmp_path: Path) -> 
     assert check(copy, None, stranger).faults != []
     (tmp_path / "copy/tile/entries/001").write_bytes(b"")
     assert check(copy, None, key).faults != []
-
-
-def test_truncation_and_forks_are_detected_by_two_heads(tmp_path: Path) -> None:
-    """The owner of the key puts an older state back, or grows another history from it: everything verifies by itself,
-    but not with the head that somebody kept."""
-    from dcu.ledger_command import main  # noqa: PLC0415
-
-    place = written(tmp_path / "log", numbered(300))
-    shutil.copytree(tmp_path / "log", tmp_path / "older")
-    ledger = Ledger(tmp_path / "log", "dcu", Unsynced())
-    ledger.append_all(numbered(50))
-    ledger.close()
-    kept = tmp_path / "kept-head"
-    kept.write_bytes(place.checkpoint.read_bytes())
-    arguments = ["verify", str(tmp_path / "log"), "--from", str(kept)]
-    assert main(arguments) == 0
-    assert verify(tmp_path / "older").faults == []
-    assert main(["verify", str(tmp_path / "older"), "--from", str(kept)]) == 1
-    for count in (20, 50, 90):
-        shutil.copytree(tmp_path / "older", tmp_path / f"fork{count}")
-        fork = Ledger(tmp_path / f"fork{count}", "dcu", Unsynced())
-        fork.append_all([{"fork": n} for n in range(count)])
-        fork.close()
-        assert verify(tmp_path / f"fork{count}").faults == []
-        assert main(["verify", str(tmp_path / f"fork{count}"), "--from", str(kept)]) == 1
-        assert main([*arguments, "--to", str(tmp_path / f"fork{count}/ledger/public/checkpoint")]) == 1
-    head, _ = open_checkpoint(kept.read_bytes(), key_of(place))
-    assert head.size == 350
