@@ -134,7 +134,7 @@ async def run_daemon(config: DcuConfig) -> int:
         DeviceError: a second instance, or a ledger that is not ours.
     """
     set_up_logging()
-    ledger = Ledger(config.state_directory, config.dcu.id)
+    ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
     rule = rule_or_nothing(config)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+
+PRIVATE: Final = "private"
+"""What lies in a directory of this name is for its owner only; the rest a web server may read."""
 
 
 class Files(Protocol):
@@ -48,7 +52,8 @@ class RealFiles:
     """The operating system's."""
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        mode = 0o600 if PRIVATE in path.parts else 0o644
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, mode)
 
     def open(self, path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from dcu.ledger.files import PRIVATE
 from dcu.ledger.note import SEED_BYTES, Signer, is_key_name
 from dcu.ledger.tiles import CHECKPOINT, number_path
 from shared.errors import DecodeError, HeadroomError
@@ -42,7 +43,7 @@ class Place:
     @property
     def private(self) -> Path:
         """What nobody else may have."""
-        return self.base / "private"
+        return self.base / PRIVATE
 
     @property
     def key(self) -> Path:
@@ -71,7 +72,7 @@ class PublicCopy(Place):
     @property
     def private(self) -> Path:
         """Not here."""
-        return self.base / "private"
+        return self.base / PRIVATE
 
 
 def current(directory: Path) -> Place:

@@ -212,6 +212,15 @@ def test_an_entry_that_json_cannot_keep_changes_nothing(tmp_path: Path) -> None:
     assert list(read(tmp_path)) == ENTRIES[:2]
 
 
+def test_only_the_owner_reads_what_is_private(tmp_path: Path) -> None:
+    """Key, journal and values are nobody else's; a web server may read what is public."""
+    place = written(tmp_path, numbered(300))
+    modes = {path: path.stat().st_mode & 0o777 for path in place.base.rglob("*") if path.is_file()}
+    assert all(mode & 0o077 == 0 for path, mode in modes.items() if path.is_relative_to(place.private))
+    assert all(mode & 0o444 == 0o444 for path, mode in modes.items() if path.is_relative_to(place.public))
+    assert len(modes) > 8
+
+
 def test_there_is_one_writer(tmp_path: Path) -> None:
     """A second instance gets one clear line; after the first has gone it may write."""
     first = Ledger(tmp_path, "dcu", Unsynced())
