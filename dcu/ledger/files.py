@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Final, Protocol
 
-
 PRIVATE: Final = "private"
 """What lies in a directory of this name is for its owner only; the rest a web server may read."""
 
