@@ -1,4 +1,4 @@
-"""`headroom-ledger`: verify, head, show, receipt, check-receipt, replay, forget, cosign."""
+"""`headroom-ledger`: verify, head, show, receipt, check-receipt, replay, forget, cosign, anchor, check-anchors."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask = _command(commands, "cosign", "ask the policy's witnesses to cosign the published head", _cosign)
     ask.add_argument("--policy", type=Path, required=True, help="witnesses with their addresses (C2SP tlog-policy)")
     ask.add_argument("--every", type=float, metavar="S", help="go on for ever, once in so many seconds")
+    _chain_parsers(commands)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
@@ -99,6 +100,19 @@ def _receipt_parsers(commands: Any) -> None:
     look = _command(commands, "check-receipt", "verify a receipt, offline", _check_receipt, "file")
     _trust_options(look)
     look.add_argument("--page", type=Path, help="write it as a page")
+
+
+def _chain_parsers(commands: Any) -> None:
+    for name, text, function in (
+        ("anchor", "anchor the published head on an Ethereum-type chain (headroom[chain])", _anchor),
+        ("check-anchors", "compare the log with the heads on a chain (headroom[chain])", _check_anchors),
+    ):
+        parser = _command(commands, name, text, function)
+        parser.add_argument("--rpc", required=True, metavar="URL", help="a node's JSON-RPC address")
+        parser.add_argument("--contract", metavar="ADDRESS", help="of the anchor contract; anchor makes one without it")
+        who = parser.add_mutually_exclusive_group(required=True)
+        who.add_argument("--sender", metavar="ADDRESS", help="an account that the node holds")
+        who.add_argument("--key-file", type=Path, help="file with a private key in hexadecimal digits")
 
 
 def _count(text: str) -> int:
@@ -401,6 +415,51 @@ def _cosign(options: argparse.Namespace) -> int:
         if options.every is None:
             return EXIT_OK if found.quorum else EXIT_FAILED
         time.sleep(options.every)
+
+
+def _anchor(options: argparse.Namespace) -> int:
+    from dcu.ledger.chain.anchor import Anchors, deploy  # noqa: PLC0415
+
+    place = _existing(options.directory)
+    head, _ = open_checkpoint(place.checkpoint.read_bytes(), key_of(place))
+    node, sender = _chain(options)
+    contract = options.contract or deploy(node, sender)
+    block = Anchors(node, contract, head.origin).put(sender, head)
+    if options.json:
+        print(json.dumps({"contract": contract, "entries": head.size, "block": block, "sender": sender.address}))
+    else:
+        done = "already anchored" if block is None else f"anchored in block {block}"
+        print(f"{head.origin}: {head.size} entries {done}, contract {contract}, sender {sender.address}")
+    return EXIT_OK
+
+
+def _check_anchors(options: argparse.Namespace) -> int:
+    from dcu.ledger.chain.anchor import Anchors, check_anchors  # noqa: PLC0415
+
+    if options.contract is None:
+        raise LedgerError("--contract: which one?")
+    place = _existing(options.directory)
+    key = key_of(place)
+    node, sender = _chain(options)
+    anchors = Anchors(node, options.contract, key.name).all(sender.address)
+    faults = check_anchors(place, key, anchors)
+    if options.json:
+        print(json.dumps({"anchors": len(anchors), "faults": faults}))
+    else:
+        print(f"{key.name}: {len(anchors)} heads on the chain: {'; '.join(faults) or 'verified'}")
+    return EXIT_FAILED if faults or not anchors else EXIT_OK
+
+
+def _chain(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Node and sender."""
+    from dcu.ledger.chain.anchor import Sender, connect  # noqa: PLC0415
+
+    node = connect(options.rpc)
+    try:
+        key = None if options.key_file is None else options.key_file.read_text(encoding="ascii").strip()
+        return node, Sender(node, options.sender, key)
+    except ValueError as error:
+        raise LedgerError(f"sender: {error}") from error
 
 
 if __name__ == "__main__":

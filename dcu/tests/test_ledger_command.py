@@ -164,6 +164,9 @@ def test_an_outsider_needs_somebody_to_trust(day: Path, tmp_path: Path, capsys: 
         ["forget", "state", "another", "m1"],
         ["cosign", "state", "--policy", "bad-policy"],
         ["cosign", "state", "--policy", "no-address"],
+        ["anchor", "nowhere", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
+        ["anchor", "state", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
+        ["check-anchors", "state", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
     ],
 )
 def test_bad_input_is_one_clear_line(

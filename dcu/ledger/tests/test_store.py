@@ -254,18 +254,22 @@ def test_foreign_ledgers_are_refused_and_left_as_they_are(tmp_path: Path) -> Non
         list(read(tmp_path / "nowhere"))
 
 
-def test_two_swapped_entries_are_no_prefix_of_the_log(tmp_path: Path) -> None:
-    """Each frame is whole and checks by itself, but the signed commit is not over this order."""
+@pytest.mark.parametrize("order", [(0, 2, 1, 3), (0, 2, 3), (0, 1, 1, 2, 3)])
+def test_swapped_removed_and_doubled_entries_are_no_prefix_of_the_log(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """Each frame is whole and checks by itself, but the signed commit is not over this sequence; a start goes on
+    without what nobody signed for, and keeps it aside."""
     ledger = Ledger(tmp_path, "dcu", Unsynced())
     ledger.append_all(ENTRIES)
     path = journal_of(current(tmp_path))
     data = path.read_bytes()
     frames = [entry_frame(kept.leaf, b"\x00" * 4) for kept in (ledger._log.keep(entry) for entry in ENTRIES)]
-    first, second = frames[1], frames[2]
-    assert data.index(first) < data.index(second)
-    path.write_bytes(data.replace(first + second, second + first))
-    assert any("expected 4 and the root" in fault for fault in verify(tmp_path).faults)
-    ledger.close()
+    ledger._give_back()
+    assert data.count(b"".join(frames)) == 1
+    path.write_bytes(data.replace(b"".join(frames), b"".join(frames[at] for at in order)))
+    assert any("and the root over them" in fault for fault in verify(tmp_path).faults)
+    entries, faults = reopened(tmp_path)
+    assert (entries, len(faults)) == ([], 1)
+    assert frames[3] in b"".join(aside.read_bytes() for aside in path.parent.glob("*.bad*"))
 
 
 def test_a_log_that_lost_what_it_published_ends_and_another_begins(tmp_path: Path) -> None:
