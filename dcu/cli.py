@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
+from shared.cli import EXIT_OK, run_cli
 from shared.config import load_config
 from shared.errors import DeviceError
 
@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from dcu.real import run_daemon  # noqa: PLC0415  # sockets, threads and the serial port; not needed for --help
 
-    return asyncio.run(run_daemon(load_config(options.config, DcuConfig)))
+    return asyncio.run(run_daemon(_load(options.config)))
 
 
 def _check(options: argparse.Namespace) -> int:
     from dcu.site import load_rule  # noqa: PLC0415  # NumPy
 
-    config = load_config(options.file, DcuConfig)
+    config = _load(options.file)
     load_rule(config)
     print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
     return EXIT_OK
@@ -102,22 +102,20 @@ def ask(path: Path) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from dcu.ledger.store import verify  # noqa: PLC0415  # only this command reads the file
+    from dcu.ledger_command import verify_ledger  # noqa: PLC0415  # only this command reads the ledger
 
-    found = verify(options.directory)
-    result = {"dcu": found.dcu, "entries": found.size, "head": found.head.hex(), "faults": found.faults}
-    if options.json:
-        print(json.dumps(result))
-    else:
-        verdict = "; ".join(found.faults) or "verified"
-        print(f"ledger of {found.dcu}: {found.size} entries, head {found.head.hex()}: {verdict}")
-    return EXIT_FAILED if found.faults else EXIT_OK
+    return verify_ledger(options.directory, as_json=options.json)
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dcu.ledger_command import replay_ledger  # noqa: PLC0415  # NumPy
+    from dcu.ledger_command import replay_again  # noqa: PLC0415  # NumPy
 
-    return replay_ledger(options.directory, options.config, as_json=options.json)
+    return replay_again(options.directory, options.config, as_json=options.json)
+
+
+def _load(path: Path) -> DcuConfig:
+    """The configuration; what it names by a relative path lies beside it."""
+    return load_config(path, DcuConfig).beside(path.parent)
 
 
 if __name__ == "__main__":

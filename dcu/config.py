@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
-from dcu.hosting.engine import SiteSettings
+from dcu.hosting.site_settings import SiteSettings
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by
@@ -18,6 +18,8 @@ from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+BusName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+"""As the network model calls it."""
 MeterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
@@ -76,20 +78,22 @@ class Decision(Section):
 
     ``rule``: `present` looks at present voltages alone; `predicted` asks the network model, `learned` what the meters'
     history taught, `mixed` both, and believes the worse. Unset it is `predicted` with a `[model]` and `present`
-    without. ``guard_pct`` is how far raising stays inside the band.
+    without. ``guard_pct`` is how far raising stays inside the band. ``asynchrony`` is the share of a change of voltage
+    that readings at different instants may hide from the rule `learned`.
     """
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.03
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
 
 class Model(Section):
     """The compiled feeder that decisions are made with.
 
-    ``network_sha256`` pins the network it came from; a file of another network grants nothing. ``loading_max`` is the
-    share of every rating that may be used.
+    ``file`` lies beside the configuration unless its path is absolute. ``network_sha256`` pins the network it came
+    from; a file of another network grants nothing. ``loading_max`` is the share of every rating that may be used.
     """
 
     file: Annotated[str, Field(min_length=1)]
@@ -103,7 +107,7 @@ class Balancing(Section):
     """The EM330 at the transformer; ``bus`` is where the model has it."""
 
     url: ModbusUrl
-    bus: Word | None = None
+    bus: BusName | None = None
     phases: Annotated[list[PhaseName], Field(min_length=1)] = Field(default_factory=_three)
     ct_ratio: Annotated[float, Field(gt=0.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0)] = 1.0
@@ -115,7 +119,7 @@ class Meter(Section):
 
     id: MeterName
     eui48: Eui48Text
-    bus: Word
+    bus: BusName
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     nominal_limit_w: Watts
     contract_limit_w: Watts
@@ -174,6 +178,14 @@ class DcuConfig(Section):
         return self
 
     # ---- what the parts want -----------------------------------------------------------------------------------------
+
+    def beside(self, directory: Path) -> DcuConfig:
+        """The same with the model's file found from the directory of the configuration."""
+        if self.model is None:
+            return self
+        return self.model_copy(
+            update={"model": self.model.model_copy(update={"file": str(directory / self.model.file)})}
+        )
 
     @property
     def state_directory(self) -> Path:

@@ -130,15 +130,22 @@ def _verify(options: argparse.Namespace) -> int:
     policy = _policy(options, place)
     if options.old is not None or options.new is not None:
         return _verify_between(options, place, policy)
-    if isinstance(place, PublicCopy):
-        last = check(place, None, _log_of(place, policy))
-        faults, losses = list(last.faults), list[str]()
-    else:
-        checked, faults, losses = verify_all(options.directory)
-        last = checked[-1]
-    if not faults and options.policy is not None:
-        faults += _short_of(place, policy)
-    if options.json:
+    if not isinstance(place, PublicCopy):
+        return verify_ledger(options.directory, as_json=options.json, policy=policy if options.policy else None)
+    last = check(place, None, _log_of(place, policy))
+    return _tell_verdict(last, last.faults + ([] if last.faults else _short_of(place, policy)), [], options.json)
+
+
+def verify_ledger(directory: Path, *, as_json: bool, policy: Policy | None = None) -> int:
+    """Verify every file of a ledger, and its head against a policy; the command's exit code."""
+    checked, faults, losses = verify_all(directory)
+    if policy is not None and not faults:
+        faults = _short_of(current(directory), policy)
+    return _tell_verdict(checked[-1], faults, losses, as_json)
+
+
+def _tell_verdict(last: Checked, faults: list[str], losses: list[str], as_json: object) -> int:
+    if as_json:
         print(json.dumps(_verdict(last, faults, losses)))
     else:
         for loss in losses:
@@ -361,29 +368,25 @@ def _check_receipt(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    return replay_ledger(options.directory, options.config, as_json=options.json)
+    return replay_again(options.directory, options.config, as_json=options.json)
 
 
-def replay_ledger(directory: Path, config: Path, *, as_json: bool) -> int:
+def replay_again(directory: Path, config: Path, *, as_json: bool) -> int:
     """Decide every recorded window again, say what differs; the command's exit code."""
     from dcu.config import DcuConfig  # noqa: PLC0415  # what follows loads NumPy, which only this command needs
-    from dcu.hosting.replay import replay  # noqa: PLC0415
-    from dcu.ledger.store import verify  # noqa: PLC0415
-    from dcu.site import load_rule  # noqa: PLC0415
+    from dcu.site import replay_ledger  # noqa: PLC0415
     from shared.config import load_config  # noqa: PLC0415
 
-    rule = load_rule(load_config(config, DcuConfig))
-    ledger = verify(directory)
-    found = replay(rule, ledger.entries)
-    differences = [*ledger.faults, *found.differences]
+    found = replay_ledger(load_config(config, DcuConfig).beside(config.parent), directory)
     if as_json:
         counts = {"windows": found.windows, "decisions": found.decisions, "unknown": found.unknown}
-        print(json.dumps({**counts, "differences": differences}))
+        print(json.dumps({**counts, "differences": found.differences}))
     else:
-        verdict = "all the same" if not differences else f"{len(differences)} differ\n" + "\n".join(differences[:20])
+        wrong = found.differences
+        verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
         unknown = f", {found.unknown} whose inputs were deleted" if found.unknown else ""
         print(f"{found.windows} windows, {found.decisions} decisions{unknown}: {verdict}")
-    return EXIT_FAILED if differences else EXIT_OK
+    return EXIT_FAILED if found.differences else EXIT_OK
 
 
 def _forget(options: argparse.Namespace) -> int:

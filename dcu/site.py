@@ -11,10 +11,13 @@ from dcu.grid.port_model import PortModel, load_model
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Rule
 from dcu.hosting.estimate import Accuracy
+from dcu.hosting.learned import Learning
 from dcu.hosting.learned_rule import Learned
 from dcu.hosting.predicted import NoModel, Predicted
 from dcu.hosting.present import PresentVoltages
+from dcu.hosting.replay import Replay, replay
 from dcu.hosting.window import GridSettings
+from dcu.ledger.store import Walk
 from shared.errors import ConfigError, Fault
 
 
@@ -27,7 +30,8 @@ def load_rule(config: DcuConfig) -> Rule:
     if config.rule == "present":
         return PresentVoltages(config.site_settings.band)
     if config.rule == "learned":
-        return Learned(config.entries, grid_settings(config))
+        learning = Learning(asynchrony=config.decision.asynchrony)
+        return Learned(config.entries, grid_settings(config), learning)
     assert config.model is not None, "the configuration was checked"
     return predicted_rule(config, load_model(Path(config.model.file)))
 
@@ -82,3 +86,18 @@ def recall_lessons(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> int:
                 rule.recall(entry["view"])
                 lessons += 1
     return lessons
+
+
+def replay_ledger(config: DcuConfig, directory: Path) -> Replay:
+    """Every recorded window of a ledger decided again by the rule of a configuration.
+
+    What is wrong with the ledger counts as a difference.
+
+    Raises:
+        ConfigError: as `load_rule`.
+        LedgerError: no ledger there.
+    """
+    rule, walk = load_rule(config), Walk(directory)
+    found = replay(rule, walk)
+    found.differences[:0] = walk.faults
+    return found

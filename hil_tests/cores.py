@@ -20,36 +20,19 @@ from dlms_cosem.enumerations import DataAccessResult
 from numpy.typing import NDArray
 
 from dcu.hosting import exchange as hosting
-from dcu.hosting.airtime import Airtime
-from dcu.hosting.allocate import Policy
-from dcu.hosting.engine import HostingEngine, SiteSettings
-from dcu.hosting.estimate import Accuracy
-from dcu.hosting.learned import Learning
-from dcu.hosting.learned_rule import Learned
-from dcu.hosting.predicted import Predicted
-from dcu.hosting.window import GridSettings
-from dcu.meters import MeterEntry
 from hil_tests.day import Day
 from hil_tests.household import Household
 from hil_tests.instruments import Instruments
-from hil_tests.lessons import teach
-from hil_tests.queue_line import LineCounters, LineSettings, QueueLine
-from hil_tests.safety import EXACT, Errors
+from hil_tests.queue_line import LineCounters, QueueLine
+from hil_tests.street_dcu import Keep, StreetDcu, StreetSettings, meter_names
 from hil_tests.street_flow import StreetFlow
 from meter import core as metering
 from meter.config import overvoltage_v_max
 from shared.cosem import Pushed, Written, decode_apdu, encode_down, encode_up, encode_write_answer
-from shared.ids import BusId, Epoch, Eui48, MeterId
 from shared.messages import RelayState, Release, Report, Request, Upward
 
 Reals = NDArray[np.float64]
 
-LAST_DIGIT_V: Final = 0.05
-"""[V] Half the last digit of an EM330: what even an exact meter may be off by."""
-READING_AGE_S: Final = 40.0
-"""[s] Age at which a reading is stale, at least; longer where reports are rarer."""
-ASYNCHRONY: Final = 0.05
-"""Share of a change that readings half a minute apart may hide from a learning rule."""
 LEDGER_S: Final = 0.005
 """[s] From a decision to its durable record; no message leaves before."""
 RELAY_S: Final = 0.05
@@ -60,40 +43,6 @@ KEPT: Final = ("meter", "limit_w", "reason", "binding", "value")
 """What of a ledger's entry is kept as an event."""
 WARM_UP_S: Final = 180
 """[s] Of the first minute before the clock starts: everybody links, quarantine ends, the first wishes are answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreetSettings:
-    """What the street is built from.
-
-    Attributes:
-        nominal_w: export limit without a grant, of every customer.
-        nominal_voltage_v, band_pct: the decision's band.
-        policy: how capacity is shared.
-        errors: of meters, and of the model the DCU decides with.
-        seed: of everything drawn.
-        reading_s: between two readings of an EM330.
-        report_s: between two reports of a meter.
-        window_s: of the DCU's decisions.
-        rule: predicted, learned or mixed.
-        before, learn_days: a whole day like those that a learning rule has seen, and how many.
-        report_change_w: a draw that has changed by more is reported at once.
-    """
-
-    nominal_w: float
-    nominal_voltage_v: float
-    band_pct: float
-    policy: str = "equal"
-    errors: Errors = EXACT
-    seed: int = 1
-    reading_s: float = 2.0
-    report_s: float = 30.0
-    window_s: float = 1.0
-    report_change_w: float = 400.0
-    rule: str = "predicted"
-    before: Day | None = None
-    learn_days: int = 2
-    line: LineSettings = LineSettings()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,57 +61,6 @@ class StreetRun:
     events: tuple[dict[str, Any], ...]
     line: LineCounters
     seconds: float
-
-
-def report_interval_s(customers: int) -> float:
-    """Between two reports: 15 s, longer on a large street, so that reports leave most of the air time to others."""
-    return max(15.0, 0.5 * customers)
-
-
-def make_engine(
-    settings: StreetSettings, entries: tuple[MeterEntry, ...], flow: StreetFlow, now: float
-) -> HostingEngine:
-    """The DCU's engine with the rule by the network's model; the one place that knows how it is made."""
-    site = SiteSettings(
-        nominal_voltage_v=settings.nominal_voltage_v,
-        band_pct=settings.band_pct,
-        decision_window_s=settings.window_s,
-        reading_age_s_max=max(READING_AGE_S, 2.5 * settings.report_s),
-        airtime=Airtime(report_interval_s=settings.report_s),
-    )
-    errors = settings.errors
-    accuracy = Accuracy(
-        voltage_class_pct=max(100 * errors.voltage, 100 * LAST_DIGIT_V / settings.nominal_voltage_v),
-        model_error_pct=100 * errors.model,
-    )
-    grid = GridSettings(
-        policy=Policy(settings.policy),
-        nominal_voltage_v=settings.nominal_voltage_v,
-        band_pct=settings.band_pct,
-        balancing_bus=flow.balancing_bus,
-        accuracy=accuracy,
-    )
-    return HostingEngine(site, entries, Epoch(1), now, _rule(settings, entries, flow, grid))
-
-
-def _rule(
-    settings: StreetSettings, entries: tuple[MeterEntry, ...], flow: StreetFlow, grid: GridSettings
-) -> Predicted | Learned:
-    """What decides, and knows what the days before have taught."""
-    learning = Learning(asynchrony=ASYNCHRONY)
-    rule: Predicted | Learned
-    if settings.rule == "learned":
-        rule = Learned(entries, grid, learning)
-        pupil = rule.pupil
-    else:
-        mixed = settings.rule == "mixed"
-        rule = Predicted(flow.decision_model(settings.errors, settings.seed), entries, grid, mixed=mixed)
-        if not mixed:
-            return rule
-        pupil = rule.pupil
-    assert settings.before is not None, "a learning street needs a day to learn from"
-    teach(pupil, flow, settings.before, settings.nominal_w, settings.learn_days, settings.seed)
-    return rule
 
 
 class _Kind(IntEnum):
@@ -222,15 +120,16 @@ class _Seen:
 class Street:
     """All machines and the heap; `run` plays the day once."""
 
-    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings) -> None:
+    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings, keep: Keep = lambda _: None) -> None:
+        """A street; every entry of its DCU's ledger goes to ``keep``."""
         self._flow, self._day, self._settings = flow, day, settings
         draw = random.Random(settings.seed)
         self._draw = draw
         customers = flow.customers
         plants = {plant.customer: k for k, plant in enumerate(day.plants)}
         self._plant_of = [plants.get(name) for name in customers]
-        self._meter_of = {MeterId(name): k for k, name in enumerate(customers)}
-        self._names = [MeterId(name) for name in customers]
+        self._meter_of = {name: k for k, name in enumerate(meter_names(customers))}
+        self._names = meter_names(customers)
         self._cores = [self._core(k, random.Random(draw.getrandbits(64))) for k in range(len(customers))]
         self._households = {
             k: Household(settings.nominal_w, day.plants[plant].peak_w)
@@ -239,7 +138,9 @@ class Street:
         }
         self._instruments = Instruments(flow, settings.errors, settings.seed)
         self._line: QueueLine[_Word] = QueueLine(settings.line, random.Random(draw.getrandbits(64)))
-        self._engine = make_engine(settings, self._entries(), flow, 0.0)
+        self.dcu = StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
+        self._keep = keep
+        self._engine = self.dcu.engine(settings, flow, keep, 0.0)
         self._heap: list[tuple[float, int, int, int]] = []
         self._serial = 0
         self._outgoing: dict[int, _Word] = {}
@@ -270,20 +171,6 @@ class Street:
     def _contract_w(self, name: str) -> float:
         peaks = [plant.peak_w for plant in self._day.plants if plant.customer == name]
         return max(self._settings.nominal_w, *peaks, 0.0)
-
-    def _entries(self) -> tuple[MeterEntry, ...]:
-        flow = self._flow
-        return tuple(
-            MeterEntry(
-                self._names[k],
-                Eui48(k.to_bytes(6, "big")),
-                BusId(flow.buses[k]),
-                flow.phases[k],
-                self._settings.nominal_w,
-                self._contract_w(name),
-            )
-            for k, name in enumerate(flow.customers)
-        )
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
@@ -479,6 +366,7 @@ class Street:
     def _note(self, outputs: list[hosting.Output], now: float) -> None:
         for output in outputs:
             if isinstance(output, hosting.Record):
+                self._keep(output.entry)
                 self._seen.record(output.entry, now - WARM_UP_S + 60.0 * float(self._day.minute[0]))
             elif isinstance(output, hosting.SendDown):
                 who = self._meter_of[output.meter]

@@ -20,10 +20,12 @@ from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
 from dcu.grid.network import Network
 from dcu.hosting.headroom import GridLimits
-from hil_tests.cores import Street, StreetRun, StreetSettings, report_interval_s
+from hil_tests.cores import Street, StreetRun
 from hil_tests.day import Day, at_no_load_pu, make_day, open_feeder
+from hil_tests.kept import Keeper, Reproduced, reproduce
 from hil_tests.optimum import Optimum, optimise
 from hil_tests.safety import CLASS_1, EXACT
+from hil_tests.street_dcu import StreetSettings, report_interval_s
 from hil_tests.street_flow import StreetFlow
 from shared.errors import ConfigError, Fault, HeadroomError
 
@@ -132,6 +134,7 @@ class Evaluation:
     u_v: dict[str, Reals]
     ten_minute_exported_wh: float
     customers: tuple[Customer, ...]
+    reproduced: Reproduced | None = None
 
     @property
     def captured(self) -> float:
@@ -166,6 +169,7 @@ class Evaluation:
             "reasons": self.street.reasons,
             "line": self.street.line.as_json(),
             "air_time_share": self.street.line.airtime_s / self.street.seconds,
+            "ledger": None if self.reproduced is None else self.reproduced.as_json(),
             "customers": [asdict(customer) for customer in self.customers],
             "events": list(self.street.events),
         }
@@ -212,12 +216,15 @@ def _inside(feeder: Feeder, limits: GridLimits, draws_w: Reals, q_var: Reals, u_
     return bool((u <= limits.u_high_v).all() and (amps <= limits.i_max_a[rated]).all())
 
 
-def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None) -> Evaluation:
+def evaluate(
+    question: Question, tell: Callable[[str], object] = lambda _: None, keep: Path | None = None
+) -> Evaluation:
     """Play the day three times.
 
     Args:
         question: what is to be evaluated.
         tell: hears what is being done.
+        keep: directory for the DCU's ledger, configuration and model; the day is then decided again from these.
 
     Raises:
         ConfigError: a feeder, a file or a number that cannot be.
@@ -253,7 +260,7 @@ def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None)
         before=make_day(network, question.day, question.pv_share, question.seed),
         learn_days=question.learn_days,
     )
-    run = Street(StreetFlow(feeder, rated), day, settings).run()
+    run, reproduced = _play(StreetFlow(feeder, rated), day, settings, tell, keep)
 
     generated = {
         "static": day.generated_w(nominal_w),
@@ -283,7 +290,22 @@ def evaluate(question: Question, tell: Callable[[str], object] = lambda _: None)
         u,
         float(np.maximum(0.0, looser.generated_w - own).sum() / 60),
         _customers(network, day, model.port_labels, possible, exported),
+        reproduced,
     )
+
+
+def _play(
+    flow: StreetFlow, day: Day, settings: StreetSettings, tell: Callable[[str], object], keep: Path | None
+) -> tuple[StreetRun, Reproduced | None]:
+    """The street's day, and every decision of it once more from what was kept."""
+    if keep is None:
+        return Street(flow, day, settings).run(), None
+    keeper = Keeper(keep)
+    street = Street(flow, day, settings, keeper.entry)
+    run = street.run()
+    keeper.close(street.dcu)
+    tell("every decision again, from the ledger")
+    return run, reproduce(keep)
 
 
 def _check(question: Question) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from shared.cli import EXIT_OK
+from shared.cli import EXIT_FAILED, EXIT_OK
 from shared.errors import ConfigError, Fault
 
 EXAMPLE: Final = """examples:
@@ -55,7 +55,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         help="nominal export limit [W] (default: the largest that every minute bears)",
     )
-    parser.add_argument("--out", type=Path, default=Path("out/evaluate"), help="directory for result, report, figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/evaluate"), help="directory for result, report, figures, ledger"
+    )
     parser.add_argument("--json", action="store_true", help="print result.json")
     parser.set_defaults(command=run)
 
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         rule=options.rule,
         learn_days=options.learn_days,
     )
-    found: Evaluation = evaluate(question, lambda words: print(f"{words} ...", file=sys.stderr))
+    found: Evaluation = evaluate(question, lambda words: print(f"{words} ...", file=sys.stderr), out)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n"
     (out / "result.json").write_text(text, encoding="utf-8")
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     write_figures(out, drawn)
     (out / "report.html").write_text(html(found, drawn), encoding="utf-8")
     print(text if options.json else _words(found, out), end="")
-    return EXIT_OK
+    return EXIT_OK if found.reproduced is not None and not found.reproduced.differing else EXIT_FAILED
 
 
 def _check_policy(policy: str) -> None:
@@ -138,6 +140,9 @@ def _words(found: object, out: Path) -> str:
         f"{100 * found.captured_of_increase:.1f} % of its increase over static limits; {decisions}; "
         f"{line.messages} messages, {100 * line.airtime_s / found.street.seconds:.0f} % air time"
     )
+    assert found.reproduced is not None, "the command keeps the ledger"
+    lines.append(f"decided again from {out}/ledger ({found.reproduced.size}): {found.reproduced}")
+    lines += [f"  {difference}" for difference in found.reproduced.differences]
     for what, optimum in (("within contracts", found.contracts), ("free", found.optimum)):
         lines.append(f"optimum, {what}: proven gap to the best possible {proven(optimum)}")
     lines.append(f"report and figures: {out}/report.html")

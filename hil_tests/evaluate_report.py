@@ -163,6 +163,7 @@ def _messages(found: Evaluation) -> Iterator[str]:
     numbers += [(f"{why.replace(' ', ': ', 1)}", f"{count}") for why, count in run.reasons.items()]
     delivered = max(1, line.messages - line.messages_lost)
     numbers += [
+        *_reproduced(found),
         ("messages on the line", f"{line.messages}"),
         ("frames, with acknowledgements and repetitions", f"{line.frames}"),
         ("bytes on air", f"{line.bytes}"),
@@ -175,6 +176,12 @@ def _messages(found: Evaluation) -> Iterator[str]:
     for what, value in numbers:
         yield f"<tr><td>{escape(what)}</td><td>{escape(value)}</td></tr>"
     yield "</tbody></table></div>"
+
+
+def _reproduced(found: Evaluation) -> Iterator[tuple[str, str]]:
+    if found.reproduced is not None:
+        yield "ledger of the DCU", found.reproduced.size
+        yield "decided again from the ledger", str(found.reproduced)
 
 
 def _customers(found: Evaluation) -> Iterator[str]:

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
 from dcu.hosting.headroom import Situation
-from dcu.hosting.learned_rule import Pupil
 from dcu.hosting.view import Taught
 from hil_tests.day import Day
 from hil_tests.street_flow import StreetFlow
@@ -27,11 +27,13 @@ SHIFT_MINUTES: Final = 30
 """Every day households live up to so much earlier or later, and each lives another's day."""
 
 
-def teach(pupil: Pupil, flow: StreetFlow, day: Day, nominal_w: float, days: int, seed: int) -> None:
+def teach(
+    pupil: Callable[[Taught], object], flow: StreetFlow, day: Day, nominal_w: float, days: int, seed: int
+) -> None:
     """Days of minutes that end where the street begins.
 
     Args:
-        pupil: numbers the ports customer by customer.
+        pupil: takes a lesson; numbers the ports customer by customer.
         flow: the feeder.
         day: a whole day of 24 hours with the street's own plants.
         nominal_w: export limit of every customer.
@@ -58,7 +60,7 @@ def teach(pupil: Pupil, flow: StreetFlow, day: Day, nominal_w: float, days: int,
             s = Situation(
                 np.round(p[minute, order], 1), np.round(reactive[minute, order], 1), seen[minute, order], 0 * order
             )
-            pupil.teach(Taught(now, seen_busbar[minute], s))
+            pupil(Taught(now, seen_busbar[minute], s))
 
 
 def _shown(volts: Reals) -> Reals:

@@ -180,8 +180,8 @@ def _one_state(
     at = np.array([truth.port[w.meter] for w in wishes])
     after = _used(p, at, limits[None, :])
     nominal = _used(p, at, np.full((1, len(wishes)), NOMINAL_W))
-    before = np.maximum(truth.beyond(p[None, :], q), truth.beyond(nominal, q))[0]
-    beyond = float((truth.beyond(after, q)[0] - np.maximum(before, 0.0)).max())
+    now_over, nominal_over, after_over = truth.beyond(np.concatenate([p[None, :], nominal, after]), q)
+    beyond = float((after_over - np.maximum(np.maximum(now_over, nominal_over), 0.0)).max())
     tally.states += 1
     tally.wishes += len(wishes)
     tally.worst = max(tally.worst, beyond)
@@ -237,6 +237,7 @@ class _Truth:
         self.u_low_v = self._u_nominal_v * (1 - LOW_SHARE * band_pct / 100)
         self.u_high_v = self._u_nominal_v * (1 + HIGH_SHARE * band_pct / 100)
         self._rated = np.flatnonzero(np.isfinite(model.rating_a))
+        self._rated_h = np.ascontiguousarray(model.current_h[self._rated].T)
         self.entries = tuple(
             MeterEntry(MeterId(f"m{k}"), Eui48(k.to_bytes(6, "big")), BusId(bus), (Phase.L1,), NOMINAL_W, WANTED_W[1])
             for k, bus in enumerate(model.port_buses)
@@ -306,7 +307,7 @@ class _Truth:
         if len(self._rated):
             model = self.feeder.model
             i = -np.conj((p + 1j * q) / u)
-            amps = np.abs(model.current_open_a[self._rated] + i @ model.current_h[self._rated].T)
+            amps = np.abs(model.current_open_a[self._rated] + i @ self._rated_h)
             parts.append(amps / model.rating_a[self._rated] - 1)
         return np.concatenate(parts, axis=1)
 

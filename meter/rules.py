@@ -128,7 +128,7 @@ class LocalRules:
         """Why nothing may be raised now, or None."""
         blocking = self.alarms & RAISE_ALARMS
         if blocking:
-            return ", ".join(name.lower().replace("_", " ") for name in alarm_names(blocking))
+            return ", ".join(name.lower().replace("_", " ") for name in blocking.names)
         if self.reading is None or self.read_s is None or now >= self.read_s + READING_S_MAX:
             return "no valid reading"
         if self.overvoltage(now):
@@ -148,11 +148,6 @@ class LocalRules:
     def _voltage_too_high(self, reading: Reading) -> bool:
         values = [reading.u_v[phase] for phase in self._phases]
         return any(value is not None and value >= self._overvoltage_v for value in values)
-
-
-def alarm_names(alarms: Alarm) -> list[str]:
-    """Names of the alarms that last."""
-    return [str(alarm.name) for alarm in Alarm if alarm and alarm in alarms]
 
 
 def _since(since: float | None, now: float, *, lasts: bool) -> float | None:

@@ -7,7 +7,6 @@ from typing import Any, Final
 from meter.core import MeterCore
 from meter.dialogue import Happening, State
 from meter.limits import Limit, Limiter
-from meter.rules import alarm_names
 from shared.messages import Denial, LimitSource, Reason, RelayState, Revoke
 
 _WHY: Final = {
@@ -88,7 +87,7 @@ def snapshot(core: MeterCore, now: float) -> dict[str, Any]:
         "link": "up" if core.linked else "down",
         "epoch": limiter.epoch,
         "relay": rules.relay.name,
-        "alarms": alarm_names(rules.alarms),
+        "alarms": rules.alarms.names,
         "reading": None
         if reading is None
         else {
@@ -158,4 +157,5 @@ def _because(decision: Denial | Revoke) -> str:
     where = "" if decision.binding is None else f" at {decision.binding}"
     unit = _UNITS.get(decision.reason, "")
     value = "" if decision.value is None else f" ({decision.value:g}{unit})"
-    return _REASONS.get(decision.reason, "the substation says no") + where + value
+    unknown = f"the substation says no, for a reason that this meter does not know (number {decision.reason.value})"
+    return _REASONS.get(decision.reason, unknown) + where + value

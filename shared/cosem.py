@@ -150,12 +150,16 @@ def encode_up(message: Upward, invoke_id: int) -> bytes:
 def encode_down(message: Downward, invoke_id: int) -> bytes:
     """The SET APDU of a DCU's message; ``invoke_id`` counts modulo 16."""
     obis, fields = _encode_downward(message)
-    confirmed = not isinstance(message, Acknowledgement)
-    return SetRequestNormal(
+    return _set_apdu(obis, fields, invoke_id, confirmed=not isinstance(message, Acknowledgement))
+
+
+def _set_apdu(obis: str, fields: list[CosemValue], invoke_id: int, *, confirmed: bool) -> bytes:
+    data: bytes = SetRequestNormal(
         cosem_attribute=cosem.CosemAttribute(enumerations.CosemInterface.DATA, _obis(obis), VALUE_ATTRIBUTE),
         data=dlms_data.DataStructure(fields).to_bytes(),
         invoke_id_and_priority=InvokeIdAndPriority(invoke_id & 0xF, confirmed=confirmed),
     ).to_bytes()
+    return data
 
 
 def encode_write_answer(invoke_id: int, result: enumerations.DataAccessResult) -> bytes:
@@ -232,8 +236,12 @@ def _decode_set(data: bytes) -> Written:
         raise DecodeError(
             f"SET: seen class {int(attribute.interface)} attribute {attribute.attribute}, expected 1 and 2"
         )
-    message = _decode_downward(attribute.instance.to_string(), _parse_structure(request.data))
-    if encode_down(message, invoke.invoke_id) != data:
+    values = _parse_structure(request.data)
+    message = _decode_downward(attribute.instance.to_string(), values)
+    obis, fields = _encode_downward(message)
+    confirmed = not isinstance(message, Acknowledgement)
+    # Of an older DCU's revoke the last field is missing; it is compared as far as it goes.
+    if _set_apdu(obis, fields[: len(values)], invoke.invoke_id, confirmed=confirmed) != data:
         raise DecodeError("SET: seen another encoding of the same values, expected ours")
     return Written(message, invoke.invoke_id, invoke.confirmed)
 

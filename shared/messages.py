@@ -6,12 +6,15 @@ cannot vouch for is absent (None), never zero and never the last one known.
 The three rules of a lease live in these fields: a `Grant` answers the ``nonce`` of one report or request, it ends
 ``lease_s`` after the meter *drew* that nonce, and it comes from one DCU ``epoch`` with a decision number that only
 rises.
+
+Two ends may differ by a version: a code that is not known here keeps its number and never makes a message unreadable.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Final, Self
 
 from shared.ids import Epoch, MeterId, Nonce, RequestId
 
@@ -20,6 +23,9 @@ LEASE_S_MAX = 60.0
 
 NONCE_AGE_S_MAX = 60.0
 """[s] A nonce older than this raises nothing (invariant I3)."""
+
+CODE_MAX: Final = 0xFF
+"""Largest number of a code on the wire."""
 
 PerPhase = tuple[float | None, float | None, float | None]
 """One value for each of L1, L2, L3; None where the phase is not connected or the value is unknown."""
@@ -36,6 +42,19 @@ class DecisionId:
         return f"{self.epoch}.{self.seq}"
 
 
+class Code(IntEnum):
+    """A number with a name. One that only a newer version knows is called `UNKNOWN_<number>`, and means no more than
+    the safest of what its place can mean."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, int) or not 0 <= value <= CODE_MAX:
+            return None
+        unknown = int.__new__(cls, value)
+        unknown._name_, unknown._value_ = f"UNKNOWN_{value}", value
+        return unknown
+
+
 class Alarm(IntFlag):
     """What the meter wants a person to know; stays set while it lasts."""
 
@@ -50,8 +69,15 @@ class Alarm(IntFlag):
     STORAGE_FAILED = 128
     OUTBOX_FULL = 256
 
+    @property
+    def names(self) -> list[str]:
+        """Of all that are set; one that only a newer version knows is called by its number."""
+        bits = [1 << k for k in range(int(self).bit_length()) if self & (1 << k)]
+        names = {int(alarm): str(alarm.name) for alarm in Alarm}
+        return [names.get(bit, f"UNKNOWN_{bit}") for bit in bits]
 
-class RelayState(IntEnum):
+
+class RelayState(Code):
     """What the read-back contact says, not what was commanded."""
 
     UNKNOWN = 0
@@ -59,7 +85,7 @@ class RelayState(IntEnum):
     RAISED = 2
 
 
-class LimitSource(IntEnum):
+class LimitSource(Code):
     """Why the applied limit is what it is."""
 
     BOOT = 0
@@ -72,7 +98,7 @@ class LimitSource(IntEnum):
     LOCAL_FAULT = 7
 
 
-class Reason(IntEnum):
+class Reason(Code):
     """Why a DCU decided as it did; goes over the wire, into the ledger and to the household.
 
     The voltage, current and unbalance reasons name a constraint of the grid; SHARED is a share given up to others,

@@ -3,8 +3,9 @@
 Method. The limits grow from the nominal ones by a policy: all claims alike (`equal`), each in proportion to its nominal
 limit (`proportional`), one after the other (`first_come`), or for the largest sum (`max_total`). Successive linear
 steps: the excess of every constraint is measured by an exact power flow, followed linearly to where the policy wants
-to be, and measured again, until nothing moves any more. What comes out was solved and found good; if linear steps do
-not get there, the way back towards the nominal limits is halved until an exact flow says yes.
+to be, and measured again, until what binds has nothing left to give; the second step goes by the chord that the first
+one found. What comes out was solved and found good; if linear steps do not get there, the way back towards the nominal
+limits is halved until an exact flow says yes.
 
 A constraint that the nominal limits alone exceed lets those who push it have more only if what others on other phases
 are given brings it within its limit, all used; else they stay at the nominal limit, and it is theirs no longer to say
@@ -23,22 +24,37 @@ from numpy.typing import NDArray
 
 from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
 from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.measurements import SUBSTATION
 
 Reals = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 RESOLUTION_W: Final = 1.0
 """Steps end when no limit moves by more."""
 FLOWS_MAX: Final = 12
 """Linear steps before the way back is halved; each is one exact power flow."""
+CHORD: Final = 2
+"""The flow after which the slopes at the nominal limits are bent to what it found, instead of made anew."""
+BEND_MAX: Final = 1.25
+"""By which a chord may differ from a slope."""
+PLAIN_SHARE: Final = 0.2
+"""[of what the claims move it by, taken alike] A constraint that others relieve nearly as much says nothing by its
+chord."""
 HALVINGS_MAX: Final = 20
 GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
-ROWS_EACH: Final = 64
+ROUGH: Final = 5e-4
+"""[limit] What a guess may break: the linear steps are no better, and the exact flows find it."""
+ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 3e-7
 """[limit] Two power flows of one state differ by their tolerance."""
+NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
+"""Exceeded where not even the nominal limits have a power-flow solution."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
+SPARE: Final = 4e-6
+"""[limit] What is not worth another step: 1 mV."""
 
 
 class Policy(StrEnum):
@@ -94,6 +110,8 @@ def allocate(
     policy: Policy,
     others_p_w: Reals | None = None,
     missing: Reals | None = None,
+    *,
+    rough: bool = False,
 ) -> Allocation:
     """Limits for all claims, in their order (the order of arrival for `first_come`).
 
@@ -105,9 +123,10 @@ def allocate(
         policy: how to share.
         others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
         missing: by how much each constraint must stay below its limit (n_constraint); None for 0.
+        rough: whether the first limits that an exact flow finds good will do, a few per cent of an increase short.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
-    return _Sharing(prospect, claims, policy, others, missing).run()
+    return _Sharing(prospect, claims, policy, others, missing, rough).run()
 
 
 class Spread:
@@ -119,6 +138,7 @@ class Spread:
         self._owner = np.repeat(np.arange(len(claims)), counts)
         self._share = 1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
+        self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
 
     def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
         """Draws at the ports (n_state, n) [W] with each claim's limit (n_state, n_claim) fully used."""
@@ -129,7 +149,9 @@ class Spread:
     def by_limit(self, by_port: Reals) -> Reals:
         """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
         own: Reals = by_port[:, self._ports] * -self._share
-        return own if len(self._starts) == len(self._ports) else np.add.reduceat(own, self._starts, axis=1)
+        if self._alike:
+            return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
+        return np.add.reduceat(own, self._starts, axis=1)
 
 
 def jain(gained_w: Reals) -> float:
@@ -155,32 +177,48 @@ class _Sharing:
     policy: Policy
     others_p_w: Reals
     missing: Reals | None
+    rough: bool
     spread: Spread = field(init=False)
-    out: set[int] = field(default_factory=set)
+    nominal: Reals = field(init=False)
+    wanted: Reals = field(init=False)
+    minimum: Reals = field(init=False)
+    out: NDArray[np.bool_] = field(init=False)
     """Claims that got less than their minimum, and so nothing."""
-    frozen: dict[int, int] = field(default_factory=dict)
-    """Claims that push a constraint which nobody can bring within its limit, and that constraint."""
+    frozen: Rows = field(init=False)
+    """The constraint that nobody can bring within its limit and that a claim pushes, or `FREE`."""
     limit: Reals = field(init=False)
     """How far each constraint may go (c); infinite where it has been given up."""
     hot: NDArray[np.bool_] = field(init=False)
     """Constraints that the nominal limits alone exceed (c)."""
-    wanted: Reals = field(init=False)
+    known: _Slopes = field(init=False)
     flows: int = 0
 
     def __post_init__(self) -> None:
         self.spread = Spread(self.claims)
+        self.nominal, self.wanted, self.minimum = (
+            np.array(values, dtype=float)
+            for values in (
+                [c.nominal_w for c in self.claims],
+                [c.wanted_w for c in self.claims],
+                [c.minimum_w for c in self.claims],
+            )
+        )
+        self.out = np.zeros(len(self.claims), dtype=bool)
+        self.frozen = np.full(len(self.claims), FREE)
 
     def run(self) -> Allocation:
-        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        nominal = self.nominal
         at_nominal = here = self._excess(nominal)
         exceeded = self.prospect.names[int(here.argmax())] if len(here) and here.max() > 0 else None
-        if not np.isfinite(here).all() or not self.claims:
+        if not np.isfinite(here).all():
+            exceeded = NO_FLOW
+        if exceeded is NO_FLOW or not self.claims:
             limit = np.maximum(here, 0.0)
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)
         self.hot = here > self.limit
-        self.wanted = np.array([c.wanted_w for c in self.claims])
         near = self.hot.copy()
+        self.known = _Slopes(self.prospect, self.spread, self._powers(nominal), len(here))
         x, best = nominal, nominal
         filled = self._first(near, here)
         while self.flows < FLOWS_MAX:
@@ -189,9 +227,15 @@ class _Sharing:
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - self.limit)
+            if self.flows == CHORD:
+                self.known.bend(x - nominal, here - at_nominal)
+            else:
+                self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
             lost = self._give_up(x, self.hot & (here > self.limit))
             good = self._good(here)
             best = x if good else best
+            if good and not lost and (self.rough or self._full(filled, here)):
+                break
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
                 break
@@ -206,24 +250,29 @@ class _Sharing:
         found = np.flatnonzero(rows)
         if not len(found):
             return False
-        pushes = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), found)) > PUSH_MIN
-        moved = at_w > np.array([c.nominal_w for c in self.claims]) + RESOLUTION_W
+        pushes = self.known.of(found) > PUSH_MIN
+        moved = at_w > self.nominal + RESOLUTION_W
         lost = ~(pushes & moved).any(axis=1)
-        for k in np.flatnonzero(pushes[lost].any(axis=0)):
-            self.frozen.setdefault(int(k), int(found[lost][int(pushes[lost, k].argmax())]))
+        pushers = pushes[lost].any(axis=0) & (self.frozen == FREE)
+        if pushers.any():
+            self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
         return bool(lost.any())
 
+    def _full(self, filled: Filled, here: Reals) -> bool:
+        """Whether what keeps claims from more has nothing left to give: another step would not move them."""
+        rows = filled.binding[filled.binding != FREE]
+        return bool((here[rows] >= self.limit[rows] - SPARE).all())
+
     def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:
         """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
-        nominal = np.array([c.nominal_w for c in self.claims], dtype=float)
+        nominal = self.nominal
         filled = Filled(self.wanted, np.full(len(nominal), FREE))
-        base = here - self.prospect.guess(self._powers(nominal))
         for k in range(FLOWS_MAX):
-            rough = base + self.prospect.guess(self._powers(filled.limits_w))
+            rough = self.prospect.guess(self._powers(filled.limits_w))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
             broken = _worst(np.where(near & (k > 0), -np.inf, over))
-            if not broken.any() and k > 0:
+            if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
                 break
             near |= broken
             if not near.any():
@@ -242,23 +291,21 @@ class _Sharing:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
         minimum leave, the neediest first."""
         rows = np.flatnonzero(near & np.isfinite(self.limit))
-        slope = self.spread.by_limit(self.prospect.slopes(self._powers(at_w), rows))
+        slope = self.known.of(rows)
         room = room[rows] - SLACK + slope @ at_w
-        start = np.array([c.nominal_w for c in self.claims], dtype=float)
-        weight = np.where(start > 0, start, 1.0) if self.policy is Policy.PROPORTIONAL else np.ones(len(start))
+        weight = np.ones(len(at_w))
+        if self.policy is Policy.PROPORTIONAL:
+            weight = np.where(self.nominal > 0, self.nominal, 1.0)
         while True:
-            stay = self.out | self.frozen.keys()
-            wanted = np.array([c.nominal_w if k in stay else self.wanted[k] for k, c in enumerate(self.claims)])
-            filled = _FILL[self.policy](slope, room, Wishes(start, wanted, weight))
-            short = {
-                k: c.minimum_w - filled.limits_w[k]
-                for k, c in enumerate(self.claims)
-                if k not in stay and c.nominal_w < c.minimum_w and filled.limits_w[k] < c.minimum_w - RESOLUTION_W
-            }
-            if not short:
+            stay = self.out | (self.frozen != FREE)
+            wanted = np.where(stay, self.nominal, self.wanted)
+            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, wanted, weight))
+            lack = self.minimum - filled.limits_w
+            short = ~stay & (self.nominal < self.minimum) & (lack > RESOLUTION_W)
+            if not short.any():
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
-            self.out.add(max(short, key=lambda k: short[k]))
+            self.out[int(np.where(short, lack, -np.inf).argmax())] = True
 
     def _good(self, here: Reals) -> bool:
         """Within the limits that are still anybody's business."""
@@ -277,14 +324,40 @@ class _Sharing:
         return good
 
     def _named(self, filled: Filled, limits_w: Reals) -> tuple[Constraint | None, ...]:
-        found: list[Constraint | None] = []
-        for k, claim in enumerate(self.claims):
-            if k in self.frozen:
-                found.append(self.prospect.names[self.frozen[k]])
-            elif k in self.out:
-                found.append(Constraint("minimum", claim.name))
-            elif limits_w[k] >= claim.wanted_w - RESOLUTION_W or filled.binding[k] == FREE:
-                found.append(None)
-            else:
-                found.append(self.prospect.names[int(filled.binding[k])])
+        free = (limits_w >= self.wanted - RESOLUTION_W) | (filled.binding == FREE)
+        rows = np.where(self.frozen != FREE, self.frozen, np.where(free, FREE, filled.binding))
+        names = self.prospect.names
+        found: list[Constraint | None] = [None if row == FREE else names[row] for row in rows.tolist()]
+        for k in np.flatnonzero(self.out & (self.frozen == FREE)):
+            found[k] = Constraint("minimum", self.claims[k].name)
         return tuple(found)
+
+
+class _Slopes:
+    """Slopes by claim at one state, each constraint's worked out once."""
+
+    def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, constraints: int) -> None:
+        self._prospect, self._spread, self._p_w = prospect, spread, p_w
+        self._place = np.full(constraints, FREE)
+        self._found: Reals | None = None
+
+    def of(self, rows: Rows) -> Reals:
+        """Of some constraints (rows, n_claim) [1/W]."""
+        new = rows[self._place[rows] == FREE]
+        if self._found is None or len(new):
+            more = self._spread.by_limit(self._prospect.slopes(self._p_w, new))
+            self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
+            self._found = more if self._found is None else np.concatenate([self._found, more])
+        return np.asarray(self._found[self._place[rows]])
+
+    def bend(self, moved_w: Reals, change: Reals) -> None:
+        """Make the slopes that are known those of the chord: claims have moved (n_claim), constraints changed (c)."""
+        rows = np.flatnonzero(self._place != FREE)
+        if self._found is None or not len(rows):
+            return
+        place = self._place[rows]
+        expected = (self._found @ moved_w)[place]
+        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))[place]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bent = np.clip(np.where(plain, change[rows] / expected, 1.0), 1 / BEND_MAX, BEND_MAX)
+        self._found[place] *= bent[:, None]

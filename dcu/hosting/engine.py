@@ -11,39 +11,38 @@ once, and every decision of it refers to that record.
 from __future__ import annotations
 
 import math
-from collections import deque
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from dcu.hosting.airtime import Airtime
-from dcu.hosting.decide import Act, Band, Binding, Question, Rule, Standing, Verdict, View, Wish, outside
+from dcu.hosting.airtime import Pace
+from dcu.hosting.correspondence import Correspondence
+from dcu.hosting.decide import Act, Band, Binding, Rule, Verdict, View
 from dcu.hosting.exchange import (
     Event,
     Input,
     LinkChanged,
     Output,
-    Record,
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
     SendDown,
     StorageFailed,
     SubstationRead,
-    Wait,
 )
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
+from dcu.hosting.journal import Inputs, Journal
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
 from dcu.hosting.present import PresentVoltages
-from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
-from shared.ids import Epoch, MeterId, RequestId
+from dcu.hosting.questions import Pending, Questions
+from dcu.hosting.site_settings import SiteSettings
+from dcu.hosting.violations import Violations
+from dcu.hosting.wishes import gather
+from dcu.meters import Acceptance, MeterEntry, MeterTable
+from shared.ids import Epoch, MeterId
 from shared.messages import (
     LEASE_S_MAX,
-    Acknowledgement,
-    Alarm,
-    DecisionId,
     Denial,
     Grant,
-    NominalLimit,
     Reason,
     Release,
     Report,
@@ -54,97 +53,10 @@ from shared.messages import (
 QUARANTINE_S: Final = reserved_for_s(LEASE_S_MAX) + 1.0
 """[s] After a start; outlasts every lease an earlier DCU can have given (63 s)."""
 
-REPEAT_S: Final = 2.0
-"""[s] A nominal limit or a revoke the meter has not taken is sent again at most this often."""
-
-ACKNOWLEDGE_S: Final = 15.0
-"""[s] A report is acknowledged within this; several share one frame, as air time is dear."""
-
-ACKNOWLEDGED_MAX: Final = 8
-"""Reports in one acknowledgement."""
-
-REQUEST_S_MAX: Final = 40.0
-"""[s] A request that could not be decided for so long (quarantine) is dropped; its meter repeats it with a fresh
-nonce. One that waited for others to let go is denied."""
-
 RAISE: Final = 1.02
 """A limit that grows by less is as good as the same."""
-USE_S: Final = 10.0
-"""[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
-
-FORESIGHT_PCT: Final = 0.5
-"""[% of nominal] A measured voltage may be beyond the band by this before a rule that foresees is believed no more."""
-
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
-
-RECENT: Final = 8
-"""Decisions kept in words, for people."""
-
-DENIALS_MAX: Final = 1024
-"""Denials remembered, so that the same question gets the same answer."""
-
-REQUESTS_MAX: Final = 60
-"""New questions of one meter within `REQUESTS_S`; the next one is refused, what follows is left without an answer."""
-REQUESTS_S: Final = 60.0
-
-BLOCKING_ALARMS: Final = (
-    Alarm.EXPORT_ABOVE_LIMIT | Alarm.RELAY_DISAGREES | Alarm.EXPORT_NOT_MEASURABLE | Alarm.WRONG_DEVICE
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSettings:
-    """What the engine is told about a site.
-
-    Attributes:
-        nominal_voltage_v, band_pct: the band for decisions.
-        persistence_s: a violation must last this long before grants are revoked.
-        lease_s: of every grant, at most `LEASE_S_MAX`.
-        renew_interval_s: between two decisions of one grant.
-        decision_window_s: requests that arrive within it are decided together.
-        reading_age_s_max: older is stale.
-        reservations_max: grants and renewals that may hold capacity at a time.
-        airtime: what reports and renewals cost on the power line.
-    """
-
-    nominal_voltage_v: float = 230.0
-    band_pct: float = 5.0
-    persistence_s: float = 10.0
-    lease_s: float = LEASE_S_MAX
-    renew_interval_s: float = 15.0
-    decision_window_s: float = 1.0
-    reading_age_s_max: float = 40.0
-    reservations_max: int = 200
-    airtime: Airtime = Airtime()
-
-    def __post_init__(self) -> None:
-        assert 0 < self.lease_s <= LEASE_S_MAX, self.lease_s
-
-    @property
-    def band(self) -> Band:
-        """Voltages allowed for decisions."""
-        return Band.around(self.nominal_voltage_v, self.band_pct)
-
-    def revocation_band(self, foresees: bool) -> Band:
-        """Voltages beyond which grants are revoked; a rule that foresees shares out the last tenth of a volt, and
-        lowers before it revokes."""
-        return Band.around(self.nominal_voltage_v, self.band_pct + (FORESIGHT_PCT if foresees else 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    request: Request
-    since_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """Reports in a row that are not acknowledged yet."""
-
-    seq: int
-    count: int
-    since_s: float
 
 
 class HostingEngine:
@@ -171,29 +83,21 @@ class HostingEngine:
         self._rule: Rule = PresentVoltages(settings.band) if rule is None else rule
         self._epoch = epoch
         self._started_s = now
-        self._seq = 0
-        self._window = 0
         self._decided_s = -math.inf
         self._viewed_s = now
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
-        self._pending: dict[MeterId, _Pending] = {}
-        self._renewable: dict[MeterId, _Pending] = {}
+        self._journal = Journal(epoch, settings.lease_s)
+        self._questions = Questions()
+        self._correspondence = Correspondence(epoch)
+        self._renewable: dict[MeterId, Pending] = {}
         self._changed_since: float | None = None
-        self._denied: dict[tuple[MeterId, RequestId], Denial] = {}
-        self._asked: dict[MeterId, deque[float]] = {}
-        self._told_s: dict[MeterId, float] = {}
-        self._violated_since: dict[MeterId, float] = {}
-        self._greeted_s: dict[MeterId, float] = {}
-        self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
-        self._due: dict[MeterId, _Due] = {}
+        self._violations = Violations(settings.revocation_band(self._rule.foresees), settings.persistence_s)
         self._withheld: set[MeterId] = set()
+        self._reports = Pace(now)
         self._quarantined = True
         self._storage_failed = False
-        self.recent: deque[str] = deque(maxlen=RECENT)
-        self.flooded = 0
-        """Questions beyond `REQUESTS_MAX` that were left without an answer."""
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -201,8 +105,7 @@ class HostingEngine:
         """The first entry of this epoch: decision number 0, the nominal limits; to be durable before anything is
         sent."""
         limits = {state.entry.id: state.entry.nominal_limit_w for state in self.table.states()}
-        rule = {"rule": self._rule.name, "facts": self._rule.facts()}
-        return [Record({"kind": "start", "epoch": self._epoch, "seq": 0, **rule, "nominal_limit_w": limits})]
+        return [self._journal.start(self._rule, limits)]
 
     @property
     def epoch(self) -> Epoch:
@@ -228,6 +131,26 @@ class HostingEngine:
         """What is known of the feeder at ``now`` [s]."""
         return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
 
+    def renewable(self, now: float) -> int:
+        """How many grants the power line lets us renew in time, beside the reports of all that are linked."""
+        meters = sum(state.linked for state in self.table.states())
+        settings = self._settings
+        return settings.airtime.grants_max(meters, settings.renew_interval_s, self._reports.per_s(now))
+
+    def reports_per_s(self, now: float) -> float:
+        """Reports that came lately [1/s], without those that confirm a decision."""
+        return self._reports.per_s(now)
+
+    @property
+    def recent(self) -> Sequence[str]:
+        """The newest decisions in words."""
+        return tuple(self._journal.recent)
+
+    @property
+    def flooded(self) -> int:
+        """Questions that were left without an answer because there were too many."""
+        return self._questions.flooded
+
     @property
     def quarantined(self) -> bool:
         """Whether nothing may be granted yet."""
@@ -235,17 +158,13 @@ class HostingEngine:
 
     @property
     def wake_at(self) -> float | None:
-        deadlines = [self.book.wake_at, self._window_at]
-        if self._due:
-            deadlines.append(min(due.since_s for due in self._due.values()) + ACKNOWLEDGE_S)
+        deadlines = [self.book.wake_at, self._window_at, self._correspondence.wake_at, self._questions.wake_at]
         if self._quarantined:
             deadlines.append(self._started_s + QUARANTINE_S)
         if self._rule.foresees:
             deadlines.append(self._viewed_s + LEARN_S)
-        if self._pending:
-            deadlines.append(min(pending.since_s for pending in self._pending.values()) + REQUEST_S_MAX)
-        if self.book.live and self._violated_since and not self._rule.foresees:
-            deadlines.append(min(self._violated_since.values()) + self._settings.persistence_s)
+        if self.book.live and not self._rule.foresees:
+            deadlines.append(self._violations.persist_at)
         return min((at for at in deadlines if at is not None), default=None)
 
     @property
@@ -253,7 +172,7 @@ class HostingEngine:
         """When the present window ends [s]; None with nothing to decide. Windows are counted from the start."""
         if self._quarantined or self._storage_failed:
             return None
-        since = [pending.since_s for pending in (*self._pending.values(), *self._renewable.values())]
+        since = [pending.since_s for pending in (*self._questions.pending.values(), *self._renewable.values())]
         if self._rule.foresees and self._changed_since is not None and self.book.live:
             since.append(self._changed_since)
         if not since:
@@ -281,7 +200,7 @@ class HostingEngine:
                 return self._link(item, now)
             case StorageFailed():
                 self._storage_failed = True
-                self._pending.clear()
+                self._questions.pending.clear()
                 self._renewable.clear()
                 return [Event("storage failed", {"reason": item.reason})]
 
@@ -290,34 +209,20 @@ class HostingEngine:
         for grant in self.book.expire(now):
             self._renewable.pop(grant.meter, None)
             fields = {"meter": grant.meter, "limit_w": grant.limit_w, "decision": str(grant.decision)}
-            outputs += [self._entry("expired", None, fields), Event("grant expired", {"meter": grant.meter})]
+            outputs += [self._journal.note("expired", fields), Event("grant expired", {"meter": grant.meter})]
         if self._quarantined and now >= self._started_s + QUARANTINE_S:
             outputs += self._end_quarantine("time")
         outputs += self._revoke_if_persistent(now)
-        for meter in [meter for meter, due in self._due.items() if now >= due.since_s + ACKNOWLEDGE_S]:
-            outputs += self._flush(meter)
+        outputs += self._correspondence.wake(now)
         window_at = self._window_at
         if window_at is not None and now >= window_at:
             outputs += self._decide(now)
         if self._rule.foresees and now >= self._viewed_s + LEARN_S:
             outputs += self._view(now)[1]
-        for meter, pending in list(self._pending.items()):
-            if now >= pending.since_s + REQUEST_S_MAX:
-                del self._pending[meter]
-                if not self._quarantined:
-                    outputs += self._deny(meter, pending.request, Binding(Reason.SHARED, meter), {})
+        for meter, request in self._questions.overdue(now):
+            if not self._quarantined:
+                outputs += self._deny(meter, request, Binding(Reason.SHARED, meter), {})
         return outputs
-
-    def _next_decision(self) -> DecisionId:
-        self._seq += 1
-        return DecisionId(self._epoch, self._seq)
-
-    def _entry(self, kind: str, decision: DecisionId | None, fields: dict[str, Any]) -> Record:
-        seq = None if decision is None else decision.seq
-        if decision is not None:
-            why = " ".join(str(fields[key]) for key in ("reason", "binding", "value") if fields.get(key) is not None)
-            self.recent.append(f"{decision} {kind} {fields['meter']}: {why}")
-        return Record({"kind": kind, "epoch": self._epoch, "seq": seq, **fields})
 
     # ---- links and reports -------------------------------------------------------------------------------------------
 
@@ -327,26 +232,20 @@ class HostingEngine:
             return []
         state.linked = item.up
         if not item.up:
-            self._due.pop(item.meter, None)
+            self._correspondence.unlinked(item.meter)
             return [Event("meter silent", {"meter": item.meter})]
-        return [Event("meter linked", {"meter": item.meter}), *self._greet(state, now)]
-
-    def _greet(self, state: MeterState, now: float) -> list[Output]:
-        """Tell a meter our epoch and its nominal limit, not too often."""
-        if now < self._greeted_s.get(state.entry.id, -REPEAT_S) + REPEAT_S:
-            return []
-        self._greeted_s[state.entry.id] = now
-        greeting = NominalLimit(DecisionId(self._epoch, 0), state.entry.nominal_limit_w)
-        return [SendDown(state.entry.id, greeting)]
+        return [Event("meter linked", {"meter": item.meter}), *self._correspondence.greet(state.entry, now)]
 
     def _report(self, meter: MeterId, report: Report, now: float) -> list[Output]:
         state = self.table[meter]
+        if report.applied == state.applied:  # one that confirms a decision is counted with its grant
+            self._reports.count(now)
         acceptance = self.table.accept(meter, report, now)
-        outputs = self._acknowledge(meter, report.seq, acceptance, now)
+        outputs: list[Output] = [*self._correspondence.reported(meter, report.seq, acceptance, now)]
         if acceptance is not Acceptance.LIVE:
             return outputs
         if report.epoch != self._epoch:
-            return outputs + self._greet(state, now)
+            return [*outputs, *self._correspondence.greet(state.entry, now)]
         if self._quarantined and all(state.epoch == self._epoch for state in self.table.states()):
             outputs += self._end_quarantine("every meter has adopted the epoch")
         self.book.acknowledged(meter, report.applied)
@@ -356,39 +255,15 @@ class HostingEngine:
         outputs += self._follow_up(meter, report, now)
         return outputs
 
-    def _acknowledge(self, meter: MeterId, seq: int, acceptance: Acceptance, now: float) -> list[Output]:
-        """Gather live reports in a row into one acknowledgement; whatever else comes is acknowledged at once."""
-        due = self._due.get(meter)
-        if acceptance is not Acceptance.LIVE:
-            return [SendDown(meter, Acknowledgement(self._epoch, seq))]
-        if due is not None and seq == due.seq + 1:
-            self._due[meter] = due = _Due(seq, due.count + 1, due.since_s)
-            return self._flush(meter) if due.count >= ACKNOWLEDGED_MAX else []
-        outputs = self._flush(meter)
-        self._due[meter] = _Due(seq, 1, now)
-        return outputs
-
-    def _flush(self, meter: MeterId) -> list[Output]:
-        due = self._due.pop(meter, None)
-        return [] if due is None else [SendDown(meter, Acknowledgement(self._epoch, due.seq, due.count))]
-
     def _follow_up(self, meter: MeterId, report: Report, now: float) -> list[Output]:
         """Note that a live grant can be renewed, or repeat a revoke that the meter has not taken."""
-        lives = report.lease_left_s > 0
-        revoked = self._revoked.get(meter)
-        if revoked is not None:
-            message, sent_s = revoked
-            if report.applied == message.decision or not lives:
-                del self._revoked[meter]
-            elif now >= sent_s + REPEAT_S:
-                self._revoked[meter] = (message, now)
-                return [SendDown(meter, message, Wait.BRIEFLY)]
-            else:
-                return []
+        revoke = self._correspondence.insist(meter, report, now)
+        if revoke is not None:
+            return [*revoke]
         grant = self.book.grant_of(meter)
         if grant is None or report.nonce is None:
             return []
-        if not lives:
+        if report.lease_left_s <= 0:
             # Our grant may still be on its way to the meter; if it is not, it ended there.
             if report.applied == grant.decision:
                 self.book.end(meter)
@@ -398,62 +273,31 @@ class HostingEngine:
             return []
         request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
         since = self._renewable.get(meter)
-        self._renewable[meter] = _Pending(request, now if since is None else since.since_s)
+        self._renewable[meter] = Pending(request, now if since is None else since.since_s)
         return []
 
     def _end_quarantine(self, why: str) -> list[Output]:
         self._quarantined = False
-        return [self._entry("quarantine ended", None, {"why": why}), Event("quarantine ended", {"why": why})]
+        return [self._journal.note("quarantine ended", {"why": why}), Event("quarantine ended", {"why": why})]
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def _request(self, meter: MeterId, request: Request, now: float) -> list[Output]:
         state = self.table[meter]
         if request.epoch != self._epoch:
-            return self._greet(state, now)
+            return [*self._correspondence.greet(state.entry, now)]
         if self._storage_failed:
             return [Event("request unanswered", {"meter": meter, "reason": Reason.STORAGE_FAILED.name})]
-        denied = self._denied.get((meter, request.request_id))
-        if denied is not None:
-            told_s = self._told_s.get(meter, -math.inf)
-            if now < told_s + REPEAT_S:
+        match self._questions.take(state.entry, request, self.book.grant_of(meter), now):
+            case Denial() as told:
+                return [SendDown(meter, told)]
+            case Reason() as objection:
+                return self._deny(meter, request, Binding(objection, meter), {})
+            case None:
                 return []
-            self._told_s[meter] = now
-            return [SendDown(meter, denied)]
-        waiting = self._pending.get(meter)
-        if waiting is not None and waiting.request.request_id == request.request_id:
-            self._pending[meter] = _Pending(request, waiting.since_s)
-            return []
-        flooded = self._floods(meter, request, now)
-        if flooded is not None:
-            return flooded
-        objection = _objection(request, state.entry)
-        if objection is not None:
-            return self._deny(meter, request, Binding(objection, meter), {})
-        self._pending[meter] = _Pending(request, now)
-        return []
-
-    def _floods(self, meter: MeterId, request: Request, now: float) -> list[Output] | None:
-        """Refuse a meter that asks something new too often: once with an answer, then in silence. None: it does not."""
-        asked = self._asked.setdefault(meter, deque(maxlen=REQUESTS_MAX + 1))
-        grant = self.book.grant_of(meter)
-        if grant is not None and grant.request_id == request.request_id:
-            # The same question again: its grant got lost on the way, unless it is still on it.
-            return [] if now < grant.decided_at_s + REPEAT_S else None
-        while asked and asked[0] <= now - REQUESTS_S:
-            asked.popleft()
-        if len(asked) > REQUESTS_MAX:
-            self.flooded += 1
-            return []
-        asked.append(now)
-        if len(asked) <= REQUESTS_MAX:
-            return None
-        return self._deny(meter, request, Binding(Reason.TOO_MANY_REQUESTS, meter), {})
 
     def _release(self, meter: MeterId, release: Release) -> list[Output]:
-        pending = self._pending.get(meter)
-        if pending is not None and pending.request.request_id == release.request_id:
-            del self._pending[meter]
+        self._questions.withdrawn(meter, release.request_id)
         if release.epoch != self._epoch:
             return []
         grant = self.book.grant_of(meter)
@@ -465,7 +309,7 @@ class HostingEngine:
         self._renewable.pop(meter, None)
         self.book.released(meter, release.applied)
         fields = {"meter": meter, "released": str(grant.decision)}
-        return [self._entry("release", None, fields), Event("released", {"meter": meter})]
+        return [self._journal.note("release", fields), Event("released", {"meter": meter})]
 
     # ---- the window --------------------------------------------------------------------------------------------------
 
@@ -473,18 +317,17 @@ class HostingEngine:
         """Answer everything that waits, on one view of the newest measurements."""
         self._decided_s = now
         self._changed_since = None
-        question = self._question()
+        asking = self._questions.pending
+        question = gather(self.table, self.book, asking, self._renewable.keys(), self.renewable(now))
         if not question.wishes:
             self._renewable.clear()
             return []
         view, outputs = self._view(now)
         answer = self._rule.answer(view, question)
-        inputs: dict[str, Any] = {}
+        inputs: Inputs = {}
         if any(verdict.act in {Act.GRANT, Act.RENEW, Act.DENY, Act.LOWER} for verdict in answer.verdicts):
-            self._window += 1
-            inputs = {"window": self._window}
-            entry = {"rule": self._rule.name, "view": view.as_entry(), "question": question.as_entry()}
-            outputs.append(self._entry("window", None, {**inputs, **entry, "answer": answer.as_entry()}))
+            record, inputs = self._journal.window(self._rule.name, view, question, answer)
+            outputs.append(record)
         for verdict in answer.verdicts:
             outputs += self._carry_out(verdict, inputs, now)
         return outputs
@@ -495,48 +338,19 @@ class HostingEngine:
         view = self._rule.view(self.measurements(now), now)
         if not self._rule.learns or "taught" not in (entry := view.as_entry()):
             return view, []
-        return view, [self._entry("view", None, {"view": entry})]
+        return view, [self._journal.note("view", {"view": entry})]
 
-    def _question(self) -> Question:
-        """Everybody's wish, grants in the order they began, then questions in the order they came."""
-        wishes: list[Wish] = []
-        meters = sum(state.linked for state in self.table.states())
-        free = self._settings.airtime.grants_max(meters, self._settings.renew_interval_s) - len(self.book.live)
-        for grant in sorted(self.book.live, key=lambda g: g.since_s):
-            if grant.meter not in self._pending:
-                standing = Standing.DUE if grant.meter in self._renewable else Standing.HOLDS
-                wishes.append(self._wish(grant.meter, standing, grant.wanted_w, grant.minimum_w))
-        for meter, pending in sorted(self._pending.items(), key=lambda item: item[1].since_s):
-            request = pending.request
-            wish = self._wish(meter, Standing.ASKS, request.limit_w, request.minimum_limit_w)
-            if wish.granted_w is None and wish.objection is None:
-                free -= 1
-                wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
-            wishes.append(wish)
-        return Question(tuple(wishes), self.book.reserved_w(), self.book.places)
-
-    def _wish(self, meter: MeterId, standing: Standing, wanted_w: float, minimum_w: float) -> Wish:
-        state, grant = self.table[meter], self.book.grant_of(meter)
-        objection = Reason.LOCAL_ALARM if state.alarms & BLOCKING_ALARMS else None
-        nominal_w = state.entry.nominal_limit_w
-        granted_w, used_w = None if grant is None else grant.limit_w, None
-        if grant is not None and state.reading is not None and state.reading_at_s is not None:
-            export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
-            if state.reading_at_s > grant.raised_s + USE_S and math.isfinite(export_w):
-                used_w = round(export_w, 1)
-        return Wish(meter, standing, nominal_w, wanted_w, minimum_w, granted_w, objection, used_w)
-
-    def _carry_out(self, verdict: Verdict, inputs: dict[str, Any], now: float) -> list[Output]:
+    def _carry_out(self, verdict: Verdict, inputs: Inputs, now: float) -> list[Output]:
         meter = verdict.meter
         binding = verdict.binding or Binding(Reason.GRANTED, meter)
         match verdict.act:
             case Act.GRANT:
-                return self._grant("grant", self._pending.pop(meter).request, verdict, inputs, now)
+                return self._grant("grant", self._questions.answered(meter), verdict, inputs, now)
             case Act.RENEW:
                 self._withheld.discard(meter)
                 return self._grant("renewal", self._renewable.pop(meter).request, verdict, inputs, now)
             case Act.DENY:
-                return self._deny(meter, self._pending.pop(meter).request, binding, inputs)
+                return self._deny(meter, self._questions.answered(meter), binding, inputs)
             case Act.LOWER:
                 return self._lower(meter, verdict.limit_w, binding, inputs, now)
             case Act.WAIT:
@@ -549,9 +363,9 @@ class HostingEngine:
                 fields: dict[str, object] = {"meter": meter, "reason": binding.reason.name, "binding": binding.point}
                 return [Event("renewal withheld", fields)]
 
-    def _grant(self, kind: str, request: Request, verdict: Verdict, inputs: dict[str, Any], now: float) -> list[Output]:
+    def _grant(self, kind: str, request: Request, verdict: Verdict, inputs: Inputs, now: float) -> list[Output]:
         meter, limit_w, lease_s = verdict.meter, verdict.limit_w, self._settings.lease_s
-        decision = self._next_decision()
+        decision = self._journal.next_decision()
         before = self.book.grant_of(meter)
         live = LiveGrant(
             meter=meter,
@@ -567,32 +381,20 @@ class HostingEngine:
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)
-        self._revoked.pop(meter, None)
-        why = {} if verdict.binding is None else {"kept_by": verdict.binding.as_entry()}
-        fields = {
-            "meter": meter,
-            **inputs,
-            "request": _asked(request),
-            "limit_w": limit_w,
-            "lease_s": lease_s,
-            "reason": Reason.GRANTED.name,
-            **why,
-        }
+        self._correspondence.granted(meter)
+        record = self._journal.granted(kind, decision, request, verdict, inputs)
         message = Grant(decision, request.request_id, request.nonce, limit_w, lease_s)
-        outputs: list[Output] = [self._entry(kind, decision, fields), SendDown(meter, message)]
+        outputs: list[Output] = [record, SendDown(meter, message)]
         if kind == "grant":
             outputs.append(Event("granted", {"meter": meter, "limit_w": limit_w, "decision": str(decision)}))
         return outputs
 
-    def _deny(self, meter: MeterId, request: Request, binding: Binding, inputs: dict[str, Any]) -> list[Output]:
-        decision = self._next_decision()
+    def _deny(self, meter: MeterId, request: Request, binding: Binding, inputs: Inputs) -> list[Output]:
+        decision = self._journal.next_decision()
         message = Denial(decision, request.request_id, binding.reason, binding.point, binding.value)
-        while len(self._denied) >= DENIALS_MAX:
-            del self._denied[next(iter(self._denied))]
-        self._denied[meter, request.request_id] = message
-        fields = {"meter": meter, **inputs, "request": _asked(request), **binding.as_entry()}
+        self._questions.denied(meter, message)
         return [
-            self._entry("denial", decision, fields),
+            self._journal.denied(decision, meter, request, binding, inputs),
             SendDown(meter, message),
             Event("denied", {"meter": meter, **binding.as_entry(), "decision": str(decision)}),
         ]
@@ -604,29 +406,24 @@ class HostingEngine:
         if self._changed_since is None:
             self._changed_since = now
         if not self.book.live:
-            self._violated_since.clear()
+            self._violations.clear()
             return
         state = None if name == SUBSTATION else self.table[name]
         point = measure_one(state, self._substation, self._settings.reading_age_s_max, now)
-        if outside((point,), self._settings.revocation_band(self._rule.foresees)):
-            self._violated_since.setdefault(name, now)
-        else:
-            self._violated_since.pop(name, None)
+        self._violations.note(point, now)
 
     def _revoke_if_persistent(self, now: float) -> list[Output]:
-        persistence_s = self._settings.persistence_s
-        due = [p for p, since_s in self._violated_since.items() if self._known_s(p, now) >= since_s + persistence_s]
-        if not due or not self.book.live:
+        due = self._violations.lasting(lambda point: self._known_s(point, now)) if self.book.live else []
+        if not due:
             return []
         view, outputs = self._view(now)
         found = {binding.point: binding for binding in view.outside}
         for point in due:
             binding = found.get(point)
-            self._violated_since.pop(point)
             if binding is None:
                 continue  # nobody knows any more; that is for the lease to settle
             blamed = [g.meter for g in self.book.live if self._rule.blames(view, binding, g.meter)]
-            inputs: dict[str, Any] = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
+            inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
             for meter in blamed:
                 outputs += self._lower(meter, 0.0, binding, inputs, now)
         return outputs
@@ -639,14 +436,12 @@ class HostingEngine:
         taken_s = self._substation.taken_at_s if point == SUBSTATION else self.table[point].reading_at_s
         return -math.inf if taken_s is None else taken_s
 
-    def _lower(
-        self, meter: MeterId, limit_w: float, binding: Binding, inputs: dict[str, Any], now: float
-    ) -> list[Output]:
+    def _lower(self, meter: MeterId, limit_w: float, binding: Binding, inputs: Inputs, now: float) -> list[Output]:
         """Less of a grant at once, or nothing of it."""
         grant = self.book.grant_of(meter)
         if grant is None:
             return []
-        decision = self._next_decision()
+        decision = self._journal.next_decision()
         part_w = limit_w if limit_w > self.table[meter].entry.nominal_limit_w else 0.0
         if part_w:
             self.book.lower(meter, decision, part_w)
@@ -654,34 +449,9 @@ class HostingEngine:
             self.book.revoke(meter, decision)
         self._renewable.pop(meter, None)
         message = Revoke(decision, binding.reason, binding.point, binding.value, part_w)
-        self._revoked[meter] = (message, now)
-        kind, what = ("lowered", "lowered") if part_w else ("revoke", "revoked")
-        fields = {"meter": meter, **inputs, "revoked": str(grant.decision), "limit_w": part_w, **binding.as_entry()}
+        told = {"meter": meter, **binding.as_entry(), "limit_w": part_w, "decision": str(decision)}
         return [
-            self._entry(kind, decision, fields),
-            SendDown(meter, message, Wait.BRIEFLY),
-            Event(what, {"meter": meter, **binding.as_entry(), "limit_w": part_w, "decision": str(decision)}),
+            self._journal.lowered(decision, grant, part_w, binding, inputs),
+            *self._correspondence.revoked(meter, message, now),
+            Event("lowered" if part_w else "revoked", told),
         ]
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    """A request for the ledger; a number that is none is kept as a word."""
-
-    def number(value: float) -> float | str:
-        return value if math.isfinite(value) else str(value)
-
-    return {
-        "id": request.request_id,
-        "nonce": f"{request.nonce:016x}",
-        "limit_w": number(request.limit_w),
-        "minimum_limit_w": number(request.minimum_limit_w),
-    }
-
-
-def _objection(request: Request, entry: MeterEntry) -> Reason | None:
-    """Why a question makes no sense whatever the grid bears."""
-    if not (math.isfinite(request.limit_w) and math.isfinite(request.minimum_limit_w)):
-        return Reason.BAD_REQUEST
-    if not 0 <= request.minimum_limit_w <= request.limit_w or request.limit_w <= entry.nominal_limit_w:
-        return Reason.BAD_REQUEST
-    return Reason.ABOVE_CONTRACT if request.limit_w > entry.contract_limit_w else None

@@ -21,8 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
@@ -34,6 +33,7 @@ from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
+Complexes = NDArray[np.complex128]
 
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
@@ -233,7 +233,7 @@ class Estimator:
         solved = self._solve(p, q, busbar)
         if solved is None:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
-        u, loss_w, factor = solved
+        _, loss_w, _ = solved
         contradiction = self._balance(busbar, p, q, loss_w)
         if contradiction is None and self._ports.unmetered:  # what nobody meters is there too
             solved = self._solve(p, q, busbar)
@@ -246,12 +246,12 @@ class Estimator:
         memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
         rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
-        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q))
+        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), u)
         self._note(seen.u_v, now)
         odd = np.flatnonzero(memory.residuals.contradicts)
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
-        level = u * factor + memory.residuals.mean_v
+        level = np.abs(u) * factor + memory.residuals.mean_v
         margin = accuracy.voltage_class_pct / 100 * level + SPREADS * np.sqrt(memory.residuals.variance)
         situation = Situation(
             np.round(p, DECIMALS_W),
@@ -267,23 +267,28 @@ class Estimator:
     def _seen(self, customers: Sequence[Point], now: float) -> Seen:
         n = len(self._model.ports)
         seen = Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
+        ports: list[int] = []
+        p_w: list[float | None] = []
+        q_var: list[float | None] = []
+        u_v: list[float | None] = []
+        taken_s: list[float] = []
         for point in customers:
-            for k, port in enumerate(self._ports.of_meter.get(point.name, ())):
-                seen.p_w[port] = point.p_w[k]
-                seen.q_var[port] = point.q_var[k]
-                seen.u_v[port] = point.u_v[k]
-                seen.taken_s[port] = now - (point.age_s or 0.0)
+            at = self._ports.of_meter.get(point.name, ())
+            ports += at
+            p_w += point.p_w[: len(at)]
+            q_var += point.q_var[: len(at)]
+            u_v += point.u_v[: len(at)]
+            taken_s += [now - (point.age_s or 0.0)] * len(at)
+        seen.p_w[ports], seen.q_var[ports], seen.u_v[ports], seen.taken_s[ports] = p_w, q_var, u_v, taken_s
         return seen
 
-    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Reals, float, float] | None:
-        """Voltage magnitudes [V] (n) with the source near the measured busbar, losses [W], and the factor that is left
+    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, float, float] | None:
+        """Voltages [V] (n) with the source near the measured busbar, losses [W], and the factor that is left
         to the measured busbar."""
         measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
-            batch = prepare(Injections(p[None, :], q[None, :]), model.u_nominal_v)
-            flow = solve_ports(model, batch, FLOW_TOLERANCE_PU, newton=False)
-            u, i = flow.u_v[0], flow.i_a[0]
+            u, i = solve_one(model, p, q, FLOW_TOLERANCE_PU)
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None
@@ -299,7 +304,7 @@ class Estimator:
             self._source = min(max(wanted, SOURCE_MIN), SOURCE_MAX)
         source_u = model.source_u_open_v + model.source_h_ohm @ i
         fed_w = float((source_u * np.conj(model.source_i_open_a + model.source_h @ i)).sum().real)
-        return np.abs(u), fed_w - float(p.sum()), factor
+        return u, fed_w - float(p.sum()), factor
 
     def _balance(self, busbar: Point, p: Reals, q: Reals, loss_w: float) -> Binding | None:
         """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit."""

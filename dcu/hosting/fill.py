@@ -22,9 +22,17 @@ PUSH_MIN: Final = 1e-9
 ROUNDS_MAX: Final = 6
 WORTH_W: Final = 25.0
 """A round of filling that gave all together less than this was the last."""
+WORTH_SHARE: Final = 3e-4
+"""Or less than this share of what they had."""
 LP_TOLERANCE_W: Final = 0.01
-ROWS_EACH: Final = 64
-"""Constraints added to the linear programme at a time, the most broken first."""
+"""A claim within this of its wish has it."""
+TIGHT_W: Final = 1e-4
+"""A constraint or bound broken by less [W of the claim that pushes it most] is kept."""
+TIE: Final = 1e-6
+PIVOT_MIN: Final = 1e-9
+PIVOTS_MAX: Final = 500
+AHEAD: Final = 128
+"""Claims looked at at a time, on the way to the next constraint that binds."""
 FREE: Final = -1
 """Nothing keeps this claim from more."""
 
@@ -52,131 +60,199 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
         filling.round()
-        if filling.x.sum() - before < WORTH_W:
+        if filling.stuck() or filling.x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
-    return Filled(filling.x, filling.binding)
+    return Filled(filling.x, np.where(filling.x < wishes.wanted_w, filling.binding, FREE))
 
 
 def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """One after the other, each as far as it goes."""
     x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
     slack = b - a @ x
-    columns = np.ascontiguousarray(a.T)
+    by_claim = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        stopped = x >= wishes.wanted_w
-        for k in range(len(x)):
-            if stopped[k]:
+        todo = np.flatnonzero(x < wishes.wanted_w)
+        binding[todo] = FREE
+        while len(todo):
+            # Up to the first claim that a constraint keeps from its wish, all have theirs.
+            ahead = todo[:AHEAD]
+            columns = by_claim[ahead]
+            left = slack - np.cumsum(columns * (wishes.wanted_w[ahead] - x[ahead])[:, None], axis=0)
+            kept = ((left < 0) & (columns > 0)).any(axis=1)
+            count = int(kept.argmax()) if kept.any() else len(ahead)
+            x[ahead[:count]] = wishes.wanted_w[ahead[:count]]
+            slack = left[count - 1] if count else slack
+            todo = todo[count:]
+            if count == len(ahead):
                 continue
-            column = columns[k]
-            step, row = wishes.wanted_w[k] - x[k], FREE
+            column = columns[count]
             with np.errstate(divide="ignore", invalid="ignore"):
                 reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
-            if len(reach) and reach.min() < step:
-                row = int(reach.argmin())
-                step = reach[row]
-                new = (columns[:, row] > PUSH_MIN) & (np.arange(len(x)) > k) & ~stopped
-                stopped |= new
-                binding[new] = row
-            x[k] = wishes.wanted_w[k] if row == FREE else x[k] + step
-            binding[k] = row
-            slack = slack - step * column
-        if x.sum() - before < WORTH_W:
+            row = int(reach.argmin())
+            x[todo[0]] += reach[row]
+            slack = slack - reach[row] * column
+            stopped = by_claim[todo, row] > PUSH_MIN
+            stopped[0] = True
+            binding[todo[stopped]] = row
+            todo = todo[~stopped]
+        if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
     return Filled(x, binding)
 
 
 def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
-    """The largest sum: a linear programme, by HiGHS, with the constraints that matter added as they are broken.
+    """The largest sum: a linear programme.
 
-    Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt, so that the answer
-    does not depend on the solver's mood.
+    Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt.
     """
     low, high = wishes.start_w, wishes.wanted_w
     # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
     over = a @ low > b
     mended = (a @ low + np.minimum(a, 0.0) @ (high - low)) <= b
-    room = np.where(over & ~mended, np.inf, b)
     lost = over & ~mended
     high = np.where((a[lost] > PUSH_MIN).any(axis=0), low, high)
-    x, binding = high.copy(), np.full(len(high), FREE)
-    used = np.zeros(len(b), dtype=bool)
     scale = np.maximum(np.abs(a).max(axis=1, initial=0.0), 1e-30)
-    while True:
-        broken = (a @ x - room) / scale  # [W] of the claim that pushes most
-        broken[used] = -np.inf
-        if not len(broken) or broken.max() <= LP_TOLERANCE_W:
-            return Filled(x, binding)
-        used[np.argsort(-broken)[:ROWS_EACH]] |= np.sort(-broken)[:ROWS_EACH] < -LP_TOLERANCE_W
-        rows = np.flatnonzero(used)
-        solved = _most(a[rows] / scale[rows][:, None], room[rows] / scale[rows], low, high)
-        if solved is None:
-            return fill_together(a, b, wishes)
-        x, price = solved
-        short = x < high - LP_TOLERANCE_W
-        binding = np.where(short & (price.max(axis=0) > 0), rows[price.argmax(axis=0)], FREE)
+    a, room = a / scale[:, None], np.where(lost, np.inf, b) / scale  # [W] of the claim that pushes most
+    solved = largest_sum(a, room, low, high)
+    if solved is None:
+        return fill_together(a, room, Wishes(low, high, np.ones(len(low))))
+    x, rows, price = solved
+    binding = np.full(len(x), FREE)
+    if len(rows):
+        cost = price[:, None] * np.maximum(a[rows], 0.0)
+        short = (x < high - LP_TOLERANCE_W) & (cost.max(axis=0) > 0)
+        binding[short] = rows[cost.argmax(axis=0)][short]
+    return Filled(x, binding)
 
 
-def _most(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, Reals] | None:
-    """Solution (m) and what each row costs each claim (rows, m) of one linear programme; None without a solution."""
-    import highspy  # noqa: PLC0415 only sites with this policy load the solver
+def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDArray[np.int64], Reals] | None:
+    """Maximise the sum of x under `a x <= b`, `low <= x <= high`: the dual simplex method with bound flipping.
 
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = len(low), len(b)
-    lp.col_cost_ = -(1 - 1e-6 * np.arange(len(low)) / len(low))
-    lp.col_lower_, lp.col_upper_ = low, high
-    lp.row_lower_, lp.row_upper_ = np.full(len(b), -highspy.kHighsInf), b
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.start_ = np.arange(len(b) + 1) * len(low)
-    lp.a_matrix_.index_ = np.tile(np.arange(len(low)), len(b))
-    lp.a_matrix_.value_ = a.ravel()
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    solver.passModel(lp)
-    solver.run()
-    if solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        return None
-    solution = solver.getSolution()
-    price = np.abs(np.array(solution.row_dual))[:, None] * np.maximum(a, 0)
-    return np.clip(np.array(solution.col_value), low, high), price
+    All claims begin at their wish. As long as something is violated, a constraint or the bound of a basic claim, its
+    price is raised until enough claims have been moved to their other bound, cheapest first; the last of them becomes
+    basic: it takes what makes the violated one just hold. A programme of many claims and few constraints that bind, as
+    streets are, takes a few pivots.
+
+    Returns:
+        x, the rows that are tight, and their prices; None if there is no solution, or rounding hides it.
+    """
+    gain = 1 - TIE * np.arange(len(low)) / len(low)
+    x = high.copy()
+    tight: list[int] = []
+    basic: list[int] = []
+    for _ in range(PIVOTS_MAX):
+        of_tight = a[tight]
+        try:
+            inverse = np.linalg.inv(of_tight[:, basic])
+        except np.linalg.LinAlgError:
+            return None
+        x[basic] = 0.0
+        x[basic] = inverse @ (b[tight] - of_tight @ x)
+        price = gain[basic] @ inverse
+        over = a @ x - b
+        over[tight] = -np.inf
+        outside = np.maximum(low[basic] - x[basic], x[basic] - high[basic])
+        row, column = int(over.argmax()) if len(b) else 0, int(outside.argmax()) if basic else 0
+        by_row, by_column = over[row] if len(b) else -np.inf, outside[column] if basic else -np.inf
+        gap = float(max(by_row, by_column))
+        if gap <= TIGHT_W:
+            return np.clip(x, low, high), np.array(tight, dtype=np.int64), price
+        leaves = basic[column] if by_column > by_row else FREE
+        if leaves == FREE:
+            violated = a[row]
+        else:  # the bound of a basic claim, as if it were a row
+            violated = np.zeros(len(x))
+            violated[leaves] = 1.0 if x[leaves] > high[leaves] else -1.0
+        weights = violated[basic] @ inverse
+        moved = violated - weights @ of_tight  # by which a claim moves what is violated, basic claims following
+        moved[basic] = 0.0
+        left = gain - price @ of_tight
+        at_high = x >= high
+        helps = (np.where(at_high, moved, -moved) > PIVOT_MIN) & (high > low)
+        loose = np.flatnonzero(weights > PIVOT_MIN)
+        candidates = np.flatnonzero(helps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            of_claims, of_rows = left[candidates] / moved[candidates], price[loose] / weights[loose]
+        when = np.concatenate([np.maximum(of_claims, 0.0), of_rows])
+        room = np.concatenate([np.abs(moved[candidates]) * (high - low)[candidates], np.full(len(loose), np.inf)])
+        order = np.argsort(when, kind="stable")
+        last = int(np.searchsorted(np.cumsum(room[order]), gap))
+        if last == len(order):
+            return None
+        if leaves != FREE:
+            x[leaves] = high[leaves] if violated[leaves] > 0 else low[leaves]
+            basic.remove(leaves)
+        else:
+            tight.append(row)
+        flipped = candidates[order[:last]]
+        x[flipped] = np.where(at_high[flipped], low[flipped], high[flipped])
+        if order[last] < len(candidates):
+            basic.append(int(candidates[order[last]]))
+        else:
+            tight.remove(tight[int(loose[order[last] - len(candidates)])])
+    return None
 
 
 class _Filling:
     """Present limits and slack, and what stopped whom."""
 
     def __init__(self, a: Reals, b: Reals, wishes: Wishes) -> None:
-        self._a, self._wishes = a, wishes
+        self._by_claim, self._wishes = np.ascontiguousarray(a.T), wishes
         self.x = wishes.start_w.copy()
         self._slack = b - a @ self.x
         self.binding = np.full(len(self.x), FREE)
 
+    def stuck(self) -> bool:
+        """Whether whoever wants more pushes a constraint that has nothing left."""
+        wanting = np.flatnonzero(self.x < self._wishes.wanted_w)
+        spent = np.flatnonzero(self._slack <= 0)
+        return bool((self._by_claim[wanting[:, None], spent] > PUSH_MIN).any(axis=1).all())
+
     def round(self) -> None:
-        """Grow everybody until nobody moves."""
-        wanted, weight = self._wishes.wanted_w, self._wishes.weight
-        moving = self.x < wanted
+        """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the
+        way leave."""
+        x, weight = self.x, self._wishes.weight
+        moving = np.flatnonzero(x < self._wishes.wanted_w)
+        room = (self._wishes.wanted_w[moving] - x[moving]) / weight[moving]
+        order = np.argsort(room, kind="stable")
+        moving, room = moving[order], room[order]  # [weights] to go, ascending
         self.binding[moving] = FREE
-        rate = self._a @ (moving * weight)
-        while moving.any():
-            room = (wanted - self.x)[moving] / weight[moving]
-            step, row = float(room.min()), FREE
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
-            if len(reach) and reach.min() <= step:
+        rate = weight[moving] @ self._by_claim[moving]
+        while len(moving):
+            # How much each constraint is used when each of the next claims has its wish, and how fast on the way there.
+            goal = room[:AHEAD]
+            columns = self._by_claim[moving[:AHEAD]] * weight[moving[:AHEAD], None]
+            speed = rate - np.cumsum(columns, axis=0) + columns
+            used = np.cumsum(columns * goal[:, None], axis=0) + (speed - columns) * goal[:, None]
+            kept = ((used > self._slack) & (speed > 0)).any(axis=1)
+            count = int(kept.argmax()) if kept.any() else len(goal)
+            there = moving[:count]
+            x[there] = self._wishes.wanted_w[there]
+            grown = float(goal[count - 1]) if count else 0.0
+            self._slack = self._slack - used[count - 1] if count else self._slack
+            moving, room = moving[count:], room[count:]
+            row = FREE
+            if count == len(goal):
+                rate = speed[-1] - columns[-1]
+            else:
+                rate = speed[count]
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
                 row = int(reach.argmin())
-                step = float(reach[row])
-            self.x = np.where(moving, self.x + step * weight, self.x)
-            self._slack = self._slack - step * rate
-            full = moving & (wanted - self.x <= 1e-9 * np.maximum(1.0, wanted))
-            self.x[full] = wanted[full]
-            stop = full.copy()
+                step = min(float(reach[row]), float(room[0]) - grown)
+                self._slack = self._slack - step * rate
+                grown += step
+            x[moving] += grown * weight[moving]
+            room = room - grown
             if row != FREE:
-                pushing = moving & ~full & (self._a[row] > PUSH_MIN)
+                pushes = self._by_claim[moving, row]
+                pushing = pushes > PUSH_MIN
                 if not pushing.any():
-                    pushing = moving & ~full & (self._a[row] > 0)
-                if not (pushing | full).any():
-                    pushing = moving  # rounding alone: nobody is left who could move
-                self.binding[pushing] = row
-                stop |= pushing
-            moving &= ~stop
-            rate = rate - self._a[:, stop] @ weight[stop]
+                    pushing = pushes > 0
+                if not pushing.any():
+                    pushing[:] = True  # rounding alone: nobody is left who could move
+                stopped = moving[pushing]
+                self.binding[stopped] = row
+                rate = rate - weight[stopped] @ self._by_claim[stopped]
+                moving, room = moving[~pushing], room[~pushing]

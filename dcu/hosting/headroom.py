@@ -2,7 +2,7 @@
 
 The model gives differences, the meters give the level: a predicted voltage is the measured one plus the exact power-
 flow difference between "every grant fully used" and "now", and a margin for what neither knows. Pure; NumPy and the
-port model. Nothing in the engine uses it yet; `predict` is the seam where it goes in.
+port model. Each flow starts at the voltages of the one before: two to five products with Z.
 
 Nomenclature: n ports, k observed currents; `p_w` import positive; an export limit is a magnitude >= 0.
 """
@@ -15,8 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import one_step, solve_one
 from dcu.grid.port_model import PortModel
 
 Reals = NDArray[np.float64]
@@ -95,87 +94,88 @@ class Prospect(Protocol):
         chosen by it, never confirmed."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Observed:
+    """What a model and its limits say before anything is measured: the rated currents (k), linear in those of the
+    ports, the unbalance where it is looked at, and the name of every constraint."""
+
+    limits: GridLimits
+    rated: Rows
+    open_a: Complexes
+    h: Complexes
+    i_max_a: Reals
+    buses: _Sequences | None
+    names: tuple[Constraint, ...]
+
+    @staticmethod
+    def of(model: PortModel, limits: GridLimits) -> _Observed:
+        """Kept with the model."""
+        found: _Observed | None = model.memo.get("observed")
+        if found is None or found.limits is not limits:
+            found = model.memo["observed"] = _observed(model, limits)
+        return found
+
+
+def _observed(model: PortModel, limits: GridLimits) -> _Observed:
+    rated = np.flatnonzero(np.isfinite(limits.i_max_a)) if len(model.currents) else np.zeros(0, dtype=np.int64)
+    buses = _sequences(model) if np.isfinite(limits.vuf_max) else None
+    currents = [model.currents[k] for k in rated]
+    names = (
+        *(Constraint("overvoltage", port) for port in model.ports),
+        *(Constraint("undervoltage", port) for port in model.ports),
+        *(Constraint("current", f"{c.kind} {c.id} {c.conductor}") for c in currents),
+        *(Constraint("unbalance", bus) for bus in (() if buses is None else buses.names)),
+    )
+    h = model.current_h[rated] if len(rated) else np.zeros((0, len(model.ports)), dtype=np.complex128)
+    return _Observed(limits, rated, model.current_open_a[rated], h, limits.i_max_a[rated], buses, names)
+
+
 class Outlook:
     """`Prospect` by the network model: exact power flow, first-order slopes."""
 
     def __init__(self, model: PortModel, limits: GridLimits, now: Situation) -> None:
         self.model, self.limits, self.now = model, limits, now
-        self._rated = (
-            np.flatnonzero(np.isfinite(limits.i_max_a)) if len(model.currents) else np.zeros(0, dtype=np.int64)
-        )
-        self._buses = _sequences(model) if np.isfinite(limits.vuf_max) else None
-        self.names = self._names()
-        self._last: tuple[Reals, Complexes, Complexes] | None = None
-        u, i = self._solve(now.p_w[None, :])
-        self._u_model = np.abs(u[0])
-        self._excess_now = self._exceed(u, i)[0]
-
-    def _names(self) -> tuple[Constraint, ...]:
-        """Kept with the model: there may be thousands."""
-        key = f"constraints {len(self._rated)} {self._buses is not None}"
-        if key not in self.model.memo:
-            ports = self.model.ports
-            currents = [self.model.currents[k] for k in self._rated]
-            self.model.memo[key] = (
-                *(Constraint("overvoltage", port) for port in ports),
-                *(Constraint("undervoltage", port) for port in ports),
-                *(Constraint("current", f"{c.kind} {c.id} {c.conductor}") for c in currents),
-                *(Constraint("unbalance", bus) for bus in (self._buses.names if self._buses is not None else ())),
-            )
-        names: tuple[Constraint, ...] = self.model.memo[key]
-        return names
-
-    def _solve(self, p_w: Reals) -> tuple[Complexes, Complexes]:
-        q = np.broadcast_to(self.now.q_var, p_w.shape)
-        batch = prepare(Injections(p_w, q), self.model.u_nominal_v)
-        near = None if self._last is None or not np.isfinite(self._last[1]).all() else self._last[1]
-        # Without Newton: so near the nose nobody gets more anyway.
-        solved = solve_ports(self.model, batch, FLOW_TOLERANCE_PU, newton=False, near_u_v=near)
-        self._last = (p_w[-1], solved.u_v[-1], solved.i_a[-1])
-        return solved.u_v, solved.i_a
+        self._observed = _Observed.of(model, limits)
+        self.names = self._observed.names
+        self._over_v = now.u_v + now.margin_v - limits.u_high_v
+        self._under_v = limits.u_low_v - now.u_v + now.margin_v
+        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {}
+        self._last: tuple[Complexes, Complexes] | None = None
+        self._u_model = np.abs(self._at(now.p_w)[0])
 
     def excess(self, p_w: Reals) -> Reals:
-        u, i = self._solve(np.atleast_2d(p_w))
-        return self._exceed(u, i)
+        return np.array([self._exceed(*self._at(p)) for p in np.atleast_2d(p_w)])
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
-        """Port voltages and currents of one state; usually the one that was solved last."""
-        if self._last is None or not np.array_equal(self._last[0], p_w):
-            u, i = self._solve(p_w[None, :])
-            return u[0], i[0]
-        return self._last[1], self._last[2]
+        """Port voltages and currents of one state, sought from the one that was solved last."""
+        key = p_w.tobytes()
+        if key not in self._solved:
+            near = None if self._last is None or np.isnan(self._last[0][0]) else self._last[0]
+            self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
+        self._last = self._solved[key]
+        return self._last
 
     def _exceed(self, u: Complexes, i: Complexes) -> Reals:
-        nominal = self.model.u_nominal_v
+        found: Reals = np.empty(len(self.names))
+        if not np.isfinite(u).all():
+            found.fill(np.inf)
+            return found
+        seen, n, k = self._observed, len(u), len(self._observed.rated)
         change = np.abs(u) - self._u_model
-        expected = self.now.u_v + change
-        margin = self.now.margin_v + self.now.model_error * np.abs(change)
-        parts = [
-            (expected + margin - self.limits.u_high_v) / nominal,
-            (self.limits.u_low_v - expected + margin) / nominal,
-        ]
-        if len(self._rated):
-            amps = np.abs(self._amps(i))
-            parts.append(amps / self.limits.i_max_a[self._rated] - 1)
-        if self._buses is not None:
-            forward, backward = self._buses.of(i)
-            parts.append(np.abs(backward) / np.abs(forward) / self.limits.vuf_max - 1)
-        found = np.concatenate(parts, axis=1)
-        found[np.isnan(found).any(axis=1)] = np.inf
+        error = self.now.model_error * np.abs(change)
+        found[:n] = (self._over_v + change + error) / self.model.u_nominal_v
+        found[n : 2 * n] = (self._under_v - change + error) / self.model.u_nominal_v
+        if k:
+            found[2 * n : 2 * n + k] = np.abs(seen.open_a + seen.h @ i) / seen.i_max_a - 1
+        if seen.buses is not None:
+            forward, backward = seen.buses.of(i)
+            found[2 * n + k :] = np.abs(backward) / np.abs(forward) / self.limits.vuf_max - 1
         return found
-
-    def _amps(self, i: Complexes) -> Complexes:
-        return np.asarray(self.model.current_open_a[self._rated] + i @ self.model.current_h[self._rated].T)
 
     def guess(self, p_w: Reals) -> Reals:
-        """Voltages by first order about no load; currents and unbalance as they are now."""
-        change = rise(self.model) @ (p_w - self.now.p_w)
-        found: Reals = self._excess_now.copy()
-        n = len(change)
-        error = self.now.model_error * np.abs(change)
-        found[:n] += change + error
-        found[n : 2 * n] += error - change
-        return found
+        """One step of the power flow from the state that was solved last."""
+        near = None if self._last is None else self._last[0]
+        return self._exceed(*one_step(self.model, p_w, self.now.q_var, near))
 
     def relief(self, unused_w: Reals) -> Reals:
         """Voltages only; a current on a neutral that other phases would balance is not looked at."""
@@ -189,28 +189,29 @@ class Outlook:
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
         u, i = self._at(p_w)
-        n = len(u)
-        di: Complexes = np.asarray(-1 / np.conj(u))
+        seen, n, k = self._observed, len(u), len(self._observed.rated)
         found = np.zeros((len(rows), n))
+        if not np.isfinite(u).all():
+            return found
+        di: Complexes = np.asarray(-1 / np.conj(u))
         sign: Reals = np.where(rows < n, 1.0, -1.0)
         volts = np.flatnonzero(rows < 2 * n)
         port = rows[volts] % n
         error: Reals = self.now.model_error * np.sign(np.abs(u[port]) - self._u_model[port])
-        turned: Reals = _along(u[port], self.model.z_ohm[port], di) / self.model.u_nominal_v[port][:, None]
-        found[volts] = turned * (sign[volts] + error)[:, None]
-        k = len(self._rated)
+        factor: Reals = (sign[volts] + error) / self.model.u_nominal_v[port]
+        found[volts] = _along(u[port], self.model.z_rows(port), di) * factor[:, None]
         amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
         if len(amps):
-            at = self._rated[rows[amps] - 2 * n]
-            value = self.model.current_open_a[at] + self.model.current_h[at] @ i
-            found[amps] = _along(value, self.model.current_h[at], di) / self.limits.i_max_a[at][:, None]
+            at = rows[amps] - 2 * n
+            value = seen.open_a[at] + seen.h[at] @ i
+            found[amps] = _along(value, seen.h[at], di) / seen.i_max_a[at][:, None]
         rest = np.flatnonzero(rows >= 2 * n + k)
-        if len(rest) and self._buses is not None:
-            forward, backward = self._buses.of(i)
+        if len(rest) and seen.buses is not None:
+            forward, backward = seen.buses.of(i)
             at = rows[rest] - 2 * n - k
             scale = np.abs(forward[at]) * self.limits.vuf_max
-            found[rest] = _along(backward[at], self._buses.backward_h[at], di) / scale[:, None]
-        return np.asarray(np.nan_to_num(found))
+            found[rest] = _along(backward[at], seen.buses.backward_h[at], di) / scale[:, None]
+        return found
 
 
 def rise(model: PortModel) -> Reals:
@@ -225,8 +226,7 @@ def rise(model: PortModel) -> Reals:
 def _along(value: Complexes, transfer: Complexes, di: Complexes) -> Reals:
     """Derivative of `|value|` (m) by each draw (n), value being linear in the currents: (m, n)."""
     turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
-    both = turn[:, None] * di
-    return np.asarray(transfer.real * both.real - transfer.imag * both.imag)
+    return np.asarray((transfer * (turn[:, None] * di)).real)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -137,6 +137,7 @@ class Learned:
             "band_pct": settings.band_pct,
             "guard_pct": settings.guard_pct,
             "voltage_class_pct": settings.accuracy.voltage_class_pct,
+            "asynchrony": self.pupil.sensitivity.learning.asynchrony,
         }
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:

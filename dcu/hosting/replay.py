@@ -14,14 +14,17 @@ DECISIONS: Final = {"grant": "grant", "renewal": "renew", "denial": "deny", "low
 
 @dataclass(slots=True)
 class Replay:
-    """How many windows and decisions were looked at; where something differs, in words.
+    """How many entries, windows and decisions of windows were looked at; where something differs, in words.
 
     Attributes:
+        alone: decisions that no window made (refused at the door, waited too long, revoked for what lasted).
         unknown: windows and decisions whose inputs somebody had deleted, or that rest on lessons that are deleted.
     """
 
+    entries: int = 0
     windows: int = 0
     decisions: int = 0
+    alone: int = 0
     unknown: int = 0
     differences: list[str] = field(default_factory=list)
 
@@ -39,6 +42,7 @@ def replay(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> Replay:
     taught = True
     for entry in entries:
         kind = str(entry["kind"])
+        found.entries += 1
         whole = not entry.get("forgotten")
         if kind == "start":
             taught = True  # what a start learns from, it learns from what was there then
@@ -56,7 +60,9 @@ def replay(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> Replay:
             else:
                 found.unknown += 1
                 closed = (entry["epoch"], entry["window"])
-        elif kind in DECISIONS and entry.get("window") is not None:
+        elif kind in DECISIONS and entry.get("window") is None:
+            found.alone += 1
+        elif kind in DECISIONS:
             window = (entry["epoch"], entry["window"])
             if not whole or window == closed:
                 found.unknown += 1

@@ -21,12 +21,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Injections, prepare
-from dcu.grid.port_engine import solve_ports
+from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
 
 Reals = NDArray[np.float64]
+Complexes = NDArray[np.complex128]
+Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
@@ -76,7 +77,7 @@ class Residuals:
         self.contradicts = np.zeros(n, dtype=bool)
         self._t = np.full((n, KEPT), -np.inf)
         self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
-        self._waiting: deque[tuple[float, int, float]] = deque()
+        self._waiting: Reals = np.zeros((0, 3))
         self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
         self._aged_s: float | None = None
 
@@ -87,11 +88,19 @@ class Residuals:
             table[new, :-1] = table[new, 1:]
             table[new, -1] = values[new]
         fresh = np.flatnonzero(new)
-        self._waiting.extend((float(seen.taken_s[k]), int(k), float(seen.u_v[k])) for k in fresh)
+        readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
+        self._waiting = np.concatenate([self._waiting, readings])
         if not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S:
             self._busbar.append((busbar_s, busbar_v))
 
-    def judge(self, model: PortModel, busbar: list[int], allowed: float, unmetered: tuple[Reals, Reals]) -> None:
+    def judge(
+        self,
+        model: PortModel,
+        busbar: list[int],
+        allowed: float,
+        unmetered: tuple[Reals, Reals],
+        near_u_v: Complexes | None = None,
+    ) -> None:
         """Learn from the readings that everybody has reported after.
 
         Args:
@@ -99,44 +108,53 @@ class Residuals:
             busbar: rows of the balancing bus among its nodes; empty if it is not observed.
             allowed: a residual beyond this share of nominal contradicts.
             unmetered: draws [W, var] (n) to be taken at ports without a meter.
+            near_u_v: port voltages (n) [V] that power flows may start from.
         """
         ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
-        ready = sorted(item for item in self._waiting if item[0] <= ready_s)
         newest_s = float(self._t[:, -1].max(initial=-np.inf))
-        self._waiting = deque(i for i in self._waiting if ready_s < i[0] > newest_s - WAIT_S)
-        first = 0
-        while first < len(ready):
-            last = first + 1
-            times = 1
-            while last < len(ready) and (times := times + (ready[last][0] > ready[last - 1][0])) <= BATCH:
-                last += 1
-            self._judge(ready[first:last], model, busbar, allowed, unmetered)
-            first = last
+        taken_s = self._waiting[:, 0]
+        ready = self._waiting[taken_s <= ready_s]
+        self._waiting = self._waiting[(taken_s > ready_s) & (taken_s > newest_s - WAIT_S)]
+        ready = ready[np.lexsort((ready[:, 1], ready[:, 0]))]
+        instants = np.unique(ready[:, 0])
+        for first in range(0, len(instants), BATCH):
+            at_s = instants[first : first + BATCH]
+            mine = ready[(ready[:, 0] >= at_s[0]) & (ready[:, 0] <= at_s[-1])]
+            self._judge(mine, at_s, model, busbar, allowed, unmetered, near_u_v)
 
     def _judge(
         self,
-        items: list[tuple[float, int, float]],
+        readings: Reals,
+        at_s: Reals,
         model: PortModel,
         busbar: list[int],
         allowed: float,
         unmetered: tuple[Reals, Reals],
+        near_u_v: Complexes | None,
     ) -> None:
-        at_s, state = np.unique([item[0] for item in items], return_inverse=True)
-        port = np.array([item[1] for item in items])
+        """Readings (when, port, voltage) of some instants."""
         p, doubt_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
-        flow = solve_ports(model, prepare(Injections(p, q), model.u_nominal_v), FLOW_TOLERANCE_PU, newton=False)
-        level = np.abs(flow.u_v)
+        flows: list[tuple[Complexes, Complexes]] = []
+        for draw, reactive in zip(p, q, strict=True):
+            flows.append(solve_one(model, draw, reactive, FLOW_TOLERANCE_PU, near_u_v))
+            near_u_v = flows[-1][0] if np.isfinite(flows[-1][0]).all() else None
+        level = np.abs(np.array([u for u, _ in flows]))
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
-            modelled = np.abs(model.node_open_v[busbar] + flow.i_a @ model.node_h_ohm[busbar].T).mean(axis=1)
+            i = np.array([i for _, i in flows])
+            modelled = np.abs(model.node_open_v[busbar] + i @ model.node_h_ohm[busbar].T).mean(axis=1)
             level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
         # Grants are lowered together, so changes between two reports add up rather than cancel.
         doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
-        for k, j, (taken_s, _, u_v) in zip(state, port, items, strict=True):
-            if np.isfinite(level[k, j]):
-                self._learn(taken_s, int(j), u_v - float(level[k, j]), float(doubt_v[k, j]), allowed)
+        for k, taken_s in enumerate(at_s):
+            mine = readings[readings[:, 0] == taken_s]
+            ports = mine[:, 1].astype(np.int64)
+            residual_v = mine[:, 2] - level[k, ports]
+            known = np.isfinite(residual_v)
+            if known.any():
+                self._learn(float(taken_s), ports[known], residual_v[known], doubt_v[k, ports[known]], allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
         """Values of every port at some instants (k, n), and half of what each changed between its reports around
@@ -151,22 +169,23 @@ class Residuals:
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
         return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
 
-    def _learn(self, taken_s: float, port: int, residual_v: float, doubt_v: float, allowed: float) -> None:
+    def _learn(self, taken_s: float, ports: Rows, residual_v: Reals, doubt_v: Reals, allowed: float) -> None:
+        """What some ports, each once, showed at one instant."""
         if self._aged_s is not None and taken_s > self._aged_s:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        if abs(residual_v) > allowed * self._nominal_v[port] + doubt_v:
-            self.contradicts[port] = True
-            return
-        self.contradicts[port] = False
-        known = self.variance[port]
-        off = residual_v - self.mean_v[port]
-        if off**2 > (SURPRISE**2) * (known + self._noise_v**2 + doubt_v**2 / 3):
-            known += off**2  # something has changed for good, or nothing is known: the new reading counts
-        gain = known / (known + self._noise_v**2 + doubt_v**2 / 3)
-        self.mean_v[port] += gain * off
-        self.variance[port] = (1 - gain) * known
+        odd = np.abs(residual_v) > allowed * self._nominal_v[ports] + doubt_v
+        self.contradicts[ports] = odd
+        ports, residual_v, doubt_v = ports[~odd], residual_v[~odd], doubt_v[~odd]
+        known = self.variance[ports]
+        off = residual_v - self.mean_v[ports]
+        noise = self._noise_v**2 + doubt_v**2 / 3
+        # Something has changed for good, or nothing is known: the new reading counts.
+        known = known + np.where(off**2 > SURPRISE**2 * (known + noise), off**2, 0.0)
+        gain = known / (known + noise)
+        self.mean_v[ports] += gain * off
+        self.variance[ports] = (1 - gain) * known
 
 
 def _reach(model: PortModel) -> Reals:

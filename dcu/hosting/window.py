@@ -13,7 +13,8 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -29,15 +30,16 @@ from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
-Bears = Callable[[Mapping[MeterId, float], float], bool]
-"""Whether reservations [W] by meter keep every constraint within its limit plus a tolerance."""
 
+HALVINGS_MAX: Final = 5
+"""Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
 REASONS: Final = {
     "overvoltage": Reason.OVERVOLTAGE,
     "undervoltage": Reason.UNDERVOLTAGE,
     "current": Reason.CURRENT,
     "unbalance": Reason.UNBALANCE,
     "minimum": Reason.BELOW_MINIMUM,
+    "power_flow": Reason.NO_POWER_FLOW,
 }
 
 
@@ -101,8 +103,10 @@ def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
     return tuple(verdicts.found)
 
 
-def _always(_reserved_w: Mapping[MeterId, float], _tolerance: float) -> bool:
-    return True
+def _least(wish: Wish) -> float:
+    """What a limit must be to be of use [W]. A renewal goes on below its minimum while others let go; a question, also
+    one that replaces a grant, does not."""
+    return max(wish.minimum_w if wish.standing is Standing.ASKS else 0.0, wish.nominal_w + LEAST_W)
 
 
 def _objection(wish: Wish) -> Binding | None:
@@ -111,7 +115,7 @@ def _objection(wish: Wish) -> Binding | None:
 
 def _down(limit_w: float) -> float:
     """To what the power line can carry."""
-    return float(np.floor(limit_w / STEP_W + 1e-6) * STEP_W).__round__(1)
+    return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
 
 
 class _Judge:
@@ -123,9 +127,12 @@ class _Judge:
         self._spread = Spread(claims)
         self._present = np.full(len(floor), -np.inf)
 
-    def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
+    def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
-        return np.asarray(self._prospect.excess(self._spread.powers(limits_w[None, :], self._others_p_w))[0])
+        return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
+
+    def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
+        return np.asarray(self._prospect.excess(self._powers(reserved_w))[0])
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
@@ -139,11 +146,37 @@ class _Judge:
     def _tolerated(self, tolerance: float) -> Reals:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
 
+    def _limit(self, tolerance: float) -> Reals:
+        return np.asarray(np.maximum(self._tolerated(tolerance), self._present + DUST))
+
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
-        limit = np.maximum(self._tolerated(tolerance), self._present + DUST)
         excess = self._excess(reserved_w)
-        return bool(np.isfinite(excess).all() and (excess <= limit).all())
+        return bool(np.isfinite(excess).all() and (excess <= self._limit(tolerance)).all())
+
+    def raised(
+        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float
+    ) -> dict[MeterId, float]:
+        """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
+        [W]; what comes out was solved."""
+        start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
+        rising = tuple(
+            Claim(c.name, c.ports, start[MeterId(c.name)], c.wanted_w, c.minimum_w)
+            for c in targets
+            if c.wanted_w > start[MeterId(c.name)]
+        )
+        if not rising:
+            return start
+        grown = allocate(
+            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
+        ).limits_w
+        held_w = np.array([c.nominal_w for c in rising])
+        for _ in range(HALVINGS_MAX):
+            found = {MeterId(c.name): max(c.nominal_w, _down(float(x))) for c, x in zip(rising, grown, strict=True)}
+            if self.bears({**reserved_w, **found}, tolerance):
+                return start | found
+            grown = (grown + held_w) / 2
+        return start
 
 
 @dataclass(slots=True, eq=False)
@@ -167,24 +200,28 @@ class _Window:
         if not wishes:
             return Answer(tuple(self.verdicts.found))
         shares, judge = self._shares(wishes)
+        if shares.exceeded is NO_FLOW:
+            return self._nothing(wishes, shares)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
         why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
-        reserved = dict(question.reserved_w)
+        reserved = question.reserved_w
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
         moving = {w.meter for w in wishes if w.standing is not Standing.HOLDS}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
-        together = not overdrawn and judge.bears(joint, tolerance)
+        movers = sorted(  # renewals first
+            (w for w in wishes if w.standing is not Standing.HOLDS), key=lambda w: w.standing is Standing.ASKS
+        )
+        target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, np.inf)) for w in movers}
+        room_w: Mapping[MeterId, float] = target_w
+        if overdrawn or not judge.bears(joint, tolerance):
+            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance)
         short = False
-        for wish in sorted(wishes, key=lambda w: w.standing is Standing.ASKS):  # renewals first
-            if wish.standing is Standing.HOLDS:
-                continue
-            target_w = min(share_w[wish.meter], shed_w.get(wish.meter, np.inf))
-            got_w, binding = self._step(wish, target_w, why[wish.meter], reserved, _always if together else judge.bears)
+        for wish in movers:
+            got_w, binding = self._step(wish, target_w[wish.meter], room_w, why[wish.meter])
             if got_w is not None:
-                if self.verdicts.accept(wish, got_w, binding):
-                    reserved[wish.meter] = max(got_w, reserved.get(wish.meter, 0.0))
+                self.verdicts.accept(wish, got_w, binding)
             elif self._asks_too_much(wish, share_w[wish.meter]):
                 self.verdicts.refuse(wish, binding or self._why_not(wish, shares))
             elif wish.standing is Standing.ASKS:
@@ -195,6 +232,16 @@ class _Window:
         if overdrawn or short:
             self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
+
+    def _nothing(self, wishes: tuple[Wish, ...], shares: Allocation) -> Answer:
+        """Not even the nominal limits have a power-flow solution: no to everybody, and what is held ends at once."""
+        for wish in wishes:
+            why = self._why_not(wish, shares)
+            if wish.standing is Standing.ASKS:
+                self.verdicts.refuse(wish, why)
+            if wish.granted_w is not None:
+                self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
+        return Answer(tuple(self.verdicts.found))
 
     def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
         """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
@@ -259,31 +306,26 @@ class _Window:
                 p[ports] = -limit_w / len(ports)
         return p
 
+    def _targets(self, movers: list[Wish], target_w: Mapping[MeterId, float]) -> tuple[Claim, ...]:
+        """Claims of those who would get something of use, up to their targets."""
+        return tuple(
+            Claim(w.meter, self.ports.of_meter[w.meter], w.nominal_w, target_w[w.meter], _least(w))
+            for w in movers
+            if target_w[w.meter] >= _least(w)
+        )
+
     def _step(
-        self,
-        wish: Wish,
-        share_w: float,
-        why: Binding | None,
-        reserved: Mapping[MeterId, float],
-        bears: Bears,
+        self, wish: Wish, target_w: float, room_w: Mapping[MeterId, float], why: Binding | None
     ) -> tuple[float | None, Binding | None]:
-        """What a wish gets now, on the way to its share; None if nothing of use."""
-        least_w = max(wish.minimum_w if wish.granted_w is None else 0.0, wish.nominal_w + LEAST_W)
-        if share_w < least_w:
+        """What a wish gets now, on the way to its share; None if nothing of use. The others may not have let go yet:
+        then as much of it as there is now, never less than it has."""
+        least_w = _least(wish)
+        if target_w < least_w:
             return None, why
-        held_w = reserved.get(wish.meter, 0.0)
-        if share_w <= held_w and (wish.granted_w is not None):
-            return share_w, why
-        tolerance = self.settings.guard_pct / 200
-        if bears({**reserved, wish.meter: max(held_w, share_w)}, tolerance):
-            return share_w, why
-        # The others have not let go yet: as much of it as there is now, never less than it has.
-        low_w, high_w = min(share_w, max(wish.nominal_w, wish.granted_w or 0.0)), share_w
-        while high_w - low_w > max(LEAST_W, 0.01 * share_w):
-            middle_w = (low_w + high_w) / 2
-            fits = bears({**reserved, wish.meter: max(held_w, middle_w)}, tolerance)
-            low_w, high_w = (middle_w, high_w) if fits else (low_w, middle_w)
-        got_w = _down(low_w)
+        now_w = max(room_w[wish.meter], wish.granted_w or 0.0)
+        if target_w <= now_w:
+            return target_w, why
+        got_w = _down(now_w)
         return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
 
     def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
@@ -299,7 +341,7 @@ class _Window:
         overdrawn: bool,
     ) -> None:
         """Down to their share with those who have more, unless this window has answered them already."""
-        answered = {v.meter for v in self.verdicts.found}
+        answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
         for wish in wishes:
             to_w = share_w[wish.meter]
             if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:

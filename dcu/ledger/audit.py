@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +117,33 @@ def verify(directory: Path) -> Scan:
     checked, faults, losses = verify_all(directory, visit_of)
     last, entries = checked[-1], [entry for run in runs.values() for entry in run]
     return Scan(last.dcu, last.origin, entries, last.size, last.root, faults, losses)
+
+
+class Walk:
+    """The entries of a ledger one by one, of all its logs in order; everything was verified before the first is given.
+
+    Attributes:
+        dcu: whose ledger it is.
+        count: entries that are right.
+        head: root of the log that is written.
+        faults: what is wrong.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Verifies.
+
+        Raises:
+            LedgerError: no ledger there.
+        """
+        checked, self.faults, _ = verify_all(directory)
+        self._logs = list(zip(_logs(directory), checked, strict=True))
+        self.dcu, self.head = checked[-1].dcu, checked[-1].root
+        self.count = sum(one.size for one in checked)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for place, done in self._logs:
+            for leaf, parts in islice(read_kept(place) if done.size else (), done.size):
+                yield restore(leaf, parts)
 
 
 def verify_all(

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.ledger.audit import Scan, check_ended, claimed_size, read, read_kept, verify
+from dcu.ledger.audit import Scan, Walk, check_ended, claimed_size, read, read_kept, verify
 from dcu.ledger.canonical import canonical
 from dcu.ledger.entry import epoch_of, parse_leaf
 from dcu.ledger.files import Files, RealFiles
@@ -35,18 +35,7 @@ from dcu.ledger.recover import EndedError
 from dcu.ledger.tiles import WIDTH
 from shared.errors import DecodeError, DeviceError
 
-__all__ = [
-    "BATCH_MAX",
-    "Files",
-    "Ledger",
-    "LedgerError",
-    "RealFiles",
-    "Recovery",
-    "Scan",
-    "canonical",
-    "read",
-    "verify",
-]
+__all__ = ["BATCH_MAX", "Files", "Ledger", "LedgerError", "RealFiles", "Scan", "Walk", "canonical", "read", "verify"]
 
 BATCH_MAX: Final = BUNDLES_MAX * WIDTH
 """Entries of one commit."""

@@ -31,6 +31,10 @@ def test_the_shipped_example_is_good(capsys: pytest.CaptureFixture[str]) -> None
     ("table", "key", "value", "words"),
     [
         ("site", "lease_s", 61.0, ["site.lease_s", "61.0", "60"]),
+        ("site", "lease_s", -1.0, ["site.lease_s", "-1.0", "greater than 0"]),
+        ("site", "lease_s", float("inf"), ["site.lease_s", "inf"]),
+        ("site", "lease_s", float("nan"), ["site.lease_s", "nan"]),
+        ("balancing", "bus", "a\x00b", ["balancing.bus"]),
         ("site", "band_pct", -5.0, ["site.band_pct", "-5.0"]),
         ("site", "nominal_voltage_v", float("nan"), ["site.nominal_voltage_v", "nan"]),
         ("site", "renew_interval_s", 60.0, ["site", "renew_interval_s below lease_s"]),

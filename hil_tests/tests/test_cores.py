@@ -10,12 +10,13 @@ import pytest
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
 from dcu.hosting.headroom import GridLimits
-from hil_tests.cores import Street, StreetRun, StreetSettings
+from hil_tests.cores import Street, StreetRun
 from hil_tests.day import Day, at_no_load_pu, make_day
 from hil_tests.household import REMEMBERED, RETRY_S, Household
 from hil_tests.instruments import Instruments
 from hil_tests.queue_line import ANSWER_BYTES, OVERHEAD_BYTES, LineSettings, QueueLine
 from hil_tests.safety import CLASS_1, EXACT
+from hil_tests.street_dcu import StreetSettings
 from hil_tests.street_flow import StreetFlow
 from hil_tests.tests.lane import lane
 from meter.core import HouseholdAsked, HouseholdReleased

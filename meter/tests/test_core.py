@@ -35,6 +35,7 @@ from meter.limits import Limit, Limiter
 from meter.outbox import QUOTA, Outbox
 from meter.rules import ABOVE_LIMIT_S, OVERVOLTAGE_S, READING_S_MAX, RELAY_S_MAX
 from meter.status import snapshot
+from shared.cosem import Written, decode_apdu, encode_down
 from shared.em330 import Invalid, InvalidKind
 from shared.ids import Epoch, MeterId, Nonce, Phase, RequestId
 from shared.messages import (
@@ -288,6 +289,40 @@ def test_a_denial_ends_the_wish_and_says_where_it_bound() -> None:
     assert why == (
         "Your request was denied: the voltage is too high at client2 (258 V). The limit is your nominal 1200 W."
     )
+
+
+def over_the_wire(message: Downward) -> Downward:
+    """As the meter decodes it."""
+    apdu = decode_apdu(encode_down(message, 1))
+    assert isinstance(apdu, Written)
+    return apdu.message
+
+
+def test_a_denial_for_a_reason_of_a_newer_dcu_is_a_denial() -> None:
+    """The code means nothing here: the wish ends as with any denial, the household reads the number, and may ask
+    again."""
+    bench = Bench()
+    bench.up()
+    request = bench.ask()
+    denial = Denial(DecisionId(Epoch(3), 1), request.request_id, Reason(200), MeterId("client2"), 1.5)
+    outputs = bench.hear(over_the_wire(denial))
+    assert bench.wish() is State.DENIED
+    assert [output.fields["reason"] for output in outputs if isinstance(output, Event)] == ["UNKNOWN_200"]
+    why = snapshot(bench.core, bench.now)["why"]
+    assert "a reason that this meter does not know (number 200) at client2 (1.5)" in why
+    bench.run(10.0)
+    assert bench.ask().request_id != request.request_id
+
+
+@pytest.mark.parametrize("limit_w", [0.0, 1800.0])
+def test_a_revoke_for_a_reason_of_a_newer_dcu_is_obeyed(limit_w: float) -> None:
+    """Lowering never depends on being understood."""
+    bench = Bench()
+    bench.granted()
+    message = Revoke(DecisionId(Epoch(3), 2), Reason(255), None, None, limit_w)
+    assert SetRelay(RelayState.NOMINAL) in bench.hear(over_the_wire(message))
+    assert bench.core.limit(bench.now).limit_w == max(1200.0, limit_w)
+    assert "number 255" in snapshot(bench.core, bench.now)["why"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
 from dcu.hosting.decide import Rule
-from dcu.hosting.engine import HostingEngine, SiteSettings
+from dcu.hosting.engine import HostingEngine
 from dcu.hosting.exchange import Output, Record, ReportArrived, RequestArrived, SendDown, SubstationRead
 from dcu.hosting.predicted import Predicted
+from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcu.hosting.engine import QUARANTINE_S, REQUESTS_MAX, HostingEngine, SiteSettings
+from dcu.hosting.airtime import PACE_S, Airtime, Pace
+from dcu.hosting.engine import QUARANTINE_S, HostingEngine
 from dcu.hosting.exchange import (
     Input,
     LinkChanged,
@@ -25,6 +26,8 @@ from dcu.hosting.exchange import (
     Wait,
 )
 from dcu.hosting.grants import reserved_for_s
+from dcu.hosting.questions import REQUESTS_MAX
+from dcu.hosting.site_settings import SiteSettings
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.ids import BusId, Epoch, Eui48, MeterId, Nonce, Phase, RequestId
@@ -465,3 +468,55 @@ def test_reservations_cover_whatever_a_meter_can_apply(seed: int) -> None:
         held = street.engine.book.reserved_w()
         for owner, (_, limit_w) in live.items():
             assert held.get(owner, 0.0) >= limit_w
+
+
+def test_codes_of_a_newer_meter_do_not_silence_it_and_an_unknown_alarm_is_no() -> None:
+    """A source and a relay state that nobody here knows: the reading counts and the neighbour gets its grant. An alarm
+    that nobody here knows: its customer gets nothing."""
+    street = Street()
+    told = Report(
+        7, 50, Nonce(50), EPOCH, reading(241.0), 0.1, 1200.0, LimitSource(99), RelayState(77), 0.0, None, Alarm(4096),
+    )  # fmt: skip
+    street.put(ReportArrived(TWO, told))
+    assert sent(street.ask(), Grant)
+    (denial,) = sent(street.ask(request_id=2, meter=TWO), Denial)
+    assert isinstance(denial.message, Denial)
+    assert (denial.message.reason, denial.message.binding) == (Reason.LOCAL_ALARM, TWO)
+
+
+def test_reports_that_nobody_planned_take_their_part_of_the_line() -> None:
+    """Half the line may be filled, and two meters at their interval leave room for a grant. One of them reports six
+    times in ten seconds, as a changing draw makes it: no grant; two quiet minutes later there is one again."""
+    street = Street(replace(SITE, airtime=Airtime(report_interval_s=15.0, report_s=1.0, renewal_s=1.5, share_max=0.5)))
+    for meter in (ONE, TWO):
+        street.put(LinkChanged(meter, True))
+    calm = street.engine.renewable(street.now)
+    for _ in range(12):
+        street.pass_time(1.7)
+        street.report(TWO)
+    (denial,) = sent(street.ask(), Denial)
+    assert isinstance(denial.message, Denial)
+    assert (calm, street.engine.renewable(street.now), denial.message.reason) == (1, 0, Reason.NO_AIRTIME)
+    street.pass_time(2 * PACE_S)
+    street.measure()
+    assert sent(street.ask(request_id=2), Grant)
+
+
+def test_a_report_that_confirms_a_decision_is_counted_with_its_grant() -> None:
+    """Its air time is in that of the renewal; the same report again is one on its own account."""
+    street = Street()
+    street.take(street.ask())
+    before = street.engine.reports_per_s(street.now)
+    street.report(ONE)
+    confirmed = street.engine.reports_per_s(street.now)
+    street.report(ONE)
+    assert (confirmed, street.engine.reports_per_s(street.now)) == (before, before + 1 / PACE_S)
+
+
+def test_a_pace_is_the_last_whole_minutes_until_the_present_one_has_more() -> None:
+    """Three in the first minute; one in the second; nothing for two minutes: nothing."""
+    pace = Pace(100.0)
+    for now in (100.0, 110.0, 159.9):
+        pace.count(now)
+    pace.count(160.0)
+    assert [pace.per_s(now) * PACE_S for now in (160.0, 219.9, 220.0, 280.0)] == [3, 3, 1, 0]

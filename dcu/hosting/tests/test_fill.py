@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from dcu.hosting.fill import FREE, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.fill import FREE, Filled, Wishes, fill_in_order, fill_most, fill_together, largest_sum
 
 Reals = NDArray[np.float64]
 FILLS = (fill_together, fill_in_order, fill_most)
@@ -52,6 +52,36 @@ def test_the_most_is_the_most(seed: int) -> None:
     assert fill_most(a, b, wishes).limits_w.sum() == pytest.approx(-referee.fun, abs=0.5)
     for fill in (fill_together, fill_in_order):
         assert fill(a, b, wishes).limits_w.sum() <= -referee.fun + 0.5
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_most_is_the_most_in_a_street(seed: int) -> None:
+    """Three phases, many constraints that say nearly the same, phases that relieve each other; some broken at the
+    start."""
+    random = np.random.default_rng(seed)
+    claims = int(random.integers(20, 300))
+    place, phase = np.sort(random.uniform(0, 1, claims)), random.integers(0, 3, claims)
+    a = np.array(
+        [
+            np.where(phase == n % 3, 1.0, -0.25) * np.minimum(place, at) * 1e-5 * random.uniform(0.99, 1.01, claims)
+            for n, at in enumerate(random.uniform(0.5, 1.0, int(random.integers(3, 75))))
+        ]
+    )
+    start = np.full(claims, 200.0)
+    wanted = start + random.uniform(0, 9_000, claims)
+    b = a @ start + random.uniform(-0.002 if seed % 3 == 0 else 0.0, 0.2) * random.uniform(0.9, 1.1, len(a))
+    bounds = list(zip(start, wanted, strict=True))
+    referee = linprog(-np.ones(claims), A_ub=a * 1e5, b_ub=b * 1e5, bounds=bounds)
+    assert referee.status == 0
+    found = largest_sum(a * 1e5, b * 1e5, start, wanted)
+    assert found is not None
+    assert found[0].sum() == pytest.approx(-referee.fun, abs=0.5)
+    assert (a @ found[0] <= b + 1e-9).all()
+
+
+def test_what_cannot_be_has_no_most() -> None:
+    """A constraint broken at the start that nobody relieves."""
+    assert largest_sum(np.ones((1, 2)), np.array([1.0]), np.ones(2), np.full(2, 5.0)) is None
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 
 from dcu.grid.tests.golden import feeder
+from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
-from dcu.hosting.engine import SiteSettings
 from dcu.hosting.estimate import Accuracy, PortMap
-from dcu.hosting.exchange import SubstationRead
+from dcu.hosting.exchange import ReportArrived, SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
+from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError
 from shared.ids import BusId, Eui48, MeterId, Phase
-from shared.messages import Alarm, Reason
+from shared.messages import Alarm, Reading, Reason
 
 EXACT = Accuracy(voltage_class_pct=0.0, model_error_pct=0.0)
 GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", accuracy=EXACT)
-SITE = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0)
+SITE = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0, airtime=Airtime(report_s=1e-4))
+"""No wire between, and everybody reports as often as a test wants."""
 HIGH_V = 240.0 * 1.08
 
 
@@ -149,6 +151,29 @@ def falls_silent(world: Neighbourhood) -> None:
     world.pass_time(60.0)
 
 
+def sums_differ(world: Neighbourhood) -> None:
+    """The balancing meter sees 30 kW that no meter knows of, and everybody is metered."""
+    reading = Reading((250.0,) * 3, (40.0,) * 3, (15_000.0,) * 3, (0.0,) * 3, 50.0, 0, 0)
+    world.put(SubstationRead(reading))
+
+
+def power_is_no_number(world: Neighbourhood) -> None:
+    """A neighbour's voltage is good, its power is NaN."""
+    world.houses[MeterId("m3")].load_w = float("nan")
+    world.perform(world.engine.handle(_report_of(world, "m3"), world.now))
+
+
+def clock_jumps(world: Neighbourhood) -> None:
+    """Suspended for an hour: nothing was heard meanwhile."""
+    world.now += 3600.0
+    world.perform(world.engine.wake(world.now))
+
+
+def _report_of(world: Neighbourhood, name: str) -> ReportArrived:
+    house = world.houses[MeterId(name)]
+    return ReportArrived(house.entry.id, world._report(house, 250.0))
+
+
 def alarm(world: Neighbourhood) -> None:
     for house in world.houses.values():
         house.alarms = Alarm.EXPORT_ABOVE_LIMIT
@@ -160,6 +185,8 @@ def alarm(world: Neighbourhood) -> None:
     [
         (lose_balancing, Reason.SUBSTATION_UNKNOWN),
         (wrong_phase, Reason.READINGS_CONTRADICT),
+        (sums_differ, Reason.READINGS_CONTRADICT),
+        (power_is_no_number, Reason.READING_INVALID),
         (falls_silent, Reason.READING_STALE),
         (alarm, Reason.LOCAL_ALARM),
     ],
@@ -171,6 +198,21 @@ def test_unknown_is_no(spoil: Callable[[Neighbourhood], None], reason: Reason) -
     ask_all(world)
     world.pass_time(3.0, every_s=100.0)
     assert reasons(world) == {reason.name}
+    assert world.engine.book.reservations == ()
+
+
+def test_after_the_clock_has_jumped_old_readings_and_old_grants_count_for_nothing() -> None:
+    """An hour passes at once while grants live: they have ended, and whoever asks is told that readings are stale."""
+    world = street()
+    ask_all(world)
+    world.pass_time(20.0)
+    assert world.engine.book.live
+    clock_jumps(world)
+    assert (world.engine.book.live, world.engine.book.reservations) == ((), ())
+    ask_all(world)
+    world.pass_time(3.0, every_s=100.0)
+    assert reasons(world) <= {Reason.READING_STALE.name, Reason.SUBSTATION_UNKNOWN.name}
+    assert reasons(world)
     assert world.engine.book.reservations == ()
 
 
@@ -187,7 +229,7 @@ def test_live_grants_run_out_when_a_neighbour_contradicts() -> None:
 
 def test_a_line_that_is_full_admits_no_more() -> None:
     """Grants that could not be renewed in time are not given, and say so."""
-    site = replace(SITE, airtime=replace(SITE.airtime, share_max=0.25))
+    site = replace(SITE, airtime=Airtime(share_max=0.25))
     world = street(site=site)
     for name in world.houses:
         world.engine.table[name].linked = True

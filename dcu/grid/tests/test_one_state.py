@@ -1,0 +1,62 @@
+"""One state at a time: the same solutions as the port engine, wherever it starts, and none where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.feeders import tree_feeder
+from dcu.grid.compiler import compile_network
+from dcu.grid.injections import Injections, prepare
+from dcu.grid.one_state import one_step, solve_one
+from dcu.grid.port_engine import solve_ports
+from dcu.grid.port_model import Lines, PortModel
+
+TOLERANCE_PU = 1e-9
+
+
+@pytest.fixture(scope="module", params=[(4, "three"), (100, "three")], ids=["dense", "lines"])
+def model(request: pytest.FixtureRequest) -> PortModel:
+    buses, ports_at = request.param
+    return compile_network(tree_feeder(buses, ports_at))
+
+
+def draws(model: PortModel, seed: int, total_w: float = 150e3) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    n = len(model.ports)
+    return random.uniform(-1, 0.5, n) * total_w / n, random.uniform(0, 0.2, n) * total_w / n
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_finds_what_the_port_engine_finds(model: PortModel, seed: int) -> None:
+    p, q = draws(model, seed)
+    wanted = solve_ports(model, prepare(Injections(p[None], q[None]), model.u_nominal_v), 1e-12).u_v[0]
+    elsewhere, _ = solve_one(model, 0.3 * p, q, TOLERANCE_PU)
+    for near in (None, elsewhere, wanted):
+        u, i = solve_one(model, p, q, TOLERANCE_PU, near)
+        assert np.abs(u - wanted).max() < 1e-8 * model.u_nominal_v.max()
+        assert u == pytest.approx(model.u_open_v + model.z_ohm @ i, rel=1e-12)
+
+
+def test_a_step_is_right_to_first_order(model: PortModel) -> None:
+    p, q = draws(model, 1)
+    here, _ = solve_one(model, p, q, TOLERANCE_PU)
+    there, _ = solve_one(model, 1.2 * p, q, TOLERANCE_PU)
+    guessed, _ = one_step(model, 1.2 * p, q, here)
+    assert np.abs(guessed - there).max() < 0.2 * np.abs(here - there).max()
+
+
+def test_beyond_the_nose_there_is_nothing(model: PortModel) -> None:
+    p, q = draws(model, 1, total_w=50e6)
+    u, i = solve_one(model, np.abs(p), q, TOLERANCE_PU)
+    assert np.isnan(u).all()
+    assert np.isnan(i).all()
+
+
+def test_rows_of_z_are_those_of_the_whole(model: PortModel) -> None:
+    rows = np.array([len(model.ports) - 1, 0, 3, 0])
+    assert model.z_rows(rows) == pytest.approx(model.z_ohm[rows], rel=1e-12)
+
+
+def test_a_large_feeder_is_by_lines() -> None:
+    assert isinstance(compile_network(tree_feeder(100, "three")).z, Lines)

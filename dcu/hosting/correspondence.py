@@ -1,0 +1,99 @@
+"""What meters are owed in words: greetings, acknowledgements of their reports, revokes until they are taken.
+
+Air time is dear: reports in a row share an acknowledgement, and nothing is said twice within `REPEAT_S`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dcu.hosting.exchange import SendDown, Wait
+from dcu.meters import Acceptance, MeterEntry
+from shared.ids import Epoch, MeterId
+from shared.messages import Acknowledgement, DecisionId, NominalLimit, Report, Revoke
+
+REPEAT_S: Final = 2.0
+"""[s] A nominal limit or a revoke the meter has not taken is sent again at most this often."""
+
+ACKNOWLEDGE_S: Final = 15.0
+"""[s] A report is acknowledged within this; several share one frame, as air time is dear."""
+
+ACKNOWLEDGED_MAX: Final = 8
+"""Reports in one acknowledgement."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Reports in a row that are not acknowledged yet."""
+
+    seq: int
+    count: int
+    since_s: float
+
+
+class Correspondence:
+    """Who is owed which word; every method answers with what is to be sent now."""
+
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._greeted_s: dict[MeterId, float] = {}
+        self._due: dict[MeterId, _Due] = {}
+        self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
+
+    @property
+    def wake_at(self) -> float | None:
+        """When the next acknowledgement is due [s]."""
+        return min((due.since_s + ACKNOWLEDGE_S for due in self._due.values()), default=None)
+
+    def wake(self, now: float) -> list[SendDown]:
+        """Acknowledgements that have waited long enough."""
+        late = [meter for meter, due in self._due.items() if now >= due.since_s + ACKNOWLEDGE_S]
+        return [sent for meter in late for sent in self._flush(meter)]
+
+    def greet(self, meter: MeterEntry, now: float) -> list[SendDown]:
+        """Tell a meter our epoch and its nominal limit, not too often."""
+        if now < self._greeted_s.get(meter.id, -REPEAT_S) + REPEAT_S:
+            return []
+        self._greeted_s[meter.id] = now
+        return [SendDown(meter.id, NominalLimit(DecisionId(self._epoch, 0), meter.nominal_limit_w))]
+
+    def reported(self, meter: MeterId, seq: int, acceptance: Acceptance, now: float) -> list[SendDown]:
+        """Gather live reports in a row into one acknowledgement; whatever else comes is acknowledged at once."""
+        due = self._due.get(meter)
+        if acceptance is not Acceptance.LIVE:
+            return [SendDown(meter, Acknowledgement(self._epoch, seq))]
+        if due is not None and seq == due.seq + 1:
+            self._due[meter] = due = _Due(seq, due.count + 1, due.since_s)
+            return self._flush(meter) if due.count >= ACKNOWLEDGED_MAX else []
+        sent = self._flush(meter)
+        self._due[meter] = _Due(seq, 1, now)
+        return sent
+
+    def unlinked(self, meter: MeterId) -> None:
+        """Nobody hears us there; what it reported it will report again."""
+        self._due.pop(meter, None)
+
+    def revoked(self, meter: MeterId, revoke: Revoke, now: float) -> list[SendDown]:
+        """Say less, and again until the meter has taken it."""
+        self._revoked[meter] = (revoke, now)
+        return [SendDown(meter, revoke, Wait.BRIEFLY)]
+
+    def granted(self, meter: MeterId) -> None:
+        """A newer decision stands; what was revoked before it is settled."""
+        self._revoked.pop(meter, None)
+
+    def insist(self, meter: MeterId, report: Report, now: float) -> list[SendDown] | None:
+        """The revoke that a meter's report shows it has not taken, if it is time; None if it is owed none."""
+        owed = self._revoked.get(meter)
+        if owed is None:
+            return None
+        revoke, sent_s = owed
+        if report.applied == revoke.decision or report.lease_left_s <= 0:
+            del self._revoked[meter]
+            return None
+        return self.revoked(meter, revoke, now) if now >= sent_s + REPEAT_S else []
+
+    def _flush(self, meter: MeterId) -> list[SendDown]:
+        due = self._due.pop(meter, None)
+        return [] if due is None else [SendDown(meter, Acknowledgement(self._epoch, due.seq, due.count))]

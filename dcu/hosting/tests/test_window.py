@@ -1,0 +1,90 @@
+"""One window's answer by the network model: hand-over, shedding, and a grid that bears nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcu.grid.tests.golden import feeder
+from dcu.hosting.decide import Act, Answer, Question, Standing, View, Wish
+from dcu.hosting.estimate import Accuracy
+from dcu.hosting.site_settings import SiteSettings
+from dcu.hosting.tests.neighbourhood import NOMINAL_W, Neighbourhood
+from dcu.hosting.window import GridSettings
+from shared.ids import MeterId
+from shared.messages import Reason
+
+GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", accuracy=Accuracy(0.0, 0.0))
+OLD, NEW = MeterId("m40"), MeterId("m52")
+"""Two neighbours on one phase: what one exports, the other cannot."""
+OTHER_PHASE = MeterId("m27")
+ALL_W = 20_000.0
+
+
+@pytest.fixture(scope="module")
+def world() -> Neighbourhood:
+    found = Neighbourhood(feeder("eulv"), GRID, SiteSettings(nominal_voltage_v=240.0, band_pct=8.0), "1")
+    found.pass_time(60.0)
+    return found
+
+
+def view(world: Neighbourhood) -> View:
+    assert world.rule is not None
+    return world.rule.view(world.engine.measurements(world.now), world.now)
+
+
+def answer(world: Neighbourhood, *wishes: Wish, seen: View | None = None) -> Answer:
+    """The rule's answer when everybody holds what it was granted."""
+    assert world.rule is not None
+    reserved = {w.meter: w.granted_w for w in wishes if w.granted_w is not None}
+    return world.rule.answer(view(world) if seen is None else seen, Question(wishes, reserved, 10))
+
+
+def asks(meter: MeterId, minimum_w: float = 0.0, granted_w: float | None = None) -> Wish:
+    return Wish(meter, Standing.ASKS, NOMINAL_W, ALL_W, minimum_w, granted_w)
+
+
+def holds(meter: MeterId, granted_w: float) -> Wish:
+    return Wish(meter, Standing.HOLDS, NOMINAL_W, ALL_W, 0.0, granted_w)
+
+
+def acts(found: Answer) -> dict[MeterId, list[Act]]:
+    return {v.meter: [w.act for w in found.verdicts if w.meter == v.meter] for v in found.verdicts}
+
+
+def test_a_question_that_replaces_a_grant_waits_for_its_own_minimum(world: Neighbourhood) -> None:
+    """The neighbour holds all there is. A live grant is asked anew: with a minimum that only its share reaches, nothing
+    below it is granted; it waits and the neighbour is lowered. Without a minimum it keeps what it has."""
+    (alone,) = answer(world, asks(OLD)).verdicts
+    full = holds(OLD, alone.limit_w)
+    (shy,) = (v for v in answer(world, full, asks(NEW, 0.0, 600.0)).verdicts if v.meter == NEW)
+    assert (shy.act, shy.limit_w) == (Act.GRANT, 600.0)
+    found = answer(world, full, asks(NEW, 3_000.0, 600.0))
+    assert acts(found) == {NEW: [Act.WAIT], OLD: [Act.LOWER]}
+    lowered = next(v.limit_w for v in found.verdicts if v.meter == OLD)
+    (got,) = (v for v in answer(world, holds(OLD, lowered), asks(NEW, 3_000.0, 600.0)).verdicts if v.meter == NEW)
+    assert got.act is Act.GRANT
+    assert got.limit_w >= 3_000.0
+
+
+def test_a_question_that_waits_does_not_shield_its_grant_from_being_lowered(world: Neighbourhood) -> None:
+    """A grant that lived on a neighbour's export on another phase is too much without it. Its owner asks for another
+    limit, with a minimum that only that neighbour's return would make possible: it waits, and is lowered meanwhile."""
+    (alone,) = answer(world, asks(NEW)).verdicts
+    found = answer(world, asks(NEW, alone.limit_w + 300.0, alone.limit_w + 1_000.0), asks(OTHER_PHASE))
+    assert acts(found)[NEW] == [Act.WAIT, Act.LOWER]
+    lowered = next(v.limit_w for v in found.verdicts if v.act is Act.LOWER)
+    assert NOMINAL_W < lowered <= alone.limit_w + 50.0
+
+
+@pytest.mark.parametrize("standing", [Standing.DUE, Standing.HOLDS, Standing.ASKS])
+def test_where_the_nominal_limits_have_no_power_flow_nothing_is_borne(world: Neighbourhood, standing: Standing) -> None:
+    """A neighbour's nominal limit of 5 MW: measured all is well, but with everybody at nominal the flow has no
+    solution. A grant kept alive by a watt ends, a question is denied, and the reason is named."""
+    giant = Wish(OLD, Standing.ASKS, 5e6, 6e6, 0.0)
+    alive = Wish(NEW, standing, NOMINAL_W, ALL_W, 0.0, NOMINAL_W + 1.0)
+    found = answer(world, giant, alive)
+    own = [Act.DENY, Act.LOWER] if standing is Standing.ASKS else [Act.LOWER]
+    assert acts(found) == {OLD: [Act.DENY], NEW: own}
+    assert {v.limit_w for v in found.verdicts if v.act is Act.LOWER} == {NOMINAL_W}
+    assert {v.binding.reason for v in found.verdicts if v.binding is not None} == {Reason.NO_POWER_FLOW}
+    assert all(v.binding is not None for v in found.verdicts)

@@ -1,0 +1,68 @@
+"""Everybody's part in a window: who holds, who is due, who asks, and why somebody may have nothing at all. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Final
+
+from dcu.hosting.decide import Question, Standing, Wish
+from dcu.hosting.grants import GrantBook, LiveGrant
+from dcu.hosting.questions import Pending
+from dcu.meters import MeterState, MeterTable
+from shared.ids import MeterId
+from shared.messages import Alarm, Reason
+
+USE_S: Final = 10.0
+"""[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
+
+HARMLESS_ALARMS: Final = (
+    Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.STORAGE_FAILED | Alarm.OUTBOX_FULL
+)
+"""Under any other alarm, also one that only a newer meter knows, a customer gets nothing: unknown is no."""
+
+
+def gather(
+    table: MeterTable,
+    book: GrantBook,
+    asking: Mapping[MeterId, Pending],
+    due: Collection[MeterId],
+    renewable: int,
+) -> Question:
+    """Grants in the order they began, then questions in the order they came.
+
+    Args:
+        table: the meters.
+        book: what is held.
+        asking: open questions.
+        due: meters whose grant can be renewed now.
+        renewable: how many grants the power line lets us renew in time.
+    """
+    wishes: list[Wish] = []
+    for grant in sorted(book.live, key=lambda g: g.since_s):
+        if grant.meter not in asking:
+            standing = Standing.DUE if grant.meter in due else Standing.HOLDS
+            wishes.append(_wish(table[grant.meter], grant, standing, (grant.wanted_w, grant.minimum_w)))
+    free = renewable - len(book.live)
+    for meter, pending in sorted(asking.items(), key=lambda item: item[1].since_s):
+        asked_w = (pending.request.limit_w, pending.request.minimum_limit_w)
+        wish = _wish(table[meter], book.grant_of(meter), Standing.ASKS, asked_w)
+        if wish.granted_w is None and wish.objection is None:
+            free -= 1
+            wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
+        wishes.append(wish)
+    return Question(tuple(wishes), book.reserved_w(), book.places)
+
+
+def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_w: tuple[float, float]) -> Wish:
+    """Of one customer, for a limit and a least limit [W]."""
+    wanted_w, minimum_w = asked_w
+    objection = Reason.LOCAL_ALARM if state.alarms & ~int(HARMLESS_ALARMS) else None
+    granted_w, used_w = None if grant is None else grant.limit_w, None
+    if grant is not None and state.reading is not None and state.reading_at_s is not None:
+        export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
+        if state.reading_at_s > grant.raised_s + USE_S and math.isfinite(export_w):
+            used_w = round(export_w, 1)
+    entry = state.entry
+    return Wish(entry.id, standing, entry.nominal_limit_w, wanted_w, minimum_w, granted_w, objection, used_w)
