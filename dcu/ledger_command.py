@@ -131,7 +131,9 @@ def _verify(options: argparse.Namespace) -> int:
     if options.old is not None or options.new is not None:
         return _verify_between(options, place, policy)
     if not isinstance(place, PublicCopy):
-        return verify_ledger(options.directory, as_json=options.json, policy=policy if options.policy else None)
+        return verify_ledger(
+            options.directory, as_json=options.json, policy=policy if options.policy or options.key else None
+        )
     last = check(place, None, _log_of(place, policy))
     return _tell_verdict(last, last.faults + ([] if last.faults else _short_of(place, policy)), [], options.json)
 

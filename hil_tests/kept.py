@@ -4,8 +4,7 @@
 
 so that `headroom-ledger replay <directory>/ledger --config <directory>/dcu.toml` and everything else that reads a DCU's
 ledger works on it. Two things differ: nobody waits for the disk, as a played day can be played again, and the log's key
-and
-salts are drawn from a seed, so that it comes out the same.
+and salts are drawn from a seed, so that it comes out the same.
 """
 
 from __future__ import annotations

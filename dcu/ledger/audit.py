@@ -8,6 +8,7 @@ the log does not need is a fault as well.
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from dcu.ledger.seal import Part, matches, unpack_part_files
 from dcu.ledger.tiles import ENTRIES, WIDTH, pack_entries, tile_path, unpack_entries
 from shared.errors import DecodeError
 
-TRIES: Final = 3
+TRIES: Final = 5
 """A log that is being written may change its journal under the reader."""
 
 COSIGNED: Final = "cosigned"
@@ -161,11 +162,18 @@ def verify_all(
     for done, following in zip(checked, [*before, last][1:], strict=True):
         _compare_end((faults, losses), done, following)
     for _ in range(TRIES):
-        newest = journals(last.private)[:1]
+        before_that = _traces(last)
         done = check(last, visit_of and visit_of(last))
-        if not done.faults or journals(last.private)[:1] == newest:
+        if not done.faults or _traces(last) == before_that:
             break
     return [*checked, done], [*faults, *done.faults], losses
+
+
+def _traces(place: Place) -> list[tuple[str, int]]:
+    """What changes whenever the log is written."""
+    with contextlib.suppress(OSError):
+        return [(path.name, path.stat().st_size) for path in journals(place.private)]
+    return []
 
 
 def _logs(directory: Path) -> list[Place]:
@@ -324,13 +332,15 @@ class _Checker:
         """Everything that was found."""
         found = self.found
         self._check_key()
+        cosigned = self._place.public / COSIGNED
+        witnessed = self._read_head(cosigned) if cosigned in self._left else None
         self._head = found.published = self._read_head(self._place.checkpoint)
         try:
             journal = self._find_journal()
             for number in range(self._first // WIDTH):
                 self._check_bundle(number)
             if journal is not None:
-                self._check_journal(journal)
+                self._check_journal(*journal)
             elif self._head is not None and self._head.size > self._first:
                 self._check_rest(self._head.size - self._first)
         except (_WrongError, DecodeError, OSError) as error:
@@ -339,7 +349,7 @@ class _Checker:
             self._check_partials(level, number, content)
         found.size, found.root = self._growth.size, self._growth.edge.root()
         self._check_head()
-        self._check_cosigned()
+        self._check_cosigned(witnessed)
         if not found.faults:
             self._check_strangers()
         return found
@@ -356,8 +366,8 @@ class _Checker:
         if own != self._key:
             self.found.fault(f"{self._place.key}: seen the key {own.vkey()}, expected {self._key.vkey()}")
 
-    def _find_journal(self) -> Path | None:
-        """The newest journal; where the full bundles end."""
+    def _find_journal(self) -> tuple[Path, bytes] | None:
+        """The newest journal as it is now; where the full bundles end."""
         size = 0 if self._head is None else self._head.size
         self._first = size - size % WIDTH
         path = next(iter(journals(self._place.private)), None)
@@ -366,13 +376,14 @@ class _Checker:
                 self.found.fault(f"{self._place.private}: the journal is missing")
             return None
         self._left -= set(journals(self._place.private))
-        heading, _ = read_heading(path.read_bytes(), path)
+        data = path.read_bytes()
+        heading, _ = read_heading(data, path)
         if heading.origin != self._key.name:
             raise _WrongError(f"{path}: seen the log {heading.origin}, expected {self._key.name}")
         if path.name != journal_path(self._place.private, heading.first).name:
             raise _WrongError(f"{path}: seen the journal from entry {heading.first} on")
         self.found.dcu, self._first = heading.dcu, heading.first
-        return path
+        return path, data
 
     # ---- heads -------------------------------------------------------------------------------------------------------
 
@@ -406,17 +417,13 @@ class _Checker:
             if not path.exists() and not path.parent.with_suffix("").exists():
                 self.found.fault(f"{path}: missing")
 
-    def _check_cosigned(self) -> None:
+    def _check_cosigned(self, head: Checkpoint | None) -> None:
         """The witnessed head is one this log has had; which witnesses count is the verifier's to know."""
-        path = self._place.public / COSIGNED
-        if path not in self._left:
-            return
-        head = self._read_head(path)
         if head is None or self.found.faults:
             return
         store = self._growth.store(self._place.public, self._filled)
         if head.size > self.found.size or root_at(head.size, store.node) != head.root:
-            self.found.fault(f"{path}: a head of {head.size} entries that is not over these entries")
+            self.found.fault(f"{COSIGNED}: a head of {head.size} entries that is not over these entries")
 
     # ---- entries -----------------------------------------------------------------------------------------------------
 
@@ -435,8 +442,8 @@ class _Checker:
             self._same(tile, content)
             self._check_partials(level, at, content)
 
-    def _check_journal(self, path: Path) -> None:
-        tail = scan(path, self._key, self._growth.edge)
+    def _check_journal(self, path: Path, data: bytes) -> None:
+        tail = scan(path, self._key, self._growth.edge, data)
         for fault in tail.faults:
             self.found.fault(fault)
         if tail.committed < len(tail.kept):
@@ -477,7 +484,11 @@ class _Checker:
 
     def _same(self, path: Path, content: bytes) -> None:
         self._left.discard(path)
-        if path.read_bytes() != content:
+        try:
+            same = path.read_bytes() == content
+        except FileNotFoundError:  # partial ones go when the full one is there, also while we look
+            same = path.parent.suffix == ".p" and path.parent.with_suffix("").exists()
+        if not same:
             self.found.fault(f"{path}: not what the entries hash to")
 
     def _find_partials(self) -> dict[str, list[tuple[int, Path]]]:

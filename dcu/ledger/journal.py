@@ -125,19 +125,20 @@ def read_heading(data: bytes, path: Path) -> tuple[Heading, int]:
     raise DecodeError(f"{path}: the heading is damaged")
 
 
-def scan(path: Path, log: Verifier, before: Edge | None) -> JournalScan:
+def scan(path: Path, log: Verifier, before: Edge | None, data: bytes | None = None) -> JournalScan:
     """Read a journal and check every frame.
 
     Args:
         path: of the journal.
         log: the key its commits must be signed by.
         before: the tree before its first entry; None if that is not known: commits are then not checked against it.
+        data: its content, if it was read already.
 
     Raises:
         DecodeError: its heading is damaged, or it is no journal of this format.
         OSError: it cannot be read.
     """
-    data = path.read_bytes()
+    data = path.read_bytes() if data is None else data
     heading, at = read_heading(data, path)
     found = JournalScan(heading, valid_bytes=at)
     edge = None if before is None else before.copy()

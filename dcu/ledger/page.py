@@ -98,7 +98,7 @@ def _words(entry: Mapping[str, Any], receipt: Receipt) -> Iterator[tuple[str, st
     yield "Entry", f"number {receipt.position} of {head.size} in the log {head.origin}"
     signed = receipt.trusted.cosigned_utc_s
     yield "Witnesses", ", ".join(f"{name} on {_time(at)}" for name, at in signed.items()) or "none was asked for"
-    yield "Not shown", f"values of others, {receipt.closed} of them sealed" if receipt.closed else ""
+    yield "Not shown", f"what belongs to others ({receipt.closed} sealed)" if receipt.closed else ""
 
 
 def _binding(entry: Mapping[str, Any], receipt: Receipt, label: str) -> Iterator[tuple[str, str]]:
@@ -137,7 +137,7 @@ def html(receipt: Receipt, data: bytes, policy_text: str) -> str:
     sure = (
         f"{witnesses} independent witnesses have signed that this log only grows"
         if witnesses > 1
-        else "the log's own signature vouches for it; no group of witnesses was asked for"
+        else "only the log's own signature vouches for it: whoever holds its key could show others another ledger"
     )
     encoded = base64.b64encode(data).decode()
     name = f"receipt-{receipt.position}.tlog-proof"
@@ -147,9 +147,9 @@ def html(receipt: Receipt, data: bytes, policy_text: str) -> str:
 <h1>{title}</h1>
 <dl>{rows}</dl>
 <h2>What this is worth</h2>
-<p>The decision above stands in a ledger that nobody can change without being noticed: neither the grid operator nor
-the maker of the control unit. When this page was made, the proof was complete: {escape(sure)}. The values of your
-neighbours are in the ledger as sealed hashes only, and yours are sealed for them.</p>
+<p>The decision above stands in a ledger that cannot be changed without those noticing who have kept one of its heads.
+When this page was made, the proof was complete, and {escape(sure)}. What belongs to your neighbours is in the ledger as
+sealed hashes only, and yours is sealed for them.</p>
 <h2>Check it yourself</h2>
 <p>Save the <a download="{escape(name)}" href="data:text/plain;base64,{encoded}">receipt</a> and the keys below, then
 run <code>headroom-ledger check-receipt {escape(name)} --policy policy.txt</code>. The receipt is a C2SP tlog-proof: any
