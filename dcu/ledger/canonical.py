@@ -40,7 +40,7 @@ def parse_canonical(data: bytes) -> Any:
         DecodeError: bytes that are no JSON, or not in their one form.
     """
     try:
-        value = json.loads(data, parse_int=_parse_whole if _LONG.search(data) else None)
+        value = _DECODER.decode(data.decode())
         if not _is_plain(value, data) and canonical(value) != data:
             raise DecodeError(f"seen {data[:40]!r}, expected canonical JSON (RFC 8785)")
     except (ValueError, TypeError, RecursionError) as error:
@@ -53,21 +53,22 @@ def _is_plain(value: Any, data: bytes) -> bool:
 
     It differs from ECMAScript in whole and in very large or small doubles, and in the order of keys beyond ASCII.
     """
-    if _DIFFERS.search(data) is not None:
+    if b"e+" in data or b"e-" in data or not data.isascii():
         return False
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() == data
-
-
-_DIFFERS: Final = re.compile(rb"\.0(?![0-9])|[0-9]e[+-]|[0-9]{16}|[^\x00-\x7f]|NaN|Infinity|\\u")
-
-
-_LONG: Final = re.compile(rb"[0-9]{16}")
+    if b".0" in data and _WHOLE_DOUBLE.search(data) is not None:
+        return False
+    return _ENCODER.encode(value).encode() == data
 
 
 def _parse_whole(text: str) -> int | float:
-    """Whole numbers that only a double can have been."""
+    """Whole numbers that only a double can have been become one."""
     value = int(text)
     return value if -WHOLE_MAX <= value <= WHOLE_MAX else float(text)
+
+
+_WHOLE_DOUBLE: Final = re.compile(rb"\.0(?![0-9])")
+_DECODER: Final = json.JSONDecoder(parse_int=_parse_whole)
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _write(value: Any, put: Callable[[str], None], depth: int) -> None:

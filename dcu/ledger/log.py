@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from dcu.ledger.audit import claimed_size, epoch_before
 from dcu.ledger.entry import EntryWriter, Kept, customers_of, epoch_of, restore
-from dcu.ledger.files import Files, write_new, write_whole
+from dcu.ledger.files import Files, write_whole
 from dcu.ledger.growth import Growth, Tile
 from dcu.ledger.journal import FRAME_HEAD, PREFIX, Heading, commit_frame, entry_frame, heading_frame, journal_path
 from dcu.ledger.layout import Place, pack_key, read_key
@@ -30,6 +31,13 @@ BUNDLES_MAX: Final = 4
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
+
+
+class Durable(Enum):
+    """Whether what was written has to be on the medium."""
+
+    NOW = "now"
+    LATER = "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class Log:
         self._tail: list[_Tailed] = []
         self._known: set[Path] = set()
         self._dirty: set[Path] = set()
+        self._made: set[Path] = set()
+        self._written: list[int] = []
         self._first = self._journal_bytes = 0
         self._file: int | None = None
         self._writer = EntryWriter(draw)
@@ -92,18 +102,25 @@ class Log:
             self._roll()
 
     def publish(self) -> None:
-        """Unfinished tiles, then the head: whoever sees the head finds the tiles."""
+        """Unfinished tiles, then the head: whoever sees the head finds the tiles.
+
+        These tiles are not synchronised; a start makes those again that a power cut took.
+        """
         for level, number, content in self._growth.unfinished():
             self._write(self.place.public / tile_path(level, number, len(content) // HASH_BYTES), content)
         if self._tail:
             path = self.place.public / tile_path(ENTRIES, self._first // WIDTH, len(self._tail))
             self._write(path, pack_entries([one.leaf for one in self._tail]))
-        self._sync_directories()
+        self._release(Durable.LATER)
         write_whole(self._files, self.place.checkpoint, self._note.encode())
         self.published = self.size
 
     def close(self) -> None:
-        """Give the journal back."""
+        """Give files back."""
+        self._release(Durable.LATER)
+        self._close_journal()
+
+    def _close_journal(self) -> None:
         if self._file is not None:
             self._files.close(self._file)
             self._file = None
@@ -135,7 +152,7 @@ class Log:
             self._write(self.place.parts(first + at), b"".join(parts[these]))
         for level, number, content in self._filled:
             self._write(public / tile_path(level, number), content)
-        self._sync_directories()  # a crash before this line, and the old journal does it all again
+        self._release(Durable.NOW)  # a crash before this line, and the old journal does it all again
         finished = [tile_path(ENTRIES, first + at) for at in range(count)]
         finished += [tile_path(level, number) for level, number, _ in self._filled]
         rest = [one.leaf for one in self._tail[count * WIDTH :]]
@@ -163,7 +180,7 @@ class Log:
         commit = commit_frame(self._note.encode())
         path = journal_path(self.place.private, first)
         write_whole(self._files, path, b"".join((heading, *frames, commit)))
-        self.close()
+        self._close_journal()
         self._file = self._files.open(path)
         self._first, self._journal_bytes, self._tail, self._filled = first, len(heading), [], []
         for leaf, frame in zip(leaves, frames, strict=True):
@@ -171,15 +188,28 @@ class Log:
         self._journal_bytes += len(commit)
 
     def _write(self, path: Path, data: bytes) -> None:
+        """A file with this content; on the medium after `_release`."""
         if path.parent not in self._known:
+            new = [path.parent, *path.parent.parents]
+            self._made |= {p.parent for p in new if p.is_relative_to(self.place.base) and not p.exists()}
             self._files.make_directory(path.parent)
             self._known.add(path.parent)
-        write_new(self._files, path, data)
-        self._dirty |= {path.parent, *(p for p in path.parent.parents if p.is_relative_to(self.place.base))}
+        file = self._files.create(path)
+        self._written.append(file)
+        self._files.append(file, data)
+        self._dirty.add(path.parent)
 
-    def _sync_directories(self) -> None:
-        for directory in sorted(self._dirty):
-            self._files.sync_directory(directory)
+    def _release(self, durable: Durable) -> None:
+        """Close what was written, all at once; synchronised first or not."""
+        if durable is Durable.NOW:
+            for file in self._written:
+                self._files.sync(file)
+        while self._written:
+            self._files.close(self._written.pop())
+        if durable is Durable.NOW:
+            for directory in sorted(self._dirty | self._made):
+                self._files.sync_directory(directory)
+            self._made.clear()
         self._dirty.clear()
 
     def _remove_partials(self, directory: Path) -> None:
@@ -299,7 +329,7 @@ class Log:
         for width in self._widths(ENTRIES, number, shown):
             if width <= len(leaves) < WIDTH:
                 self._mend(tile_path(ENTRIES, number, width), pack_entries(leaves[:width]))
-        self._sync_directories()
+        self._release(Durable.NOW)
 
     def _widths(self, level: int | str, number: int, shown: int) -> set[int]:
         found = {int(path.name) for path in (self.place.public / (tile_path(level, number) + ".p")).glob("*")}

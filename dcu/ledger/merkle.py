@@ -88,7 +88,9 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
     """MTH over leaf hashes."""
-    return Edge(leaves).root()
+    if len(leaves) == 1:
+        return leaves[0]
+    return node_hash(*leaves) if len(leaves) == 2 else Edge(leaves).root()
 
 
 def root_at(size: int, node: Node) -> bytes:

@@ -19,8 +19,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dcu.ledger.canonical import canonical, ordered, parse_canonical
 from dcu.ledger.merkle import HASH_BYTES, inclusion_proof, leaf_hash, root_of
@@ -44,8 +43,7 @@ Salt = Callable[[int], bytes]
 """So many random bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What one owner has in an entry: the bytes that were hashed, or only their hash once they are forgotten."""
 
     hash: bytes
@@ -156,7 +154,7 @@ def summary(parts: Iterable[Part]) -> dict[str, Any]:
 
 def matches(parts: list[Part], said: Any) -> bool:
     """Whether these are the parts an entry speaks of."""
-    return len(parts) == 0 if said is None else bool(said == summary(parts))
+    return not parts if said is None else bool(said == summary(parts))
 
 
 # ---- putting together ------------------------------------------------------------------------------------------------
@@ -212,6 +210,9 @@ def _pack_part(part: Part) -> bytes:
     return b"\x00" + part.hash if part.data is None else b"\x01" + len(part.data).to_bytes(4, "big") + part.data
 
 
+_KINDS: Final = frozenset({b"\x00", b"\x01"})
+
+
 def unpack_parts(data: bytes, at: int) -> tuple[list[Part], int]:
     """The parts that begin at an offset, and where they end.
 
@@ -224,13 +225,16 @@ def unpack_parts(data: bytes, at: int) -> tuple[list[Part], int]:
     parts = []
     for _ in range(count):
         kind = data[at : at + 1]
-        length = int.from_bytes(data[at + 1 : at + 5], "big") if kind == b"\x01" else HASH_BYTES
-        begin = at + (5 if kind == b"\x01" else 1)
-        content = data[begin : begin + length]
-        if kind not in {b"\x00", b"\x01"} or len(content) < length or length > PART_BYTES_MAX:
+        if kind == b"\x01":
+            begin = at + 5
+            end = begin + int.from_bytes(data[at + 1 : begin], "big")
+        else:
+            begin, end = at + 1, at + 1 + HASH_BYTES
+        content = data[begin:end]
+        if kind not in _KINDS or end > len(data) or len(content) > PART_BYTES_MAX:
             raise DecodeError(f"parts: seen {data[at : at + 8].hex()} at {at}, expected a part")
-        parts.append(Part.of(content) if kind == b"\x01" else Part(content, None))
-        at = begin + length
+        parts.append(Part(leaf_hash(content), content) if kind == b"\x01" else Part(content, None))
+        at = end
     return parts, at
 
 
