@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headroom-installed
 OUT    ?= out
+FUZZ_SECONDS ?= 600
 
-.PHONY: help setup testbed watch test test-arm lint bench wheels lock clean
+.PHONY: help setup testbed watch test test-arm lint bench wheels lock clean fuzz
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +31,9 @@ watch: $(STAMP)  ## See the street live in the terminal
 test: $(STAMP)  ## Unit, pair and street tests
 	$(BIN)/python -m pytest -q -m street
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not street"
+
+fuzz: $(STAMP)  ## Coverage-guided fuzzing of the decoders, FUZZ_SECONDS=600 for each
+	$(BIN)/python -m shared.tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from prime_plc.tests.captured_frames import CAPTURED, SNA
 from shared import cosem
 from shared.ids import Epoch, Nonce, RequestId
 from shared.messages import DecisionId, Grant
+from shared.protection import PairKeys, parse, protect, reveal
 
 RUNS: Final = 9
 KILLS: Final = 200
@@ -55,6 +56,8 @@ def codecs() -> dict[str, Any]:
     beacon, request = (bytes.fromhex(CAPTURED[name]) for name in ("beacon 19", "REG_REQ"))
     grant = Grant(DecisionId(Epoch(1), 2), RequestId(3), Nonce(4), 2400.0, 60.0)
     apdu = cosem.encode_down(grant, 1)
+    keys, title = PairKeys(bytes(16), bytes(range(16))), b"HDCbench"
+    sealed = protect(apdu, keys, title, 1)
     return {
         "decode_beacon_us": _us(lambda: decode_pdu(beacon, None)),
         "decode_generic_us": _us(lambda: decode_pdu(request, SNA)),
@@ -62,6 +65,8 @@ def codecs() -> dict[str, Any]:
         "usi_crc16_64_bytes_us": _us(lambda: usi_crc16(bytes(64))),
         "encode_grant_us": _us(lambda: cosem.encode_down(grant, 1)),
         "decode_grant_us": _us(lambda: cosem.decode_apdu.__wrapped__(apdu)),
+        "protect_grant_us": _us(lambda: protect(apdu, keys, title, 1)),
+        "open_grant_us": _us(lambda: reveal(parse(sealed), keys, title)),
     }
 
 

@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
 from dcu.hosting.site_settings import SiteSettings
+from dcu.keys import KeyRing, load_ring
 from dcu.meters import MeterEntry
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
-from shared.ids import BusId, MeterId, Phase, parse_eui48
+from shared.errors import ConfigError, Fault
+from shared.ids import BusId, MeterId, Phase, format_eui48, parse_eui48
 from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
@@ -84,9 +86,9 @@ class Decision(Section):
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
-    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.03
+    guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
-    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
 
 
 class Model(Section):
@@ -135,6 +137,12 @@ class Meter(Section):
         return self
 
 
+class Protection(Section):
+    """The street's keys: the file that `headroom-keys make` has written. There is no operation without."""
+
+    key_file: Annotated[str, Field(min_length=1)]
+
+
 class Status(Section):
     """Where `headroom-dcu status` asks."""
 
@@ -151,6 +159,7 @@ class DcuConfig(Section):
     model: Model | None = None
     balancing: Balancing
     plc: Plc
+    protection: Protection
     status: Status
     meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
 
@@ -206,6 +215,29 @@ class DcuConfig(Section):
             )
             for meter in self.meters
         )
+
+    def load_keys(self) -> KeyRing:
+        """The street's keys.
+
+        Raises:
+            ConfigError: no file of keys, open to others, damaged, of another DCU, or without one of our meters.
+        """
+        file = self.protection.key_file
+        ring = load_ring(Path(file))
+        faults = []
+        if ring.eui48 != parse_eui48(self.dcu.eui48):
+            faults.append(Fault("eui48", format_eui48(ring.eui48), f"the DCU's own {self.dcu.eui48}"))
+        for entry in self.entries:
+            enrolled = ring.meters.get(entry.id)
+            if enrolled is None:
+                expected = f"keys for {format_eui48(entry.eui48)}; make them with headroom-keys make"
+                faults.append(Fault(f"meters.{entry.id}", "nothing", expected))
+            elif enrolled.eui48 != entry.eui48:
+                seen = format_eui48(enrolled.eui48)
+                faults.append(Fault(f"meters.{entry.id}", seen, f"{format_eui48(entry.eui48)}, as configured"))
+        if faults:
+            raise ConfigError(file, faults)
+        return ring
 
     @property
     def site_settings(self) -> SiteSettings:

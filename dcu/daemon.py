@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
+from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs, Transmit
+from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine
 from dcu.hosting.exchange import (
@@ -28,12 +30,14 @@ from dcu.hosting.exchange import (
     SubstationRead,
     Wait,
 )
+from dcu.keys import KeyRing
 from dcu.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import base_stack
 from shared.clock import Clock
 from shared.cosem import CLIENT_SAP, SERVER_SAP, Pushed, decode_apdu, encode_down
+from shared.cosem_security import encode_clock
 from shared.daemon import Progress, Signals, Supervisor, resident_kib
 from shared.em330 import Em330Reader
 from shared.errors import DecodeError
@@ -43,6 +47,7 @@ from shared.machine import Inbox, drive
 from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
+from shared.session import End, InvocationCounter, Own, Refusal
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -54,10 +59,31 @@ UNSENT_MAX: Final = 1024
 PAUSE_S: Final = 0.05
 """[s] Between two steps of a forecast, so that decisions come in between."""
 
+KEYS_S: Final = 10.0
+"""[s] So often the file of keys, the sessions and the reserve of counters are looked at."""
+
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
 
 _LOG: Final = get_logger("dcu")
+
+
+class VaultPort(Protocol):
+    """Keys of the street, and how far counters are reserved."""
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys at the start."""
+
+    @property
+    def counter(self) -> InvocationCounter:
+        """Of this start, its first block reserved."""
+
+    def changed(self) -> KeyRing | None:
+        """The keys, if they have changed since they were last given."""
+
+    async def reserve(self, end: int) -> None:
+        """Done when counters below ``end`` are durably reserved; raises when they are not."""
 
 
 class LedgerPort(Protocol):
@@ -89,6 +115,7 @@ class Ports:
     registers: RegisterPort
     ledger: LedgerPort
     epoch: Epoch
+    vault: VaultPort
     status_door: StatusDoor | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
@@ -101,6 +128,7 @@ class Counters:
     strangers: int = 0
     undecodable: int = 0
     not_delivered: int = 0
+    not_protected: int = 0
     inbox_full: int = 0
 
 
@@ -175,6 +203,8 @@ class DcuDaemon:
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
+        own = Own.start(End.DCU, ports.vault.counter, ports.draw)
+        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
@@ -194,6 +224,7 @@ class DcuDaemon:
         supervisor.worker("records", lambda progress: self._scribe.run_orderly(self.ports.clock, progress), STALL_S)
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
         supervisor.worker("forecast", self._forecast, STALL_S)
+        supervisor.worker("keys", self._keep_keys, STALL_S)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -207,7 +238,7 @@ class DcuDaemon:
         """What people ask for."""
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
-        return found | {"available": self._forecaster.as_status()}
+        return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -243,34 +274,61 @@ class DcuDaemon:
             self._substation = kind
             event(_LOG, logging.INFO if words == "good" else logging.WARNING, "balancing meter", state=words)
 
+    async def _keep_keys(self, progress: Progress) -> None:
+        """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count."""
+        clock, vault, counter = self.ports.clock, self.ports.vault, self.ports.vault.counter
+        while True:
+            if (wanted := counter.wanted) is not None:
+                await vault.reserve(wanted)
+                counter.extend(wanted)
+            now = clock.monotonic()
+            if (ring := vault.changed()) is not None:
+                event(_LOG, logging.INFO, "keys changed", meters=len(ring.meters))
+                self._gated(self._gate.renew(ring, now))
+            self._gated(self._gate.tick(now))
+            progress()
+            await asyncio.sleep(KEYS_S)
+
     # ---- wire to engine ----------------------------------------------------------------------------------------------
 
     def _heard(self, output: sap.Output) -> None:
+        now = self.ports.clock.monotonic()
         match output:
             case sap.DataReceived():
-                self._apdu(output.peer, output.data)
+                self._gated(self._gate.receive(output.peer, output.data, now))
             case sap.LinkUp() | sap.LinkDown():
-                meter = self._meter(output.peer)
-                if meter is not None:
-                    self._put(LinkChanged(meter, isinstance(output, sap.LinkUp)))
+                if self._known(output.peer):
+                    self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
-    def _meter(self, eui48: Eui48) -> MeterId | None:
-        meter = self.engine.table.of(eui48)
-        if meter is None:
+    def _known(self, eui48: Eui48) -> bool:
+        known = self.engine.table.of(eui48) is not None
+        if not known:
             self.counters.strangers += 1
             event(_LOG, logging.WARNING, "unknown meter", eui48=format_eui48(eui48))
-        return meter
+        return known
 
-    def _apdu(self, peer: Eui48, data: bytes) -> None:
-        meter = self.engine.table.of(peer)
-        if meter is None:
-            return
+    def _gated(self, outputs: list[GateOutput]) -> None:
+        for output in outputs:
+            match output:
+                case Transmit():
+                    self._transmit(output.peer, output.data)
+                case LinkIs() if output.meter in self._addresses:
+                    self._put(LinkChanged(output.meter, output.up))
+                    if output.up:
+                        self._send_apdu(output.meter, encode_clock(self.ports.clock.utc_s()))
+                case Heard() if output.meter in self._addresses:
+                    self._believed(output.meter, output.plain)
+                case IdentityAlarm():
+                    address = format_eui48(output.eui48)
+                    event(_LOG, logging.ERROR, "keys used by another device", meter=output.meter, eui48=address)
+
+    def _believed(self, meter: MeterId, plain: bytes) -> None:
         try:
-            apdu = decode_apdu(data)
+            apdu = decode_apdu(plain)
         except DecodeError:
             self.counters.undecodable += 1
             return
@@ -307,10 +365,22 @@ class DcuDaemon:
 
     def _send(self, output: SendDown) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16
-        data = encode_down(output.message, self._invoke_id)
-        item = sap.SendData(self._addresses[output.meter], SERVER_SAP, CLIENT_SAP, data)
-        if not self._runner.send(item):
+        self._send_apdu(output.meter, encode_down(output.message, self._invoke_id))
+
+    def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
+        data = self._gate.protect(meter, apdu)
+        if data is None:
+            self.counters.not_protected += 1  # nobody there who holds the keys, or no counter
+        else:
+            self._transmit(self._addresses[meter], data)
+
+    def _transmit(self, peer: Eui48, data: bytes) -> None:
+        if not self._runner.send(sap.SendData(peer, SERVER_SAP, CLIENT_SAP, data)):
             self.counters.inbox_full += 1
+
+
+def _tell_refusal(refusal: Refusal, number: int) -> None:
+    event(_LOG, logging.WARNING, "frame refused", why=refusal.value, number=number)
 
 
 def build(config: DcuConfig, ports: Ports, rule: Rule | None = None) -> DcuDaemon:

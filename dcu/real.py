@@ -17,15 +17,18 @@ from typing import Any, Final
 from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
 from dcu.hosting.predicted import NoModel
+from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.site import recall_lessons, rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
+from shared.errors import ConfigError, HeadroomError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
+from shared.secret_files import COUNTERS, CounterFile
 
 PUBLISH_S: Final = 60.0
 """[s] An entry waits no longer for a head that outsiders see."""
@@ -81,6 +84,11 @@ class ThreadedLedger:
         self._publishing = None
         self._thread.submit(self._ledger.publish)  # if it fails, the next entry says so
 
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """For others who wait for the disk."""
+        return self._thread
+
     def close(self) -> None:
         """Finish what was begun and give the file back."""
         if self._publishing is not None:
@@ -99,6 +107,47 @@ def _fail(waiting: list[Future[int]], error: Exception) -> None:
     for done in waiting:
         if not done.done():
             done.set_exception(error)
+
+
+class DiskVault:
+    """`dcu.daemon.VaultPort` on this machine's disk; it waits in the thread that the ledger has anyway."""
+
+    def __init__(self, config: DcuConfig, counters: CounterFile, thread: ThreadPoolExecutor) -> None:
+        """Reserves the first block of counters.
+
+        Raises:
+            ConfigError: keys that are missing or not this street's.
+            DeviceError: counters that cannot be reserved.
+        """
+        self._config = config
+        self._path = Path(config.protection.key_file)
+        self._seen = self._stamp()
+        self.ring = config.load_keys()
+        self.counter = counters.start()
+        self._counters = counters
+        self._thread = thread
+
+    def changed(self) -> KeyRing | None:
+        """The keys, if the file is another one; keys that cannot be used are told and leave the last good ones."""
+        seen = self._stamp()
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        try:
+            return self._config.load_keys()
+        except ConfigError as error:
+            event(_LOG, logging.ERROR, "keys cannot be used, the last good ones stay", why=str(error))
+            return None
+
+    async def reserve(self, end: int) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._counters.reserve, end)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
 
 def status_door(path: Path) -> StatusDoor:
@@ -132,8 +181,10 @@ async def run_daemon(config: DcuConfig) -> int:
 
     Raises:
         DeviceError: a second instance, or a ledger that is not ours.
+        ConfigError: keys that are missing or not this street's.
     """
     set_up_logging()
+    config.load_keys()  # before anything else is touched
     ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
@@ -145,6 +196,11 @@ async def run_daemon(config: DcuConfig) -> int:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
     clock = LoopClock()
     threaded = ThreadedLedger(ledger, clock.utc_s)
+    try:
+        vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
+    except HeadroomError:
+        threaded.close()
+        raise
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -152,6 +208,7 @@ async def run_daemon(config: DcuConfig) -> int:
         registers=PymodbusPort(ModbusAddress.parse(config.balancing.url)),
         ledger=threaded,
         epoch=Epoch(ledger.epoch + 1),
+        vault=vault,
         status_door=status_door(Path(config.status.socket)),
         notify=notify_from(),
         signals=Signals.HANDLED,

@@ -68,6 +68,7 @@ def table(status: dict[str, Any]) -> str:
             f" ledger: {status['ledger']['position']} entries, head {status['ledger']['head'][:16]}"
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
+        *_protection(status.get("protection", {})),
         "",
     ]
     rows = [
@@ -78,6 +79,15 @@ def table(status: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     decisions = ["", "newest decisions:"] + [f"  {line}" for line in status["decisions"] or ["none yet"]]
     return "\n".join(head + lines + decisions)
+
+
+def _protection(found: dict[str, Any]) -> list[str]:
+    """Sessions, what was refused on the power line, and alarms; nothing from an older daemon."""
+    if not found:
+        return []
+    refused = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in found["refused"].items()) or "none"
+    alarms = [f"ALARM {meter}: {what}" for meter, what in found["alarms"].items()]
+    return [f"{found['sessions']} meters in a protected session; frames refused: {refused}", *alarms]
 
 
 def _row(meter: dict[str, Any]) -> list[str]:

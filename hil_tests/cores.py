@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dcu.hosting import exchange as hosting
 from hil_tests.day import Day
-from hil_tests.household import Household
+from hil_tests.household import LOOK_S, Household
 from hil_tests.instruments import Instruments
 from hil_tests.queue_line import LineCounters, QueueLine
 from hil_tests.street_dcu import Keep, StreetDcu, StreetSettings, meter_names
@@ -223,7 +223,7 @@ class Street:
             up_s = self._settings.report_s * (k + 1) / len(self._names)
             self._push(up_s, _Kind.SEND, -k - 1)
             if k in self._households:
-                self._push(60.0 * self._draw.random(), _Kind.WISH, k)
+                self._push(LOOK_S * self._draw.random(), _Kind.WISH, k)
         self._push(self._settings.reading_s * self._draw.random(), _Kind.BUSBAR, 0)
 
     def _add(self, sums: _Sums) -> None:
@@ -268,7 +268,7 @@ class Street:
         elif kind == _Kind.RELAY:
             self._meter(who, metering.RelayObserved(self._relays[who]), now)
         elif kind == _Kind.WISH:
-            self._push(now + 60.0, _Kind.WISH, who)
+            self._push(now + LOOK_S, _Kind.WISH, who)
             self._wish(who, now)
         elif kind == _Kind.SEND:
             self._leave(who, now)

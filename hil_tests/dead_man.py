@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import meter.daemon
+from hil_tests.enrolment import MeterVault, enrol
 from hil_tests.virtual.em330 import Measured, VirtualEm330
 from hil_tests.virtual.gpio import SOCKET_VARIABLE, BenchRelay, RelayBoard, Wiring
 from hil_tests.world import READ_BACK_PIN, RELAY_PIN
@@ -35,9 +36,10 @@ from shared.clock import LoopClock
 from shared.config import check_config
 from shared.cosem import CLIENT_SAP, SERVER_SAP, Pushed, decode_apdu, encode_down
 from shared.errors import HeadroomError
-from shared.ids import Epoch, Eui48
+from shared.ids import Epoch, MeterId, parse_eui48
 from shared.log import set_up_logging
 from shared.messages import DecisionId, Grant, NominalLimit, Report, Request
+from shared.session import BLOCK, End, InvocationCounter, Own, Session
 
 FALL_S_MAX: Final = 2.0
 """[s] Reliability rule 9."""
@@ -173,7 +175,9 @@ def _memory_kib(pid: int, row: str) -> int:
 
 # ---- the meter that is hurt ------------------------------------------------------------------------------------------
 
-_DCU: Final = Eui48(bytes.fromhex("024844520001"))
+_DCU: Final = parse_eui48("02:48:44:52:00:01")
+_METER: Final = MeterId("meter-1")
+_RING: Final = enrol({"dcu": _DCU, _METER: parse_eui48("02:48:44:52:01:01")}, "dcu", random.Random(1))
 _CONFIG: Final[dict[str, Any]] = {
     "meter": {
         "id": "meter-1",
@@ -185,6 +189,7 @@ _CONFIG: Final[dict[str, Any]] = {
     "em330": {"url": "tcp://127.0.0.1:9?unit=1"},
     "relay": {"pin": RELAY_PIN, "read_back_pin": READ_BACK_PIN},
     "plc": {"url": "none"},
+    "protection": {"key_file": "none"},
     "home": {"port": 1, "token_file": "none"},
 }
 
@@ -196,16 +201,25 @@ class GenerousLine:
         self._heard = heard
         self._seq = 0
         self._request: Request | None = None
+        draw = random.Random(2)
+        own = Own.start(End.DCU, InvocationCounter(0, BLOCK), draw)
+        self._session = Session(own, _RING.exported(_METER).pair, draw)
 
     async def run(self, progress: Callable[[], None]) -> None:
         self._heard(sap.LinkUp(_DCU, b"meter-1", 5))
-        self._say(NominalLimit(DecisionId(Epoch(3), 0), 1200.0))
         while True:
             progress()
             await asyncio.sleep(5.0)
 
     def send(self, item: sap.SendData) -> bool:
-        apdu = decode_apdu(item.data)
+        arrival = self._session.receive(item.data, asyncio.get_running_loop().time())
+        for answer in arrival.answers:
+            self._give(answer)
+        if arrival.began:
+            self._say(NominalLimit(DecisionId(Epoch(3), 0), 1200.0))
+        if arrival.plain is None:
+            return True
+        apdu = decode_apdu(arrival.plain)
         message = apdu.message if isinstance(apdu, Pushed) else None
         if isinstance(message, Request):
             self._request = message
@@ -216,7 +230,9 @@ class GenerousLine:
         return True
 
     def _say(self, message: Grant | NominalLimit) -> None:
-        data = encode_down(message, 1)
+        self._give(self._session.protect(encode_down(message, 1)) or b"")
+
+    def _give(self, data: bytes) -> None:
         received = sap.DataReceived(_DCU, SERVER_SAP, CLIENT_SAP, data)
         asyncio.get_running_loop().call_soon(self._heard, received)
 
@@ -243,6 +259,8 @@ async def _meter() -> int:
     analyzer.set_reading(Measured(u_v=(230.0, None, None), i_a=(-5.0, None, None), p_w=(-1150.0, None, None)))
     vars(meter.daemon)["StackRunner"] = GenerousLine  # the one thing here that is not real
     relay = GuardedRelay(config.relay_settings)
+    vault = MeterVault(_RING.exported(_METER))
+    vault.start()
     ports = meter.daemon.Ports(
         clock=LoopClock(),
         draw=random.Random(1),
@@ -251,6 +269,7 @@ async def _meter() -> int:
         relay=relay,
         store=_DirectStore(),
         stored=([], 0),
+        vault=vault,
     )
     daemon = meter.daemon.build(config, ports)
     loop = asyncio.get_running_loop()

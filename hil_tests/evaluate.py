@@ -75,7 +75,7 @@ class Question:
     no_load_pu: float | None = 1.05
     nominal_w: float | None = None
     rule: str = "predicted"
-    learn_days: int = 2
+    learn_days: int = 14
 
 
 @dataclass(frozen=True, slots=True)

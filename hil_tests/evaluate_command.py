@@ -38,7 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--rule", default="predicted", help="predicted by the model, learned from meters, or mixed (default predicted)"
     )
     parser.add_argument(
-        "--learn-days", type=int, default=2, help="days at nominal limits a learning rule has seen (default 2)"
+        "--learn-days", type=int, default=14, help="days at nominal limits a learning rule has seen (default 14)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of plants, clouds, meters and line (default 1)")
     parser.add_argument("--from", dest="first", default="06:00", help="first minute (default 06:00)")

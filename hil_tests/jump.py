@@ -14,6 +14,7 @@ import dcu.daemon
 import meter.daemon
 from dcu.config import DcuConfig
 from dcu.ledger.store import Ledger, RealFiles, verify
+from hil_tests.enrolment import DcuVault, MeterVault
 from hil_tests.observation import Observation
 from hil_tests.player import Ear
 from hil_tests.scenario import CLIENTS, Scenario
@@ -28,7 +29,7 @@ from meter.core import HouseholdAsked, HouseholdReleased
 from meter.outbox import MemoryStore
 from shared.clock import LoopClock
 from shared.config import check_config
-from shared.ids import Epoch
+from shared.ids import Epoch, MeterId
 from shared.messages import Report
 
 NOWHERE: Final = "tcp://127.0.0.1:502?unit=1"
@@ -91,6 +92,8 @@ class JumpStreet:
         self._clock = LoopClock(loop, loop.utc_s)
         self._world = World(scenario, ear, loop, self._clock, seed, line)
         self._stores = {name: MemoryStore() for name in CLIENTS}
+        self.dcu_vault = DcuVault(self._world.ring)
+        self.vaults = {name: MeterVault(self._world.ring.exported(MeterId(name))) for name in CLIENTS}
         self._meters: dict[str, meter.daemon.MeterDaemon] = {}
         self._dcu: dcu.daemon.DcuDaemon | None = None
         self._ledger: Ledger | None = None
@@ -114,9 +117,10 @@ class JumpStreet:
         self._tasks[who] = asyncio.ensure_future(task)
 
     def _launch_dcu(self) -> Any:
-        content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none")
+        content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none", "none")
         config = check_config(DCU, content, DcuConfig)
         self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._salts.randbytes)
+        self.dcu_vault.start()
         ports = dcu.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
@@ -124,14 +128,16 @@ class JumpStreet:
             registers=self._world.meters[SUBSTATION].port(answer_s=0.0),
             ledger=DirectLedger(self._ledger),
             epoch=Epoch(self._ledger.epoch + 1),
+            vault=self.dcu_vault,
         )
         self._dcu = dcu.daemon.build(config, ports)
         return self._dcu.run()
 
     def _launch_meter(self, name: str) -> Any:
-        content = meter_config(self._scenario, name, NOWHERE, name, "none", (1, "none"))
+        content = meter_config(self._scenario, name, NOWHERE, name, "none", (1, "none"), "none")
         config = check_config(name, content, MeterConfig)
         store = self._stores[name]
+        self.vaults[name].start()
         ports = meter.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
@@ -140,6 +146,7 @@ class JumpStreet:
             relay=VirtualRelay(self._world.relays[name]),
             store=DirectStore(store),
             stored=store.load(),
+            vault=self.vaults[name],
         )
         self._meters[name] = meter.daemon.build(config, ports)
         return self._meters[name].run()

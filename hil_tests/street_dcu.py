@@ -28,8 +28,6 @@ from hil_tests.street_flow import StreetFlow
 from shared.config import check_config
 from shared.ids import Epoch, Eui48, MeterId, format_eui48
 
-LAST_DIGIT_V: Final = 0.05
-"""[V] Half the last digit of an EM330: what even an exact meter may be off by."""
 READING_AGE_S: Final = 40.0
 """[s] Age at which a reading is stale, at least; longer where reports are rarer."""
 ASYNCHRONY: Final = 0.05
@@ -72,10 +70,10 @@ class StreetSettings:
     reading_s: float = 2.0
     report_s: float = 30.0
     window_s: float = 1.0
-    report_change_w: float = 400.0
+    report_change_w: float = 200.0
     rule: str = "predicted"
     before: Day | None = None
-    learn_days: int = 2
+    learn_days: int = 14
     line: LineSettings = LineSettings()
 
 
@@ -155,11 +153,12 @@ def _content(settings: StreetSettings, flow: StreetFlow, contract_w: dict[str, f
         "decision": {
             "rule": settings.rule,
             "policy": settings.policy,
-            "voltage_class_pct": max(100 * errors.voltage, 100 * LAST_DIGIT_V / nominal_v),
+            "voltage_class_pct": 100 * errors.voltage,
             "asynchrony": ASYNCHRONY,
         },
         "balancing": {"url": "tcp://192.0.2.1:502?unit=1", "bus": flow.balancing_bus},
         "plc": {"url": "/dev/plc0"},
+        "protection": {"key_file": "keys.json"},  # a street of cores has no line to protect
         "status": {"socket": "dcu.sock"},
         "meters": [
             {

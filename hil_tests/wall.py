@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from dcu.cli import ask as ask_dcu
 from dcu.ledger.store import verify
+from hil_tests.enrolment import RING, write_keys
 from hil_tests.jump import street_ready
 from hil_tests.observation import Observation
 from hil_tests.player import Ear, StreetError
@@ -89,17 +90,26 @@ class WallStreet:
         token_file = self._state / "token"
         token_file.write_text(self._token, encoding="ascii")
         token_file.chmod(0o600)
+        write_keys(self._world.ring, self._state)
         socket_path = str(self._short / "status.sock")
         contents = {
             DCU: dcu_config(
-                self._scenario, self._servers[SUBSTATION].url, self._tty(DCU), str(self._state / DCU), socket_path
+                self._scenario,
+                self._servers[SUBSTATION].url,
+                self._tty(DCU),
+                str(self._state / DCU),
+                socket_path,
+                str(self._state / RING),
             )
         }
         for name in CLIENTS:
             self._ports[name] = _free_port()
             home = (self._ports[name], str(token_file))
             state = str(self._state / name)
-            contents[name] = meter_config(self._scenario, name, self._servers[name].url, self._tty(name), state, home)
+            keys = str(self._state / f"{name}.key")
+            contents[name] = meter_config(
+                self._scenario, name, self._servers[name].url, self._tty(name), state, home, keys
+            )
         for name, content in contents.items():
             self._config(name).write_text(_toml(content), encoding="utf-8")
 

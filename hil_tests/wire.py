@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dcu.keys import KeyRing
+from hil_tests.enrolment import Eavesdropper
 from hil_tests.observation import WireFrame
 from prime_plc.control import Control, ControlType, Reg, decode_control
 from prime_plc.lpdu import Lpdu
@@ -16,10 +18,12 @@ from shared.messages import Downward, Upward
 class WireReader:
     """Decodes what crosses one line; learns the nodes' addresses from their registrations."""
 
-    def __init__(self, sna: Eui48, clients: dict[Eui48, str]) -> None:
+    def __init__(self, sna: Eui48, clients: dict[Eui48, str], ring: KeyRing) -> None:
         self._sna = sna
         self._clients = clients
+        self.keys = Eavesdropper(ring)
         self._nodes: dict[tuple[int, int], str] = {}
+        self._pieces: dict[tuple[str, bool], dict[int, bytes]] = {}
 
     def read(self, start_s: float, duration_s: float, sender: str, pdu: bytes, delivered: bool) -> WireFrame:
         """One frame in words."""
@@ -36,7 +40,7 @@ class WireReader:
             packet = decoded.packets[0]
             if packet.control:
                 return self._control(packet, decoded.downlink)
-            return self._data(packet)
+            return self._data(packet, decoded.downlink)
         except HeadroomError:
             return "", "unreadable", None
 
@@ -49,16 +53,30 @@ class WireReader:
             return client, ControlType(packet.lcid).name, None
         return self._nodes.get((packet.sid, packet.lnid), ""), ControlType(packet.lcid).name, None
 
-    def _data(self, packet: Packet) -> tuple[str, str, Upward | Downward | None]:
+    def _data(self, packet: Packet, down: bool) -> tuple[str, str, Upward | Downward | None]:
         client = self._nodes.get((packet.sid, packet.lnid), "")
         _, used = ArqHeader.decode(packet.payload)
         rest = packet.payload[used:]
         if not rest:
             return client, "acknowledgement", None
-        sar = SarHeader.decode(rest[:1])
-        if sar.type is not SarType.FIRST or sar.value != 0:
+        sdu = self._assembled(client, down, SarHeader.decode(rest[:1]), rest[1:])
+        if sdu is None:
             return client, "segment", None
-        apdu = decode_apdu(Lpdu.decode(rest[1:]).data)
+        plain = self.keys.open(client, down, Lpdu.decode(sdu).data)
+        if plain is None:
+            return client, "protected", None
+        apdu = decode_apdu(plain)
         if isinstance(apdu, Pushed | Written):
             return client, type(apdu.message).__name__.lower(), apdu.message
-        return client, type(apdu).__name__, None
+        return client, type(apdu).__name__.lower(), None
+
+    def _assembled(self, client: str, down: bool, header: SarHeader, part: bytes) -> bytes | None:
+        """The whole of which this was the last missing piece; a new first piece begins a new whole."""
+        pieces = self._pieces.setdefault((client, down), {})
+        if header.type is SarType.FIRST:
+            pieces.clear()
+            pieces[-1] = bytes(header.value + 1)
+        pieces[0 if header.type is SarType.FIRST else header.value] = part
+        if -1 not in pieces or len(pieces) <= len(pieces[-1]):
+            return None
+        return b"".join(pieces[number] for number in sorted(pieces) if number >= 0)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from hil_tests.enrolment import enrol
 from hil_tests.player import Ear, build_feeder
 from hil_tests.scenario import CLIENTS, Scenario
 from hil_tests.virtual.em330 import Measured, VirtualEm330
@@ -64,7 +65,8 @@ class World:
         for name in CLIENTS:
             self.meters[name].refresh = self._refresher(name)
         self.meters[SUBSTATION].refresh = self._show_busbar
-        self._reader = WireReader(EUI48[DCU], {EUI48[name]: name for name in CLIENTS})
+        self.ring = enrol(EUI48, DCU, random.Random(f"keys {seed}"))
+        self.reader = WireReader(EUI48[DCU], {EUI48[name]: name for name in CLIENTS}, self.ring)
 
     def _refresher(self, name: str) -> Callable[[VirtualEm330], None]:
         customer = self.feeder.customer(name)
@@ -97,10 +99,12 @@ class World:
         pdu = frame.pdu[SENTINEL_BYTES:]  # what stock firmware put in front
         start_s = self._ear.scenario_time(frame.start_s)
         duration_s = frame.end_s - frame.start_s
-        self._ear.frame(self._reader.read(start_s, duration_s, frame.sender.name, pdu, bool(frame.delivered)))
+        self._ear.frame(self.reader.read(start_s, duration_s, frame.sender.name, pdu, bool(frame.delivered)))
 
 
-def dcu_config(scenario: Scenario, em330_url: str, plc_url: str, state: str, socket: str) -> dict[str, object]:
+def dcu_config(
+    scenario: Scenario, em330_url: str, plc_url: str, state: str, socket: str, keys: str
+) -> dict[str, object]:
     """The DCU's configuration for this street."""
     site = scenario.site
     return {
@@ -116,6 +120,7 @@ def dcu_config(scenario: Scenario, em330_url: str, plc_url: str, state: str, soc
         },
         "balancing": {"url": em330_url, "phases": ["L1"]},
         "plc": {"url": plc_url, "framing": FRAMING.value, "control_repeat_s": CONTROL_REPEAT_S},
+        "protection": {"key_file": keys},
         "status": {"socket": socket},
         "meters": [
             {
@@ -132,7 +137,7 @@ def dcu_config(scenario: Scenario, em330_url: str, plc_url: str, state: str, soc
 
 
 def meter_config(
-    scenario: Scenario, name: str, em330_url: str, plc_url: str, state: str, home: tuple[int, str]
+    scenario: Scenario, name: str, em330_url: str, plc_url: str, state: str, home: tuple[int, str], keys: str
 ) -> dict[str, object]:
     """A meter's configuration for this street; ``home`` is port and token file."""
     site = scenario.site
@@ -149,6 +154,7 @@ def meter_config(
         "em330": {"url": em330_url},
         "relay": {"pin": RELAY_PIN, "read_back_pin": READ_BACK_PIN},
         "plc": {"url": plc_url, "framing": FRAMING.value, "control_repeat_s": CONTROL_REPEAT_S},
+        "protection": {"key_file": keys},
         "request": {"return_spread_s": RETURN_SPREAD_S},
         "home": {"port": home[0], "token_file": home[1]},
     }

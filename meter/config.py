@@ -16,7 +16,8 @@ from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
 from shared.errors import ConfigError, Fault
-from shared.ids import MeterId, Phase, parse_eui48
+from shared.ids import MeterId, Phase, format_eui48, parse_eui48
+from shared.keys import MeterKeys, load_meter_keys
 from shared.messages import LEASE_S_MAX
 from shared.modbus import ModbusAddress
 
@@ -152,12 +153,25 @@ class Request(Section):
         return self
 
 
+class Protection(Section):
+    """The keys of this meter: the file that `headroom-keys export` has written. There is no operation without."""
+
+    key_file: Annotated[str, Field(min_length=1)]
+
+
 class HomeDoor(Section):
     """The household's HTTP door; the token stands in a file of its own."""
 
     host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)]
     token_file: Annotated[str, Field(min_length=1)]
+
+
+class CosemDoor(Section):
+    """A door for DLMS clients over TCP (IEC 62056-47), on this machine only; none without this section."""
+
+    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 4059
 
 
 class MeterConfig(Section):
@@ -167,8 +181,10 @@ class MeterConfig(Section):
     em330: Em330
     relay: Relay
     plc: Plc
+    protection: Protection
     home: HomeDoor
     request: Request = Field(default_factory=Request)
+    cosem: CosemDoor | None = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -214,6 +230,20 @@ class MeterConfig(Section):
         """For the relay."""
         relay = self.relay
         return RelaySettings(relay.pin, Level(relay.energised), relay.read_back_pin, Level(relay.read_back_raised))
+
+    def load_keys(self) -> MeterKeys:
+        """The keys of this meter.
+
+        Raises:
+            ConfigError: no file of keys, open to others, damaged, or another meter's.
+        """
+        path = Path(self.protection.key_file)
+        keys = load_meter_keys(path)
+        own = (self.meter.id, format_eui48(parse_eui48(self.meter.eui48)))
+        if (keys.meter, format_eui48(keys.eui48)) != own:
+            seen = f"keys of {keys.meter}, {format_eui48(keys.eui48)}"
+            raise ConfigError(str(path), [Fault("meter", seen, f"keys of {own[0]}, {own[1]}")])
+        return keys
 
     def home_settings(self, file: str) -> HomeSettings:
         """For the home door; reads the token.

@@ -1,8 +1,8 @@
 """The meter as a COSEM server: what any DLMS client can read. Pure but for the clock's label, which it is handed.
 
 Values are those of the newest valid reading; a value nobody can vouch for is answered "temporary failure", never zero.
-Everything is read-only by GET. Association and access rights come with the protection layer; until then everything
-listed here is public.
+Everything is read-only by GET. Who may read what, and the objects that speak of associations themselves, stand in
+`meter.association`; the DCU, in its own session, may read everything here.
 
 Class and attribute numbers, units and the layout of date-time are those of the COSEM interface classes (Blue Book),
 recalled where the library does not carry them, and not checked against the specification.
@@ -11,26 +11,25 @@ recalled where the library does not carry them, and not checked against the spec
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 from dlms_cosem import dlms_data
 
 from meter.core import MeterCore
-from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, CosemValue, ReadRequest, encode_read_answer
+from shared.axdr import Boolean, CosemValue, null, obis_bytes, octets, structure
+from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, ReadRequest, encode_read_answer
+from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK, date_time
 from shared.ids import Phase
 from shared.messages import PerPhase, Reading, RelayState
 
 CLASS_DATA: Final = 1
 CLASS_REGISTER: Final = 3
-CLASS_CLOCK: Final = 8
 CLASS_DISCONNECT: Final = 70
 CLASS_LIMITER: Final = 71
 
 UNIT: Final = {"W": 27, "var": 29, "Wh": 30, "A": 33, "V": 35, "Hz": 44}
 """Codes of the COSEM unit enumeration."""
 
-OBIS_CLOCK: Final = "0-0:1.0.0.255"
 OBIS_LIMITER: Final = "0-0:17.0.0.255"
 OBIS_DEVICE_NAME: Final = "0-0:42.0.0.255"
 OBIS_DISCONNECT: Final = "0-0:96.3.10.255"
@@ -45,9 +44,6 @@ CONTROL_MODE: Final = 0
 
 TIME_UNKNOWN: Final = b"\xff" * 12
 """A date-time with every field "not specified"."""
-
-CLOCK_STATUS_UNKNOWN: Final = 0xFF
-"""The meter cannot tell whether its wall clock is right; it decides nothing by it."""
 
 Value = Callable[[Reading], float | None]
 Attributes = dict[int, CosemValue | None]
@@ -161,11 +157,16 @@ class CosemServer:
         if class_id != owner:
             return AccessResult.OBJECT_CLASS_INCONSISTENT
         if attribute == 1:
-            return dlms_data.OctetStringData(_logical_name(obis))
+            return octets(obis_bytes(obis))
         if attribute not in attributes:
             return AccessResult.READ_WRITE_DENIED
         value = attributes[attribute]
         return AccessResult.TEMPORARY_FAILURE if value is None else value
+
+    def listed(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Every object's class and attributes by OBIS code."""
+        found = dict.fromkeys(REGISTERS, (CLASS_REGISTER, (1, 2, 3)))
+        return found | {obis: (owner, (1, *show(0.0))) for obis, (owner, show) in self._objects.items()}
 
     # ---- the objects -------------------------------------------------------------------------------------------------
 
@@ -174,13 +175,13 @@ class CosemServer:
         reading = self._core.rules.reading
         measured = None if reading is None else value(reading)
         scaled = None if measured is None else dlms_data.Long64Data(round(measured * 10**-scaler))
-        return {2: scaled, 3: _structure(dlms_data.IntegerData(scaler), dlms_data.EnumData(UNIT[unit]))}
+        return {2: scaled, 3: structure(dlms_data.IntegerData(scaler), dlms_data.EnumData(UNIT[unit]))}
 
     def _clock(self, _now: float) -> Attributes:
-        return {2: dlms_data.OctetStringData(_date_time(self._utc_s())), 3: dlms_data.LongData(0)}
+        return {2: octets(date_time(self._utc_s())), 3: dlms_data.LongData(0)}
 
     def _device_name(self, _now: float) -> Attributes:
-        return {2: dlms_data.OctetStringData(self._name.encode("ascii"))}
+        return {2: octets(self._name.encode("ascii"))}
 
     def _disconnect(self, _now: float) -> Attributes:
         """Class 70: output state and control state as the auxiliary contact says, connected meaning raised."""
@@ -188,31 +189,31 @@ class CosemServer:
         if relay is RelayState.UNKNOWN:
             return {2: None, 3: None, 4: dlms_data.EnumData(CONTROL_MODE)}
         raised = relay is RelayState.RAISED
-        return {2: _Boolean(raised), 3: dlms_data.EnumData(int(raised)), 4: dlms_data.EnumData(CONTROL_MODE)}
+        return {2: Boolean(raised), 3: dlms_data.EnumData(int(raised)), 4: dlms_data.EnumData(CONTROL_MODE)}
 
     def _limiter(self, now: float) -> Attributes:
         """Class 71 on the export power: normal threshold is the nominal limit, the emergency profile the live grant."""
         limiter = self._core.limiter
-        monitored = (_u16(CLASS_REGISTER), dlms_data.OctetStringData(_logical_name(OBIS_EXPORT)))
-        starts = _date_time(self._utc_s()) if limiter.live else TIME_UNKNOWN
+        monitored = (_u16(CLASS_REGISTER), octets(obis_bytes(OBIS_EXPORT)))
+        starts = date_time(self._utc_s()) if limiter.live else TIME_UNKNOWN
         profile = (
             _u16(EMERGENCY_PROFILE if limiter.live else 0),
-            dlms_data.OctetStringData(starts),
+            octets(starts),
             _u32(round(limiter.lease_left_s(now))),
         )
         in_force_w = self._core.limit(now).limit_w
-        action = _structure(dlms_data.OctetStringData(_logical_name(OBIS_SCRIPTS)), _u16(0))
+        action = structure(octets(obis_bytes(OBIS_SCRIPTS)), _u16(0))
         return {
-            2: _structure(*monitored, dlms_data.IntegerData(2)),
+            2: structure(*monitored, dlms_data.IntegerData(2)),
             3: _watts(in_force_w),
             4: _watts(limiter.nominal_limit_w),
             5: _watts(in_force_w),
             6: _u32(0),
             7: _u32(0),
-            8: _structure(*profile),
+            8: structure(*profile),
             9: dlms_data.DataArray([_u16(EMERGENCY_PROFILE)]),
-            10: _Boolean(limiter.live),
-            11: _structure(action, action),
+            10: Boolean(limiter.live),
+            11: structure(action, action),
         }
 
     def _grant(self, now: float) -> Attributes:
@@ -220,38 +221,17 @@ class CosemServer:
         limiter = self._core.limiter
         decision, request_id = limiter.decision, limiter.request_id
         if decision is None or request_id is None:
-            return {2: _Null(None)}
+            return {2: null()}
         lease = _u32(round(100 * limiter.lease_left_s(now)))
         return {
-            2: _structure(
-                _u32(decision.epoch), _u32(decision.seq), _u32(request_id), _Null(None), _watts(limiter.limit_w), lease
+            2: structure(
+                _u32(decision.epoch), _u32(decision.seq), _u32(request_id), null(), _watts(limiter.limit_w), lease
             )
         }
 
     def _nominal_limit(self, _now: float) -> Attributes:
         limiter = self._core.limiter
-        return {2: _structure(_u32(limiter.epoch), _u32(0), _watts(limiter.nominal_limit_w))}
-
-
-# ---- A-XDR -----------------------------------------------------------------------------------------------------------
-
-
-class _Boolean(dlms_data.BooleanData):
-    """A boolean; the library decodes it and cannot encode it."""
-
-    def value_to_bytes(self) -> bytes:
-        return bytes((bool(self.value),))
-
-
-class _Null(dlms_data.NullData):
-    """null-data; the library decodes it and cannot encode it."""
-
-    def value_to_bytes(self) -> bytes:
-        return b""
-
-
-def _structure(*fields: CosemValue) -> CosemValue:
-    return dlms_data.DataStructure(list(fields))
+        return {2: structure(_u32(limiter.epoch), _u32(0), _watts(limiter.nominal_limit_w))}
 
 
 def _u16(value: int) -> CosemValue:
@@ -265,14 +245,3 @@ def _u32(value: int) -> CosemValue:
 def _watts(value_w: float) -> CosemValue:
     """Tenths of a watt, as the export register's scaler says."""
     return _u32(round(10 * value_w))
-
-
-def _logical_name(obis: str) -> bytes:
-    return bytes(int(part) for part in obis.replace("-", ".").replace(":", ".").split("."))
-
-
-def _date_time(utc_s: float) -> bytes:
-    """COSEM date-time in UTC: year, month, day, weekday, hour to hundredths, deviation 0, clock status unknown."""
-    at = datetime.fromtimestamp(utc_s, UTC)
-    date = at.year.to_bytes(2, "big") + bytes((at.month, at.day, at.isoweekday()))
-    return date + bytes((at.hour, at.minute, at.second, at.microsecond // 10_000, 0, 0, CLOCK_STATUS_UNKNOWN))

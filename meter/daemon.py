@@ -6,9 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from dlms_cosem.enumerations import ActionResultStatus
+
+from meter.association import Association, Clients, Level
 from meter.config import MeterConfig
 from meter.core import (
     Event,
@@ -29,7 +32,10 @@ from meter.core import (
     SetRelay,
     StoreFailed,
 )
+from meter.cosem_door import Answer, CosemDoor
 from meter.cosem_server import CosemServer
+from meter.gate import Gate, Heard, LinkIs, Transmit
+from meter.gate import Output as GateOutput
 from meter.home import HomeDoor
 from meter.relay import RelayPort
 from meter.status import snapshot
@@ -47,15 +53,18 @@ from shared.cosem import (
     encode_up,
     encode_write_answer,
 )
+from shared.cosem_security import ClockWritten, KeysSent, encode_action_answer
 from shared.daemon import Progress, Signals, Supervisor, resident_kib
 from shared.em330 import Em330Reader
 from shared.errors import DecodeError, Fault
 from shared.ids import parse_eui48
+from shared.keys import MeterKeys
 from shared.log import event, get_logger
 from shared.machine import Inbox, drive
-from shared.messages import RelayState, Report
+from shared.messages import DecisionId, Downward, RelayState, Report, Revoke
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
+from shared.session import End, InvocationCounter, Own, Refusal
 
 TICK_S: Final = 0.5
 """[s] The control tick: the relay's contact is looked at, and the core is asked for a sign of life, this often."""
@@ -77,7 +86,32 @@ STALL_S: Final = 30.0
 CORE_STALL_S: Final = 5.0
 """[s] The same for the core and the control tick, on which the relay hangs."""
 
+KEYS_S: Final = 10.0
+"""[s] So often the session and the reserve of counters are looked at."""
+
+CLOCK_NEWS_S: Final = 2.0
+"""[s] A clock that was set by less is no news."""
+
+TRANSFERS_MAX: Final = 4
+"""Keys waiting for the disk."""
+
 _LOG: Final = get_logger("meter")
+
+
+class VaultPort(Protocol):
+    """Keys, and how far counters are reserved; each call is done when it is durable, and raises when it is not."""
+
+    @property
+    def keys(self) -> MeterKeys:
+        """Of this meter, at its start."""
+
+    @property
+    def counter(self) -> InvocationCounter:
+        """Of this start, its first block reserved."""
+
+    async def reserve(self, end: int) -> None: ...
+
+    async def save(self, keys: MeterKeys) -> None: ...
 
 
 class StorePort(Protocol):
@@ -99,7 +133,9 @@ class Ports:
     relay: RelayPort
     store: StorePort
     stored: tuple[list[Report], int]
+    vault: VaultPort
     home_door: HomeDoor | None = None
+    cosem_door: CosemDoor | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
 
@@ -172,7 +208,13 @@ class MeterDaemon:
         self._inbox: Inbox[Input] = Inbox("meter", INBOX_MAX)
         self._core = MeterCore(config.meter_settings, ports.draw, ports.stored)
         eui48 = parse_eui48(config.meter.eui48)
-        self._server = CosemServer(self._core, f"HDR{eui48.hex()}", ports.clock.utc_s)
+        own = Own.start(End.METER, ports.vault.counter, ports.draw)
+        self._gate = Gate(ports.vault.keys, own, ports.draw, _tell_refusal)
+        self._transfers: Inbox[KeysSent] = Inbox("keys", TRANSFERS_MAX)
+        self._clock_offset_s = 0.0
+        self._server = CosemServer(self._core, f"HDR{eui48.hex()}", self.utc_s)
+        self._clients = Clients(self._server, ports.vault.keys.client, own, ports.draw, self._set_clock)
+        self._public = Association(self._clients, frozenset({Level.PUBLIC}))
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._stack = service_stack(config.plc.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
@@ -189,9 +231,13 @@ class MeterDaemon:
         supervisor.worker("em330", self._poll, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
         supervisor.worker("outbox", lambda progress: self._secretary.run(clock, progress), STALL_S)
+        supervisor.worker("keys", self._keep_keys, STALL_S)
         door = self._ports.home_door
         if door is not None:
             supervisor.worker("home", lambda progress: door(self, progress), STALL_S)
+        cosem = self._ports.cosem_door
+        if cosem is not None:
+            supervisor.worker("cosem", lambda progress: cosem(self._associate, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", meter=self._config.meter.id, rss_kib=resident_kib())
         self._turn_s = clock.monotonic()
         try:
@@ -228,8 +274,14 @@ class MeterDaemon:
                 "not_delivered": counters.not_delivered,
                 "inbox_full": counters.inbox_full,
                 "old_epoch": self._core.ignored,
-            }
+            },
+            "protection": self._gate.summary()
+            | {"clock_offset_s": round(self._clock_offset_s, 2), "clients_refused": dict(self._clients.refused)},
         }
+
+    def utc_s(self) -> float:
+        """The wall clock as the DCU has set it [s]; a label, never a reason."""
+        return self._ports.clock.utc_s() + self._clock_offset_s
 
     def _taken(self, item: Household) -> Fault | None:
         return None if self._put(item) else Fault("meter", "too many requests", "one after the other")
@@ -266,6 +318,35 @@ class MeterDaemon:
             next_s = max(began_s + self._config.em330.poll_s, self._reader.next_try_s(clock.monotonic()))
             await asyncio.sleep(max(0.0, next_s - clock.monotonic()))
 
+    async def _keep_keys(self, progress: Progress) -> None:
+        """Counters are reserved before they are needed, new keys are on disk before they are used."""
+        clock, vault, counter = self._ports.clock, self._ports.vault, self._ports.vault.counter
+        trusted = True
+        while True:
+            await self._transfers.wait(clock, clock.monotonic() + KEYS_S)
+            try:
+                while (sent := self._transfers.take()) is not None:
+                    await self._transfer(sent, trusted=trusted)
+                if trusted and (wanted := counter.wanted) is not None:
+                    await vault.reserve(wanted)
+                    counter.extend(wanted)
+            except Exception as error:
+                # Never a second try on a disk that has failed; what is reserved lasts for a while, then we are silent.
+                trusted = False
+                self._put(StoreFailed(str(error) or type(error).__name__))
+            self._gated(self._gate.tick(clock.monotonic()))
+            progress()
+
+    async def _transfer(self, sent: KeysSent, *, trusted: bool) -> None:
+        keys = self._gate.unwrapped(sent) if trusted else None
+        if keys is None:
+            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.TEMPORARY_FAILURE))
+            return
+        await self._ports.vault.save(keys)
+        self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+        self._gated(self._gate.rekey(keys, self._ports.clock.monotonic()))
+        event(_LOG, logging.INFO, "new keys", generation=keys.generation)
+
     # ---- world to core -----------------------------------------------------------------------------------------------
 
     def _put(self, item: Input) -> bool:
@@ -277,30 +358,75 @@ class MeterDaemon:
         self._put(RelayObserved(self._ports.relay.read_back()))
 
     def _heard(self, output: sap.Output) -> None:
+        now = self._ports.clock.monotonic()
         match output:
+            case sap.DataReceived() if output.ssap == Level.PUBLIC.value:
+                self._read_publicly(output, now)
             case sap.DataReceived():
-                self._apdu(output)
+                self._gated(self._gate.receive(output.peer, output.data, now))
             case sap.LinkUp() | sap.LinkDown():
-                self._put(LinkChanged(isinstance(output, sap.LinkUp)))
+                self._gated(self._gate.link(isinstance(output, sap.LinkUp), now))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
-    def _apdu(self, received: sap.DataReceived) -> None:
+    def _gated(self, outputs: list[GateOutput]) -> None:
+        for output in outputs:
+            match output:
+                case Transmit():
+                    self._transmit(output.data)
+                case LinkIs():
+                    self._put(LinkChanged(output.up))
+                case Heard():
+                    self._believed(output)
+
+    def _believed(self, heard: Heard) -> None:
+        """An APDU of the DCU, or, lowering, of whoever has the street's group key."""
         try:
-            apdu = decode_apdu(received.data)
+            apdu = decode_apdu(heard.plain)
         except DecodeError:
             self.counters.undecodable += 1
             return
-        if isinstance(apdu, Written):
-            taken = self._put(MessageArrived(apdu.message))
-            if apdu.confirmed:
-                # "Success" says that it arrived; whether it was obeyed is what the next report says.
-                result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE
-                self._send_apdu(encode_write_answer(apdu.invoke_id, result), received.ssap)
-        elif isinstance(apdu, ReadRequest):
-            self._send_apdu(self._server.answer(apdu, self._ports.clock.monotonic()), received.ssap)
+        match apdu:
+            case Written():
+                taken = self._put(MessageArrived(self._as_group(apdu.message) if heard.group else apdu.message))
+                if apdu.confirmed and not heard.group:
+                    # "Success" says that it arrived; whether it was obeyed is what the next report says.
+                    result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE
+                    self._answer(encode_write_answer(apdu.invoke_id, result))
+            case ReadRequest():
+                self._answer(self._server.answer(apdu, self._ports.clock.monotonic()))
+            case ClockWritten():
+                self._set_clock(apdu.utc_s)
+                if apdu.confirmed:
+                    self._answer(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS))
+            case KeysSent():
+                self._transfers.put(apdu)
+
+    def _as_group(self, message: Downward) -> Downward:
+        """A revoke of a group member must not make us obey another epoch, nor move decision numbers on."""
+        assert isinstance(message, Revoke), "the gate lets nothing else through"
+        return replace(message, decision=DecisionId(self._core.limiter.epoch, 0))
+
+    def _set_clock(self, utc_s: float) -> None:
+        offset_s = utc_s - self._ports.clock.utc_s()
+        if abs(offset_s - self._clock_offset_s) > CLOCK_NEWS_S:
+            event(_LOG, logging.INFO, "clock set", before_s=self._clock_offset_s, after_s=offset_s)
+        self._clock_offset_s = offset_s
+
+    # ---- reading tools -----------------------------------------------------------------------------------------------
+
+    def _associate(self) -> Answer:
+        """A reading tool has connected."""
+        association = Association(self._clients)
+        return lambda sap, apdu: association.handle(sap, apdu, self._ports.clock.monotonic())
+
+    def _read_publicly(self, received: sap.DataReceived, now: float) -> None:
+        """Over the power line a stranger may read what is public; it is told to anybody, and unprotected."""
+        answer = self._public.handle(Level.PUBLIC.value, received.data, now)
+        item = sap.SendData(None, Level.PUBLIC.value, SERVER_SAP, answer)
+        self.counters.not_delivered += not self._runner.send(item)
 
     # ---- core to world -----------------------------------------------------------------------------------------------
 
@@ -327,10 +453,21 @@ class MeterDaemon:
 
     def _send_up(self, output: SendUp) -> None:
         self._invoke_id = (self._invoke_id + 1) & 0xFFFFFF
-        self._send_apdu(encode_up(output.message, self._invoke_id), CLIENT_SAP)
+        self._answer(encode_up(output.message, self._invoke_id))
 
-    def _send_apdu(self, data: bytes, dsap: int) -> None:
-        self.counters.not_delivered += not self._runner.send(sap.SendData(None, dsap, SERVER_SAP, data))
+    def _answer(self, apdu: bytes) -> None:
+        data = self._gate.protect(apdu)
+        if data is None:
+            self.counters.not_delivered += 1
+        else:
+            self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        self.counters.not_delivered += not self._runner.send(sap.SendData(None, CLIENT_SAP, SERVER_SAP, data))
+
+
+def _tell_refusal(refusal: Refusal, number: int) -> None:
+    event(_LOG, logging.WARNING, "frame refused", why=refusal.value, number=number)
 
 
 def build(config: MeterConfig, ports: Ports) -> MeterDaemon:

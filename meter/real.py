@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from meter.config import MeterConfig
+from meter.cosem_door import cosem_door
+from meter.cosem_door import listen as cosem_listen
 from meter.daemon import Ports, build
 from meter.guard import GuardedRelay
 from meter.home import home_door, listen
@@ -23,10 +25,12 @@ from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Signals
 from shared.errors import DeviceError
+from shared.keys import MeterKeys, meter_content
 from shared.log import event, get_logger, set_up_logging
 from shared.messages import Report
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
+from shared.secret_files import COUNTERS, CounterFile, save_secret
 
 LOCK: Final = "meter.lock"
 OUTBOX: Final = "outbox.sqlite"
@@ -48,10 +52,34 @@ class ThreadedStore:
     async def forget(self, seqs: list[int]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._store.forget, seqs)
 
+    @property
+    def thread(self) -> ThreadPoolExecutor:
+        """For others who wait for the disk."""
+        return self._thread
+
     def close(self) -> None:
         """Finish what was begun and give the file back."""
         self._thread.shutdown(wait=True)
         self._store.close()
+
+
+class DiskVault:
+    """`meter.daemon.VaultPort` on this machine's disk; it waits in the thread that the outbox has anyway."""
+
+    def __init__(self, keys: MeterKeys, key_file: Path, counters: CounterFile, thread: ThreadPoolExecutor) -> None:
+        """Reserves the first block of counters (DeviceError if that is not possible)."""
+        self.keys = keys
+        self.counter = counters.start()
+        self._key_file = key_file
+        self._counters = counters
+        self._thread = thread
+
+    async def reserve(self, end: int) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._counters.reserve, end)
+
+    async def save(self, keys: MeterKeys) -> None:
+        content = meter_content(keys)
+        await asyncio.get_running_loop().run_in_executor(self._thread, save_secret, self._key_file, content)
 
 
 @contextmanager
@@ -88,17 +116,23 @@ async def run_daemon(config: MeterConfig, file: str) -> int:
 
     Raises:
         DeviceError: a second instance, a port or a pin in use, no GPIO, an outbox that cannot be written.
-        ConfigError: the token is missing.
+        ConfigError: the token or the keys are missing.
     """
     set_up_logging()
     home = config.home_settings(file)
+    keys = config.load_keys()
     warn_of_open_token(Path(config.home.token_file))
     with ExitStack() as stack:
         stack.enter_context(held(config.state_directory))
         listening = stack.enter_context(listen(home))
+        cosem = None
+        if config.cosem is not None:
+            cosem = cosem_door(stack.enter_context(cosem_listen(config.cosem.host, config.cosem.port)))
         store = SqliteStore(config.state_directory / OUTBOX)
         threaded = ThreadedStore(store)
         stack.callback(threaded.close)
+        counters = CounterFile(config.state_directory / COUNTERS)
+        vault = DiskVault(keys, Path(config.protection.key_file), counters, threaded.thread)
         relay = GuardedRelay(config.relay_settings)
         stack.callback(relay.close)
         event(_LOG, logging.INFO, "dead man holds the relay", guard_kib=relay.rss_kib)
@@ -110,7 +144,9 @@ async def run_daemon(config: MeterConfig, file: str) -> int:
             relay=relay,
             store=threaded,
             stored=store.load(),
+            vault=vault,
             home_door=home_door(listening, home.token),
+            cosem_door=cosem,
             notify=notify_from(),
             signals=Signals.HANDLED,
         )

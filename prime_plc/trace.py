@@ -257,6 +257,13 @@ _APDU_NAMES: Final = {
     0xC4: "GET response",
     0xC5: "SET response",
     0xC7: "ACTION response",
+    0xC8: "protected GET request",
+    0xC9: "protected SET request",
+    0xCB: "protected ACTION request",
+    0xCC: "protected GET response",
+    0xCD: "protected SET response",
+    0xCF: "protected ACTION response",
+    0xDB: "protected APDU",
 }
 
 

@@ -17,14 +17,17 @@ OBIS                object              service    structure of the value
 0-0:128.5.0.255     revoke              SET        epoch, seq, reason, binding meter, value, limit that is left
 0-0:128.6.0.255     nominal limit       SET, GET   epoch, seq, limit
 0-0:128.7.0.255     acknowledgement     SET        epoch, report number, count (unconfirmed service)
+0-0:128.8.0.255     session             push, SET  challenge, echo, known (unconfirmed service)
 ==================  ==================  =========  =================================================
 
 All are class 1 (Data), attribute 2. Scaling: voltage 0.1 V, current 1 mA, power 0.1 W and 0.1 var, frequency 0.01 Hz,
-limits 0.1 W, durations 10 ms, energy 1 Wh, binding values 0.01; *null-data* stands for "unknown". A value that does not
-fit its type is an error of the sender (ValueError).
+limits 0.1 W, durations 10 ms, energy 1 Wh, binding values 0.01; *null-data* stands for "unknown". A number travels in
+the smallest type that holds it, which saves a fifth of a report's airtime. A value that does not fit at all is an error
+of the sender (ValueError).
 
-Nothing here is protected yet: on the bare wire anybody who can couple to the line can write these objects. The pairwise
-protection (DLMS security suite 0) is a layer around these APDUs.
+What secures them is no message of a limit and stands in `shared.cosem_security`: the session's introduction
+(0-0:128.8.0.255), the transport of keys, and the clock. On the wire all of it travels inside `shared.protection`'s
+envelopes; these are the bytes within.
 """
 
 from __future__ import annotations
@@ -40,6 +43,36 @@ from dlms_cosem.protocol.xdlms.get import GetRequestNormal
 from dlms_cosem.protocol.xdlms.invoke_id_and_priority import InvokeIdAndPriority
 from dlms_cosem.protocol.xdlms.set import SetRequestNormal, SetResponseNormal
 
+from shared.axdr import (
+    CosemValue,
+    enum,
+    expect_length,
+    i32,
+    null,
+    obis_bytes,
+    obis_text,
+    parse,
+    parse_structure,
+    scaled,
+    to_obis,
+    u16,
+    u32,
+    u64,
+    unscaled,
+)
+from shared.cosem_security import (
+    OBIS_CLOCK,
+    OBIS_SESSION,
+    ActionAnswered,
+    ClockWritten,
+    Introduced,
+    KeysSent,
+    decode_action,
+    decode_action_answer,
+    decode_clock,
+    decode_introduction,
+    encode_introduction,
+)
 from shared.errors import DecodeError
 from shared.ids import Epoch, MeterId, Nonce, RequestId
 from shared.messages import (
@@ -71,13 +104,7 @@ SERVER_SAP: Final = 1
 APDU_BYTES_MAX: Final = 1021
 """Longest APDU that fits one 4-32 LPDU."""
 
-DEPTH_MAX: Final = 4
-"""Deepest nesting of A-XDR structures accepted."""
-
 AccessResult = enumerations.DataAccessResult
-CosemValue = dlms_data.AbstractDlmsData
-"""A typed A-XDR value (`dlms_cosem.dlms_data`)."""
-
 OBIS_REPORT: Final = "0-0:128.0.0.255"
 OBIS_REQUEST: Final = "0-0:128.1.0.255"
 OBIS_RELEASE: Final = "0-0:128.2.0.255"
@@ -134,7 +161,7 @@ class ReadAnswer:
     value: object
 
 
-Apdu = Pushed | Written | ReadRequest | WriteAnswer | ReadAnswer
+Apdu = Pushed | Written | ReadRequest | WriteAnswer | ReadAnswer | Introduced | KeysSent | ActionAnswered | ClockWritten
 
 
 # ---- APDUs -----------------------------------------------------------------------------------------------------------
@@ -143,7 +170,7 @@ Apdu = Pushed | Written | ReadRequest | WriteAnswer | ReadAnswer
 def encode_up(message: Upward, invoke_id: int) -> bytes:
     """The push APDU of a meter's message; ``invoke_id`` counts modulo 2**24."""
     obis, fields = _encode_upward(message)
-    body = dlms_data.DataStructure([dlms_data.OctetStringData(_obis_bytes(obis)), *fields]).to_bytes()
+    body = dlms_data.DataStructure([dlms_data.OctetStringData(obis_bytes(obis)), *fields]).to_bytes()
     return DataNotification(LongInvokeIdAndPriority(invoke_id & 0xFFFFFF), None, body).to_bytes()
 
 
@@ -155,7 +182,7 @@ def encode_down(message: Downward, invoke_id: int) -> bytes:
 
 def _set_apdu(obis: str, fields: list[CosemValue], invoke_id: int, *, confirmed: bool) -> bytes:
     data: bytes = SetRequestNormal(
-        cosem_attribute=cosem.CosemAttribute(enumerations.CosemInterface.DATA, _obis(obis), VALUE_ATTRIBUTE),
+        cosem_attribute=cosem.CosemAttribute(enumerations.CosemInterface.DATA, to_obis(obis), VALUE_ATTRIBUTE),
         data=dlms_data.DataStructure(fields).to_bytes(),
         invoke_id_and_priority=InvokeIdAndPriority(invoke_id & 0xF, confirmed=confirmed),
     ).to_bytes()
@@ -174,7 +201,7 @@ def encode_read_request(class_id: int, obis: str, attribute: int, invoke_id: int
         DecodeError: the class or the OBIS code does not exist.
     """
     try:
-        descriptor = cosem.CosemAttribute(enumerations.CosemInterface(class_id), _obis(obis), attribute)
+        descriptor = cosem.CosemAttribute(enumerations.CosemInterface(class_id), to_obis(obis), attribute)
     except ValueError as error:
         raise DecodeError(f"COSEM attribute: seen class {class_id} {obis!r}, expected a known class") from error
     return _apdu_bytes(GetRequestNormal(descriptor, InvokeIdAndPriority(invoke_id & 0xF)))
@@ -217,27 +244,40 @@ def _apdu_bytes(apdu: Any) -> bytes:
     return data
 
 
-def _decode_push(data: bytes) -> Pushed:
+def _decode_push(data: bytes) -> Pushed | Introduced:
     notification = DataNotification.from_bytes(data)
-    name, *fields = _parse_structure(notification.body)
+    name, *fields = parse_structure(notification.body)
     if not isinstance(name, bytes | bytearray) or len(name) != 6:
         raise DecodeError(f"push: seen {name!r} as first element, expected a logical name of six bytes")
-    message = _decode_upward(_obis_text(bytes(name)), fields)
+    obis = obis_text(bytes(name))
+    if obis == OBIS_SESSION:
+        return _canonical(decode_introduction(fields), data)
+    message = _decode_upward(obis, fields)
     if encode_up(message, notification.long_invoke_id_and_priority.long_invoke_id) != data:
         raise DecodeError("push: seen another encoding of the same values, expected ours")
     return Pushed(message)
 
 
-def _decode_set(data: bytes) -> Written:
+def _canonical(introduced: Introduced, data: bytes) -> Introduced:
+    if encode_introduction(introduced.hello, down=data[0] == 0xC1) != data:
+        raise DecodeError("introduction: seen another encoding of the same values, expected ours")
+    return introduced
+
+
+def _decode_set(data: bytes) -> Written | Introduced | ClockWritten:
     request = SetRequestNormal.from_bytes(data)
     invoke = request.invoke_id_and_priority
     attribute = request.cosem_attribute
+    if attribute.instance.to_string() == OBIS_CLOCK:
+        return decode_clock(request)
     if (int(attribute.interface), attribute.attribute) != (CLASS_DATA, VALUE_ATTRIBUTE):
         raise DecodeError(
             f"SET: seen class {int(attribute.interface)} attribute {attribute.attribute}, expected 1 and 2"
         )
-    values = _parse_structure(request.data)
-    message = _decode_downward(attribute.instance.to_string(), values)
+    obis, values = attribute.instance.to_string(), parse_structure(request.data)
+    if obis == OBIS_SESSION:
+        return _canonical(decode_introduction(values), data)
+    message = _decode_downward(obis, values)
     obis, fields = _encode_downward(message)
     confirmed = not isinstance(message, Acknowledgement)
     # Of an older DCU's revoke the last field is missing; it is compared as far as it goes.
@@ -247,13 +287,13 @@ def _decode_set(data: bytes) -> Written:
 
 
 def _decode_set_answer(data: bytes) -> WriteAnswer:
-    _expect_length(data, 4, "SET answer")
+    expect_length(data, 4, "SET answer")
     answer = SetResponseNormal.from_bytes(data)
     return WriteAnswer(answer.invoke_id_and_priority.invoke_id, int(answer.result))
 
 
 def _decode_get(data: bytes) -> ReadRequest:
-    _expect_length(data, 13, "GET without selective access")
+    expect_length(data, 13, "GET without selective access")
     request = GetRequestNormal.from_bytes(data)
     attribute = request.cosem_attribute
     return ReadRequest(
@@ -269,23 +309,20 @@ def _decode_get_answer(data: bytes) -> ReadAnswer:
         raise DecodeError(f"GET answer: seen {data[:4].hex(' ')}, expected a normal answer with data or a result")
     invoke_id = data[2] & 0xF
     if data[3] == 1:
-        _expect_length(data, 5, "GET answer with a result")
+        expect_length(data, 5, "GET answer with a result")
         return ReadAnswer(invoke_id, int(AccessResult(data[4])), None)
-    return ReadAnswer(invoke_id, 0, _parse(data[4:]))
+    return ReadAnswer(invoke_id, 0, parse(data[4:]))
 
 
 _DECODERS: Final[dict[int, Callable[[bytes], Apdu]]] = {
     0x0F: _decode_push,
     0xC0: _decode_get,
     0xC1: _decode_set,
+    0xC3: decode_action,
     0xC4: _decode_get_answer,
     0xC5: _decode_set_answer,
+    0xC7: decode_action_answer,
 }
-
-
-def _expect_length(data: bytes, length: int, what: str) -> None:
-    if len(data) != length:
-        raise DecodeError(f"{what}: seen {len(data)} bytes, expected {length}")
 
 
 # ---- the messages' fields --------------------------------------------------------------------------------------------
@@ -297,14 +334,14 @@ def _encode_upward(message: Upward) -> tuple[str, list[CosemValue]]:
             return OBIS_REPORT, _report_fields(message)
         case Request():
             return OBIS_REQUEST, [
-                _u32(message.request_id),
-                _u64(message.nonce),
-                _u32(message.epoch),
-                _u32(_scaled(message.limit_w, 10)),
-                _u32(_scaled(message.minimum_limit_w, 10)),
+                u32(message.request_id),
+                u64(message.nonce),
+                u32(message.epoch),
+                u32(scaled(message.limit_w, 10)),
+                u32(scaled(message.minimum_limit_w, 10)),
             ]
         case Release():
-            return OBIS_RELEASE, [_u32(message.request_id), _u32(message.epoch), *_decision_or_null(message.applied)]
+            return OBIS_RELEASE, [u32(message.request_id), u32(message.epoch), *_decision_or_null(message.applied)]
 
 
 def _decode_upward(obis: str, fields: list[Any]) -> Upward:
@@ -324,24 +361,24 @@ def _encode_downward(message: Downward) -> tuple[str, list[CosemValue]]:
         case Grant():
             return OBIS_GRANT, [
                 *_decision(message.decision),
-                _u32(message.request_id),
-                _u64(message.nonce),
-                _u32(_scaled(message.limit_w, 10)),
-                _u32(_scaled(message.lease_s, 100)),
+                u32(message.request_id),
+                u64(message.nonce),
+                u32(scaled(message.limit_w, 10)),
+                u32(scaled(message.lease_s, 100)),
             ]
         case Denial():
             binding = _binding(message.reason, message.binding, message.value)
-            return OBIS_DENIAL, [*_decision(message.decision), _u32(message.request_id), *binding]
+            return OBIS_DENIAL, [*_decision(message.decision), u32(message.request_id), *binding]
         case Revoke():
             return OBIS_REVOKE, [
                 *_decision(message.decision),
                 *_binding(message.reason, message.binding, message.value),
-                _u32(_scaled(message.limit_w, 10)),
+                u32(scaled(message.limit_w, 10)),
             ]
         case NominalLimit():
-            return OBIS_NOMINAL_LIMIT, [*_decision(message.decision), _u32(_scaled(message.limit_w, 10))]
+            return OBIS_NOMINAL_LIMIT, [*_decision(message.decision), u32(scaled(message.limit_w, 10))]
         case Acknowledgement():
-            return OBIS_ACKNOWLEDGEMENT, [_u32(message.epoch), _u32(message.seq), _u16(message.count)]
+            return OBIS_ACKNOWLEDGEMENT, [u32(message.epoch), u32(message.seq), u16(message.count)]
 
 
 def _decode_downward(obis: str, fields: list[Any]) -> Downward:
@@ -355,10 +392,10 @@ def _decode_downward(obis: str, fields: list[Any]) -> Downward:
         return Grant(decision, RequestId(request_id), Nonce(nonce), limit / 10, lease / 100)
     if obis == OBIS_DENIAL:
         request_id, reason, binding, value = rest
-        return Denial(decision, RequestId(request_id), Reason(reason), _to_meter(binding), _unscaled(value, 100))
+        return Denial(decision, RequestId(request_id), Reason(reason), _to_meter(binding), unscaled(value, 100))
     if obis == OBIS_REVOKE:
         reason, binding, value, limit = rest if len(rest) == 4 else [*rest, 0]  # an older DCU revokes the whole
-        return Revoke(decision, Reason(reason), _to_meter(binding), _unscaled(value, 100), limit / 10)
+        return Revoke(decision, Reason(reason), _to_meter(binding), unscaled(value, 100), limit / 10)
     if obis == OBIS_NOMINAL_LIMIT:
         (limit,) = rest
         return NominalLimit(decision, limit / 10)
@@ -367,32 +404,32 @@ def _decode_downward(obis: str, fields: list[Any]) -> Downward:
 
 def _report_fields(report: Report) -> list[CosemValue]:
     return [
-        _u32(report.boot_id),
-        _u32(report.seq),
-        _null() if report.nonce is None else _u64(report.nonce),
-        _u32(report.epoch),
-        _u32(_scaled(report.reading_age_s, 100)),
-        _u32(_scaled(report.limit_w, 10)),
-        _enum(report.source),
-        _enum(report.relay),
-        _u32(_scaled(report.lease_left_s, 100)),
+        u32(report.boot_id),
+        u32(report.seq),
+        null() if report.nonce is None else u64(report.nonce),
+        u32(report.epoch),
+        u32(scaled(report.reading_age_s, 100)),
+        u32(scaled(report.limit_w, 10)),
+        enum(report.source),
+        enum(report.relay),
+        u32(scaled(report.lease_left_s, 100)),
         *_decision_or_null(report.applied),
-        _u16(report.alarms),
-        _null() if report.reading is None else dlms_data.DataStructure(_reading_fields(report.reading)),
+        u16(report.alarms),
+        null() if report.reading is None else dlms_data.DataStructure(_reading_fields(report.reading)),
     ]
 
 
 def _reading_fields(reading: Reading) -> list[CosemValue]:
     fields: list[CosemValue] = []
     for u, i, p, q in zip(reading.u_v, reading.i_a, reading.p_w, reading.q_var, strict=True):
-        fields.append(_null() if u is None else _u16(_scaled(u, 10)))
+        fields.append(null() if u is None else u16(scaled(u, 10)))
         fields.extend(
-            _null() if value is None else _i32(_scaled(value, scale)) for value, scale in ((i, 1000), (p, 10), (q, 10))
+            null() if value is None else i32(scaled(value, scale)) for value, scale in ((i, 1000), (p, 10), (q, 10))
         )
     frequency = reading.frequency_hz
-    fields.append(_null() if frequency is None else _u16(_scaled(frequency, 100)))
-    fields.append(_u64(reading.import_energy_wh))
-    fields.append(_u64(reading.export_energy_wh))
+    fields.append(null() if frequency is None else u16(scaled(frequency, 100)))
+    fields.append(u64(reading.import_energy_wh))
+    fields.append(u64(reading.export_energy_wh))
     return fields
 
 
@@ -423,7 +460,7 @@ def _decode_reading(fields: list[Any]) -> Reading:
         i_a=_per_phase(phases[1::4], 1000),
         p_w=_per_phase(phases[2::4], 10),
         q_var=_per_phase(phases[3::4], 10),
-        frequency_hz=_unscaled(frequency, 100),
+        frequency_hz=unscaled(frequency, 100),
         import_energy_wh=import_wh,
         export_energy_wh=export_wh,
     )
@@ -431,15 +468,15 @@ def _decode_reading(fields: list[Any]) -> Reading:
 
 def _per_phase(raw: list[int | None], scale: int) -> PerPhase:
     l1, l2, l3 = raw
-    return _unscaled(l1, scale), _unscaled(l2, scale), _unscaled(l3, scale)
+    return unscaled(l1, scale), unscaled(l2, scale), unscaled(l3, scale)
 
 
 def _decision(decision: DecisionId) -> list[CosemValue]:
-    return [_u32(decision.epoch), _u32(decision.seq)]
+    return [u32(decision.epoch), u32(decision.seq)]
 
 
 def _decision_or_null(decision: DecisionId | None) -> list[CosemValue]:
-    return [_null(), _null()] if decision is None else _decision(decision)
+    return [null(), null()] if decision is None else _decision(decision)
 
 
 def _to_decision(epoch: int | None, seq: int | None) -> DecisionId | None:
@@ -450,122 +487,13 @@ def _to_decision(epoch: int | None, seq: int | None) -> DecisionId | None:
 
 def _binding(reason: Reason, binding: MeterId | None, value: float | None) -> list[CosemValue]:
     return [
-        _enum(reason),
-        _null() if binding is None else dlms_data.VisibleStringData(binding),
-        _null() if value is None else _i32(_scaled(value, 100)),
+        enum(reason),
+        null() if binding is None else dlms_data.VisibleStringData(binding),
+        null() if value is None else i32(scaled(value, 100)),
     ]
 
 
-def _to_meter(text: str | None) -> MeterId | None:
+def _to_meter(text: object) -> MeterId | None:
+    if not isinstance(text, str | None):
+        raise DecodeError(f"meter: seen {text!r}, expected a name or null")
     return None if text is None else MeterId(text)
-
-
-# ---- A-XDR -----------------------------------------------------------------------------------------------------------
-
-
-def _scaled(value: float, scale: int) -> int:
-    return round(value * scale)  # raises ValueError or OverflowError for NaN and infinities
-
-
-def _unscaled(raw: int | None, scale: int) -> float | None:
-    return None if raw is None else raw / scale
-
-
-class _Null(dlms_data.NullData):
-    """null-data; the library decodes it and cannot encode it."""
-
-    def value_to_bytes(self) -> bytes:
-        return b""
-
-
-def _null() -> CosemValue:
-    return _Null(None)
-
-
-def _fits(value: int, low: int, high: int) -> int:
-    if not low <= value <= high:
-        raise ValueError(f"seen {value}, expected {low} to {high}")
-    return int(value)
-
-
-def _u16(value: int) -> CosemValue:
-    return dlms_data.UnsignedLongData(_fits(value, 0, 0xFFFF))
-
-
-def _u32(value: int) -> CosemValue:
-    return dlms_data.DoubleLongUnsignedData(_fits(value, 0, 0xFFFFFFFF))
-
-
-def _i32(value: int) -> CosemValue:
-    return dlms_data.DoubleLongData(_fits(value, -0x80000000, 0x7FFFFFFF))
-
-
-def _u64(value: int) -> CosemValue:
-    return dlms_data.UnsignedLong64Data(_fits(value, 0, 0xFFFFFFFFFFFFFFFF))
-
-
-def _enum(value: int) -> CosemValue:
-    return dlms_data.EnumData(_fits(value, 0, 0xFF))
-
-
-def _obis(text: str) -> cosem.Obis:
-    return cosem.Obis(*_obis_bytes(text))
-
-
-def _obis_bytes(text: str) -> bytes:
-    parts = text.replace("-", ".").replace(":", ".").split(".")
-    if len(parts) != 6:
-        raise ValueError(f"OBIS code: seen {text!r}, expected six groups such as 1-0:1.8.0.255")
-    return bytes(int(part) for part in parts)
-
-
-def _obis_text(name: bytes) -> str:
-    a, b, c, d, e, f = name
-    return f"{a}-{b}:{c}.{d}.{e}.{f}"
-
-
-_FIXED_BYTES: Final = {0: 0, 3: 1, 5: 4, 6: 4, 15: 1, 16: 2, 17: 1, 18: 2, 20: 8, 21: 8, 22: 1}
-_COUNTED: Final = frozenset((9, 10))
-_NESTED: Final = frozenset((1, 2))
-
-
-def _end_of(data: bytes, at: int, depth: int) -> int:
-    """Where the value that starts at ``at`` ends; refuses what is cut short, too deep or of a type we never use.
-
-    The library's parser takes an empty rest for an endless row of nulls; nothing may reach it unmeasured.
-    """
-    tag = data[at]
-    if tag in _FIXED_BYTES:
-        end = at + 1 + _FIXED_BYTES[tag]
-    elif tag in _COUNTED:
-        end = at + 2 + _short_count(data, at + 1)
-    elif tag in _NESTED and depth < DEPTH_MAX:
-        end = at + 2
-        for _ in range(_short_count(data, at + 1)):
-            end = _end_of(data, end, depth + 1)
-    else:
-        raise DecodeError(f"A-XDR: seen type {tag} at byte {at}, expected one of the types in use")
-    if end > len(data):
-        raise DecodeError(f"A-XDR: seen {len(data)} bytes, expected at least {end}")
-    return end
-
-
-def _short_count(data: bytes, at: int) -> int:
-    count = data[at]
-    if count > 0x7F:
-        raise DecodeError(f"A-XDR: seen a length in long form at byte {at}, expected at most 127")
-    return count
-
-
-def _parse(data: bytes) -> object:
-    end = _end_of(data, 0, 0)
-    _expect_length(data, end, "A-XDR value")
-    (value,) = dlms_data.DlmsDataParser().parse(data)
-    return value.to_python()
-
-
-def _parse_structure(data: bytes) -> list[Any]:
-    value = _parse(data)
-    if data[0] != dlms_data.DataStructure.TAG or not isinstance(value, list):
-        raise DecodeError(f"A-XDR: seen type {data[0]}, expected a structure")
-    return value

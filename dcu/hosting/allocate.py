@@ -33,6 +33,10 @@ RESOLUTION_W: Final = 1.0
 """Steps end when no limit moves by more."""
 FLOWS_MAX: Final = 12
 """Linear steps before the way back is halved; each is one exact power flow."""
+WIDENING_FLOWS_MAX: Final = 6
+"""The same where doubt grows with the distance from now: the next window goes on from where this one led."""
+BACK_TO: Final = (1.0, 0.95, 0.85, 0.7, 0.5, 0.25)
+"""Shares of what is exported now beyond the nominal limits that are tried as a start."""
 CHORD: Final = 2
 """The flow after which the slopes at the nominal limits are bent to what it found, instead of made anew."""
 BEND_MAX: Final = 1.25
@@ -191,6 +195,8 @@ class _Sharing:
     hot: NDArray[np.bool_] = field(init=False)
     """Constraints that the nominal limits alone exceed (c)."""
     known: _Slopes = field(init=False)
+    cuts: list[tuple[Rows, Reals, Reals]] = field(default_factory=list)
+    """Constraints, slopes and room of earlier steps, where doubt grows with the distance from now."""
     flows: int = 0
 
     def __post_init__(self) -> None:
@@ -217,17 +223,20 @@ class _Sharing:
             return Allocation(nominal, (exceeded,) * len(self.claims), 1.0, exceeded, limit, self.flows)
         self.limit = -(np.zeros(len(here)) if self.missing is None else self.missing)
         self.hot = here > self.limit
+        start, here = self._start(here)
+        at_start = here
+        exceeded = exceeded if self.hot.any() else None
         near = self.hot.copy()
-        self.known = _Slopes(self.prospect, self.spread, self._powers(nominal), len(here))
-        x, best = nominal, nominal
-        filled = self._first(near, here)
-        while self.flows < FLOWS_MAX:
+        self.known = _Slopes(self.prospect, self.spread, self._powers(start), len(here))
+        x = best = start
+        filled = self._first(near, start, here)
+        while self.flows < (WIDENING_FLOWS_MAX if self.prospect.widens else FLOWS_MAX):
             x = filled.limits_w
             here = self._excess(x)
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - self.limit)
-            if self.flows == CHORD:
+            if self.flows == CHORD and not self.prospect.widens:
                 self.known.bend(x - nominal, here - at_nominal)
             else:
                 self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
@@ -239,11 +248,31 @@ class _Sharing:
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
                 break
+        if best is start and not self._good(at_start):
+            best = nominal
         if best is not x:
             best = self._back(best, x)
         floor = np.where(np.isfinite(self.limit), self.limit, np.maximum(at_nominal, 0.0))
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
+
+    def _start(self, here: Reals) -> tuple[Reals, Reals]:
+        """Limits from which the linear steps begin, and the excess there: the nominal ones; or, where doubt grows with
+        the distance from now, what is exported now or as much less as a limit asks for. Seen from now the nominal
+        limits may look like too much only for being far; what they really exceed is exceeded all the way."""
+        if not self.prospect.widens:
+            return self.nominal, here
+        now_w = np.array([-float(self.prospect.now.p_w[list(c.ports)].sum()) for c in self.claims])
+        more = np.clip(now_w, self.nominal, self.wanted) - self.nominal
+        tried = self.nominal + np.array(BACK_TO)[:, None] * more
+        self.flows += 1
+        over = self.prospect.excess(self.spread.powers(tried, self.others_p_w)) - self.limit
+        always = self.hot & (over > 0).all(axis=0)
+        good = np.flatnonzero(((over <= 0) | always).all(axis=1))
+        if not len(good):
+            return self.nominal, here
+        self.hot = always
+        return tried[good[0]], over[good[0]] + self.limit
 
     def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
         """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""
@@ -264,10 +293,9 @@ class _Sharing:
         rows = filled.binding[filled.binding != FREE]
         return bool((here[rows] >= self.limit[rows] - SPARE).all())
 
-    def _first(self, near: NDArray[np.bool_], here: Reals) -> Filled:
-        """Where to begin: linear about the nominal limits, constraints taken in until the guess breaks no more."""
-        nominal = self.nominal
-        filled = Filled(self.wanted, np.full(len(nominal), FREE))
+    def _first(self, near: NDArray[np.bool_], start: Reals, here: Reals) -> Filled:
+        """Where to begin: linear about a start, constraints taken in until the guess breaks no more."""
+        filled = Filled(self.wanted, np.full(len(start), FREE))
         for k in range(FLOWS_MAX):
             rough = self.prospect.guess(self._powers(filled.limits_w))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
@@ -277,7 +305,7 @@ class _Sharing:
             near |= broken
             if not near.any():
                 break
-            filled = self._fill(nominal, near, self.limit - here)
+            filled = self._fill(start, near, self.limit - here)
         return filled
 
     def _powers(self, limits_w: Reals) -> Reals:
@@ -293,6 +321,8 @@ class _Sharing:
         rows = np.flatnonzero(near & np.isfinite(self.limit))
         slope = self.known.of(rows)
         room = room[rows] - SLACK + slope @ at_w
+        if self.prospect.widens:
+            rows, slope, room = self._with_cuts(rows, slope, room)
         weight = np.ones(len(at_w))
         if self.policy is Policy.PROPORTIONAL:
             weight = np.where(self.nominal > 0, self.nominal, 1.0)
@@ -306,6 +336,14 @@ class _Sharing:
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
             self.out[int(np.where(short, lack, -np.inf).argmax())] = True
+
+    def _with_cuts(self, rows: Rows, slope: Reals, room: Reals) -> tuple[Rows, Reals, Reals]:
+        """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what
+        ruled out one point rules out nothing good, and steps do not swing to and fro."""
+        self.cuts.append((rows, slope, room))
+        rows, slope, room = (np.concatenate([cut[k] for cut in self.cuts]) for k in range(3))
+        kept = np.isfinite(self.limit[rows])
+        return rows[kept], slope[kept], room[kept]
 
     def _good(self, here: Reals) -> bool:
         """Within the limits that are still anybody's business."""

@@ -49,11 +49,12 @@ class Binding:
 
 
 class Standing(StrEnum):
-    """What a wish waits for."""
+    """What a wish waits for: an answer, a renewal, nothing; or nothing, though it could be raised at once."""
 
     ASKS = "asks"
     DUE = "due"
     HOLDS = "holds"
+    MAY_RISE = "may rise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,7 @@ class Verdicts:
 
     def refuse(self, wish: Wish, binding: Binding) -> None:
         """No to a question, no renewal to a grant; one that only lasts is left to its lease."""
-        if wish.standing is not Standing.HOLDS:
+        if wish.standing in {Standing.ASKS, Standing.DUE}:
             self.add(wish, Act.DENY if wish.standing is Standing.ASKS else Act.WITHHOLD, None, binding)
 
     def accept(self, wish: Wish, limit_w: float, binding: Binding | None = None) -> bool:

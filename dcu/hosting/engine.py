@@ -16,7 +16,7 @@ from typing import Final
 
 from dcu.hosting.airtime import Pace
 from dcu.hosting.correspondence import Correspondence
-from dcu.hosting.decide import Act, Band, Binding, Rule, Verdict, View
+from dcu.hosting.decide import Act, Band, Binding, Rule, Standing, Verdict, View
 from dcu.hosting.exchange import (
     Event,
     Input,
@@ -34,6 +34,7 @@ from dcu.hosting.journal import Inputs, Journal
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.questions import Pending, Questions
+from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
 from dcu.hosting.wishes import gather
@@ -92,6 +93,7 @@ class HostingEngine:
         self._questions = Questions()
         self._correspondence = Correspondence(epoch)
         self._renewable: dict[MeterId, Pending] = {}
+        self._raises = Raises(settings.airtime, now)
         self._changed_since: float | None = None
         self._violations = Violations(settings.revocation_band(self._rule.foresees), settings.persistence_s)
         self._withheld: set[MeterId] = set()
@@ -208,6 +210,7 @@ class HostingEngine:
         outputs: list[Output] = []
         for grant in self.book.expire(now):
             self._renewable.pop(grant.meter, None)
+            self._raises.drop(grant.meter)
             fields = {"meter": grant.meter, "limit_w": grant.limit_w, "decision": str(grant.decision)}
             outputs += [self._journal.note("expired", fields), Event("grant expired", {"meter": grant.meter})]
         if self._quarantined and now >= self._started_s + QUARANTINE_S:
@@ -268,10 +271,14 @@ class HostingEngine:
             if report.applied == grant.decision:
                 self.book.end(meter)
                 self._renewable.pop(meter, None)
-            return []
-        if now < grant.decided_at_s + self._settings.renew_interval_s:
+                self._raises.drop(meter)
             return []
         request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
+        if now < grant.decided_at_s + self._settings.renew_interval_s:
+            if self._rule.foresees and report.applied == grant.decision:
+                self._raises.keep(request, meter, now)
+            return []
+        self._raises.drop(meter)
         since = self._renewable.get(meter)
         self._renewable[meter] = Pending(request, now if since is None else since.since_s)
         return []
@@ -307,6 +314,7 @@ class HostingEngine:
                 self.book.released(meter, release.applied)
             return []
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         self.book.released(meter, release.applied)
         fields = {"meter": meter, "released": str(grant.decision)}
         return [self._journal.note("release", fields), Event("released", {"meter": meter})]
@@ -317,8 +325,8 @@ class HostingEngine:
         """Answer everything that waits, on one view of the newest measurements."""
         self._decided_s = now
         self._changed_since = None
-        asking = self._questions.pending
-        question = gather(self.table, self.book, asking, self._renewable.keys(), self.renewable(now))
+        standings = dict.fromkeys(self._may_rise(now), Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
+        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now))
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -340,6 +348,13 @@ class HostingEngine:
             return view, []
         return view, [self._journal.note("view", {"view": entry})]
 
+    def _may_rise(self, now: float) -> frozenset[MeterId]:
+        """Whose grants could be raised before they are due: a nonce is there, and air time."""
+        settings = self._settings
+        meters = sum(state.linked for state in self.table.states())
+        share = settings.airtime.share(meters, len(self.book.live), settings.renew_interval_s, self._reports.per_s(now))
+        return self._raises.possible(share, now)
+
     def _carry_out(self, verdict: Verdict, inputs: Inputs, now: float) -> list[Output]:
         meter = verdict.meter
         binding = verdict.binding or Binding(Reason.GRANTED, meter)
@@ -348,7 +363,9 @@ class HostingEngine:
                 return self._grant("grant", self._questions.answered(meter), verdict, inputs, now)
             case Act.RENEW:
                 self._withheld.discard(meter)
-                return self._grant("renewal", self._renewable.pop(meter).request, verdict, inputs, now)
+                due = self._renewable.pop(meter, None)
+                request = self._raises.spend(meter) if due is None else due.request
+                return self._grant("renewal", request, verdict, inputs, now)
             case Act.DENY:
                 return self._deny(meter, self._questions.answered(meter), binding, inputs)
             case Act.LOWER:
@@ -381,6 +398,7 @@ class HostingEngine:
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         self._correspondence.granted(meter)
         record = self._journal.granted(kind, decision, request, verdict, inputs)
         message = Grant(decision, request.request_id, request.nonce, limit_w, lease_s)
@@ -448,6 +466,7 @@ class HostingEngine:
         else:
             self.book.revoke(meter, decision)
         self._renewable.pop(meter, None)
+        self._raises.drop(meter)
         message = Revoke(decision, binding.reason, binding.point, binding.value, part_w)
         told = {"meter": meter, **binding.as_entry(), "limit_w": part_w, "decision": str(decision)}
         return [

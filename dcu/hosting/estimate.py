@@ -3,9 +3,10 @@
 Model and meters check each other. A power flow on the measured draws, raised or lowered to the measured busbar voltage,
 gives the model's voltage at each port; `residuals` follows what each meter says beyond it. The level used for decisions
 is model plus residual, so that a busbar that moved a second ago moves every port with it, and an inverter that has just
-followed its new limit is no surprise; the margin is the class of the meter plus three standard deviations of the
-residual's mean. What houses do between their reports lasts minutes and is not foreseen: it is the guard's, and the next
-report's, to deal with.
+followed its new limit is no surprise. The margin is the class of the meter, plus three standard deviations of the
+residual's mean, plus what a model wrong by its declared share may have made of the load's change since then. What
+houses do between their reports lasts minutes and is not foreseen: it is the guard's, and the next report's, to deal
+with.
 
 What the balancing meter sees and no customer's meter accounts for is spread over the ports without a meter.
 """
@@ -252,7 +253,13 @@ class Estimator:
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
         level = np.abs(u) * factor + memory.residuals.mean_v
-        margin = accuracy.voltage_class_pct / 100 * level + SPREADS * np.sqrt(memory.residuals.variance)
+        lift = factor * (np.abs(u) - np.abs(self.model_at(self._source).u_open_v))
+        moved = np.where(self._metered, np.abs(lift - memory.residuals.anchor_v), 0.0)
+        margin = (
+            accuracy.voltage_class_pct / 100 * level
+            + SPREADS * np.sqrt(memory.residuals.variance)
+            + accuracy.model_error_pct / 100 * moved
+        )
         situation = Situation(
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),

@@ -78,6 +78,10 @@ class Prospect(Protocol):
     def now(self) -> Situation:
         """What is measured."""
 
+    @property
+    def widens(self) -> bool:
+        """Whether doubt grows with the distance from now so much that it decides; else it is a share of the change."""
+
     def excess(self, p_w: Reals) -> Reals:
         """How far each constraint is exceeded with these draws (n_state, n) [W]: (n_state, n_constraint), above 0 is
         too far. A state without a power-flow solution exceeds everything."""
@@ -132,6 +136,8 @@ def _observed(model: PortModel, limits: GridLimits) -> _Observed:
 
 class Outlook:
     """`Prospect` by the network model: exact power flow, first-order slopes."""
+
+    widens = False
 
     def __init__(self, model: PortModel, limits: GridLimits, now: Situation) -> None:
         self.model, self.limits, self.now = model, limits, now

@@ -41,7 +41,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, GridLimits, Prospect, Rows, Situation
+from dcu.hosting.headroom import Situation
 from dcu.hosting.regression import Regression
 from shared.errors import ConfigError, Fault
 
@@ -65,7 +65,8 @@ FIT_SETS_MIN: Final = 720
 LEARNED_SHARE: Final = 0.5
 """A port is learned when the bound on what its own export does is at most this share of the effect."""
 PROBE_W: Final = 1000.0
-SLOPE_STEP_W: Final = 50.0
+NEAR: Final = 0.004
+"""[nominal] While no voltage has been moved by more in magnitude, steps go by the bounds of every port alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,13 @@ class LearnedSensitivity:
         self._busbar = Regression(expected, np.diag(sizes**2), np.full(1, noise**2), least**2)
         self._last = self._recent = np.zeros(0)
         self._last_s, self._fresh = 0.0, 0
+        n = len(labels)
+        self._place = np.zeros(n, dtype=np.int64)
+        """Of each port: its place among those of its phase."""
+        for at in self._at:
+            self._place[at] = np.arange(len(at))
+        self._probes = self._busbar_inputs(np.eye(n), np.zeros((n, n)))
+        self._settle()
 
     def _path(self, phase: int, of: int) -> tuple[Path, Reals]:
         """The path between two phases, and the matrix that turns its (R, X) into what a and r do."""
@@ -226,7 +234,18 @@ class LearnedSensitivity:
         """Take everything learnt so far into the estimate."""
         for part in (*self._parts, self._busbar):
             part.refresh()
+        self._settle()
         self._fresh = 0
+
+    def _settle(self) -> None:
+        """The estimate as one law of all ports."""
+        n = len(self.labels)
+        self._theta = np.zeros((2 * n + 3, n))
+        for part, at in zip(self._parts, self._at, strict=True):
+            self._theta[:, at] = part.theta
+        # What an ampere at each port does to the busbar's phases (n, 3).
+        self._of_busbar = (self._probes @ self._busbar.theta)[:, :, 0]
+        self._alone: Reals | None = None
 
     def fit_prior(self) -> None:
         """Learn from the data how far paths differ from each other: the likeliest spread, one size larger.
@@ -240,6 +259,7 @@ class LearnedSensitivity:
             other = max(SPREADS, key=lambda s: self._evidence(f, part, (own, s)))
             self.spread[f] = (SPREAD_SAFETY * own, SPREAD_SAFETY * other)
             part.expect(self._covariance(f, self.spread[f]))
+        self._settle()
 
     def _evidence(self, phase: int, part: Regression, spread: tuple[float, float]) -> float:
         part.expect(self._covariance(phase, spread))
@@ -247,39 +267,127 @@ class LearnedSensitivity:
 
     def change(self, now: Situation, p_w: Reals) -> Change:
         """What draws (n_state, n) [W] instead of the present ones do to the voltages, q staying as it is."""
+        x, above, du = self._step(now, p_w)
+        doubt = np.sqrt(self._busbar.variance(above.reshape(-1, 4))).reshape(-1, 3)[:, self._phase]
+        for part, at in zip(self._parts, self._at, strict=True):
+            doubt[:, at] += np.sqrt(part.variance(x))
+        own, other = self._moved(np.abs(self._by_phase(x)), np.abs(x[:, 2 * len(self.labels) :]))
+        largest = ((own + other) / now.u_v).max(axis=1, keepdims=True)
+        curved = largest * (CURVATURE_OWN * own + CURVATURE_OTHER * other)
+        return Change(du, SIGMAS * doubt + curved + self.learning.asynchrony * (own + other))
+
+    def _step(self, now: Situation, p_w: Reals) -> tuple[Reals, Reals, Reals]:
+        """Inputs of the ports' laws (n_state, 2n + 3) and of the busbar's (n_state, 3, 4), changes of voltage (n_state,
+        n) [V]."""
         u = np.broadcast_to(now.u_v, p_w.shape)
         for _ in range(FLOW_STEPS):
             active, reactive = p_w / u - now.p_w / now.u_v, now.q_var / u - now.q_var / now.u_v
             above = self._busbar_inputs(active, reactive)
             busbar = (above @ self._busbar.theta)[:, :, 0]
             x = np.concatenate([active, reactive, busbar], axis=1)
-            du = busbar[:, self._phase]
-            for part, at in zip(self._parts, self._at, strict=True):
-                du[:, at] += x @ part.theta
+            du = busbar[:, self._phase] + x @ self._theta
             # A guess that leaves all bounds of sense (nothing learnt yet) must not divide by nothing.
             u = np.clip(now.u_v + du, 0.5 * now.u_v, 1.5 * now.u_v)
-        doubt = np.sqrt(self._busbar.variance(above.reshape(-1, 4))).reshape(-1, 3)[:, self._phase]
-        for part, at in zip(self._parts, self._at, strict=True):
-            doubt[:, at] += np.sqrt(part.variance(x))
-        own, other = self._moved(x)
-        largest = ((own + other) / now.u_v).max(axis=1, keepdims=True)
-        curved = largest * (CURVATURE_OWN * own + CURVATURE_OTHER * other)
-        return Change(du, SIGMAS * doubt + curved + self.learning.asynchrony * (own + other))
+        return x, above, du
 
-    def _moved(self, x: Reals) -> tuple[Reals, Reals]:
+    def _by_phase(self, x: Reals, ports: NDArray[np.int64] | None = None) -> Reals:
+        """What the currents of each phase's ports do to each voltage (3, n_state, n) [V]."""
+        n, rows = len(self.labels), slice(None) if ports is None else ports
+        columns = [np.concatenate([at, n + at]) for at in self._at]
+        return np.stack([x[:, own] @ self._theta[own][:, rows] for own in columns])
+
+    def _moved(self, by_phase: Reals, busbar: Reals) -> tuple[Reals, Reals]:
         """What the own phase and the others do to each voltage, in magnitudes, so that nothing cancels (n_state, n)
         [V]."""
-        n = len(self.labels)
-        own, other = np.abs(x[:, 2 * n :])[:, self._phase], np.zeros((len(x), n))
-        for f, (part, at) in enumerate(zip(self._parts, self._at, strict=True)):
-            for g, ports in enumerate(self._at):
-                columns = np.concatenate([ports, n + ports])
-                moved = np.abs(x[:, columns] @ part.theta[columns])
-                if f == g:
-                    own[:, at] += moved
-                else:
-                    other[:, at] += moved
-        return own, other
+        own = by_phase[self._phase, :, np.arange(len(self.labels))].T
+        return own + busbar[:, self._phase], by_phase.sum(axis=0) - own
+
+    def slopes(self, now: Situation, p_w: Reals, ports: NDArray[np.int64]) -> tuple[Reals, Reals]:
+        """Derivatives by each draw, about: of the changes of some voltages, and of their bounds (ports, n) [V/W].
+
+        Near the present state, where the bound has its kink, that of every port's export on its own: together they
+        are more than the bound of all, so that steps chosen by them stay short, and inside.
+        """
+        n, phase = len(self.labels), self._phase[ports]
+        x, above, du = self._step(now, p_w[None, :])
+        u = np.clip(now.u_v + du[0], 0.5 * now.u_v, 1.5 * now.u_v)
+        by_busbar = self._of_busbar.T
+        by_current = self._theta[:n].T + self._theta[2 * n :].T @ by_busbar + by_busbar[self._phase]
+        change = (by_current[ports] - (by_current[ports] * (p_w / u**2)) @ by_current) / u
+
+        by_phase = self._by_phase(x)
+        own, other = (found[0] for found in self._moved(np.abs(by_phase), np.abs(x[:, 2 * n :])))
+        widest = int(((own + other) / now.u_v).argmax())
+        largest = (own + other)[widest] / now.u_v[widest]
+        if largest < NEAR:
+            return change, -self._each_alone()[ports] / u
+
+        doubt = np.zeros((len(ports), n))
+        for f, part in enumerate(self._parts):
+            rows = np.flatnonzero(phase == f)
+            if len(rows):
+                by_x = part.deviation_slopes(x[0], self._place[ports[rows]])
+                doubt[rows] = by_x[:, :n] + by_x[:, 2 * n :] @ by_busbar
+                of_busbar = self._busbar.deviation_slopes(above[0, f], np.zeros(1, dtype=np.int64))[0]
+                doubt[rows] += self._probes[:, f] @ of_busbar
+
+        rows = np.append(ports, widest)
+        towards = np.sign(by_phase[self._phase[:, None], 0, rows]) * self._theta[:n, rows]  # (n, rows)
+        of_own = self._phase[:, None] == self._phase[rows]
+        own_by = (towards * of_own).T + np.sign(x[0, 2 * n + self._phase[rows]])[:, None] * by_busbar[self._phase[rows]]
+        other_by = (towards * ~of_own).T
+        largest_by = (own_by[-1] + other_by[-1]) / now.u_v[widest]
+        own_by, other_by = own_by[:-1], other_by[:-1]
+        curved = largest * (CURVATURE_OWN * own_by + CURVATURE_OTHER * other_by)
+        curved += (CURVATURE_OWN * own + CURVATURE_OTHER * other)[ports, None] * largest_by
+        return change, (SIGMAS * doubt + curved + self.learning.asynchrony * (own_by + other_by)) / u
+
+    def _each_alone(self) -> Reals:
+        """Bound of what one ampere of each port does to each voltage (n, n) [V], curvature apart."""
+        if self._alone is None:
+            n = len(self.labels)
+            x = np.concatenate([np.eye(n), np.zeros((n, n)), self._of_busbar], axis=1)
+            doubt = np.sqrt(self._busbar.variance(self._probes.reshape(-1, 4))).reshape(-1, 3)[:, self._phase]
+            for part, at in zip(self._parts, self._at, strict=True):
+                doubt[:, at] += np.sqrt(part.variance(x))
+            moved = np.abs(self._by_phase(x)).sum(axis=0) + np.abs(self._of_busbar)[:, self._phase]
+            self._alone = (SIGMAS * doubt + self.learning.asynchrony * moved).T
+        return self._alone
+
+    # ---- one law for each port ---------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> NDArray[np.int64]:
+        """Of each port (n): 0 to 2."""
+        return self._phase
+
+    @property
+    def noise(self) -> Reals:
+        """Variance of each port's reading above the busbar (n) [V2]."""
+        found = np.zeros(len(self.labels))
+        for part, at in zip(self._parts, self._at, strict=True):
+            found[at] = part.noise
+        return found
+
+    def follows(self, x: Reals, ports: NDArray[np.int64] | None = None) -> Reals:
+        """What changes of currents and busbar, each port's own (m, 2n + 3), do to its voltage above the busbar (m) [V]
+        ."""
+        rows = np.arange(len(self.labels)) if ports is None else ports
+        return np.asarray(np.einsum("mk,km->m", x, self._theta[:, rows]))
+
+    def doubts(self, x: Reals, ports: NDArray[np.int64] | None = None) -> Reals:
+        """Variance of `follows` (m) [V2]."""
+        rows = np.arange(len(self.labels)) if ports is None else ports
+        found = np.zeros(len(rows))
+        for f, part in enumerate(self._parts):
+            own = np.flatnonzero(self._phase[rows] == f)
+            if len(own):
+                found[own] = part.variance_each(x[own], self._place[rows[own]])
+        return found
+
+    def by_currents(self, ports: NDArray[np.int64], of: NDArray[np.int64]) -> tuple[Reals, Reals]:
+        """What an ampere (active, reactive) of some ports does to others: (ports, of) [V]."""
+        return self._theta[np.ix_(of, ports)].T, self._theta[np.ix_(len(self.labels) + of, ports)].T
 
     def learned(self) -> NDArray[np.bool_]:
         """Which ports (n) are known well enough for their export to be judged."""
@@ -320,101 +428,4 @@ class LearnedSensitivity:
             part.restore({key: arrays[f"{name}_{key}"] for key in ("a", "b", "noise", "shared", "counts")})
         for f, part in enumerate(self._parts):
             part.expect(self._covariance(f, self.spread[f]))
-
-
-class LearnedOutlook:
-    """Predicts violations of the voltage limits from what was learnt; stands where `headroom.Outlook` does.
-
-    All constraints are numbers that must not be above 0, in shares of nominal (the middle of the band).
-    """
-
-    def __init__(self, sensitivity: LearnedSensitivity, limits: GridLimits, now: Situation) -> None:
-        self.sensitivity, self.limits, self.now = sensitivity, limits, now
-        self._nominal = (limits.u_high_v + limits.u_low_v) / 2
-        kinds = ("overvoltage", "undervoltage")
-        self.names = tuple(Constraint(kind, port) for kind in kinds for port in sensitivity.ports)
-        self._slopes: tuple[Reals, Reals] | None = None
-
-    def excess(self, p_w: Reals) -> Reals:
-        """How far each limit is exceeded with these draws (n_state, n) [W]: (n_state, 2n)."""
-        found = self.sensitivity.change(self.now, np.atleast_2d(p_w))
-        expected = self.now.u_v + found.du_v
-        margin = self.now.margin_v + found.bound_v + self.now.model_error * np.abs(found.du_v)
-        over, under = expected + margin - self.limits.u_high_v, self.limits.u_low_v - expected + margin
-        return np.concatenate([over / self._nominal, under / self._nominal], axis=1)
-
-    def guess(self, p_w: Reals) -> Reals:
-        """The excess itself: it needs no power flow."""
-        return np.asarray(self.excess(p_w)[0])
-
-    def relief(self, unused_w: Reals) -> Reals:
-        """What exports (n) [W] that may not happen take off an excess (2n), as it is learnt."""
-        by_draw = self.slopes(self.now.p_w, np.arange(len(self.names)))
-        return np.asarray(np.maximum(by_draw, 0.0) @ unused_w)
-
-    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
-        """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W], by forward differences
-        towards export, the side on which the answer is used."""
-        if self._slopes is None or not np.array_equal(self._slopes[0], p_w):
-            found = self.excess(np.vstack([p_w, p_w - SLOPE_STEP_W * np.eye(len(p_w))]))
-            self._slopes = (p_w, np.asarray((found[0] - found[1:]).T / SLOPE_STEP_W))
-        return self._slopes[1][rows]
-
-    def reason(self, binding: Constraint) -> str:
-        """Why a binding constraint binds: its kind, or `not_learned` while its port is not."""
-        at = self.sensitivity.ports.index(binding.place) if binding.place in self.sensitivity.ports else None
-        return binding.kind if at is None or self.sensitivity.learned()[at] else "not_learned"
-
-
-class MixedOutlook:
-    """Two outlooks on one situation, of a model and of what was learnt; where both know a constraint the larger excess
-    counts."""
-
-    def __init__(self, first: Prospect, second: Prospect) -> None:
-        assert np.array_equal(first.now.p_w, second.now.p_w), "two outlooks on one situation"
-        self._first, self._second = first, second
-        self.now = first.now
-        place = {name: k for k, name in enumerate(first.names)}
-        self.names = (*first.names, *(name for name in second.names if name not in place))
-        place = {name: k for k, name in enumerate(self.names)}
-        self._rows = np.array([place[name] for name in second.names], dtype=np.int64)
-
-    def excess(self, p_w: Reals) -> Reals:
-        """The larger excess of the two (n_state, n_constraint)."""
-        return np.maximum(*self._both(np.atleast_2d(p_w)))
-
-    def _both(self, p_w: Reals) -> tuple[Reals, Reals]:
-        first, second = self._first.excess(p_w), self._second.excess(p_w)
-        one = np.full((len(p_w), len(self.names)), -np.inf)
-        two = one.copy()
-        one[:, : first.shape[1]] = first
-        two[:, self._rows] = second
-        return one, two
-
-    def guess(self, p_w: Reals) -> Reals:
-        """The larger guess of the two (n_constraint)."""
-        found = np.full(len(self.names), -np.inf)
-        first, second = self._first.guess(p_w), self._second.guess(p_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], second)
-        return found
-
-    def relief(self, unused_w: Reals) -> Reals:
-        """The larger of the two (n_constraint)."""
-        found = np.zeros(len(self.names))
-        first = self._first.relief(unused_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], self._second.relief(unused_w))
-        return found
-
-    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
-        """Derivatives of the larger one (n_row, n) [1/W]."""
-        one, two = (both[0] for both in self._both(p_w[None, :]))
-        found = np.zeros((len(rows), len(p_w)))
-        of_second = two[rows] > one[rows]
-        found[~of_second] = self._first.slopes(p_w, rows[~of_second])
-        place = np.full(len(self.names), -1)
-        place[self._rows] = np.arange(len(self._rows))
-        if of_second.any():
-            found[of_second] = self._second.slopes(p_w, place[rows[of_second]])
-        return found
+        self._settle()

@@ -17,7 +17,9 @@ import numpy as np
 from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
 from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
 from dcu.hosting.headroom import GridLimits, Prospect, Situation
-from dcu.hosting.learned import PHASES, LearnedOutlook, LearnedSensitivity, Learning
+from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
+from dcu.hosting.learned_outlook import LearnedOutlook
+from dcu.hosting.levels import Levels, Readings
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet
 from dcu.hosting.view import GridView, Taught
 from dcu.hosting.window import GridSettings, Site, answer_window
@@ -29,6 +31,8 @@ from shared.messages import Reason
 NAME: Final = "learned/1"
 LESSON_S: Final = 60.0
 """[s] Between two sets that teach."""
+ASYNCHRONY: Final = 0.05
+"""`Learning.asynchrony` of a site, where meters report one after the other."""
 FIT_EVERY: Final = 1440
 """Sets between two looks at how much paths differ (`LearnedSensitivity.fit_prior`)."""
 
@@ -54,7 +58,9 @@ class Pupil:
             seen = f"{names[odd[0]]} on {labels[odd[0]]}, one of {len(odd)}"
             raise ConfigError("learning", [Fault("ports", seen, "every port metered, from phase to neutral")])
         self.ports, self.names = ports, names
-        self.sensitivity = LearnedSensitivity(names, labels, learning)
+        assumed = Learning(asynchrony=ASYNCHRONY) if learning is None else learning
+        self.sensitivity = LearnedSensitivity(names, labels, assumed)
+        self._levels = Levels(self.sensitivity)
         self._settings = settings
         inside = (settings.band_pct - settings.guard_pct) / 100
         nominal_v = np.full(len(names), settings.nominal_voltage_v)
@@ -75,8 +81,10 @@ class Pupil:
             labels += [phase.name for phase in entry.phases]
         return Pupil(PortMap(of_meter, ()), tuple(names), tuple(labels), settings, learning)
 
-    def look(self, measurements: MeasurementSet) -> tuple[Situation | None, tuple[Binding, ...]]:
-        """The situation as it is measured, or what is unknown."""
+    def look(
+        self, measurements: MeasurementSet, now: float
+    ) -> tuple[Situation | None, tuple[Binding, ...], Taught | None]:
+        """The situation at ``now`` [s], or what is unknown; and a lesson, if it is time for one."""
         missing = unknown(measurements.points) or tuple(
             Binding(Reason.READING_INVALID, point.name) for point in measurements.points[1:] if not point.powers_known
         )
@@ -84,13 +92,19 @@ class Pupil:
         if not missing and len(busbar.u_v) != 3:
             missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
         if missing:
-            return None, missing
-        p, q, u = (np.zeros(len(self.names)) for _ in range(3))
+            return None, missing, None
+        p, q, u, taken_s = (np.zeros(len(self.names)) for _ in range(4))
         for point in customers:
             at = list(self.ports.of_meter[point.name])
-            p[at], q[at], u[at] = point.p_w, point.q_var, point.u_v
-        margin = self._settings.accuracy.voltage_class_pct / 100 * u
-        return Situation(np.round(p, DECIMALS_W), np.round(q, DECIMALS_W), np.round(u, DECIMALS_V), margin), ()
+            p[at], q[at], u[at], taken_s[at] = point.p_w, point.q_var, point.u_v, now - (point.age_s or 0.0)
+        busbar_v = np.array(busbar.u_v, dtype=float)
+        level = self._levels.take(Readings(p, q, u, taken_s, busbar_v, now - (busbar.age_s or 0.0)), now)
+        p, q = np.round(p, DECIMALS_W), np.round(q, DECIMALS_W)
+        margin = self._settings.accuracy.voltage_class_pct / 100 * level.u_v + level.margin_v
+        situation = Situation(p, q, np.round(level.u_v, DECIMALS_V), np.round(margin, DECIMALS_V))
+        if 0 <= now - self._taught_s < LESSON_S:
+            return situation, (), None
+        return situation, (), Taught(now, busbar_v, Situation(p, q, np.round(level.followed_v, DECIMALS_V), 0.0 * p))
 
     def teach(self, taught: Taught) -> None:
         """One more set."""
@@ -102,11 +116,7 @@ class Pupil:
 
     def lesson(self, measurements: MeasurementSet, now: float) -> Taught | None:
         """The set of ``now`` [s], if it is complete and time for one."""
-        if 0 <= now - self._taught_s < LESSON_S:
-            return None
-        situation, _ = self.look(measurements)
-        busbar_v = np.array(measurements.points[0].u_v, dtype=float)
-        return None if situation is None else Taught(now, busbar_v, situation)
+        return self.look(measurements, now)[2]
 
     def outlook(self, situation: Situation) -> LearnedOutlook:
         """What an allocation asks."""
@@ -141,8 +151,7 @@ class Learned:
         }
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
-        situation, missing = self.pupil.look(measurements)
-        lesson = self.pupil.lesson(measurements, now)
+        situation, missing, lesson = self.pupil.look(measurements, now)
         if lesson is not None:
             self.pupil.teach(lesson)
         estimate = Estimate(1.0, situation, missing, ())

@@ -20,7 +20,7 @@ from dcu.hosting.decide import (
 )
 from dcu.hosting.estimate import Estimate, Estimator, PortMap
 from dcu.hosting.headroom import GridLimits, Outlook, Prospect
-from dcu.hosting.learned import MixedOutlook
+from dcu.hosting.learned_outlook import MixedOutlook
 from dcu.hosting.learned_rule import Pupil
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet
 from dcu.hosting.view import GridView

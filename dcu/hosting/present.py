@@ -69,7 +69,7 @@ class PresentVoltages:
                 verdicts.refuse(wish, Binding(wish.objection, wish.meter))
             elif obstacles:
                 verdicts.refuse(wish, obstacles[0])
-            elif wish.standing is not Standing.HOLDS:
+            elif wish.standing in {Standing.ASKS, Standing.DUE}:
                 verdicts.accept(wish, wish.wanted_w)
         return Answer(tuple(verdicts.found))
 

@@ -103,6 +103,18 @@ class Regression:
         """Variance of `x theta` for each input (n, k): (n, m)."""
         return np.asarray((x @ self._axes) ** 2 @ self._gain)
 
+    def variance_each(self, x: Reals, outputs: NDArray[np.int64]) -> Reals:
+        """Variance of `x theta` for one output of each input (n, k): (n)."""
+        return np.asarray(((x @ self._axes) ** 2 * self._gain[:, outputs].T).sum(axis=1))
+
+    def deviation_slopes(self, x: Reals, outputs: NDArray[np.int64]) -> Reals:
+        """Derivative of the standard deviation of `x theta` by each input (k), for some outputs (outputs, k); 0 where
+        nothing is asked."""
+        along = x @ self._axes
+        gain = self._gain[:, outputs].T
+        deviation = np.sqrt(along**2 @ gain.T)
+        return np.asarray(((gain * along) @ self._axes.T) / np.maximum(deviation, 1e-12)[:, None])
+
     def evidence(self) -> float:
         """Logarithm of how likely this prior makes what was seen, up to a constant that does not depend on it."""
         noise = self._counted

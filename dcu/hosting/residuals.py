@@ -2,14 +2,26 @@
 
 Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
-instant of the reading is known from the reports before and after it, to within what it changed between them. From that
-doubt follows how much the residual may teach.
+instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
+moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way
+it has moved with probability `g = f / 2`: its expectation has come as far, its variance is `g (1 - g)` times the square
+of what it changed. Grants are lowered together and clouds shade everybody, so what moves a voltage the same way is
+added up as it is, not by squares; up and down are taken as independent. From that doubt follows how much the residual
+may teach.
 
 Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
 
-    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2 / 3
+    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
 
-(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole.
+(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole. A residual that
+surprises moves nothing by itself but widens `P` until the margin reaches it; the next one, if it says the same, is then
+believed, and if not, `P` narrows again. The noise of a
+reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
+for the street; it begins with what the site declares.
+
+A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the
+idle feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the
+lift (voltage above the idle feeder's) that it was learnt at, so that a lift of now can be compared.
 """
 
 from __future__ import annotations
@@ -31,13 +43,18 @@ Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.0005
-"""[nominal] By which a residual drifts within `DRIFT_S`: temperature of meters, and of cables."""
+DRIFT: Final = 0.0003
+"""[nominal] By which a residual drifts within `DRIFT_S`: a meter's error follows its temperature, an EM330's by at most
+0.02 % a kelvin. What a wrong model does as the load changes is not drift: see `anchor_v`."""
 DRIFT_S: Final = 3600.0
 SURPRISE: Final = 3.0
 """Standard deviations beyond which a residual is not the constant that it was."""
-KEPT: Final = 4
-"""Reports of each port that are remembered."""
+NOISE_SHARE: Final = 0.005
+"""Weight of one clear reading in what noise readings have; some two hundred count."""
+NOISE_MIN_V: Final = 0.04
+"""[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
+KEPT: Final = 16
+"""Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
 WAIT_S: Final = 180.0
 """[s] A reading that could not be judged for so long teaches nothing."""
@@ -59,8 +76,23 @@ class Seen:
     taken_s: Reals
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Readings of some ports, each once, at one instant, judged: measured minus model, its doubt, and the lift that the
+    model had there [V]."""
+
+    ports: Rows
+    residual_v: Reals
+    doubt_v: Reals
+    lift_v: Reals
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Found:
+        """Some of them."""
+        return _Found(self.ports[chosen], self.residual_v[chosen], self.doubt_v[chosen], self.lift_v[chosen])
+
+
 class Residuals:
-    """Mean and variance by port (n) [V]; ports whose readings contradict the model."""
+    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model."""
 
     def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
         """Nothing known.
@@ -68,18 +100,24 @@ class Residuals:
         Args:
             metered: which ports have a meter (n).
             nominal_v: (n) [V].
-            noise_v: of a reading [V]: its last digit, its flicker.
+            noise_v: of a reading [V], to begin with: its last digit, its flicker.
         """
         n = len(metered)
-        self._metered, self._nominal_v, self._noise_v = metered, nominal_v, noise_v
+        self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
+        self.anchor_v = np.zeros(n)
         self.contradicts = np.zeros(n, dtype=bool)
         self._t = np.full((n, KEPT), -np.inf)
         self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
         self._waiting: Reals = np.zeros((0, 3))
         self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
         self._aged_s: float | None = None
+
+    @property
+    def noise_v(self) -> float:
+        """Standard deviation of a clear reading [V]."""
+        return float(self._noise**0.5)
 
     def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
         """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
@@ -133,7 +171,7 @@ class Residuals:
         near_u_v: Complexes | None,
     ) -> None:
         """Readings (when, port, voltage) of some instants."""
-        p, doubt_w = self._then(self._p, at_s)
+        p, spread_w = self._then(self._p, at_s)
         q, _ = self._then(self._q, at_s)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
         flows: list[tuple[Complexes, Complexes]] = []
@@ -141,56 +179,67 @@ class Residuals:
             flows.append(solve_one(model, draw, reactive, FLOW_TOLERANCE_PU, near_u_v))
             near_u_v = flows[-1][0] if np.isfinite(flows[-1][0]).all() else None
         level = np.abs(np.array([u for u, _ in flows]))
+        factor = np.ones((len(at_s), 1))
         if busbar:
             times, volts = zip(*self._busbar, strict=True)
             i = np.array([i for _, i in flows])
             modelled = np.abs(model.node_open_v[busbar] + i @ model.node_h_ohm[busbar].T).mean(axis=1)
-            level = level * (np.interp(at_s, times, volts) / modelled)[:, None]
-        # Grants are lowered together, so changes between two reports add up rather than cancel.
-        doubt_v = doubt_w @ _reach(model).T if doubt_w.any() else doubt_w
+            factor = (np.interp(at_s, times, volts) / modelled)[:, None]
+        lift = (level - np.abs(model.u_open_v)) * factor
+        level = level * factor
+        reach = _reach(model)
         for k, taken_s in enumerate(at_s):
             mine = readings[readings[:, 0] == taken_s]
             ports = mine[:, 1].astype(np.int64)
-            residual_v = mine[:, 2] - level[k, ports]
-            known = np.isfinite(residual_v)
-            if known.any():
-                self._learn(float(taken_s), ports[known], residual_v[known], doubt_v[k, ports[known]], allowed)
+            moved_v = spread_w[k] * reach[ports]
+            doubt_v = np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1))
+            found = _Found(ports, mine[:, 2] - level[k, ports], doubt_v, lift[k, ports])
+            self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Values of every port at some instants (k, n), and half of what each changed between its reports around
-        them."""
+        """Expectation of every port at some instants (k, n), and its standard deviation with the sign of the change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
         first, last = table[ports, lower], table[ports, upper]
-        exact = self._t[ports, lower] >= at_s[:, None] - NEW_S
-        value = np.where(exact, first, (first + last) / 2)
-        doubt = np.where(exact, 0.0, np.abs(last - first) / 2)
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
-        return np.where(unseen, last, value), np.where(unseen & self._metered, UNSEEN_W, doubt)
+        begun_s, ended_s = np.where(unseen, 0.0, self._t[ports, lower]), self._t[ports, upper]
+        passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
+        share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
+        share = np.where(passed <= NEW_S, 0.0, share)
+        value = np.where(unseen, last, first + share * (last - first))
+        spread = np.sqrt(share * (1 - share)) * (last - first)
+        return value, np.where(unseen & self._metered, UNSEEN_W, spread)
 
-    def _learn(self, taken_s: float, ports: Rows, residual_v: Reals, doubt_v: Reals, allowed: float) -> None:
-        """What some ports, each once, showed at one instant."""
+    def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:
         if self._aged_s is not None and taken_s > self._aged_s:
             drift = (DRIFT * self._nominal_v) ** 2 / DRIFT_S
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
-        odd = np.abs(residual_v) > allowed * self._nominal_v[ports] + doubt_v
-        self.contradicts[ports] = odd
-        ports, residual_v, doubt_v = ports[~odd], residual_v[~odd], doubt_v[~odd]
-        known = self.variance[ports]
-        off = residual_v - self.mean_v[ports]
-        noise = self._noise_v**2 + doubt_v**2 / 3
-        # Something has changed for good, or nothing is known: the new reading counts.
-        known = known + np.where(off**2 > SURPRISE**2 * (known + noise), off**2, 0.0)
-        gain = known / (known + noise)
+        found = self._odd_out(found, allowed)
+        ports, doubt = found.ports, found.doubt_v**2
+        known, off = self.variance[ports], found.residual_v - self.mean_v[ports]
+        surprise = off**2 > SURPRISE**2 * (known + self._noise + doubt)
+        # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until then
+        # the margin covers both.
+        self.variance[ports[surprise]] = np.maximum(known, (off / SURPRISE) ** 2)[surprise]
+        gain = np.where(surprise, 0.0, known / (known + self._noise + doubt))
         self.mean_v[ports] += gain * off
-        self.variance[ports] = (1 - gain) * known
+        self.anchor_v[ports] += gain * (found.lift_v - self.anchor_v[ports])
+        self.variance[ports[~surprise]] = ((1 - gain) * known)[~surprise]
+        for scatter in (off**2 - known - doubt)[~surprise & (np.maximum(known, doubt) < self._noise)]:
+            self._noise = max(self._noise + NOISE_SHARE * (float(scatter) - self._noise), NOISE_MIN_V**2)
+
+    def _odd_out(self, found: _Found, allowed: float) -> _Found:
+        """Without those that contradict the model, which are noted."""
+        odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + SURPRISE * found.doubt_v
+        self.contradicts[found.ports] = odd
+        return found.where(~odd)
 
 
 def _reach(model: PortModel) -> Reals:
-    """Size of each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
+    """Each port's voltage change by each draw (n, n) [V/W]; kept with the model."""
     if "reach" not in model.memo:
-        model.memo["reach"] = np.abs(rise(model)) * model.u_nominal_v[:, None]
+        model.memo["reach"] = rise(model) * model.u_nominal_v[:, None]
     found: Reals = model.memo["reach"]
     return found

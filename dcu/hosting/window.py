@@ -31,8 +31,14 @@ from shared.messages import Reason
 
 Reals = NDArray[np.float64]
 
+RISE_W: Final = 50.0
+RISE_SHARE: Final = 0.02
+"""[W], share of the grant: a limit is raised before its renewal is due if it grows by more."""
 HALVINGS_MAX: Final = 5
 """Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
+IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
+"""Who is served first, second, third."""
+
 REASONS: Final = {
     "overvoltage": Reason.OVERVOLTAGE,
     "undervoltage": Reason.UNDERVOLTAGE,
@@ -61,7 +67,7 @@ class GridSettings:
     policy: Policy = Policy.EQUAL
     nominal_voltage_v: float = 230.0
     band_pct: float = 5.0
-    guard_pct: float = 0.03
+    guard_pct: float = 0.01
     loading_max: float = 1.0
     vuf_max_pct: float | None = None
     balancing_bus: str | None = None
@@ -116,6 +122,11 @@ def _objection(wish: Wish) -> Binding | None:
 def _down(limit_w: float) -> float:
     """To what the power line can carry."""
     return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
+
+
+def _worth_a_raise(wish: Wish, to_w: float) -> bool:
+    held_w = wish.granted_w or 0.0
+    return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
 
 
 class _Judge:
@@ -207,12 +218,13 @@ class _Window:
         reserved = question.reserved_w
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
-        moving = {w.meter for w in wishes if w.standing is not Standing.HOLDS}
+        raising = () if overdrawn else (w for w in wishes if w.standing is Standing.MAY_RISE)
+        movers = [w for w in wishes if w.standing in {Standing.DUE, Standing.ASKS}]
+        movers += [w for w in raising if _worth_a_raise(w, share_w[w.meter])]
+        movers.sort(key=lambda w: IN_TURN.index(w.standing))
+        moving = {w.meter for w in movers}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
-        movers = sorted(  # renewals first
-            (w for w in wishes if w.standing is not Standing.HOLDS), key=lambda w: w.standing is Standing.ASKS
-        )
         target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, np.inf)) for w in movers}
         room_w: Mapping[MeterId, float] = target_w
         if overdrawn or not judge.bears(joint, tolerance):
@@ -220,6 +232,8 @@ class _Window:
         short = False
         for wish in movers:
             got_w, binding = self._step(wish, target_w[wish.meter], room_w, why[wish.meter])
+            if wish.standing is Standing.MAY_RISE and not (got_w is not None and _worth_a_raise(wish, got_w)):
+                continue
             if got_w is not None:
                 self.verdicts.accept(wish, got_w, binding)
             elif self._asks_too_much(wish, share_w[wish.meter]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -27,7 +27,7 @@ def gather(
     table: MeterTable,
     book: GrantBook,
     asking: Mapping[MeterId, Pending],
-    due: Collection[MeterId],
+    standings: Mapping[MeterId, Standing],
     renewable: int,
 ) -> Question:
     """Grants in the order they began, then questions in the order they came.
@@ -36,13 +36,13 @@ def gather(
         table: the meters.
         book: what is held.
         asking: open questions.
-        due: meters whose grant can be renewed now.
+        standings: of meters whose grant can be renewed or raised now.
         renewable: how many grants the power line lets us renew in time.
     """
     wishes: list[Wish] = []
     for grant in sorted(book.live, key=lambda g: g.since_s):
         if grant.meter not in asking:
-            standing = Standing.DUE if grant.meter in due else Standing.HOLDS
+            standing = standings.get(grant.meter, Standing.HOLDS)
             wishes.append(_wish(table[grant.meter], grant, standing, (grant.wanted_w, grant.minimum_w)))
     free = renewable - len(book.live)
     for meter, pending in sorted(asking.items(), key=lambda item: item[1].since_s):

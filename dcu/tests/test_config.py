@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 
 from dcu.cli import main
 from dcu.config import DcuConfig
+from dcu.keys import new_ring, save_ring
 from shared.config import check_config
 from shared.errors import ConfigError
+from shared.ids import MeterId, parse_eui48
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
 
@@ -93,3 +96,33 @@ def test_bad_input_is_one_clear_line(
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("meters", "dcu", "words"),
+    [
+        (None, "02:48:44:52:00:01", ["headroom-keys make"]),
+        ({"meter-1": "02:48:44:52:01:01"}, "02:48:44:52:00:01", ["meters.meter-2", "headroom-keys make"]),
+        ({"meter-1": "02:48:44:52:01:09", "meter-2": "02:48:44:52:01:02"}, "02:48:44:52:00:01", ["meters.meter-1"]),
+        ({"meter-1": "02:48:44:52:01:01", "meter-2": "02:48:44:52:01:02"}, "02:48:44:52:00:02", ["eui48"]),
+    ],
+)
+def test_without_keys_for_every_meter_a_dcu_does_not_start(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    meters: dict[str, str] | None,
+    dcu: str,
+    words: list[str],
+) -> None:
+    """No file, a meter without keys, another address, another DCU's file: one clear line, nothing touched."""
+    keys = tmp_path / "keys.json"
+    if meters is not None:
+        named = {MeterId(name): parse_eui48(eui48) for name, eui48 in meters.items()}
+        save_ring(keys, new_ring(parse_eui48(dcu), random.Random(1).randbytes).made(named, random.Random(2).randbytes))
+    config = tmp_path / "dcu.toml"
+    text = EXAMPLE.read_text(encoding="utf-8").replace("/etc/headroom/keys.json", str(keys))
+    config.write_text(text.replace("/var/lib/headroom-dcu", str(tmp_path / "state")), encoding="utf-8")
+    assert main(["run", "--config", str(config)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "expected" in line]
+    assert all(word in line for word in words)
+    assert not (tmp_path / "state").exists()

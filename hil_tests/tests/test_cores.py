@@ -12,7 +12,7 @@ from dcu.grid.injections import Injections
 from dcu.hosting.headroom import GridLimits
 from hil_tests.cores import Street, StreetRun
 from hil_tests.day import Day, at_no_load_pu, make_day
-from hil_tests.household import REMEMBERED, RETRY_S, Household
+from hil_tests.household import REMEMBERED_S, RETRY_S, Household
 from hil_tests.instruments import Instruments
 from hil_tests.queue_line import ANSWER_BYTES, OVERHEAD_BYTES, LineSettings, QueueLine
 from hil_tests.safety import CLASS_1, EXACT
@@ -150,15 +150,37 @@ def test_a_household_asks_keeps_its_wish_and_gives_back() -> None:
     house, wish = Household(2000.0, 6000.0), Dialogue(random.Random(1))
     assert house.look(1800.0, 300.0, wish, 0.0) is None
     asked = house.look(4000.0, 300.0, wish, 60.0)
-    assert asked == HouseholdAsked(3774.0, 0.0)
-    wish.wish(3774.0, 0.0, 60.0)
-    assert house.look(4100.0, 300.0, wish, 120.0) is None, "within three per cent"
-    assert house.look(1000.0, 3000.0, wish, 180.0) is None, "a cloud and a kettle"
-    assert house.look(9000.0, 300.0, wish, 240.0) == HouseholdAsked(6000.0, 0.0), "never above the contract"
-    wish.wish(6000.0, 0.0, 240.0)
-    answers = [house.look(500.0, 300.0, wish, 300.0 + 60 * k) for k in range(REMEMBERED + 1)]
-    assert isinstance(answers[-1], HouseholdReleased)
+    assert asked == HouseholdAsked(3718.5, 0.0)
+    wish.wish(3718.5, 0.0, 60.0)
+    assert house.look(4030.0, 300.0, wish, 65.0) is None, "within a per cent"
+    assert house.look(1000.0, 3000.0, wish, 70.0) is None, "a cloud and a kettle"
+    assert house.look(9000.0, 300.0, wish, 75.0) == HouseholdAsked(6000.0, 0.0), "never above the contract"
+    wish.wish(6000.0, 0.0, 75.0)
+    assert house.look(500.0, 300.0, wish, 75.0 + REMEMBERED_S) is None, "the sun may come back"
+    assert isinstance(house.look(500.0, 300.0, wish, 76.0 + REMEMBERED_S), HouseholdReleased)
     assert house.wish_w == 0
+
+
+def test_a_household_lowers_its_wish_once_the_kettle_has_been_on_for_a_while() -> None:
+    house, wish = Household(2000.0, 6000.0), Dialogue(random.Random(1))
+    assert house.look(5000.0, 0.0, wish, 0.0) == HouseholdAsked(5025.0, 0.0)
+    wish.wish(5025.0, 0.0, 0.0)
+    said = [house.look(5000.0, 2000.0, wish, 5.0 + at_s) for at_s in range(20)]
+    assert said[: int(REMEMBERED_S) - 4] == [None] * (int(REMEMBERED_S) - 4)
+    assert said[int(REMEMBERED_S) - 4] == HouseholdAsked(3015.0, 0.0)
+
+
+def test_a_household_whose_change_was_refused_keeps_what_it_has_and_waits() -> None:
+    house, wish = Household(2000.0, 6000.0), Dialogue(random.Random(1))
+    house.look(4000.0, 0.0, wish, 0.0)
+    wish.wish(4020.0, 0.0, 0.0)
+    assert wish.happens(Happening.GRANTED, 1.0)
+    assert house.look(5000.0, 0.0, wish, 5.0) == HouseholdAsked(5025.0, 0.0)
+    wish.wish(5025.0, 0.0, 5.0)
+    assert wish.happens(Happening.DENIED, 6.0)
+    assert wish.limit_w == 4020.0, "the old grant lives on"
+    assert all(house.look(5000.0, 0.0, wish, at_s) is None for at_s in (10.0, 30.0, 4.0 + RETRY_S))
+    assert house.look(5000.0, 0.0, wish, 5.0 + RETRY_S) == HouseholdAsked(5025.0, 0.0)
 
 
 def test_a_household_that_was_denied_waits_before_it_asks_again() -> None:
@@ -166,5 +188,5 @@ def test_a_household_that_was_denied_waits_before_it_asks_again() -> None:
     assert house.look(5000.0, 0.0, wish, 0.0) is not None
     wish.wish(5250.0, 0.0, 0.0)
     assert wish.happens(Happening.DENIED, 1.0)
-    assert house.look(5000.0, 0.0, wish, 60.0) is None
+    assert house.look(5000.0, 0.0, wish, RETRY_S - 1.0) is None
     assert house.look(5000.0, 0.0, wish, RETRY_S) is not None

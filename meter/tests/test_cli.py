@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from meter.cli import main
 from meter.commission import Finding, click_relay, inspect_em330
 from meter.config import MeterConfig
 from meter.real import LOCK
+from meter.tests.far_end import KEYS
 from meter.tests.jumping import run_jumping
 from meter.tests.test_config import GOOD
 from meter.tests.test_daemon import FakeRegisters, FakeRelay
 from shared.clock import LoopClock
 from shared.config import check_config
+from shared.keys import meter_content
 from shared.messages import RelayState
+from shared.secret_files import save_secret
 
 CONFIG = check_config("meter.toml", dict(GOOD), MeterConfig)
 
@@ -39,6 +43,8 @@ def file(tmp_path: Path) -> Path:
     content["em330"]["url"] = "tcp://127.0.0.1:9?unit=1"
     content["plc"]["url"] = str(tmp_path / "no-modem")
     content["home"] = {"port": port, "token_file": str(token)}
+    content["protection"]["key_file"] = str(tmp_path / "meter.key")
+    save_secret(tmp_path / "meter.key", meter_content(KEYS))
     path = tmp_path / "meter.toml"
     path.write_text(toml(content))
     return path
@@ -90,6 +96,29 @@ def test_a_second_instance_is_exit_code_2_and_one_line(file: Path, capsys: pytes
         assert main([command, "--config", str(file)]) == 2
         assert capsys.readouterr().err == f"error: state directory {state}: another headroom-meter has this meter\n"
     os.close(lock)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda key: key.unlink(), "make one with headroom-keys export"),
+        (lambda key: key.chmod(0o644), "mode 600"),
+        (lambda key: key.write_text(key.read_text()[:-20]), "no JSON"),
+        (lambda key: key.write_text(key.read_text().replace("meter-1", "meter-2")), "seen keys of meter-2"),
+        (lambda key: key.write_text(key.read_text().replace(":01:01", ":01:02")), "expected keys of meter-1"),
+        (lambda key: key.write_text(key.read_text().replace('"master": "', '"master": "X')), "seen something else"),
+    ],
+)
+def test_without_its_own_keys_a_meter_does_not_start(
+    file: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], object], words: str
+) -> None:
+    """One clear line that names the remedy and shows no key; there is no way round it."""
+    key = file.parent / "meter.key"
+    change(key)
+    assert main(["run", "--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert KEYS.master.hex() not in line
 
 
 def test_a_taken_home_port_is_exit_code_2_and_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

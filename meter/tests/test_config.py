@@ -25,6 +25,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "em330": {"url": "tcp://192.168.1.20:502?unit=1"},
     "relay": {"pin": 5, "read_back_pin": 6},
     "plc": {"url": "/dev/plc0"},
+    "protection": {"key_file": "/var/lib/headroom-meter/meter.key"},
     "home": {"port": 8480, "token_file": "/etc/headroom/token"},
 }
 

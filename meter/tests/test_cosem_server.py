@@ -9,12 +9,10 @@ import pytest
 from meter.core import HouseholdAsked as Asked
 from meter.core import LinkChanged, MessageArrived, MeterCore, MeterSettings, ReadingTaken, RelayObserved
 from meter.cosem_server import (
-    CLASS_CLOCK,
     CLASS_DATA,
     CLASS_DISCONNECT,
     CLASS_LIMITER,
     CLASS_REGISTER,
-    OBIS_CLOCK,
     OBIS_DEVICE_NAME,
     OBIS_DISCONNECT,
     OBIS_LIMITER,
@@ -31,6 +29,7 @@ from shared.cosem import (
     decode_apdu,
     encode_read_request,
 )
+from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK
 from shared.em330 import Invalid, InvalidKind
 from shared.ids import Epoch, MeterId, Phase
 from shared.messages import DecisionId, Grant, NominalLimit, Reading, RelayState, Request

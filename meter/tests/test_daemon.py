@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dlms_cosem.connection import DlmsConnection
+from dlms_cosem.security import NoSecurityAuthentication
 
 from meter import daemon
+from meter.association import Level
 from meter.config import MeterConfig
 from meter.core import Forget, HouseholdAsked, Persist, SendUp
 from meter.daemon import PAPERS_MAX, TICK_S, MeterDaemon, Ports, Secretary, build
 from meter.outbox import MemoryStore, SqliteStore
 from meter.real import ThreadedStore, held, warn_of_open_token
 from meter.rules import READING_S_MAX
+from meter.tests.far_end import DCU, FakeVault, far_end
 from meter.tests.jumping import run_jumping
 from meter.tests.test_config import GOOD
 from meter.tests.test_outbox import REPORT, report
@@ -36,7 +40,7 @@ from shared.cosem import (
 )
 from shared.em330_map import BLOCK_1, BLOCK_2, REGISTERS
 from shared.errors import DeviceError
-from shared.ids import Epoch, Eui48
+from shared.ids import Epoch
 from shared.messages import (
     Acknowledgement,
     DecisionId,
@@ -52,7 +56,6 @@ from shared.messages import (
 from shared.modbus import ModbusSilence
 
 CONFIG = check_config("meter.toml", dict(GOOD), MeterConfig)
-DCU = Eui48(bytes.fromhex("024844520001"))
 
 
 class FakeRegisters:
@@ -150,13 +153,15 @@ class FakeStore:
 
 
 class FakeRunner:
-    """A power line without a line: what the meter sends is kept, and the test speaks for the DCU."""
+    """A power line without a line: what the meter sends is opened and kept, and the test speaks for the DCU."""
 
     newest: FakeRunner
 
     def __init__(self, _stack: Any, _open: Any, _clock: Any, heard: Callable[[sap.Output], None], _url: str) -> None:
         self.heard = heard
         self.sent: list[sap.SendData] = []
+        self.dcu = far_end()
+        self.peer = DCU
         FakeRunner.newest = self
 
     async def run(self, progress: Callable[[], None]) -> None:
@@ -165,7 +170,15 @@ class FakeRunner:
             await asyncio.sleep(5.0)
 
     def send(self, item: sap.SendData) -> bool:
-        self.sent.append(item)
+        if item.dsap != CLIENT_SAP:
+            self.sent.append(item)
+            return True
+        loop = asyncio.get_running_loop()
+        arrival = self.dcu.receive(item.data, loop.time())
+        for answer in arrival.answers:
+            loop.call_soon(self.inject, answer)
+        if arrival.plain is not None:
+            self.sent.append(replace(item, data=arrival.plain))
         return True
 
     def messages(self) -> list[Upward]:
@@ -175,32 +188,40 @@ class FakeRunner:
 
     def say(self, data: bytes) -> None:
         """An APDU of the DCU arrives."""
-        self.heard(sap.DataReceived(DCU, SERVER_SAP, CLIENT_SAP, data))
+        self.inject(self.dcu.protect(data) or b"")
+
+    def inject(self, data: bytes) -> None:
+        """These very bytes arrive, whoever has sent them."""
+        self.heard(sap.DataReceived(self.peer, SERVER_SAP, CLIENT_SAP, data))
 
 
 class House:
     """A running meter and everything around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 5) -> None:
         self.relay = FakeRelay()
         self.registers = FakeRegisters()
         self.store = FakeStore()
+        self.vault = FakeVault()
         ports = Ports(
             clock=LoopClock(utc=lambda: 1_790_000_000.0),
-            draw=random.Random(5),
+            draw=random.Random(seed),
             open_plc=_nowhere,
             registers=self.registers,
             relay=self.relay,
             store=self.store,
             stored=self.store.memory.load(),
+            vault=self.vault,
         )
         self.meter: MeterDaemon = build(CONFIG, ports)
         self.line = FakeRunner.newest
+        self.line.dcu = far_end(seed=77 + seed)
         self.task = asyncio.ensure_future(self.meter.run())
 
     async def link(self) -> None:
         await asyncio.sleep(2.0)
         self.line.heard(sap.LinkUp(DCU, b"meter-1", 5))
+        await asyncio.sleep(0.01)
         self.line.say(encode_down(NominalLimit(DecisionId(Epoch(3), 0), 1200.0), 1))
         await asyncio.sleep(0.2)
 
@@ -271,6 +292,38 @@ def test_confirmed_writes_are_answered_and_reads_too() -> None:
     run_jumping(world)
 
 
+def test_a_stranger_on_the_power_line_reads_what_is_public() -> None:
+    """An unprotected association from the public client's address: the name, no register, and no password taken."""
+
+    async def world() -> None:
+        house = House()
+        await house.link()
+        before = len(house.line.sent)
+
+        def ask(apdu: bytes) -> bytes:
+            house.line.heard(sap.DataReceived(DCU, SERVER_SAP, Level.PUBLIC.value, apdu))
+            assert house.line.sent[-1].dsap == Level.PUBLIC.value
+            return house.line.sent[-1].data
+
+        nobody: Any = NoSecurityAuthentication()
+        connection = DlmsConnection(nobody, None)
+        assert ask(connection.send(connection.get_aarq()))[0] == 0x61
+        answers = [
+            decode_apdu(ask(encode_read_request(*what, 3)))
+            for what in (
+                (1, "0-0:42.0.0.255", 2),
+                (3, "1-0:32.7.0.255", 2),
+            )
+        ]
+        assert answers == [ReadAnswer(3, 0, b"HDR024844520101"), ReadAnswer(3, 4, None)]
+        assert ask(encode_down(NominalLimit(DecisionId(Epoch(9), 1), 0.0), 1))[:3] == bytes((0xC5, 1, 0xC1))
+        assert house.meter.status()["epoch"] == 3
+        assert len(house.line.sent) == before + 4
+        await house.end()
+
+    run_jumping(world)
+
+
 def test_garbage_from_the_line_is_counted_and_changes_nothing() -> None:
     """Random bytes, half an APDU, an APDU that only a meter sends."""
 
@@ -279,12 +332,15 @@ def test_garbage_from_the_line_is_counted_and_changes_nothing() -> None:
         await house.granted()
         garbage = random.Random(8)
         grant = encode_down(NominalLimit(DecisionId(Epoch(9), 0), 0.0), 1)
-        for data in (*(garbage.randbytes(40) for _ in range(200)), b"", grant[:-1], grant + b"\0"):
+        for data in (*(garbage.randbytes(40) for _ in range(200)), b"", grant, grant[:-1], grant + b"\0"):
+            house.line.inject(data)
+        for data in (garbage.randbytes(40), grant[:-1], grant + b"\0"):
             house.line.say(data)
         await asyncio.sleep(1.0)
         assert house.relay.commanded is RelayState.RAISED
         status = house.meter.status()
-        assert (status["epoch"], status["plc"]["undecodable"]) == (3, 203)
+        assert (status["epoch"], status["plc"]["undecodable"]) == (3, 3)
+        assert sum(status["protection"]["refused"].values()) == 204
         await house.end()
 
     run_jumping(world)

@@ -137,12 +137,12 @@ def test_a_grant_keeps_its_published_bytes() -> None:
             "0001000080030 0ff02".replace(" ", "")
             + "00"  # class 1, 0-0:128.3.0.255, attribute 2, no selection
             "0206"  # structure of six
-            "0600000007"
-            "0600000003"
-            "0600000009"  # epoch, seq, request id
+            "1107"
+            "1103"
+            "1109"  # epoch, seq, request id, each in the smallest type that holds it
             "150102030405060708"
-            "0600005dc0"
-            "0600001770"  # nonce, 24000 x 0.1 W, 6000 x 10 ms
+            "125dc0"
+            "121770"  # nonce, 24000 x 0.1 W, 6000 x 10 ms
         )
     )
 
@@ -194,5 +194,5 @@ def test_a_revoke_of_an_older_dcu_takes_back_the_whole() -> None:
     """It has no field for what is left: nothing is left, and the meter must not be deaf to it."""
     whole = Revoke(DecisionId(Epoch(7), 3), Reason.OVERVOLTAGE, MeterId("m1"), 258.0, 1800.0)
     apdu = cosem.encode_down(whole, 1)
-    older = apdu[:-5].replace(bytes((2, 6, 6)), bytes((2, 5, 6)), 1)
+    older = apdu[:-3].replace(bytes((2, 6, 17)), bytes((2, 5, 17)), 1)
     assert cosem.decode_apdu(older) == cosem.Written(replace(whole, limit_w=0.0), 1, True)

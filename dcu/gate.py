@@ -1,0 +1,232 @@
+"""The DCU's gate to the power line: one session for each meter, and what its keys say about who speaks. Pure.
+
+Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
+another meter, or comes from an address nobody was enrolled with, is refused and latches an alarm. Under a meter's
+previous keys nothing is believed: whoever still has them is sent the newest, wrapped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dcu.keys import KeyRing
+from shared.cosem_security import KEY_AUTHENTICATION, KEY_ENCRYPTION, encode_keys
+from shared.errors import DecodeError
+from shared.ids import Eui48, MeterId, format_eui48
+from shared.protection import PairKeys, find, is_protected, parse, wrap
+from shared.session import End, Own, Pace, Refusal, Refusals, Session
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send these bytes to a meter."""
+
+    peer: Eui48
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkIs:
+    """Whether the meter that holds these keys is there."""
+
+    meter: MeterId
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An APDU of a meter that may be believed."""
+
+    meter: MeterId
+    plain: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAlarm:
+    """A meter's keys are used from another address; told once for each meter."""
+
+    meter: MeterId
+    eui48: Eui48
+
+
+Output = Transmit | LinkIs | Heard | IdentityAlarm
+
+
+@dataclass(slots=True)
+class _Door:
+    """One meter: its session under the newest keys, and one under the previous to carry them."""
+
+    eui48: Eui48
+    session: Session | None
+    old: Session | None
+    carrying: Pace
+    line: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.line and self.session is not None and self.session.open
+
+
+class Gate:
+    """Every meter's door."""
+
+    def __init__(self, ring: KeyRing, own: Own, draw: random.Random, tell: Callable[[Refusal, int], None]) -> None:
+        """A gate in front of a line on which nobody is connected yet.
+
+        Args:
+            ring: keys of the street.
+            own: title and counters of this start.
+            draw: source of challenges.
+            tell: called when refusals of a kind are news.
+        """
+        self.alarms: dict[MeterId, Eui48] = {}
+        self._own = own
+        self._draw = draw
+        self._refusals = Refusals(tell)
+        self._search = Pace()
+        self._ring = ring
+        self._doors = {meter: self._new_door(meter) for meter in ring.meters}
+        self._by_eui = {door.eui48: meter for meter, door in self._doors.items()}
+
+    def link(self, peer: Eui48, up: bool) -> list[Output]:
+        """A node's connection on the line has come or gone.
+
+        A meter introduces itself; if both ends did, twice as many frames would cross.
+        """
+        meter = self._by_eui.get(peer)
+        if meter is None:
+            return []
+        door = self._doors[meter]
+        door.line = up
+        return [LinkIs(meter, up)] if not up or door.open else []
+
+    def tick(self, now: float) -> list[Output]:
+        """Once in a while: introduce ourselves again where nobody has answered, and offer new keys again."""
+        waiting = [door for door in self._doors.values() if door.line and not door.open]
+        return [output for door in waiting for output in (self._carry(door, now) or self._introduce(door, now))]
+
+    def protect(self, meter: MeterId, plain: bytes) -> bytes | None:
+        """A message ready to leave; None while the meter is not there, or without a counter."""
+        door = self._doors.get(meter)
+        return door.session.protect(plain) if door is not None and door.session is not None and door.open else None
+
+    def receive(self, peer: Eui48, data: bytes, now: float) -> list[Output]:
+        """What a frame from this address comes to."""
+        meter = self._by_eui.get(peer)
+        door = None if meter is None else self._doors[meter]
+        if meter is None or door is None or door.session is None:
+            self._refusals.count(Refusal.NO_KEY)
+            return self._whose(peer, data, now, but=None)
+        arrival = door.session.receive(data, now)
+        if arrival.refusal in {Refusal.NOT_AUTHENTIC, Refusal.NOT_FRESH} and door.old is not None:
+            carried = self._receive_old(door, data, now)
+            if carried is not None:
+                return carried
+        outputs: list[Output] = [Transmit(peer, answer) for answer in arrival.answers]
+        if arrival.refusal is not None:
+            self._refusals.count(arrival.refusal)
+        if arrival.refusal is Refusal.NOT_AUTHENTIC:
+            outputs += self._whose(peer, data, now, but=meter)
+        if arrival.began:
+            door.line = True
+            outputs.append(LinkIs(meter, up=True))
+        if arrival.plain is not None:
+            outputs.append(Heard(meter, arrival.plain))
+        return outputs
+
+    def renew(self, ring: KeyRing, now: float) -> list[Output]:
+        """The file of keys has changed; sessions whose keys are the same go on."""
+        outputs: list[Output] = []
+        before, self._ring = self._doors, ring
+        self._doors = {}
+        for meter in ring.meters:
+            old, door = before.get(meter), self._new_door(meter)
+            if old is not None and old.eui48 == door.eui48:
+                door.line = old.line
+                if old.session is not None and door.session is not None and old.session.keys == door.session.keys:
+                    door.session, door.old = old.session, old.old
+                elif old.session is not None and door.old is not None and old.session.keys == door.old.keys:
+                    door.old = old.session
+            self._doors[meter] = door
+            if old is not None and old.open and not door.open:
+                outputs += [LinkIs(meter, up=False), *self._carry(door, now)]
+        outputs += [LinkIs(meter, up=False) for meter, old in before.items() if old.open and meter not in ring.meters]
+        self._by_eui = {door.eui48: meter for meter, door in self._doors.items()}
+        return outputs
+
+    def summary(self) -> dict[str, Any]:
+        """For people; shows no key."""
+        return {
+            "sessions": sum(door.open for door in self._doors.values()),
+            "key_generations": {meter: entry.generation for meter, entry in self._ring.meters.items()},
+            "counters_left": self._own.counter.left,
+            "refused": self._refusals.summary(),
+            "alarms": {meter: f"keys used by {format_eui48(eui48)}" for meter, eui48 in self.alarms.items()},
+        }
+
+    def _new_door(self, meter: MeterId) -> _Door:
+        entry = self._ring.meters[meter]
+        return _Door(entry.eui48, self._new_session(entry.pair), self._new_session(entry.previous), Pace())
+
+    def _new_session(self, keys: PairKeys | None) -> Session | None:
+        return None if keys is None else Session(self._own, keys, self._draw)
+
+    def _introduce(self, door: _Door, now: float) -> list[Output]:
+        sessions = [session for session in (door.session, door.old) if session is not None and not session.open]
+        return [Transmit(door.eui48, data) for session in sessions for data in session.hello(now)]
+
+    # ---- previous keys -----------------------------------------------------------------------------------------------
+
+    def _receive_old(self, door: _Door, data: bytes, now: float) -> list[Output] | None:
+        """A frame under the previous keys carries nothing but the wish for the newest; None if it is not one."""
+        assert door.old is not None
+        arrival = door.old.receive(data, now)
+        if arrival.refusal is Refusal.NOT_AUTHENTIC:
+            return None
+        self._refusals.count(arrival.refusal or Refusal.OLD_KEY)
+        answers: list[Output] = [Transmit(door.eui48, answer) for answer in arrival.answers]
+        return answers + self._carry(door, now)
+
+    def _carry(self, door: _Door, now: float) -> list[Output]:
+        """The newest keys in an envelope of the previous ones, wrapped."""
+        entry = self._ring.meters[self._by_eui[door.eui48]]
+        if entry.master is None or entry.pair is None or door.old is None or not door.old.open:
+            return []
+        if not door.carrying.allows(now):
+            return []
+        wrapped = {
+            KEY_ENCRYPTION: wrap(entry.master, entry.pair.encryption),
+            KEY_AUTHENTICATION: wrap(entry.master, entry.pair.authentication),
+        }
+        data = door.old.protect(encode_keys(wrapped, 0))
+        return [] if data is None else [Transmit(door.eui48, data)]
+
+    # ---- identity ----------------------------------------------------------------------------------------------------
+
+    def _whose(self, peer: Eui48, data: bytes, now: float, but: MeterId | None) -> list[Output]:
+        """Whether a frame that its sender's keys do not open opens under the keys of somebody else."""
+        if not is_protected(data) or not self._search.allows(now):
+            return []
+        try:
+            envelope = parse(data)
+        except DecodeError:
+            return []
+        if envelope.title and envelope.title[:3] != End.METER.value:
+            return []
+        name = find(envelope, self._candidates(but))
+        if name is None:
+            return []
+        self._refusals.count(Refusal.WRONG_DEVICE)
+        meter = MeterId(name)
+        if meter in self.alarms:
+            return []
+        self.alarms[meter] = peer
+        return [IdentityAlarm(meter, peer)]
+
+    def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
+        for meter, door in self._doors.items():
+            if meter != but and door.session is not None:
+                yield meter, door.session.keys, door.session.peer or bytes(8)

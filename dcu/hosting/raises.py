@@ -1,0 +1,51 @@
+"""Raising a grant before its renewal is due: each report carries a fresh nonce, and one that renews nothing may raise.
+
+What the sun and the neighbours leave free changes within seconds, renewals come every half minute. Lowering is told at
+once; raising may be, as long as the line has air time to spare: a raise costs what a renewal costs, and `share_max` is
+kept. A nonce is used while it is young, so that the lease it carries (counted from the nonce) outlasts the next report.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dcu.hosting.airtime import Airtime
+from shared.ids import MeterId
+from shared.messages import Request
+
+YOUNG_S: Final = 15.0
+"""[s] A nonce that has waited longer raises nothing; the next renewal does."""
+SAVED_MAX: Final = 10.0
+"""Raises that unused air time may save up for."""
+
+
+class Raises:
+    """Nonces that may raise a live grant, and the air time left for it."""
+
+    def __init__(self, airtime: Airtime, now: float) -> None:
+        self._airtime = airtime
+        self._kept: dict[MeterId, tuple[Request, float]] = {}
+        self._saved, self._counted_s = 0.0, now
+
+    def keep(self, request: Request, meter: MeterId, now: float) -> None:
+        """A report of a meter whose grant lives and is not due; the newest counts."""
+        self._kept[meter] = request, now
+
+    def drop(self, meter: MeterId) -> None:
+        """Its grant was renewed, lowered, given back or has ended: its nonces are void or spent."""
+        self._kept.pop(meter, None)
+
+    def possible(self, share: float, now: float) -> frozenset[MeterId]:
+        """Who may be raised now: those whose nonce is the oldest first, as many as there is air time for beside the
+        share of the channel that reports and renewals fill."""
+        rate = max(0.0, (self._airtime.share_max - share) / self._airtime.renewal_s)
+        self._saved = min(SAVED_MAX, self._saved + rate * (now - self._counted_s))
+        self._counted_s = now
+        self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + YOUNG_S}
+        oldest = sorted(self._kept, key=lambda m: self._kept[m][1])
+        return frozenset(oldest[: int(self._saved)])
+
+    def spend(self, meter: MeterId) -> Request:
+        """The question that a raise answers; its nonce is used with it."""
+        self._saved -= 1.0
+        return self._kept.pop(meter)[0]

@@ -1,0 +1,190 @@
+"""What the meters say beyond the model: how well it is learnt, how sure of itself, and what does not fool it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dcu.grid.feeder import solve
+from dcu.grid.injections import Injections
+from dcu.grid.tests.golden import feeder
+from dcu.hosting.residuals import KEPT, NOISE_MIN_V, Residuals, Seen
+
+Reals = NDArray[np.float64]
+
+NOMINAL_V = 240.0
+ALLOWED = 0.02
+FEEDER = feeder("eulv")
+MODEL = FEEDER.model
+N = len(MODEL.ports)
+BUSBAR = [k for k, node in enumerate(MODEL.nodes) if node.bus == "1" and node.conductor != "N"]
+
+
+def draws(seed: int) -> Reals:
+    """Of some evening and some sun."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(N) < 0.5, -random.uniform(0, 3e3, N), random.uniform(0, 2e3, N))
+
+
+@dataclass
+class World:
+    """Meters that report one after the other, every 20 s and soon after a change of 200 W, in steps of one second."""
+
+    p_w: Callable[[float], Reals]
+    error_v: Reals = field(default_factory=lambda: np.zeros(N))
+    flicker_v: float = 0.0
+    scale: float = 1.0
+    noise_v: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.residuals = Residuals(np.ones(N, dtype=bool), np.full(N, NOMINAL_V), self.noise_v)
+        self.now = 0.0
+        self.seen = Seen(np.zeros(N), np.zeros(N), np.full(N, np.nan), np.full(N, -np.inf))
+        self._random = np.random.default_rng(9)
+        self._p, self._u = np.full(N, np.nan), np.zeros(N)
+
+    def volts(self) -> Reals:
+        """True voltages, as far as the model is right; `scale` times the lift of the model where it is not."""
+        found = solve(FEEDER, Injections.of(self.p_w(self.now)), results=("port_u_v", "bus_u_v"))
+        open_v = np.abs(MODEL.u_open_v)
+        self._busbar_v = float(np.abs(found["bus_u_v"][0][BUSBAR]).mean())
+        return np.asarray(open_v + self.scale * (np.abs(found["port_u_v"][0]) - open_v))
+
+    def second(self) -> None:
+        """Whoever is due reports."""
+        self.now += 1.0
+        p = self.p_w(self.now)
+        if not np.array_equal(p, self._p):
+            self._p, self._u = p, self.volts()
+        due = (np.arange(N) % 20 == self.now % 20) | (np.abs(p - self.seen.p_w) > 200.0)
+        flicker = self._random.normal(0.0, self.flicker_v, N) if self.flicker_v else np.zeros(N)
+        shown = np.round(self._u + self.error_v + flicker, 1)
+        for table, new in ((self.seen.p_w, p), (self.seen.u_v, shown), (self.seen.taken_s, np.full(N, self.now))):
+            table[due] = new[due]
+        copy = Seen(self.seen.p_w.copy(), np.zeros(N), self.seen.u_v.copy(), self.seen.taken_s.copy())
+        self.residuals.hear(copy, round(self._busbar_v, 1), self.now)
+        if np.isfinite(self.seen.u_v).all():
+            self.residuals.judge(MODEL, BUSBAR, ALLOWED, (copy.p_w, copy.q_var))
+
+    def play(self, seconds: int) -> None:
+        """So long."""
+        for _ in range(seconds):
+            self.second()
+
+    def spread_v(self) -> Reals:
+        """Three standard deviations."""
+        return np.asarray(3 * np.sqrt(self.residuals.variance))
+
+
+def still(_: float) -> Reals:
+    return draws(1)
+
+
+def busy(now: float) -> Reals:
+    """Six houses switch up to 3 kW each half minute, all at once."""
+    p = draws(1)
+    random = np.random.default_rng(int(now // 30))
+    p[random.choice(N, 6, replace=False)] += random.uniform(-3e3, 3e3, 6)
+    return p
+
+
+def shaken(now: float) -> Reals:
+    """Sudden clouds: half of all plants lose three quarters of what they give, together, every other half minute."""
+    p = draws(1)
+    shade = np.where(np.arange(N) % 2 == 0, 0.25, 1.0) if int(now // 30) % 2 else np.ones(N)
+    return np.where(p < 0, p * shade, p)
+
+
+@pytest.mark.parametrize("p_w", [still, busy, shaken])
+def test_constant_errors_are_learnt_and_the_margin_covers_what_is_left(p_w: Callable[[float], Reals]) -> None:
+    """Each meter off by up to 1 V for good: after ten minutes nine in ten are known to within a tenth of a volt, and
+    all within three standard deviations and the last digit."""
+    error_v = np.random.default_rng(2).uniform(-1.0, 1.0, N)
+    world = World(p_w, error_v)
+    world.play(600)
+    off = np.abs(world.residuals.mean_v - error_v)
+    assert np.quantile(off, 0.9) < 0.1
+    assert (off <= world.spread_v() + 0.05).all()
+    assert np.median(world.spread_v()) < 0.15
+    assert not world.residuals.contradicts.any()
+
+
+def test_a_busy_meter_does_not_make_the_others_unsure() -> None:
+    """One house switches every 3 s: it reports more often than is remembered of a quiet one's interval."""
+
+    def flickering(now: float) -> Reals:
+        p = draws(1)
+        p[7] += 800.0 * (int(now // 3) % 2)
+        return p
+
+    calm, world = World(still), World(flickering)
+    calm.play(300)
+    world.play(300)
+    assert KEPT > 20 / 3, "all its reports of one interval are remembered"
+    assert np.median(world.spread_v()) < 1.2 * np.median(calm.spread_v())
+
+
+def test_one_surprise_moves_no_level_but_widens_the_margin_to_it_and_a_second_convinces() -> None:
+    world = World(still)
+    world.play(300)
+    port = 24
+    before = world.residuals.mean_v[port]
+    quiet = world.spread_v()[port]
+
+    world.error_v[port] = 1.5
+    while world.seen.u_v[port] < world.volts()[port] + 1.0:
+        world.second()
+    while world.spread_v()[port] < 1.0:
+        world.second()
+    assert world.residuals.mean_v[port] == pytest.approx(before, abs=0.01)
+    assert world.spread_v()[port] >= 1.5 - 0.1, "the margin reaches it"
+    world.play(60)
+    assert world.residuals.mean_v[port] == pytest.approx(1.5, abs=0.1)
+    assert world.spread_v()[port] < 3 * quiet
+
+
+def test_a_reading_that_was_odd_once_is_forgotten() -> None:
+    world = World(still)
+    world.play(300)
+    port, before = 24, world.residuals.mean_v[24]
+    world.error_v[port] = 1.5
+    world.play(20)
+    world.error_v[port] = 0.0
+    world.play(80)
+    assert world.residuals.mean_v[port] == pytest.approx(before, abs=0.05)
+    assert world.spread_v()[port] < 0.3
+
+
+def test_a_liar_beyond_what_a_meter_may_be_off_contradicts_until_it_stops() -> None:
+    world = World(still)
+    world.play(100)
+    world.error_v[3] = 6.0
+    world.play(60)
+    assert np.flatnonzero(world.residuals.contradicts).tolist() == [3]
+    world.error_v[3] = 0.0
+    world.play(60)
+    assert not world.residuals.contradicts.any()
+
+
+def test_noise_is_what_readings_scatter_by() -> None:
+    """A restless street is less sure than a quiet one, whatever the site declared; nobody is surer than last digits
+    allow."""
+    quiet, restless = World(still), World(still, flicker_v=0.3)
+    quiet.play(400)
+    restless.play(400)
+    assert NOISE_MIN_V <= quiet.residuals.noise_v < 0.1
+    assert restless.residuals.noise_v == pytest.approx(0.3, abs=0.08)
+    assert np.median(restless.spread_v()) > 2 * np.median(quiet.spread_v())
+
+
+def test_the_error_of_a_wrong_model_is_kept_with_the_lift_it_was_learnt_at() -> None:
+    """True impedances 4 % above the model's: residuals are 4 % of the lift, and the anchor says at which lift."""
+    world = World(still, scale=1.04)
+    world.play(400)
+    residuals = world.residuals
+    assert np.abs(residuals.anchor_v).max() > 2.0
+    assert residuals.mean_v == pytest.approx(0.04 * residuals.anchor_v, abs=0.06)

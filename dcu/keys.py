@@ -1,0 +1,231 @@
+"""The keys of a street: one file at the DCU from which every meter's own file is made. Pure but for the file.
+
+A meter's entry has the newest keys and those before them. Under the keys before nothing is believed; they only carry
+the newest ones to a meter that does not have them yet. A revoked meter keeps its entry and has no keys, so that nobody
+takes it for one that was forgotten.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from shared.config import Section
+from shared.errors import DeviceError
+from shared.ids import Eui48, MeterId, format_eui48, parse_eui48
+from shared.keys import (
+    ClientKeys,
+    ClientModel,
+    Eui48Text,
+    Key,
+    MeterKeys,
+    Name,
+    PairModel,
+    client_content,
+    pair_content,
+)
+from shared.protection import KEY_BYTES, PairKeys
+from shared.secret_files import load_secret, save_secret
+
+FORMAT: Final = "headroom-keys-1"
+MAKE: Final = "headroom-keys make"
+METERS_MAX: Final = 2000
+
+Random = Callable[[int], bytes]
+"""So many unpredictable bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeterEntry:
+    """One meter's keys at the DCU.
+
+    Attributes:
+        master: wraps new keys; None once the meter is revoked.
+        pair: the newest keys; None once the meter is revoked.
+        previous: the keys before, which may only carry the newest.
+    """
+
+    eui48: Eui48
+    generation: int
+    master: bytes | None = field(repr=False)
+    pair: PairKeys | None
+    previous: PairKeys | None
+    client: ClientKeys
+
+    @property
+    def revoked(self) -> bool:
+        """Whether this meter is shut out."""
+        return self.pair is None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """All keys of one street."""
+
+    eui48: Eui48
+    group: PairKeys
+    meters: Mapping[MeterId, MeterEntry]
+
+    def exported(self, meter: MeterId) -> MeterKeys:
+        """A meter's own file.
+
+        Raises:
+            DeviceError: unknown or revoked.
+        """
+        entry = self._entry(meter)
+        if entry.master is None or entry.pair is None:
+            raise DeviceError(f"{meter}: revoked; make it again to give it new keys")
+        return MeterKeys(
+            meter, entry.eui48, self.eui48, entry.generation, entry.master, entry.pair, self.group, entry.client
+        )
+
+    def made(self, meters: Mapping[MeterId, Eui48], random: Random) -> KeyRing:
+        """With keys for these meters, too; those that have keys keep them, revoked ones get new ones.
+
+        Raises:
+            DeviceError: a meter that is enrolled with another address.
+        """
+        entries = dict(self.meters)
+        for meter, eui48 in meters.items():
+            old = entries.get(meter)
+            if old is not None and old.eui48 != eui48:
+                seen = f"{meter}: enrolled as {format_eui48(old.eui48)}, asked for {format_eui48(eui48)}"
+                raise DeviceError(f"{seen}; revoke it first")
+            if old is None or old.revoked:
+                generation = 1 if old is None else old.generation + 1
+                entries[meter] = MeterEntry(
+                    eui48, generation, random(KEY_BYTES), new_pair(random), None, new_client(random)
+                )
+        return replace(self, meters=entries)
+
+    def rotated(self, meter: MeterId, random: Random) -> KeyRing:
+        """With new keys for a meter; the present ones are kept to carry them.
+
+        Raises:
+            DeviceError: unknown or revoked.
+        """
+        entry = self._entry(meter)
+        if entry.revoked:
+            raise DeviceError(f"{meter}: revoked; nothing to rotate")
+        newest = replace(entry, generation=entry.generation + 1, pair=new_pair(random), previous=entry.pair)
+        return replace(self, meters={**self.meters, meter: newest})
+
+    def without(self, meter: MeterId) -> KeyRing:
+        """With a meter revoked (DeviceError if unknown). It may come back under another address."""
+        shut = replace(self._entry(meter), master=None, pair=None, previous=None)
+        return replace(self, meters={**self.meters, meter: shut})
+
+    def _entry(self, meter: MeterId) -> MeterEntry:
+        entry = self.meters.get(meter)
+        if entry is None:
+            known = ", ".join(sorted(self.meters)[:8]) or "none"
+            raise DeviceError(f"{meter}: no such meter among the keys (there are: {known})")
+        return entry
+
+
+def new_pair(random: Random) -> PairKeys:
+    """A pair of fresh keys."""
+    return PairKeys(random(KEY_BYTES), random(KEY_BYTES))
+
+
+def new_client(random: Random) -> ClientKeys:
+    """Fresh credentials of a reading tool."""
+    return ClientKeys(new_pair(random), random(8).hex())
+
+
+def new_ring(eui48: Eui48, random: Random) -> KeyRing:
+    """A street without meters."""
+    return KeyRing(eui48, new_pair(random), {})
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+class _Entry(Section):
+    eui48: Eui48Text
+    generation: Annotated[int, Field(ge=1, le=1_000_000)]
+    master: Key | None
+    pair: PairModel | None
+    previous: PairModel | None
+    client: ClientModel
+
+    @model_validator(mode="after")
+    def _all_or_nothing(self) -> _Entry:
+        if (self.master is None) != (self.pair is None) or (self.pair is None and self.previous is not None):
+            raise ValueError("master and pair, or neither")
+        return self
+
+
+class _RingFile(Section):
+    format: Literal["headroom-keys-1"]
+    eui48: Eui48Text
+    group: PairModel
+    meters: Annotated[dict[Name, _Entry], Field(max_length=METERS_MAX)]
+
+
+def load_ring(path: Path) -> KeyRing:
+    """The keys in a street's file.
+
+    Raises:
+        ConfigError: missing, readable by others, or wrong in any entry.
+    """
+    found = load_secret(path, _RingFile, MAKE)
+    meters = {
+        MeterId(name): MeterEntry(
+            parse_eui48(entry.eui48),
+            entry.generation,
+            None if entry.master is None else bytes.fromhex(entry.master),
+            None if entry.pair is None else entry.pair.keys,
+            None if entry.previous is None else entry.previous.keys,
+            entry.client.keys,
+        )
+        for name, entry in found.meters.items()
+    }
+    return KeyRing(parse_eui48(found.eui48), found.group.keys, meters)
+
+
+def save_ring(path: Path, ring: KeyRing) -> None:
+    """Replace a street's file (DeviceError if the medium does not obey)."""
+    save_secret(path, ring_content(ring))
+
+
+def ring_content(ring: KeyRing) -> dict[str, Any]:
+    """A street's keys as the file holds them."""
+    return {
+        "format": FORMAT,
+        "eui48": format_eui48(ring.eui48),
+        "group": pair_content(ring.group),
+        "meters": {
+            name: {
+                "eui48": format_eui48(entry.eui48),
+                "generation": entry.generation,
+                "master": None if entry.master is None else entry.master.hex(),
+                "pair": None if entry.pair is None else pair_content(entry.pair),
+                "previous": None if entry.previous is None else pair_content(entry.previous),
+                "client": client_content(entry.client),
+            }
+            for name, entry in ring.meters.items()
+        },
+    }
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else changes this file of keys meanwhile (DeviceError if its directory is not ours)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DeviceError(f"{path.parent}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

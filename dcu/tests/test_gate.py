@@ -1,0 +1,197 @@
+"""The DCU's gate: who speaks is told by the key, and previous keys carry nothing but the newest."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from dlms_cosem.enumerations import ActionResultStatus
+
+from dcu import gate as dcu_gate
+from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs
+from dcu.keys import KeyRing, new_ring
+from shared.cosem import decode_apdu, encode_up
+from shared.cosem_security import KeysSent, encode_action_answer
+from shared.ids import Epoch, Eui48, MeterId, RequestId, parse_eui48
+from shared.keys import MeterKeys
+from shared.messages import Release
+from shared.protection import PairKeys, unwrap
+from shared.session import BLOCK, HELLOS_MAX, End, InvocationCounter, Own, Refusal, Session
+
+DCU = parse_eui48("02:48:44:52:00:01")
+ONE, TWO = parse_eui48("02:48:44:52:01:01"), parse_eui48("02:48:44:52:01:02")
+STRANGER = parse_eui48("02:48:44:52:09:09")
+FIRST, SECOND = MeterId("meter-1"), MeterId("meter-2")
+UP = encode_up(Release(RequestId(7), Epoch(3), None), 1)
+
+
+@dataclass
+class Street:
+    """A gate, and the meters' ends of its sessions."""
+
+    draw: random.Random = field(default_factory=lambda: random.Random(2))
+    now: float = 0.0
+    told: list[Refusal] = field(default_factory=list)
+    outputs: list[dcu_gate.Output] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.ring: KeyRing = new_ring(DCU, self.draw.randbytes).made({FIRST: ONE, SECOND: TWO}, self.draw.randbytes)
+        own = Own.start(End.DCU, InvocationCounter(0, BLOCK), self.draw)
+        self.gate = Gate(self.ring, own, self.draw, lambda refusal, _: self.told.append(refusal))
+        self.meters = {ONE: self.end(self.ring.exported(FIRST)), TWO: self.end(self.ring.exported(SECOND))}
+
+    def end(self, keys: MeterKeys) -> Session:
+        return Session(Own.start(End.METER, InvocationCounter(0, BLOCK), self.draw), keys.pair, self.draw)
+
+    def play(self, peer: Eui48, frames: tuple[bytes, ...], speaker: Session | None = None) -> list[dcu_gate.Output]:
+        """Frames from an address, and everything that follows from them."""
+        seen: list[dcu_gate.Output] = []
+        todo = deque((peer, data) for data in frames)
+        while todo:
+            at, data = todo.popleft()
+            for output in self.gate.receive(at, data, self.now):
+                seen.append(output)
+                if isinstance(output, dcu_gate.Transmit):
+                    session = speaker if output.peer == peer and speaker is not None else self.meters[output.peer]
+                    todo.extend((output.peer, answer) for answer in session.receive(output.data, self.now).answers)
+        self.outputs += seen
+        return seen
+
+    def meet(self, peer: Eui48) -> list[dcu_gate.Output]:
+        self.now += 60.0
+        self.gate.link(peer, True)
+        self.now += 60.0
+        return self.play(peer, self.meters[peer].hello(self.now))
+
+    def refused(self) -> dict[str, int]:
+        found: dict[str, int] = self.gate.summary()["refused"]
+        return found
+
+
+@pytest.fixture
+def street() -> Street:
+    """Both meters have met the DCU."""
+    met = Street()
+    for peer in (ONE, TWO):
+        assert LinkIs(met.gate._by_eui[peer], up=True) in met.meet(peer)
+    return met
+
+
+def test_a_meter_is_linked_when_it_has_shown_its_key(street: Street) -> None:
+    """Not by its address: until then it is not there, and afterwards what it says is its own."""
+    assert street.gate.protect(FIRST, UP) is not None
+    data = street.meters[ONE].protect(UP)
+    assert data is not None
+    assert street.gate.receive(ONE, data, street.now) == [Heard(FIRST, UP)]
+    fresh = Street()
+    assert fresh.gate.link(ONE, True) == []
+    assert [type(output) for output in fresh.gate.tick(0.0)] == [dcu_gate.Transmit]
+    assert fresh.gate.protect(FIRST, UP) is None
+
+
+def test_a_cloned_address_opens_nothing(street: Street) -> None:
+    """Another device under the address of a meter, without its key: nothing is heard, nobody is alarmed."""
+    clone = Session(
+        Own.start(End.METER, InvocationCounter(0, BLOCK), street.draw), PairKeys(bytes(16), bytes(16)), street.draw
+    )
+    street.now += 60.0
+    seen = street.play(ONE, clone.hello(street.now), clone)
+    assert not [output for output in seen if isinstance(output, Heard | LinkIs | IdentityAlarm)]
+    assert street.refused().keys() == {"not_authentic"}
+    assert street.gate.alarms == {}
+
+
+@pytest.mark.parametrize("address", [TWO, STRANGER])
+def test_the_right_key_from_another_address_latches_an_alarm(street: Street, address: Eui48) -> None:
+    """A copied key in another device, introduced or in the middle of a session: refused, and told once."""
+    thief = street.end(street.ring.exported(FIRST))
+    street.now += 60.0
+    seen = street.play(address, thief.hello(street.now), thief)
+    assert IdentityAlarm(FIRST, address) in seen
+    assert not [output for output in seen if isinstance(output, Heard | LinkIs)]
+    moved = street.meters[ONE].protect(UP)
+    assert moved is not None
+    street.now += 60.0
+    assert not [output for output in street.gate.receive(address, moved, street.now) if isinstance(output, Heard)]
+    assert street.gate.alarms == {FIRST: address}
+    assert street.refused()["wrong_device"] >= 2
+    assert not [output for output in street.outputs if isinstance(output, Heard)]
+
+
+def test_a_revoked_meter_is_shut_out_at_once(street: Street) -> None:
+    """Its session ends with its keys; the other meter's goes on."""
+    assert street.gate.renew(street.ring.without(FIRST), street.now) == [LinkIs(FIRST, up=False)]
+    data, other = street.meters[ONE].protect(UP), street.meters[TWO].protect(UP)
+    assert data is not None
+    assert other is not None
+    assert street.gate.receive(ONE, data, street.now) == []
+    assert street.refused() == {"no_key": 1}
+    assert street.gate.receive(TWO, other, street.now) == [Heard(SECOND, UP)]
+    assert street.gate.protect(FIRST, UP) is None
+
+
+def test_rotated_keys_reach_the_meter_wrapped_and_the_old_ones_end(street: Street) -> None:
+    """The transfer leaves at once, is asked for by whatever comes under the old keys, and ends them."""
+    ring = street.ring.rotated(FIRST, street.draw.randbytes)
+    seen = street.gate.renew(ring, street.now)
+    assert seen[0] == LinkIs(FIRST, up=False)
+    meter, newest = street.meters[ONE], ring.exported(FIRST)
+    (offer,) = [output for output in seen if isinstance(output, dcu_gate.Transmit)]
+    for again in range(2):
+        arrival = meter.receive(offer.data, street.now)
+        assert arrival.plain is not None
+        sent = decode_apdu(arrival.plain)
+        assert isinstance(sent, KeysSent)
+        assert [unwrap(newest.master, wrapped) for _, wrapped in sent.keys] == [
+            newest.pair.encryption,
+            newest.pair.authentication,
+        ]
+        assert newest.pair.encryption not in arrival.plain
+        data = meter.protect(UP)
+        assert data is not None
+        answers = street.gate.receive(ONE, data, street.now)
+        assert not [output for output in answers if isinstance(output, Heard)]
+        assert street.refused()["old_key"] == again + 1
+        (offer,) = [output for output in answers if isinstance(output, dcu_gate.Transmit)][-1:]
+    answered = meter.protect(encode_action_answer(0, ActionResultStatus.SUCCESS))
+    assert answered is not None
+    street.gate.receive(ONE, answered, street.now)
+    street.meters[ONE] = street.end(newest)
+    assert LinkIs(FIRST, up=True) in street.meet(ONE)
+    late = meter.protect(UP)
+    assert late is not None
+    assert not [output for output in street.gate.receive(ONE, late, street.now) if isinstance(output, Heard)]
+
+
+def test_a_meter_that_missed_a_rotation_over_a_restart_is_healed() -> None:
+    """The DCU starts with newest and previous keys; the meter has the previous ones only."""
+    street = Street()
+    ring = street.ring.rotated(FIRST, street.draw.randbytes)
+    own = Own.start(End.DCU, InvocationCounter(0, BLOCK), street.draw)
+    street.gate = Gate(ring, own, street.draw, lambda *_: None)
+    street.gate.link(ONE, True)
+    seen = street.meet(ONE)
+    assert not [output for output in seen if isinstance(output, Heard | LinkIs)]
+    offers = [output.data for output in seen if isinstance(output, dcu_gate.Transmit)]
+    plains = [street.meters[ONE].receive(data, street.now).refusal for data in offers[-1:]]
+    assert plains == [Refusal.REPLAYED]  # it was delivered while they met
+    old = street.gate._doors[FIRST].old
+    assert old is not None
+    assert old.open
+
+
+def test_garbage_and_plain_messages_are_counted(street: Street) -> None:
+    """They change counters and nothing else; a flood costs no search each."""
+    for data in (b"", b"\x00", UP, b"\xdb", b"\xdb\x00\x05abcde", b"\xc9" + bytes(40)):
+        assert not [output for output in street.gate.receive(ONE, data, street.now) if not _answer(output)]
+    assert street.refused() == {"not_protected": 3, "malformed": 3}
+    before = street.gate._search._left
+    for _ in range(100):
+        street.gate.receive(STRANGER, street.meters[ONE].protect(UP) or b"", street.now)
+    assert before - street.gate._search._left <= HELLOS_MAX
+
+
+def _answer(output: dcu_gate.Output) -> bool:
+    return isinstance(output, dcu_gate.Transmit)

@@ -1,0 +1,162 @@
+"""Keys of a street: made once, carried as files of one user, rotated, revoked, and shown to nobody."""
+
+from __future__ import annotations
+
+import json
+import random
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcu.keys import KeyRing, load_ring, new_ring, ring_content, save_ring
+from dcu.keys_cli import main
+from shared.errors import ConfigError, DeviceError
+from shared.ids import MeterId, parse_eui48
+from shared.keys import load_meter_keys
+
+DCU = "02:48:44:52:00:01"
+ONE, TWO = "02:48:44:52:01:01", "02:48:44:52:01:02"
+METER = MeterId("meter-1")
+
+
+def ring() -> KeyRing:
+    draw = random.Random(4)
+    made = new_ring(parse_eui48(DCU), draw.randbytes)
+    return made.made({METER: parse_eui48(ONE), MeterId("meter-2"): parse_eui48(TWO)}, draw.randbytes)
+
+
+def made(path: Path) -> Path:
+    """A file of keys made by the command."""
+    keys = path / "keys.json"
+    assert main(["make", str(keys), "--dcu", DCU, "--meter", f"meter-1={ONE}", "--meter", f"meter-2={TWO}"]) == 0
+    return keys
+
+
+def secrets_in(content: Any) -> list[str]:
+    """Every key and password of a file."""
+    if isinstance(content, dict):
+        hidden = {"encryption", "authentication", "master", "password"}
+        found = [value for key, value in content.items() if key in hidden and isinstance(value, str)]
+        return found + [secret for value in content.values() for secret in secrets_in(value)]
+    return []
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
+    """Newest and previous keys, generations, a revoked meter."""
+    changed = ring().rotated(METER, random.Random(5).randbytes).without(MeterId("meter-2"))
+    save_ring(tmp_path / "k", changed)
+    assert load_ring(tmp_path / "k") == changed
+    assert changed.meters[METER].generation == 2
+    assert changed.meters[METER].previous == ring().meters[METER].pair
+    assert changed.meters[MeterId("meter-2")].revoked
+
+
+def test_a_meter_gets_its_own_keys_and_nobody_elses(tmp_path: Path) -> None:
+    """Two exports share the street's group keys and nothing else; both load."""
+    keys = made(tmp_path)
+    for name in ("meter-1", "meter-2"):
+        assert main(["export", str(keys), name, "--out", str(tmp_path / name)]) == 0
+    one, two = load_meter_keys(tmp_path / "meter-1"), load_meter_keys(tmp_path / "meter-2")
+    assert (one.meter, one.eui48, one.dcu_eui48) == ("meter-1", parse_eui48(ONE), parse_eui48(DCU))
+    assert one.group == two.group
+    own = {one.master, one.pair.encryption, one.pair.authentication, one.client.pair.encryption}
+    other = {two.master, two.pair.encryption, two.pair.authentication, two.client.pair.encryption}
+    assert len(own) == 4
+    assert own.isdisjoint(other)
+
+
+def test_files_belong_to_one_user_and_open_ones_are_refused(tmp_path: Path) -> None:
+    """0600 whatever the umask, also where a left-over had another mode; a file that others can read is not used."""
+    keys = made(tmp_path)
+    (tmp_path / "keys.json.new").write_text("left by a power cut")
+    (tmp_path / "keys.json.new").chmod(0o666)
+    assert main(["rotate", str(keys), "meter-1"]) == 0
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    keys.chmod(0o640)
+    with pytest.raises(ConfigError, match="mode 600"):
+        load_ring(keys)
+
+
+def test_no_key_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not by any command, in words or JSON, not by a fault in a file, and not by a repr."""
+    keys = made(tmp_path)
+    for form in ([], ["--json"]):
+        for command in ("rotate", "export", "list", "revoke"):
+            names = [] if command == "list" else ["meter-1" if not form else "meter-2"]
+            out = ["--out", str(tmp_path / f"out{len(form)}")] if command == "export" else []
+            assert main([command, str(keys), *names, *out, *form]) == 0
+    content = ring_content(ring())
+    content["meters"]["meter-1"]["pair"]["encryption"] = "Z" * 31
+    (tmp_path / "bad").write_text(json.dumps(content))
+    (tmp_path / "bad").chmod(0o600)
+    assert main(["list", str(tmp_path / "bad")]) == 2
+    shown = "".join(capsys.readouterr()) + repr(ring()) + repr(ring().exported(METER))
+    hidden = secrets_in(json.loads(keys.read_text())) + secrets_in(content)
+    assert len(hidden) > 20
+    assert [secret for secret in hidden if secret in shown] == []
+    assert repr(ring().group.encryption) not in shown
+
+
+def test_rotation_and_revocation_keep_their_rules() -> None:
+    """Making again changes nothing; a revoked meter has no keys until it is made again; another address is refused."""
+    draw = random.Random(6)
+    before = ring()
+    assert before.made({METER: parse_eui48(ONE)}, draw.randbytes) == before
+    with pytest.raises(DeviceError, match="enrolled as"):
+        before.made({METER: parse_eui48(TWO)}, draw.randbytes)
+    shut = before.without(METER)
+    for refused in (lambda: shut.exported(METER), lambda: shut.rotated(METER, draw.randbytes)):
+        with pytest.raises(DeviceError, match="revoked"):
+            refused()
+    again = shut.made({METER: parse_eui48(ONE)}, draw.randbytes)
+    assert again.exported(METER).generation == 2
+    assert again.exported(METER).pair != before.exported(METER).pair
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["make", "{dir}/new.json"],
+        ["make", "{dir}/new.json", "--meter", f"meter-1={ONE}"],
+        ["make", "{keys}", "--dcu", ONE, "--meter", f"meter-9={TWO}"],
+        ["make", "{keys}", "--meter", f"meter-1={TWO}"],
+        ["make", "{keys}", "--meter", "meter-9"],
+        ["make", "{keys}", "--meter", f"a meter={ONE}"],
+        ["make", "{dir}/file/new.json", "--dcu", DCU, "--meter", f"meter-1={ONE}"],
+        ["make", "{dir}/new.json", "--config", "{dir}/none.toml"],
+        ["export", "{keys}", "meter-3", "--out", "{dir}/x"],
+        ["export", "{keys}", "meter-1", "--out", "{keys}"],
+        ["export", "{dir}/none", "meter-1", "--out", "{dir}/x"],
+        ["rotate", "{keys}", "nobody"],
+        ["revoke", "{dir}", "meter-1"],
+        ["list", "{dir}/file"],
+        ["list", "{dir}/deep"],
+        ["list", "{dir}/twice"],
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """No traceback, and the keys are what they were."""
+    keys = made(tmp_path)
+    before = keys.read_bytes()
+    for name, text in (("file", "keys"), ("deep", "[" * 100_000), ("twice", '{"format": "a", "format": "b"}')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    capsys.readouterr()
+    assert main([word.format(dir=tmp_path, keys=keys) for word in arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert keys.read_bytes() == before
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the command and of each part."""
+    for part in ([], ["make"], ["export"], ["rotate"], ["revoke"], ["list"]):
+        with pytest.raises(SystemExit) as left:
+            main([*part, "--help"])
+        assert left.value.code == 0
+        assert "headroom-keys make /etc/headroom/keys.json" in capsys.readouterr().out

@@ -1,0 +1,173 @@
+"""An attacker on the whole line, against the real daemons in virtual time: whatever he delivers is counted and does
+nothing.
+
+The judges of every street go on judging: no export above nominal without a live grant on the wire, every decision
+recorded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from hil_tests.attacker import Attacker, Trick
+from hil_tests.jump import JumpStreet
+from hil_tests.observation import Observation
+from hil_tests.player import Ear, play
+from hil_tests.scenario import Action, Ask, Expectation, Process, Release, Scenario, load_scenario
+from hil_tests.verdict import judge
+from hil_tests.virtual.loop import run_virtual
+from hil_tests.world import DCU
+from shared.messages import Grant
+
+LIMIT_W = 2400.0
+
+
+class TappedStreet(JumpStreet):
+    """A street with an attacker; a daemon starts again on the disk it had, or on an older image of it."""
+
+    attacker: Attacker
+    old_images = False
+
+    async def launch(self, who: str) -> None:
+        if self.old_images:
+            vault = self.dcu_vault if who == DCU else self.vaults[who]
+            vault.reserved = 0
+        await super().launch(who)
+        self.attacker.tap(who, self.daemon(who))
+
+    def daemon(self, who: str) -> Any:
+        """A running daemon."""
+        return self._dcu if who == DCU else self._meters[who]
+
+
+Strike = Callable[[TappedStreet], None]
+
+
+def attacked(
+    tmp_path: Path, actions: list[Action], strikes: dict[float, Strike], final_a: float, *, old_images: bool = False
+) -> tuple[Observation, TappedStreet]:
+    """A play of forty seconds with strikes at these times [s]."""
+    base = load_scenario("granted")
+    expect = [Expectation(what="export", client="client1", at_s=40.0, current_a=final_a)]
+    scenario: Scenario = base.model_copy(update={"duration_s": 40.0, "expect": expect, "action": actions})
+    streets: list[TappedStreet] = []
+
+    async def main() -> Observation:
+        ear = Ear(asyncio.get_running_loop())
+        street = TappedStreet(scenario, ear, tmp_path, 1)
+        street.attacker = Attacker(street, 1)
+        street.old_images = old_images
+        streets.append(street)
+
+        def strike(seen: Observation) -> None:
+            for at_s, what in strikes.items():
+                if len(seen.samples) == round(10 * at_s) + 1:
+                    what(street)
+
+        return await play(scenario, street, ear, strike)
+
+    seen = run_virtual(main)
+    assert [verdict for verdict in judge(scenario, seen) if not verdict.passed] == []
+    return seen, streets[0]
+
+
+ASK = Ask(do="ask", at_s=5.0, client="client1", limit_w=LIMIT_W)
+RELEASE = Release(do="release", at_s=15.0, client="client1")
+
+
+def refusals(street: TappedStreet, who: str) -> dict[str, int]:
+    """What a daemon's status says it has refused."""
+    found: dict[str, int] = street.daemon(who).status()["protection"]["refused"]
+    return dict(found)
+
+
+def state(street: TappedStreet) -> dict[str, Any]:
+    """What an attacker would like to change."""
+    dcu, meter = street.daemon(DCU), street.daemon("client1")
+    table = [(item.seq, item.reported_at_s, item.applied, item.limit_w) for item in dcu.engine.table.states()]
+    keys = ("limit_w", "source", "decision", "epoch", "relay", "nominal_limit_w")
+    return {"table": table, "queue": len(dcu._inbox._items), **{key: meter.status()[key] for key in keys}}
+
+
+@pytest.mark.parametrize("trick", list(Trick), ids=lambda trick: trick.name)
+def test_a_trick_changes_counters_and_nothing_else(trick: Trick, tmp_path: Path) -> None:
+    """Everything said so far, delivered again in this way, while a grant lives and after it was given back."""
+    seen_counts: list[tuple[int, int]] = []
+
+    def strike(street: TappedStreet) -> None:
+        before, delivered = state(street), street.attacker.delivered
+        refused = sum(sum(refusals(street, who).values()) for who in (DCU, "client1", "client2"))
+        street.attacker.play([trick])
+        assert state(street) == before
+        after = sum(sum(refusals(street, who).values()) for who in (DCU, "client1", "client2"))
+        seen_counts.append((street.attacker.delivered - delivered, after - refused))
+
+    seen, _ = attacked(tmp_path, [ASK, RELEASE], {12.0: strike, 20.0: strike, 30.0: strike}, 5.0)
+    assert any(isinstance(frame.message, Grant) for frame in seen.frames)
+    assert all(delivered > 20 for delivered, _ in seen_counts)
+    assert all(refused >= 0.8 * delivered for delivered, refused in seen_counts), seen_counts
+
+
+@pytest.mark.parametrize("old_images", [False, True], ids=["disks as they were", "old disk images"])
+@pytest.mark.parametrize("who", ["dcu", "client1"])
+def test_recordings_outlive_a_restart_for_nothing(
+    who: Literal["dcu", "client1"], old_images: bool, tmp_path: Path
+) -> None:
+    """A granted evening is recorded; DCU or meter starts again, perhaps from last week's image, and the recording is
+    played to whoever has forgotten it: no limit rises, no report is believed, and the street heals by itself."""
+    actions: list[Action] = [
+        ASK,
+        RELEASE,
+        Process(do="kill", at_s=18.0, who=who),
+        Process(do="start", at_s=19.0, who=who),
+    ]
+
+    def strike(street: TappedStreet) -> None:
+        before = state(street)
+        street.attacker.play([Trick.REPLAY, Trick.REFLECT])
+        assert state(street) == before
+
+    times = [19.2, 19.5, 20.0, 21.0, 22.0, 25.0, 30.0]
+    seen, _ = attacked(tmp_path, actions, dict.fromkeys(times, strike), 5.0, old_images=old_images)
+    raised = [move.t_s for move in seen.relay_moves if move.client == "client1" and move.raised]
+    assert [at_s for at_s in raised if at_s > 16.0] == []
+    assert seen.status["client1"]["link"] == "up"
+    assert seen.status["client1"]["epoch"] == (2 if who == DCU else 1)
+    assert seen.status["client1"]["protection"]["session"] == "open"
+
+
+def test_keys_are_rotated_under_way_and_the_grant_outlives_it(tmp_path: Path) -> None:
+    """The operator changes the file of keys; the DCU finds it, brings the keys to the meter, and both go on."""
+
+    def rotate(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        vault.ring = vault.ring.rotated(street.vaults["client1"].keys.meter, street._draw.randbytes)
+        street.world.reader.keys.learn(vault.ring)
+
+    seen, street = attacked(tmp_path, [ASK], {8.0: rotate}, 10.0)
+    assert street.vaults["client1"].keys.generation == 2
+    assert seen.status["client1"]["protection"]["key_generation"] == 2
+    assert seen.status["client1"]["protection"]["session"] == "open"
+    assert seen.status["client1"]["link"] == "up"
+    falls = [move for move in seen.relay_moves if move.client == "client1" and not move.raised and move.t_s > 6.0]
+    assert falls == []
+
+
+def test_a_revoked_meter_loses_its_grant_by_silence(tmp_path: Path) -> None:
+    """Its keys are withdrawn: nothing reaches it any more, and the lease ends at the meter by itself."""
+
+    def revoke(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        vault.ring = vault.ring.without(street.vaults["client1"].keys.meter)
+
+    refused: list[dict[str, int]] = []
+    strikes: dict[float, Strike] = {12.0: revoke, 39.0: lambda street: refused.append(refusals(street, DCU))}
+    seen, _ = attacked(tmp_path, [ASK], strikes, 5.0)
+    assert any(isinstance(frame.message, Grant) for frame in seen.frames)
+    assert seen.status["client1"]["source"] == "LEASE_ENDED"
+    assert refused[0]["no_key"] > 0

@@ -1,0 +1,119 @@
+"""Fuzz targets of this room: every decoder that meets bytes of strangers, with a corpus that is kept.
+
+    python -m shared.tests.fuzz [TARGET ...] [--seconds 600]
+
+runs atheris (libFuzzer) on each target, starting from ``corpus/<target>``; what it finds new is kept only with
+``--keep``. Without atheris the same targets run under hypothesis in `test_fuzz`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from shared.axdr import parse as parse_axdr
+from shared.cosem import decode_apdu
+from shared.errors import DecodeError
+from shared.protection import PairKeys, is_protected, parse, protect, reveal
+from shared.session import BLOCK, End, InvocationCounter, Own, Session
+
+CORPUS: Final = Path(__file__).parent / "corpus"
+FOUND: Final = Path("out/fuzz")
+"""Where a case that breaks something is left; it belongs into the corpus when it is understood."""
+
+BYTES_MAX: Final = 1100
+MEMORY_MIB_MAX: Final = 256
+KEYS: Final = PairKeys(bytes(range(16)), bytes(range(16, 32)))
+
+
+def fuzz_apdu(data: bytes) -> None:
+    """Every APDU decoder: a value, or DecodeError."""
+    try:
+        decode_apdu.__wrapped__(data)
+    except DecodeError:
+        return
+
+
+def fuzz_axdr(data: bytes) -> None:
+    """A value as it stands in attributes and pushes."""
+    try:
+        parse_axdr(data)
+    except (DecodeError, IndexError, ValueError):
+        return  # its callers turn what the library raises into DecodeError
+
+
+def fuzz_envelope(data: bytes) -> None:
+    """Envelopes; none that we have not sealed opens."""
+    try:
+        envelope = parse(data)
+    except DecodeError:
+        return
+    assert is_protected(data)
+    assert reveal(envelope, KEYS, envelope.title or bytes(8)) is None
+
+
+def fuzz_protected(data: bytes) -> None:
+    """What a session makes of an authentic envelope with any content: never an exception, never a session."""
+    draw = random.Random(1)
+    session = Session(Own.start(End.DCU, InvocationCounter(1, BLOCK), draw), KEYS, draw, KEYS)
+    arrival = session.receive(protect(data or b"\x00", KEYS, b"HDMfuzz!", 7, named=True), 0.0)
+    assert arrival.plain is None
+    assert not arrival.began
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "apdu": fuzz_apdu,
+    "axdr": fuzz_axdr,
+    "envelope": fuzz_envelope,
+    "protected": fuzz_protected,
+}
+
+
+def corpus(target: str) -> list[bytes]:
+    """The kept cases of a target."""
+    return [path.read_bytes() for path in sorted((CORPUS / target).iterdir())]
+
+
+def main() -> int:
+    """Run targets one after the other; the exit code of the first that finds something."""
+    parser = argparse.ArgumentParser(prog="python -m shared.tests.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], help="all of them without a name")
+    parser.add_argument("--seconds", type=int, default=600, help="for each target")
+    parser.add_argument("--keep", action="store_true", help="add what is new to the corpus")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options, passed = parser.parse_known_args()
+    if options.inside:
+        return _inside(options.targets[0], passed)
+    for target in options.targets or TARGETS:
+        with tempfile.TemporaryDirectory() as scratch:
+            where = [str(CORPUS / target)] if options.keep else [scratch, str(CORPUS / target)]
+            FOUND.mkdir(parents=True, exist_ok=True)
+            limits = [f"-max_total_time={options.seconds}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]
+            limits.append(f"-artifact_prefix={FOUND}/{target}-")
+            command = [sys.executable, "-m", "shared.tests.fuzz", target, "--inside", "-timeout=60", *limits, *where]
+            code = subprocess.run(command, check=False).returncode
+        if code != 0:
+            return code
+    return 0
+
+
+def _inside(target: str, arguments: list[str]) -> int:
+    try:
+        import atheris  # noqa: PLC0415  # only where it is installed
+    except ImportError:
+        print("error: atheris is not installed; pytest shared/tests/test_fuzz.py runs the same", file=sys.stderr)
+        return 2
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], *arguments], TARGETS[target])
+    atheris.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
