@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
+from shared.cli import EXIT_OK, run_cli
 from shared.config import load_config
 from shared.errors import DeviceError
 
@@ -102,32 +102,15 @@ def ask(path: Path) -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from dcu.ledger.store import FILE, Walk  # noqa: PLC0415  # only this command reads the file
+    from dcu.ledger_command import verify_ledger  # noqa: PLC0415  # only this command reads the ledger
 
-    found = Walk(options.directory / FILE)
-    for _ in found:
-        pass
-    result = {"dcu": found.dcu, "entries": found.count, "head": found.head.hex(), "faults": found.faults}
-    if options.json:
-        print(json.dumps(result))
-    else:
-        verdict = "; ".join(found.faults) or "verified"
-        print(f"ledger of {found.dcu}: {found.count} entries, head {found.head.hex()}: {verdict}")
-    return EXIT_FAILED if found.faults else EXIT_OK
+    return verify_ledger(options.directory, as_json=options.json)
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from dcu.site import replay_ledger  # noqa: PLC0415  # NumPy
+    from dcu.ledger_command import replay_again  # noqa: PLC0415  # NumPy
 
-    found = replay_ledger(_load(options.config), options.directory)
-    if options.json:
-        told = {"windows": found.windows, "decisions": found.decisions, "differences": found.differences}
-        print(json.dumps(told))
-    else:
-        wrong = found.differences
-        verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
-        print(f"{found.windows} windows, {found.decisions} decisions: {verdict}")
-    return EXIT_FAILED if found.differences else EXIT_OK
+    return replay_again(options.directory, options.config, as_json=options.json)
 
 
 def _load(path: Path) -> DcuConfig:

@@ -44,6 +44,7 @@ class Dcu(Section):
     id: Word
     eui48: Eui48Text
     state_directory: Annotated[str, Field(min_length=1)]
+    log_origin: Annotated[str, Field(pattern=r"^[^\s+]+$", max_length=200)] | None = None
 
 
 class Site(Section):

@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from asyncio import Future
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
-from dcu.ledger.store import Ledger
+from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.site import recall_lessons, rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
@@ -29,15 +30,26 @@ from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
 from shared.secret_files import COUNTERS, CounterFile
 
+PUBLISH_S: Final = 60.0
+"""[s] An entry waits no longer for a head that outsiders see."""
+
 _LOG: Final = get_logger("dcu")
 
 
 class ThreadedLedger:
-    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not."""
+    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Entries that arrive while the disk is busy are written with the next fsync, all of them. Outsiders see a head over
+    everything `PUBLISH_S` after the first entry that they have not seen.
+    """
+
+    def __init__(self, ledger: Ledger, utc: Callable[[], float]) -> None:
+        """Writes to ``ledger``; ``utc`` [s, Unix] labels entries for people."""
         self._ledger = ledger
+        self._utc = utc
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
+        self._waiting: deque[tuple[dict[str, Any], Future[int]]] = deque()
+        self._publishing: asyncio.TimerHandle | None = None
 
     @property
     def position(self) -> int:
@@ -48,7 +60,29 @@ class ThreadedLedger:
         return self._ledger.head
 
     def append(self, entry: dict[str, Any]) -> Future[int]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._ledger.append, entry)
+        loop = asyncio.get_running_loop()
+        done: Future[int] = loop.create_future()
+        self._waiting.append(({**entry, "utc_s": round(self._utc(), 3)}, done))
+        self._thread.submit(self._write, loop)
+        if self._publishing is None:
+            self._publishing = loop.call_later(PUBLISH_S, self._publish)
+        return done
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: whatever waits; nothing does if the call before took it."""
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_MAX))]
+        if not batch:
+            return
+        try:
+            first = self._ledger.append_all([entry for entry, _ in batch])
+        except Exception as error:  # every waiting future gets it
+            loop.call_soon_threadsafe(_fail, [done for _, done in batch], error)
+        else:
+            loop.call_soon_threadsafe(_settle, [done for _, done in batch], first)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        self._thread.submit(self._ledger.publish)  # if it fails, the next entry says so
 
     @property
     def thread(self) -> ThreadPoolExecutor:
@@ -57,8 +91,22 @@ class ThreadedLedger:
 
     def close(self) -> None:
         """Finish what was begun and give the file back."""
+        if self._publishing is not None:
+            self._publishing.cancel()
         self._thread.shutdown(wait=True)
         self._ledger.close()
+
+
+def _settle(waiting: list[Future[int]], first: int) -> None:
+    for at, done in enumerate(waiting):
+        if not done.done():
+            done.set_result(first + at)
+
+
+def _fail(waiting: list[Future[int]], error: Exception) -> None:
+    for done in waiting:
+        if not done.done():
+            done.set_exception(error)
 
 
 class DiskVault:
@@ -137,23 +185,24 @@ async def run_daemon(config: DcuConfig) -> int:
     """
     set_up_logging()
     config.load_keys()  # before anything else is touched
-    ledger = Ledger(config.state_directory, config.dcu.id)
+    ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
-        event(_LOG, logging.WARNING, "ledger tail put aside", faults="; ".join(ledger.recovered.faults))
+        event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):
         event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
-    lessons = recall_lessons(rule, ledger.recovered.entries)
+    lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    threaded = ThreadedLedger(ledger)
+    clock = LoopClock()
+    threaded = ThreadedLedger(ledger, clock.utc_s)
     try:
         vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
     except HeadroomError:
         threaded.close()
         raise
     ports = Ports(
-        clock=LoopClock(),
+        clock=clock,
         draw=random.SystemRandom(),
         open_plc=open_serial(config.plc.url),
         registers=PymodbusPort(ModbusAddress.parse(config.balancing.url)),

