@@ -110,7 +110,7 @@ class _Splitter:
         if isinstance(value, dict):
             return self._visit_object(value, path)
         if isinstance(value, list | tuple):
-            if value and isinstance(value[0], float):
+            if all(isinstance(item, float) for item in value):
                 return value  # rows of numbers belong to the object they stand in
             return [self.visit(item, [*path, at]) for at, item in enumerate(value)]
         if isinstance(value, str):

@@ -7,7 +7,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcu.ledger.canonical import canonical, number, parse_canonical
@@ -80,6 +80,7 @@ def test_the_example_of_rfc_6962_has_its_proofs() -> None:
     assert consistency_proof(6, 7, node) == [i, j, left]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(1, 600), st.data())
 def test_every_proof_verifies_and_none_does_for_anything_else(size: int, data: st.DataObject) -> None:
     """Trees of any size: inclusion and consistency hold, by the second verifier too; another leaf, place, size, root or
@@ -171,6 +172,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(JSON)
 def test_a_value_has_one_form(value: object) -> None:
     """What is read back is equal and has the same bytes; the same value written in another way is refused."""
@@ -267,6 +269,7 @@ def test_what_is_no_checkpoint_is_refused(text: str) -> None:
         parse_checkpoint(text)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_as_such(data: bytes) -> None:
     """Parsers of bytes from outside raise `DecodeError` and nothing else."""

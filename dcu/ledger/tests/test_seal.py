@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dcu.ledger.audit import key_of, verify_all
@@ -202,6 +202,8 @@ def test_an_entry_that_is_too_long_for_a_bundle_keeps_its_decision_in_the_log(tm
     assert list(read(tmp_path))[2] == long
 
 
+@settings(deadline=None)  # a busy machine is no failure
+@example([0.0, "m1"])
 @given(
     st.recursive(
         st.none()
@@ -227,6 +229,7 @@ def test_any_entry_comes_back_equal(value: Any) -> None:
     assert restore(kept.leaf, gone)["forgotten"] == len(gone)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=200))
 def test_garbage_beside_the_log_is_refused_as_such(data: bytes) -> None:
     """`DecodeError` and nothing else; a part that fits nowhere is refused too."""
