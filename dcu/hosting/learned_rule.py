@@ -168,7 +168,7 @@ class Learned:
         assert isinstance(view, GridView), view
         situation = view.estimate.situation
         prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
-        return answer_window(prospect, view.estimate, question, self._site)
+        return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, meter

@@ -127,7 +127,7 @@ class Predicted:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
-        return answer_window(prospect, view.estimate, question, self._site)
+        return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view

@@ -93,12 +93,26 @@ class Site:
     settings: GridSettings
 
 
-def answer_window(prospect: Prospect | None, estimate: Estimate, question: Question, site: Site) -> Answer:
-    """Verdicts on all wishes; without a prospect (something is unknown) all are refused."""
+def answer_window(
+    prospect: Prospect | None, estimate: Estimate, question: Question, site: Site, outside: tuple[Binding, ...]
+) -> Answer:
+    """Verdicts on all wishes; without a prospect (something is unknown) all are refused. Who pushes a point that is
+    measured ``outside`` the band gets no more than it has."""
     if prospect is None:
         return Answer(refusals(question, estimate.unknown[0]))
     verdicts = Verdicts(question.places)
-    return _Window(prospect, estimate, question, site.ports, site.meter_at, site.settings, verdicts).answer()
+    high = _rows(outside, site.ports, len(prospect.now.p_w)) + estimate.blocked
+    return _Window(prospect, high, question, site.ports, site.meter_at, site.settings, verdicts).answer()
+
+
+def _rows(outside: tuple[Binding, ...], ports: PortMap, n: int) -> tuple[int, ...]:
+    """Constraints (first n above, then n below) that measured points exceed; those of all ports where the point is
+    none of them."""
+    found: list[int] = []
+    for binding in outside:
+        below = n if binding.reason is Reason.UNDERVOLTAGE else 0
+        found += [below + port for port in ports.of_meter.get(binding.point, range(n))]
+    return tuple(found)
 
 
 def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
@@ -195,7 +209,8 @@ class _Window:
     """One answer on its way."""
 
     prospect: Prospect
-    estimate: Estimate
+    high: tuple[int, ...]
+    """Constraints that nobody may push any further."""
     question: Question
     ports: PortMap
     meter_at: Mapping[str, MeterId]
@@ -298,16 +313,16 @@ class _Window:
             self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
     def _claim(self, wish: Wish) -> Claim:
-        """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
+        """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
         ports = self.ports.of_meter[wish.meter]
         wanted_w = max(wish.wanted_w, wish.nominal_w)
-        if self.estimate.blocked and self._pushes(ports):
+        if self.high and self._pushes(ports):
             wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
         minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
         return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
 
     def _pushes(self, ports: tuple[int, ...]) -> bool:
-        rows = np.array(self.estimate.blocked, dtype=np.int64)
+        rows = np.array(self.high, dtype=np.int64)
         slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
         return bool((slopes.sum(axis=1) < -1e-9).any())
 
