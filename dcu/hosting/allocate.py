@@ -260,8 +260,8 @@ class _Sharing:
             best = nominal
         if best is not x:
             best = self._back(best, x)
-        lost = np.maximum(at_nominal if self.at_now is None else np.minimum(at_nominal, self.at_now), 0.0)
-        floor = np.where(np.isfinite(self.limit), self.limit, lost)
+        borne = np.maximum(at_nominal if self.at_now is None else np.minimum(at_nominal, self.at_now), 0.0)
+        floor = np.where(np.isfinite(self.limit), self.limit, borne)
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
 

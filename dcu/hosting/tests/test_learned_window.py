@@ -43,7 +43,7 @@ def test_while_a_voltage_is_over_the_band_ignorance_raises_nobody(
 ) -> None:
     """Far from now everything is in doubt, so that the nominal limit looks worse than the present export."""
     found = verdicts(over_the_band(over_v, export_w), Wish(OLD, standing, NOMINAL_W, 9000.0, 0.0, export_w))
-    assert all(v.limit_w is not None and v.limit_w < export_w for v in found), found
+    assert all(v.limit_w < export_w for v in found), found
     assert found or standing is not Standing.DUE
 
 
