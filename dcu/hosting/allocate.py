@@ -51,7 +51,7 @@ ROUGH: Final = 5e-4
 """[limit] What a guess may break: the linear steps are no better, and the exact flows find it."""
 ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
-DUST: Final = 3e-7
+DUST: Final = 5e-9
 """[limit] Two power flows of one state differ by their tolerance."""
 NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 """Exceeded where not even the nominal limits have a power-flow solution."""
