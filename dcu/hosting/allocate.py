@@ -53,7 +53,7 @@ PUSH_SHARE: Final = 0.5
 """[of the strongest push] Who may push a measured excess by more does push it, however his export looks from afar."""
 ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
-DUST: Final = 3e-7
+DUST: Final = 5e-9
 """[limit] Two power flows of one state differ by their tolerance."""
 NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 """Exceeded where not even the nominal limits have a power-flow solution."""
