@@ -59,6 +59,8 @@ class Errors:
     step_w: float = 0.0
 
 
+FLOW_ERROR: Final = 1e-8
+"""[limit] By which two power flows of one state may differ: 2 uV. Beyond it a grant is unsafe."""
 EXACT: Final = Errors()
 CLASS_1: Final = Errors(voltage=0.005, power=0.01, model=0.05, step_v=0.1, step_w=0.1)
 
@@ -189,7 +191,7 @@ def _one_state(
     if spoiled:
         tally.unsafe += bool(granted)
         return
-    tally.unsafe += beyond > 0
+    tally.unsafe += beyond > FLOW_ERROR
     level = truth.level(p, q, at, wishes[0].wanted_w)
     tally.limited += level < wishes[0].wanted_w - 1.0
     tally.granted_w += max(0.0, min(float(limits.min()), level) - NOMINAL_W)

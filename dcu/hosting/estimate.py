@@ -45,7 +45,7 @@ MINUTE_S: Final = 60.0
 TEN_MINUTES_S: Final = 600.0
 KEEP_EVERY_S: Final = 1.0
 """[s] Sets closer together count once in the means."""
-DECIMALS_V, DECIMALS_W = 4, 1
+DECIMALS_V, DECIMALS_W = 4, 3
 """Rounding of what decisions see, so that records of it are exact."""
 
 
@@ -265,7 +265,7 @@ class Estimator:
             np.round(p, DECIMALS_W),
             np.round(q, DECIMALS_W),
             np.round(level, DECIMALS_V),
-            np.round(margin, DECIMALS_V),
+            np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))

@@ -22,8 +22,8 @@ Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 Rows = NDArray[np.int64]
 
-FLOW_TOLERANCE_PU: Final = 1e-7
-"""Of a power flow behind a decision: 0.02 mV, far below any meter."""
+FLOW_TOLERANCE_PU: Final = 1e-9
+"""Of a power flow behind a decision: far below any meter, so that two of them may be compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

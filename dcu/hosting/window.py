@@ -151,6 +151,10 @@ class _Judge:
         self._prospect, self._claims, self._others_p_w, self._floor = prospect, claims, others_p_w, floor
         self._spread = Spread(claims)
         self._present = np.full(len(floor), -np.inf)
+        self._worst = np.full(len(floor), np.inf)
+        if prospect.widens:  # what is measured to be too much may not be doubted into more
+            at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
+            self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
@@ -172,7 +176,8 @@ class _Judge:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
 
     def _limit(self, tolerance: float) -> Reals:
-        return np.asarray(np.maximum(self._tolerated(tolerance), self._present + DUST))
+        borne = np.maximum(self._tolerated(tolerance), self._present + DUST)
+        return np.asarray(np.minimum(borne, self._worst))
 
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
