@@ -285,7 +285,7 @@ class Residuals:
 
 def _doubt(moved_v: Reals) -> Reals:
     """Of what draws may have moved voltages by (m, n) [V]: (m). Up and down are independent."""
-    return np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1))
+    return np.asarray(np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1)))
 
 
 def _reach(model: PortModel) -> Reals:

@@ -32,7 +32,7 @@ def over_the_band(over_v: float, export_w: float) -> LearnedOutlook:
 
 def verdicts(outlook: LearnedOutlook, *wishes: Wish) -> tuple[Verdict, ...]:
     reserved = {w.meter: w.granted_w for w in wishes if w.granted_w is not None}
-    return answer_window(outlook, Estimate(1.0, outlook.now, (), ()), Question(wishes, reserved, 10), SITE).verdicts
+    return answer_window(outlook, Estimate(1.0, outlook.now, (), ()), Question(wishes, reserved, 10), SITE, ()).verdicts
 
 
 @pytest.mark.parametrize("standing", [Standing.DUE, Standing.HOLDS, Standing.MAY_RISE])
