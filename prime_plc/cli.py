@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, read_capture, tell
+from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, as_pcap, read_capture, tell
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.errors import ConfigError, Fault
 from shared.ids import parse_eui48
@@ -17,10 +17,11 @@ from shared.ids import parse_eui48
 EXAMPLE: Final = """examples:
   headroom-plc trace capture.hex
   headroom-plc trace --format serial port.bin --json
+  headroom-plc trace port.bin --pcap port.pcap
   cat capture.hex | headroom-plc trace --sna 40:40:22:01:C7:9A -
 
 A capture is text with one PDU in hex on each line (a time in front and # comments are allowed), or the bytes of the
-modem's serial port (protocol 22h, or the sniffer's 13h).
+modem's serial port (protocol 22h, or the sniffer's 13h), or a pcap file that --pcap has written (link type 147).
 """
 
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace.add_argument("--format", choices=[kind.value for kind in Format], default=Format.AUTO.value)
     trace.add_argument("--sna", help="subnetwork address, if no beacon is in the capture")
     trace.add_argument("--json", action="store_true", help="one JSON object a line")
+    trace.add_argument("--pcap", type=Path, metavar="FILE", help="also write the frames there, for other analysers")
     trace.set_defaults(command=_trace)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
@@ -47,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     sna = None if options.sna is None else parse_eui48(options.sna)
-    data = _read(options.file)
+    raws = list(read_capture(_read(options.file), Format(options.format)))
+    if options.pcap is not None:
+        written, count = as_pcap(raws)
+        options.pcap.write_bytes(written)
+        print(f"{options.pcap}: {count} frames of {len(raws)}", file=sys.stderr)
     good = bad = 0
-    for told in tell(read_capture(data, Format(options.format)), sna):
+    for told in tell(raws, sna):
         print(json.dumps(told.as_json()) if options.json else _line(told))
         good += told.fault is None
         bad += told.fault is not None
