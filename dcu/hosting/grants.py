@@ -39,7 +39,8 @@ class LiveGrant:
         expires_s: when the meter has let it go at the latest, if nothing renews it [s].
         wanted_w, minimum_w: what was asked for, and the least of use.
         since_s: of its first decision [s].
-        raised_s: when its limit last rose [s].
+        raised_s: when its limit rose while it was seen to be used, or began [s]. What was unused, or unknown, before a
+            rise is not taken for used after it.
     """
 
     meter: MeterId

@@ -188,3 +188,36 @@ def test_the_error_of_a_wrong_model_is_kept_with_the_lift_it_was_learnt_at() -> 
     residuals = world.residuals
     assert np.abs(residuals.anchor_v).max() > 2.0
     assert residuals.mean_v == pytest.approx(0.04 * residuals.anchor_v, abs=0.06)
+
+
+def test_a_neighbour_that_swings_hides_no_contradiction() -> None:
+    """One house moves by 20 kW every 10 s; a meter 15 V off contradicts all the same."""
+
+    def swinging(now: float) -> Reals:
+        p = draws(1)
+        p[7] = 10e3 if int(now // 10) % 2 else -10e3
+        return p
+
+    world = World(swinging)
+    world.play(100)
+    assert not world.residuals.contradicts.any()
+    world.error_v[3] = 15.0
+    world.play(60)
+    assert world.residuals.contradicts[3]
+
+
+def test_what_could_not_be_judged_for_long_is_unknown() -> None:
+    """Readings whose power flow has no solution say nothing; after three minutes their ports are unknown, and known
+    again with the first that can be judged."""
+    world = World(still)
+    world.play(60)
+    right, world.p_w = world.p_w, lambda _: np.full(N, 1e6)
+    nowhere = world.volts
+    world.volts = lambda: world._u  # type: ignore[method-assign]
+    world.play(100)
+    assert not world.residuals.unjudged.any()
+    world.play(150)
+    assert world.residuals.unjudged.all()
+    world.p_w, world.volts = right, nowhere  # type: ignore[method-assign]
+    world.play(60)
+    assert not world.residuals.unjudged.any()
