@@ -34,6 +34,7 @@ test: $(STAMP)  ## Unit, pair and street tests
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of the decoders, FUZZ_SECONDS=600 for each
 	$(BIN)/python -m shared.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m prime_plc.tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .
