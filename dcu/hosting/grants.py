@@ -40,6 +40,7 @@ class LiveGrant:
         wanted_w, minimum_w: what was asked for, and the least of use.
         since_s: of its first decision [s].
         raised_s: when its limit last rose [s].
+        shown_w: limit that had been in force for a while when it rose; None if it is the first.
     """
 
     meter: MeterId
@@ -52,6 +53,7 @@ class LiveGrant:
     minimum_w: float
     since_s: float
     raised_s: float
+    shown_w: float | None = None
 
 
 class GrantBook:
