@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.headroom-installed
 OUT    ?= out
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup testbed watch test test-arm lint bench wheels lock clean fuzz
+.PHONY: help setup testbed watch test test-chain test-arm lint bench wheels lock clean fuzz
 
 help:  ## Show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,7 @@ test: $(STAMP)  ## Unit, pair and street tests
 
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of the decoders, FUZZ_SECONDS=600 for each
 	$(BIN)/python -m shared.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m prime_plc.tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .
@@ -43,6 +44,10 @@ lint: $(STAMP)  ## Style, types, import contracts
 
 wheels: $(STAMP)  ## The wheel for x86-64 and, cross-compiled, for aarch64; in dist
 	sh requirements/wheels.sh $(BIN)
+
+test-chain: $(STAMP)  ## Anchoring on an in-process chain (installs headroom[chain] and eth-tester into .venv)
+	$(BIN)/pip install -q "web3>=7" "eth-tester[py-evm]"
+	$(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" dcu/ledger/tests/test_chain.py
 
 test-arm: wheels  ## The aarch64 wheel's sweep under qemu-user (Debian packages qemu-user and libc6-arm64-cross)
 	sh requirements/test_arm.sh $(BIN)

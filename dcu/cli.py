@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dcu.config import DcuConfig
 from shared.cli import EXIT_OK, run_cli
 from shared.config import load_config
-from shared.errors import DeviceError
+from shared.status_socket import ask
 
 EXAMPLE: Final = """examples:
   headroom-dcu check-config /etc/headroom/dcu.toml
@@ -23,7 +22,6 @@ EXAMPLE: Final = """examples:
   headroom-dcu replay /var/lib/headroom-dcu --config dcu.toml
   headroom-dcu verify-ledger /var/lib/headroom-dcu
 """
-STATUS_S_MAX: Final = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,26 +77,9 @@ def _status(options: argparse.Namespace) -> int:
     from dcu.status import table  # noqa: PLC0415  # pulls in the engine
 
     path = options.socket or Path(load_config(options.config, DcuConfig).status.socket)
-    status = ask(path)
+    status = ask(path, "DCU")
     print(json.dumps(status, indent=1) if options.json else table(status))
     return EXIT_OK
-
-
-def ask(path: Path) -> dict[str, Any]:
-    """The snapshot a running daemon gives on its status socket.
-
-    Raises:
-        DeviceError: nobody answers there.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-        link.settimeout(STATUS_S_MAX)
-        try:
-            link.connect(str(path))
-            data = b"".join(iter(lambda: link.recv(65536), b""))
-            status: dict[str, Any] = json.loads(data)
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"{path}: no answer from a running DCU ({error})") from error
-    return status
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, field_validator
 
+from prime_plc.tree_picture import picture
 from shared.cli import EXIT_FAILED, EXIT_OK
 from shared.config import Section, load_config
 from shared.errors import ConfigError, Fault
@@ -22,6 +23,7 @@ EXAMPLE: Final = """examples:
   headroom-testbed plc --nodes 100 --levels 4 --minutes 60
   headroom-testbed plc --nodes 100 --levels 4 --minutes 60 --burst-loss 0.3 --json
   headroom-testbed plc --nodes 100 --levels 4 --minutes 0 --fail-switches 100
+  headroom-testbed plc --nodes 100 --minutes 10 --svg tree.svg
   headroom-testbed plc --feeder feeder.json --line street.toml
 """
 
@@ -90,6 +92,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--fail-switches", type=int, default=0, help="how many switches lose power, one by one")
     parser.add_argument("--line", type=Path, help="a TOML file with [line] and [path] for other physics")
     parser.add_argument("--feeder", type=Path, help="a network file: its lines and customers instead of a made-up one")
+    parser.add_argument("--survey", action="store_true", help="also print the tree and its links (before failures)")
+    parser.add_argument("--ping", type=int, default=0, help="then ask each meter so many times for its round trip (0)")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw that tree there")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(command=run)
 
@@ -100,9 +105,25 @@ def run(options: argparse.Namespace) -> int:
 
     _check(options)
     settings = _settings(options)
-    found = run_street(settings, options.minutes, options.fail_switches, _topology(options, settings))
+    found = run_street(settings, options.minutes, options.fail_switches, _topology(options, settings), options.ping)
+    if options.svg is not None:
+        options.svg.write_text(picture(found.survey), encoding="utf-8")
     print(json.dumps(found.as_json(), indent=1) if options.json else words(found))
+    if options.survey and not options.json:
+        print(found.survey.table())
+    if found.pings and not options.json:
+        print(_pings(found.pings))
     return EXIT_FAILED if broken(found, bursts=bool(options.burst_loss)) else EXIT_OK
+
+
+def _pings(pings: dict[int, list[float | None]]) -> str:
+    """A line for each meter."""
+    lines = []
+    for number, trips in pings.items():
+        good = sorted(trip for trip in trips if trip is not None)
+        spread = f"{good[0]:g} / {good[len(good) // 2]:g} / {good[-1]:g} s" if good else "-"
+        lines.append(f"meter {number}: {len(good)} of {len(trips)} came back; least / median / longest {spread}")
+    return "\n".join(lines)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -116,6 +137,7 @@ def _check(options: argparse.Namespace) -> None:
         "--answer-bytes": (options.answer_bytes, 0, 1000),
         "--burst-loss": (options.burst_loss, 0, 0.9),
         "--burst-s": (options.burst_s, 0.01, 60),
+        "--ping": (options.ping, 0, 1000),
         "--fail-switches": (options.fail_switches, 0, 10_000),
     }
     faults = [

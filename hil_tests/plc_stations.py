@@ -248,6 +248,7 @@ class Listener:
         self.arrived: dict[tuple[int, int], float] = {}
         self.twice = 0
         self.on_report: Callable[[int, int], None] = lambda _number, _seq: None
+        self.on_confirmed: Callable[[DataConfirmed], None] = lambda _confirmed: None
 
     def hear(self, output: Output) -> None:
         """What the base stack says."""
@@ -262,3 +263,5 @@ class Listener:
             self.links.add(output.peer)
         elif isinstance(output, LinkDown):
             self.links.discard(output.peer)
+        elif isinstance(output, DataConfirmed):
+            self.on_confirmed(output)

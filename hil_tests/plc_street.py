@@ -18,17 +18,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from hil_tests.plc_stations import Listener, Meter, Pump
+from hil_tests.plc_stations import SAP, Listener, Meter, Pump
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.events import EventHeap, Scheduler
 from hil_tests.virtual.line import Frame, LineSettings, PowerLine
 from hil_tests.virtual.topology import BASE, PathSettings, Topology, depths, street
 from prime_plc.control import ControlType
+from prime_plc.links import PARENT
 from prime_plc.modem_host import ModemSettings, Port, TypeAFraming
-from prime_plc.sap import Output
+from prime_plc.sap import DataConfirmed, DataResult, Output, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.stack import StackSettings, base_stack, service_stack
-from shared.ids import Eui48
+from prime_plc.survey import Survey, link_seen
+from shared.ids import Eui48, format_eui48
 
 STREET: Final = LineSettings(
     noise_dbuv=72.0,
@@ -62,6 +64,11 @@ REPORT_AGE_S: Final = 60.0
 RECOVERY_S_MAX: Final = 900.0
 """[s] After a failure; who has not reported again by then is lost."""
 
+PING: Final = bytes(8)
+PING_TOKEN: Final = 1 << 32
+"""No other message of the base has it."""
+
+PING_S_MAX: Final = 60.0
 SETTLE_S: Final = 30.0
 SENTINEL_BYTES: Final = 3
 
@@ -280,6 +287,35 @@ class PlcStreet:
             self.run_until(self.loop.time() + SETTLE_S)
         return found
 
+    def ping(self, count: int) -> dict[int, list[float | None]]:
+        """Round trips [s] from the base to every meter in turn; None for one that did not end well.
+
+        A trip is a short LPDU down the meter's connection until its ARQ acknowledgement is back, through every switch
+        on the way; a keep-alive would be the MAC's own, but nobody can ask for one at a given time.
+        """
+        assert self.listener.pump is not None
+        trips: dict[int, list[float | None]] = {meter.number: [] for meter in self.meters}
+        for _ in range(count):
+            for meter in self.meters:
+                trips[meter.number].append(self._ping(meter))
+        return trips
+
+    def _ping(self, meter: Meter) -> float | None:
+        began_s = self.loop.time()
+        ended: list[DataConfirmed] = []
+
+        def confirmed(one: DataConfirmed) -> None:
+            if one.token == PING_TOKEN:
+                ended.append(one)
+
+        self.listener.on_confirmed = confirmed
+        assert self.listener.pump is not None
+        self.listener.pump.put(SendData(meter.eui48, SAP, SAP, PING, PING_TOKEN))
+        self.run_until(began_s + PING_S_MAX, lambda: bool(ended))
+        self.listener.on_confirmed = lambda _one: None
+        good = bool(ended) and ended[0].result is DataResult.ACKNOWLEDGED
+        return round(self.loop.time() - began_s, 3) if good else None
+
     # ---- what is seen ------------------------------------------------------------------------------------------------
 
     def _below(self, switch: Meter) -> list[Meter]:
@@ -304,6 +340,20 @@ class PlcStreet:
     def plan_levels(self) -> dict[str, int]:
         """The same on paper, with the fewest hops."""
         return {str(int(hop)): n for hop, n in sorted(Counter(self.plan_hops.tolist()).items()) if 0 < hop < math.inf}
+
+    def survey(self) -> Survey:
+        """The tree as the base has it, with every link as the switch above it measures it."""
+        assert self.listener.pump is not None
+        found = Survey.of(self.listener.pump.stack.summary())
+        stacks = {format_eui48(meter.eui48): meter.pump.stack for meter in self.meters if meter.pump is not None}
+        switches = {node.lsid: stacks[node.eui48] for node in found.nodes if node.lsid and node.eui48 in stacks}
+        links = {
+            node.eui48: link_seen(seen)
+            for node in found.nodes
+            if node.sid in switches and (seen := switches[node.sid].links().get(node.lnid)) is not None
+        }
+        ups = {eui48: link_seen(up) for eui48, stack in stacks.items() if (up := stack.links().get(PARENT))}
+        return found.with_links(links, ups)
 
     def trace(self) -> str:
         """A hash of every frame so far: who sent what when, and who received it."""
@@ -371,6 +421,8 @@ class PlcResult:
     virtual_s: float
     cpu_s: float
     trace: str
+    survey: Survey
+    pings: dict[int, list[float | None]] = field(default_factory=dict)
 
     @property
     def speed(self) -> float:
@@ -379,14 +431,18 @@ class PlcResult:
 
     def as_json(self) -> dict[str, Any]:
         """By name."""
-        found = asdict(self) | {"times_real_time": round(self.speed, 1)}
+        found = asdict(self) | {"times_real_time": round(self.speed, 1), "survey": self.survey.as_json()}
         if self.reported is not None:
             found["reported"]["delivered_fraction"] = self.reported.delivered_fraction
         return found
 
 
 def run_street(
-    settings: PlcStreetSettings, minutes: float, fail_switches: int = 0, topology: Topology | None = None
+    settings: PlcStreetSettings,
+    minutes: float,
+    fail_switches: int = 0,
+    topology: Topology | None = None,
+    pings: int = 0,
 ) -> PlcResult:
     """Cold start, reports, failures."""
     began = time.process_time()
@@ -399,7 +455,8 @@ def run_street(
     if minutes:
         reported = street_.report_for(60 * minutes)
     span_s = street_.loop.time() - before_s
-    levels = street_.levels()
+    levels, survey = street_.levels(), street_.survey()
+    trips = street_.ping(pings) if pings else {}
     if fail_switches:
         failed = street_.fail_switches(fail_switches)
     shown = {key: value for key, value in asdict(settings).items() if key not in {"mac", "line", "path"}}
@@ -417,4 +474,6 @@ def run_street(
         virtual_s=round(street_.loop.time(), 1),
         cpu_s=round(time.process_time() - began, 2),
         trace=street_.trace(),
+        survey=survey,
+        pings=trips,
     )

@@ -260,7 +260,14 @@ class _Truth:
             contradiction_pct=100.0,
             blocked_pct=100.0,
         )
-        rule = Predicted(model, self.entries, GridSettings(guard_pct=0.0, accuracy=accuracy))
+        # The limits that count are set port by port; the band of what is measured must not be narrower.
+        settings = GridSettings(
+            nominal_voltage_v=float(self._u_nominal_v.mean()),
+            band_pct=min(2 * self._band_pct, 50.0),
+            guard_pct=0.0,
+            accuracy=accuracy,
+        )
+        rule = Predicted(model, self.entries, settings)
         rule.limit_voltages(self.u_low_v, self.u_high_v)
         return rule
 

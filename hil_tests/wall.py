@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.cli import ask as ask_dcu
 from dcu.ledger.store import verify
 from hil_tests.enrolment import RING, write_keys
 from hil_tests.jump import street_ready
@@ -31,6 +30,7 @@ from hil_tests.world import DCU, READ_BACK_PIN, RELAY_PIN, SUBSTATION, World, dc
 from meter.deadman import FACTORY_VARIABLE
 from shared.clock import LoopClock
 from shared.errors import DeviceError
+from shared.status_socket import ask
 
 STOP_S_MAX: Final = 5.0
 HOME_S_MAX: Final = 5.0
@@ -139,7 +139,7 @@ class WallStreet:
                 last = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
                 raise StreetError(f"{name}: ended with {process.returncode}: {' '.join(last)}")
         try:
-            return street_ready(await asyncio.to_thread(ask_dcu, self._short / "status.sock"))
+            return street_ready(await asyncio.to_thread(ask, self._short / "status.sock", "DCU"))
         except DeviceError:
             return False
 

@@ -342,6 +342,9 @@ class MeterDaemon:
         if keys is None:
             self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.TEMPORARY_FAILURE))
             return
+        if keys.pair == self._gate.keys.pair:  # said again, because our answer was lost: we have them
+            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+            return
         await self._ports.vault.save(keys)
         self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
         self._gated(self._gate.rekey(keys, self._ports.clock.monotonic()))

@@ -145,6 +145,8 @@ class BaseNode:
         self.received = {"data": 0, "control": 0}
         self.sent = {"data": 0, "control": 0}
         self.beacons = 0
+        self._heard_s = {"up": 0.0, "down": 0.0, "beacons and calls": 0.0}
+        self._began_s = 0.0
         self._seq = 0
         self._slot_s = 0.0
         self._count = 1
@@ -198,11 +200,17 @@ class BaseNode:
                     "hops": node.hops,
                     "lsid": node.lsid,
                     "open": node.connection is not None,
+                    "alive_asked": node.round_trips,
+                    "alive_answered": node.answers,
+                    "link": self.transmitter.links.summary(node.lnid) if node.sid == SID_BASE else None,
                 }
                 for node in self.nodes.values()
             },
             "switches": len(self.slots),
             "beacon_slots": self._count,
+            "sna": format_eui48(self.sna),
+            "running_s": round(self._slot_s - self._began_s, 1) if self.state is State.RUNNING else 0.0,
+            "heard_s": {kind: round(seconds, 3) for kind, seconds in self._heard_s.items()},
             "dropped": self.transmitter.channel.dropped,
             "hop_repeats": self.transmitter.custody.repeated,
         }
@@ -223,6 +231,8 @@ class BaseNode:
 
     def _ready(self, _item: Input, now: float) -> list[Output]:
         self.state = State.RUNNING
+        self._began_s = now
+        self._heard_s = dict.fromkeys(self._heard_s, 0.0)
         self._slot_s = now + FIRST_BEACON_S
         self._idle_look_s = now + IDLE_LOOK_S
         self.transmitter.channel.sna = self.sna
@@ -280,11 +290,13 @@ class BaseNode:
         data = item.pdu
         kind = data[0] >> 4 if data else -1
         if kind in {HT_BEACON, HT_PROMOTION}:
+            self._heard_s["beacons and calls"] += item.duration_s
             return None
         if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
             self.undecodable += 1
             return None
         downlink, level = bool(data[1] & 0x40), data[1] & 0x3F
+        self._heard_s["down" if downlink else "up"] += item.duration_s
         if downlink:
             if level == 1 and len(self.transmitter.custody):
                 self._passed_on(data, now)

@@ -72,7 +72,7 @@ class Link:
         told_db: our signal there, as it said by PRM [dB].
         step: place in the ladder of schemes.
         proven: deliveries since the step was taken.
-        good, lost: deliveries and losses in a row.
+        good, lost: deliveries and losses in a row; ``deliveries`` and ``losses`` are all of them.
         rise: deliveries in a row that try the next step; twice as many after each try that failed.
     """
 
@@ -87,6 +87,7 @@ class Link:
     lost: int = 0
     frames: int = 0
     losses: int = 0
+    deliveries: int = 0
 
 
 class Links:
@@ -110,6 +111,19 @@ class Links:
     def get(self, key: int) -> Link | None:
         """What is known of a neighbour."""
         return self._links.get(key)
+
+    def summary(self, key: int) -> dict[str, object] | None:
+        """A neighbour for people: its signal here, our modulation to it, frames heard, deliveries and losses."""
+        link = self._links.get(key)
+        if link is None:
+            return None
+        return {
+            "snr_db": round(link.snr_db, 1),
+            "scheme": self.scheme(key).name,
+            "heard": link.frames,
+            "delivered": link.deliveries,
+            "lost": link.losses,
+        }
 
     def clear(self) -> None:
         """Forget all neighbours."""
@@ -179,6 +193,7 @@ class Links:
         link = self._links.get(key)
         if link is None:
             return
+        link.deliveries += 1
         link.lost = 0
         link.good += 1
         link.proven += 1

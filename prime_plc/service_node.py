@@ -224,6 +224,11 @@ class ServiceNode:
             "hop_repeats": custody.repeated,
         }
 
+    def links(self) -> dict[int, dict[str, object]]:
+        """Neighbours for people: `PARENT` and the children by their LNID."""
+        links = self.transmitter.links
+        return {key: seen for key, _ in links.items() if (seen := links.summary(key)) is not None}
+
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
         times = [self._retry_at]

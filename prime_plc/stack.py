@@ -18,7 +18,7 @@ from prime_plc.modem_host import (
     TransmitConfirmed,
     TransmitFrame,
 )
-from prime_plc.modem_messages import TransmitResult
+from prime_plc.modem_messages import BUFFER_BEACON, TransmitResult
 from prime_plc.pib import read_attribute
 from prime_plc.sap import (
     LPDU_DATA_BYTES_MAX,
@@ -55,6 +55,7 @@ class Stack:
         self._modem = ModemHost(settings.modem)
         self._node = node
         self._in_flight: dict[int, TransmitFrame] = {}
+        self._sent_s = {"beacons": 0.0, "other": 0.0}
 
     @property
     def wake_at(self) -> float | None:
@@ -84,7 +85,13 @@ class Stack:
 
     def summary(self) -> dict[str, object]:
         """State and counters for people."""
-        return self._node.summary() | {"modem": self._modem.state.value, "faults": self._modem.faults}
+        sent_s = {kind: round(seconds, 3) for kind, seconds in self._sent_s.items()}
+        modem = {"modem": self._modem.state.value, "faults": self._modem.faults, "sent_s": sent_s}
+        return self._node.summary() | modem
+
+    def links(self) -> dict[int, dict[str, object]]:
+        """What a service node knows of its neighbours (`ServiceNode.links`); a base says it in its summary."""
+        return self._node.links() if isinstance(self._node, ServiceNode) else {}
 
     def read_attribute(self, number: int) -> bytes | None:
         """An attribute of the MAC's management information base; None if it has no such number."""
@@ -105,10 +112,20 @@ class Stack:
             elif isinstance(output, FrameReceived | TransmitConfirmed | ModemReady | ModemLost):
                 if self._settings.trace:
                     outputs += self._seen(output, now)
+                self._account(output)
                 todo.extend(self._node.handle(output, now))
             else:
                 outputs.append(output)
         return outputs
+
+    def _account(self, item: FrameReceived | TransmitConfirmed | ModemReady | ModemLost) -> None:
+        """Airtime of our own frames since the modem was ready."""
+        if isinstance(item, ModemReady):
+            self._sent_s = dict.fromkeys(self._sent_s, 0.0)
+        elif isinstance(item, TransmitConfirmed) and item.result is TransmitResult.SUCCESS:
+            sent = self._in_flight[item.buffer]
+            kind = "beacons" if item.buffer == BUFFER_BEACON else "other"
+            self._sent_s[kind] += self._settings.modem.airtime_s(len(sent.pdu), sent.scheme, sent.mode)
 
     def _seen(self, item: FrameReceived | TransmitConfirmed | ModemReady | ModemLost, now: float) -> list[Output]:
         if isinstance(item, FrameReceived):

@@ -1,4 +1,4 @@
-"""Captures in words: reads hex lines or the modem's serial byte stream and tells what each frame says.
+"""Captures in words: reads hex lines, pcap files or the modem's serial byte stream and tells what each frame says.
 
 The subnetwork address, which seeds the checksums, is learned from the capture's beacons unless it is given.
 """
@@ -16,6 +16,7 @@ from prime_plc.control import ControlType, decode_control
 from prime_plc.lpdu import Lpdu
 from prime_plc.modem_host import SENTINEL
 from prime_plc.modem_messages import Receive, Send, decode_answer, decode_command
+from prime_plc.pcap import PDU_BYTES_MAX, Captured, looks_like_pcap, read_pcap, write_pcap
 from prime_plc.pdu import BEACON_BYTES, HT_BEACON, SID_NONE, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
@@ -36,6 +37,7 @@ class Format(Enum):
     AUTO = "auto"
     HEX = "hex"
     SERIAL = "serial"
+    PCAP = "pcap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,37 @@ _TEXT: Final = frozenset(string.printable.encode())
 
 
 def read_capture(data: bytes, kind: Format) -> Iterator[Raw]:
-    """The frames of a capture in order; what cannot be read comes as a `Raw` with a fault."""
+    """The frames of a capture in order; what cannot be read comes as a `Raw` with a fault.
+
+    Raises:
+        DecodeError: a pcap file that is damaged or not ours.
+    """
     if kind is Format.AUTO:
         kind = Format.HEX if looks_like_text(data) else Format.SERIAL
+        kind = Format.PCAP if looks_like_pcap(data) else kind
+    if kind is Format.PCAP:
+        return _read_pcap(data)
     return _read_hex(data.decode("ascii", "replace")) if kind is Format.HEX else _read_serial(data)
+
+
+def as_pcap(raws: Iterable[Raw]) -> tuple[bytes, int]:
+    """A capture as a pcap file, and how many frames are in it; what has no PDU is left out."""
+    whole = [raw for raw in raws if raw.fault is None and len(raw.pdu) <= PDU_BYTES_MAX]
+    frames = [Captured(raw.time, PhyMode.TYPE_A, raw.scheme, raw.way, raw.pdu) for raw in whole]
+    return write_pcap(frames), len(whole)
+
+
+def _read_pcap(data: bytes) -> Iterator[Raw]:
+    for number, frame in enumerate(read_pcap(data), 1):
+        where = f"packet {number}"
+        if frame.mode != PhyMode.TYPE_A or frame.scheme not in set(Scheme):
+            yield Raw(where, frame.pdu, Scheme.DBPSK_C, frame.time, frame.way, _other_type(frame.mode))
+        else:
+            yield Raw(where, frame.pdu, Scheme(frame.scheme), frame.time, frame.way)
+
+
+def _other_type(mode: int) -> str:
+    return f"seen frame type {mode}, expected Type A (v1.3.6)"
 
 
 def _read_hex(text: str) -> Iterator[Raw]:
@@ -134,9 +163,7 @@ def _from_usi(where: str, frame: UsiFrame) -> Raw | None:
     if not isinstance(message, Send | Receive):
         return None
     if message.mode != PhyMode.TYPE_A or message.scheme not in set(Scheme):
-        return Raw(
-            where, message.data, Scheme.DBPSK_C, fault=f"seen frame type {message.mode}, expected Type A (v1.3.6)"
-        )
+        return Raw(where, message.data, Scheme.DBPSK_C, fault=_other_type(message.mode))
     way = "sent" if isinstance(message, Send) else "received"
     return Raw(where, message.data, Scheme(message.scheme), way=way)
 

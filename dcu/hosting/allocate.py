@@ -49,6 +49,8 @@ GUESS_SHARE: Final = 0.2
 """Part by which a guessed change may be wrong before a constraint is overlooked at first; exact flows find it later."""
 ROUGH: Final = 5e-4
 """[limit] What a guess may break: the linear steps are no better, and the exact flows find it."""
+PUSH_SHARE: Final = 0.5
+"""[of the strongest push] Who may push a measured excess by more does push it, however his export looks from afar."""
 ROWS_EACH: Final = 24
 """Constraints taken into the linear steps at a time, the worst first."""
 DUST: Final = 5e-9
@@ -98,7 +100,8 @@ class Claim:
 class Allocation:
     """Export limit of each claim [W]; what kept each from more (None: it has what it wanted); Jain's fairness index of
     the increases; the constraint that the nominal limits alone exceed most, if one; how far each constraint may go (0
-    less what was missing, or, where nobody can mend it, what the nominal limits exceed it by); power flows it took."""
+    less what was missing, or, where nobody can mend it, what the nominal limits exceed it by, but no more than the
+    present draws do where doubt grows with the distance from now); power flows it took."""
 
     limits_w: Reals
     binding: tuple[Constraint | None, ...]
@@ -195,6 +198,11 @@ class _Sharing:
     hot: NDArray[np.bool_] = field(init=False)
     """Constraints that the nominal limits alone exceed (c)."""
     known: _Slopes = field(init=False)
+    known_now: _Slopes | None = None
+    """Slopes at the present draws, where doubt grows with the distance from now: far from now an export back towards it
+    looks like relief, because it makes the doubt smaller."""
+    at_now: Reals | None = None
+    """The excess at the present draws (c), there."""
     cuts: list[tuple[Rows, Reals, Reals]] = field(default_factory=list)
     """Constraints, slopes and room of earlier steps, where doubt grows with the distance from now."""
     flows: int = 0
@@ -252,7 +260,8 @@ class _Sharing:
             best = nominal
         if best is not x:
             best = self._back(best, x)
-        floor = np.where(np.isfinite(self.limit), self.limit, np.maximum(at_nominal, 0.0))
+        borne = np.maximum(at_nominal if self.at_now is None else np.minimum(at_nominal, self.at_now), 0.0)
+        floor = np.where(np.isfinite(self.limit), self.limit, borne)
         named = self._named(filled, best)
         return Allocation(best, named, jain(best - nominal), exceeded, floor, self.flows)
 
@@ -266,7 +275,10 @@ class _Sharing:
         more = np.clip(now_w, self.nominal, self.wanted) - self.nominal
         tried = self.nominal + np.array(BACK_TO)[:, None] * more
         self.flows += 1
-        over = self.prospect.excess(self.spread.powers(tried, self.others_p_w)) - self.limit
+        states = np.concatenate([self.spread.powers(tried, self.others_p_w), self.prospect.now.p_w[None, :]])
+        found = self.prospect.excess(states)
+        self.at_now, over = found[-1], found[:-1] - self.limit
+        self.known_now = _Slopes(self.prospect, self.spread, self.prospect.now.p_w, len(here))
         always = self.hot & (over > 0).all(axis=0)
         good = np.flatnonzero(((over <= 0) | always).all(axis=1))
         if not len(good):
@@ -280,6 +292,10 @@ class _Sharing:
         if not len(found):
             return False
         pushes = self.known.of(found) > PUSH_MIN
+        if self.known_now is not None and self.at_now is not None:
+            by_now = self.known_now.of(found)
+            most = np.maximum(by_now.max(axis=1, keepdims=True), PUSH_MIN)
+            pushes |= (by_now > PUSH_SHARE * most) & (self.at_now[found] > 0)[:, None]
         moved = at_w > self.nominal + RESOLUTION_W
         lost = ~(pushes & moved).any(axis=1)
         pushers = pushes[lost].any(axis=0) & (self.frozen == FREE)

@@ -37,7 +37,11 @@ from dcu.hosting.questions import Pending, Questions
 from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
+<<<<<<< HEAD
 from dcu.hosting.wishes import gather, shown_w
+=======
+from dcu.hosting.wishes import gather, in_use
+>>>>>>> main
 from dcu.meters import Acceptance, MeterEntry, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
@@ -163,7 +167,7 @@ class HostingEngine:
         deadlines = [self.book.wake_at, self._window_at, self._correspondence.wake_at, self._questions.wake_at]
         if self._quarantined:
             deadlines.append(self._started_s + QUARANTINE_S)
-        if self._rule.foresees:
+        if self._rule.foresees and not self._storage_failed:
             deadlines.append(self._viewed_s + LEARN_S)
         if self.book.live and not self._rule.foresees:
             deadlines.append(self._violations.persist_at)
@@ -204,6 +208,7 @@ class HostingEngine:
                 self._storage_failed = True
                 self._questions.pending.clear()
                 self._renewable.clear()
+                self._raises.clear()
                 return [Event("storage failed", {"reason": item.reason})]
 
     def wake(self, now: float) -> list[Output]:
@@ -217,6 +222,8 @@ class HostingEngine:
             outputs += self._end_quarantine("time")
         outputs += self._revoke_if_persistent(now)
         outputs += self._correspondence.wake(now)
+        if self._storage_failed:  # nothing is decided or learnt any more
+            return outputs
         window_at = self._window_at
         if window_at is not None and now >= window_at:
             outputs += self._decide(now)
@@ -275,7 +282,9 @@ class HostingEngine:
             return []
         request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
         if now < grant.decided_at_s + self._settings.renew_interval_s:
-            if self._rule.foresees and report.applied == grant.decision:
+            self._raises.drop(meter)
+            may_rise = self._rule.foresees and not self._storage_failed and report.applied == grant.decision
+            if may_rise and in_use(self.table[meter], grant):
                 self._raises.keep(request, meter, now)
             return []
         self._raises.drop(meter)
@@ -395,8 +404,12 @@ class HostingEngine:
             wanted_w=request.limit_w,
             minimum_w=request.minimum_limit_w,
             since_s=now if before is None else before.since_s,
+<<<<<<< HEAD
             raised_s=now if before is None or raised else before.raised_s,
             shown_w=shown_w(before, now) if before is None or raised else before.shown_w,
+=======
+            raised_s=now if before is None or self._is_news(before, limit_w) else before.raised_s,
+>>>>>>> main
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)
@@ -408,6 +421,10 @@ class HostingEngine:
         if kind == "grant":
             outputs.append(Event("granted", {"meter": meter, "limit_w": limit_w, "decision": str(decision)}))
         return outputs
+
+    def _is_news(self, before: LiveGrant, limit_w: float) -> bool:
+        """Whether a limit [W] is a rise whose use only later readings can tell."""
+        return limit_w > RAISE * before.limit_w and in_use(self.table[before.meter], before)
 
     def _deny(self, meter: MeterId, request: Request, binding: Binding, inputs: Inputs) -> list[Output]:
         decision = self._journal.next_decision()

@@ -249,15 +249,16 @@ class Estimator:
         rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
         memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), u)
         self._note(seen.u_v, now)
-        odd = np.flatnonzero(memory.residuals.contradicts)
+        level = np.abs(u) * factor + memory.residuals.mean_v
+        news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(rows), allowed)
+        odd = np.flatnonzero(memory.residuals.contradicts | memory.residuals.unjudged | news.contradicts)
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
-        level = np.abs(u) * factor + memory.residuals.mean_v
         lift = factor * (np.abs(u) - np.abs(self.model_at(self._source).u_open_v))
         moved = np.where(self._metered, np.abs(lift - memory.residuals.anchor_v), 0.0)
         margin = (
             accuracy.voltage_class_pct / 100 * level
-            + SPREADS * np.sqrt(memory.residuals.variance)
+            + np.maximum(SPREADS * np.sqrt(memory.residuals.variance), self._reached(news.off_v, level))
             + accuracy.model_error_pct / 100 * moved
         )
         situation = Situation(
@@ -339,6 +340,12 @@ class Estimator:
                 p[free] += short_p[n] * share
                 q[free] += short_q[n] * share
         return None
+
+    def _reached(self, off_v: Reals, level_v: Reals) -> Reals:
+        """What of a surprise must be within the margin (n) [V]: one upwards; one downwards where the voltage that was
+        read is below nominal, so that the lower limit is the nearer one."""
+        unsafe = (off_v > 0) | (level_v + off_v < self._nominal_v)
+        return np.asarray(np.where(unsafe, np.abs(off_v), 0.0))
 
     def _contradicts(self, port: int, measured: Reals) -> Binding:
         meter = next(meter for meter, at in self._ports.of_meter.items() if port in at)

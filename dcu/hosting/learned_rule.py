@@ -1,6 +1,6 @@
-"""The rule `learned/1`, for a street without a network model: what the meters' own history says a grant will do.
+"""The rule `learned/2`, for a street without a network model: what the meters' own history says a grant will do.
 
-It answers windows as `predicted/1` does, with learned sensitivities in place of the power flow. Before enough is
+It answers windows as `predicted/2` does, with learned sensitivities in place of the power flow. Before enough is
 learnt the bound is wide and the answer no. Currents and unbalance are not foreseen: nobody without a model knows them.
 
 What it knows depends on every set it was taught, so each of these goes to the ledger; answering them again in order
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
 from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
@@ -20,7 +21,7 @@ from dcu.hosting.headroom import GridLimits, Prospect, Situation
 from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
 from dcu.hosting.learned_outlook import LearnedOutlook
 from dcu.hosting.levels import Levels, Readings
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
 from dcu.hosting.view import GridView, Taught
 from dcu.hosting.window import GridSettings, Site, answer_window
 from dcu.meters import MeterEntry
@@ -28,7 +29,9 @@ from shared.errors import ConfigError, Fault
 from shared.ids import MeterId
 from shared.messages import Reason
 
-NAME: Final = "learned/1"
+Reals = NDArray[np.float64]
+
+NAME: Final = "learned/2"
 LESSON_S: Final = 60.0
 """[s] Between two sets that teach."""
 ASYNCHRONY: Final = 0.05
@@ -60,7 +63,9 @@ class Pupil:
         self.ports, self.names = ports, names
         assumed = Learning(asynchrony=ASYNCHRONY) if learning is None else learning
         self.sensitivity = LearnedSensitivity(names, labels, assumed)
-        self._levels = Levels(self.sensitivity)
+        accuracy = settings.accuracy
+        self._levels = Levels(self.sensitivity, (accuracy.voltage_class_pct + accuracy.contradiction_pct) / 100)
+        self._phases = [[k for k, label in enumerate(labels) if label == phase] for phase in PHASES]
         self._settings = settings
         inside = (settings.band_pct - settings.guard_pct) / 100
         nominal_v = np.full(len(names), settings.nominal_voltage_v)
@@ -99,12 +104,34 @@ class Pupil:
             p[at], q[at], u[at], taken_s[at] = point.p_w, point.q_var, point.u_v, now - (point.age_s or 0.0)
         busbar_v = np.array(busbar.u_v, dtype=float)
         level = self._levels.take(Readings(p, q, u, taken_s, busbar_v, now - (busbar.age_s or 0.0)), now)
+        odd = tuple(self._contradicts(int(k), float(u[k])) for k in np.flatnonzero(level.contradicts))
+        if odd := odd + self._sums(busbar, p):
+            return None, odd, None
         p, q = np.round(p, DECIMALS_W), np.round(q, DECIMALS_W)
         margin = self._settings.accuracy.voltage_class_pct / 100 * level.u_v + level.margin_v
         situation = Situation(p, q, np.round(level.u_v, DECIMALS_V), np.round(margin, DECIMALS_V))
         if 0 <= now - self._taught_s < LESSON_S:
             return situation, (), None
         return situation, (), Taught(now, busbar_v, Situation(p, q, np.round(level.followed_v, DECIMALS_V), 0.0 * p))
+
+    def _contradicts(self, port: int, u_v: float) -> Binding:
+        meter = next(meter for meter, at in self.ports.of_meter.items() if port in at)
+        return Binding(Reason.READINGS_CONTRADICT, meter, u_v)
+
+    def _sums(self, busbar: Point, p_w: Reals) -> tuple[Binding, ...]:
+        """What the balancing meter sees against the meters of the street, in all and phase by phase: a meter on the
+        wrong phase shows in two of them. Losses are within what is allowed."""
+        if not busbar.powers_known:
+            return ()
+        fed_w = np.array(busbar.p_w, dtype=float)
+        short_w = fed_w - np.array([p_w[at].sum() for at in self._phases])
+        short_w = np.append(short_w.sum(), short_w)
+        accuracy = self._settings.accuracy
+        allowed_w = accuracy.balance_w + accuracy.balance_pct / 100 * float(np.abs(p_w).sum())
+        worst = int(np.abs(short_w).argmax())
+        if abs(short_w[worst]) <= allowed_w:
+            return ()
+        return (Binding(Reason.READINGS_CONTRADICT, SUBSTATION, round(float(short_w[worst]), 1)),)
 
     def teach(self, taught: Taught) -> None:
         """One more set."""
@@ -144,6 +171,7 @@ class Learned:
         settings = self._settings
         return {
             "policy": settings.policy.value,
+            "nominal_voltage_v": settings.nominal_voltage_v,
             "band_pct": settings.band_pct,
             "guard_pct": settings.guard_pct,
             "voltage_class_pct": settings.accuracy.voltage_class_pct,
@@ -168,7 +196,7 @@ class Learned:
         assert isinstance(view, GridView), view
         situation = view.estimate.situation
         prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
-        return answer_window(prospect, view.estimate, question, self._site)
+        return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, meter

@@ -11,6 +11,11 @@ each port holds the level, and how well it is known:
 So a raise makes the level doubtful by what the raise does, the next reading settles it, and what is settled costs no
 doubt at the next raise. `doubt` is what changes close to a reading may do: nobody knows whether the meter saw them. A
 change is reported some seconds after it happened, so a reading waits so long before it is believed.
+
+A reading that no accuracy explains contradicts: it is far from its level, or, where there is none yet, from the busbar
+less what all currents are learnt to drop on the way. It teaches nothing and its port is unknown, until readings come
+back to the level, or have followed draws and busbar from where they are for `TRUST_S`: a number that stands still
+follows nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +49,10 @@ SPREADS: Final = 3.0
 BUSBAR_NOISE_V: Final = 0.03
 """[V] Of one reading of the busbar: a last digit of 0.1 V."""
 BUSBARS_MAX: Final = 256
+ALLOWED: Final = 0.025
+"""[voltage] Beyond this share, and the doubt, a reading contradicts: the class of a meter and 2 %."""
+TRUST_S, TRUST_V = 1800.0, 1.0
+"""[s], [V] Contradicting readings are a new level when they have followed for so long, through changes of so much."""
 KEPT_S: Final = 600.0
 """[s] A reading older than this is followed no more; the next one begins anew."""
 
@@ -62,11 +71,13 @@ class Readings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """Voltage of every port now (n) [V]; its doubt (n) [V]; and every newest reading on its own, followed until now."""
+    """Voltage of every port now (n) [V]; its doubt (n) [V]; every newest reading on its own, followed until now; and
+    whose readings contradict (n), so that their level is of no use."""
 
     u_v: Reals
     margin_v: Reals
     followed_v: Reals
+    contradicts: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +94,9 @@ class _Step:
 class Levels:
     """Follows every port; `take` with all newest readings whenever something is looked at."""
 
-    def __init__(self, sensitivity: LearnedSensitivity) -> None:
-        """Nothing known."""
-        self._sensitivity = sensitivity
+    def __init__(self, sensitivity: LearnedSensitivity, allowed: float = ALLOWED) -> None:
+        """Nothing known; `allowed` as `ALLOWED`."""
+        self._sensitivity, self._allowed = sensitivity, allowed
         n = len(sensitivity.ports)
         self._taken_s = np.full(n, -np.inf)
         self._active, self._reactive = np.zeros(n), np.zeros(n)
@@ -94,6 +105,10 @@ class Levels:
         """Currents and busbar at which each port has its level."""
         self._read, self._read_at = np.zeros(n), np.zeros((n, 2 * n + 3))
         """Newest reading of each port above the busbar, and the currents at its instant."""
+        self.contradicts = np.zeros(n, dtype=bool)
+        self._odd, self._odd_at = np.full(n, np.nan), np.zeros((n, 2 * n + 3))
+        self._odd_s, self._odd_moved_v = np.zeros(n), np.zeros(n)
+        """Where each contradicting port's readings began to follow, when, and the largest change since."""
         self._steps: list[_Step] = []
         self._waiting: list[tuple[float, int, float]] = []
         """Readings that are not yet believed: when taken, port, voltage."""
@@ -114,7 +129,7 @@ class Levels:
         busbar = seen.busbar_v[self._sensitivity.phase]
         followed = self._read + self._sensitivity.follows(present - self._read_at)
         level = self._level + self._sensitivity.follows(moved)
-        return Level(level + busbar, SPREADS * np.sqrt(variance), followed + busbar)
+        return Level(level + busbar, SPREADS * np.sqrt(variance), followed + busbar, self.contradicts.copy())
 
     def _note(self, seen: Readings, new: NDArray[np.bool_]) -> None:
         """What has been read to be other than before, and forget what no reading needs any more."""
@@ -158,19 +173,42 @@ class Levels:
     def _learn(self, taken_s: Reals, ports: NDArray[np.int64], u_v: Reals, present: Reals) -> None:
         at, doubt = self._then(taken_s, ports, present)
         above = u_v - at[np.arange(len(ports)), -3 + self._sensitivity.phase[ports]]
-        self._read[ports], self._read_at[ports] = above, at
-        moved = at - self._at[ports]
-        level = self._level[ports] + self._sensitivity.follows(moved, ports)
-        known = self._variance[ports] + self._sensitivity.doubts(moved, ports)
         noise = self._sensitivity.noise[ports] + doubt**2
-        fresh = np.isnan(level)
-        off = np.where(fresh, 0.0, above - level)
+        fresh = np.isnan(self._level[ports])
+        unloaded = at.copy()
+        unloaded[:, :-3] = 0.0
+        moved = at - np.where(fresh[:, None], unloaded, self._at[ports])
+        level = np.where(fresh, 0.0, self._level[ports]) + self._sensitivity.follows(moved, ports)
+        known = np.where(fresh, 0.0, self._variance[ports]) + self._sensitivity.doubts(moved, ports)
+        off = above - level
+        odd = np.abs(off) > self._allowed * u_v + SURPRISE * np.sqrt(known + noise)
+        self._odd[ports[~odd]] = np.nan
+        for k in np.flatnonzero(odd):
+            fresh[k] = self._has_followed(int(ports[k]), taken_s[k], above[k], at[k], noise[k])
+            odd[k] = not fresh[k]
+        self.contradicts[ports] = odd
+        off = np.where(fresh, 0.0, off)
         surprise = np.where(off**2 > SURPRISE**2 * (known + noise), off**2, 0.0)
         known, noise = known + surprise, noise + surprise
         gain = np.where(fresh, 1.0, known / (known + noise))
-        self._level[ports] = np.where(fresh, above, level + gain * off)
-        self._variance[ports] = np.where(fresh, noise, (1 - gain) * known)
-        self._at[ports] = at
+        level = np.where(fresh, above, level + gain * off)
+        variance = np.where(fresh, noise, (1 - gain) * known)
+        good = ports[~odd]
+        self._level[good], self._variance[good], self._at[good] = level[~odd], variance[~odd], at[~odd]
+        self._read[good], self._read_at[good] = above[~odd], at[~odd]
+
+    def _has_followed(self, port: int, taken_s: float, above: float, at: Reals, noise: float) -> bool:
+        """Whether contradicting readings have followed long enough to be a level of their own."""
+        one = np.array([port])
+        moved = (at - self._odd_at[port])[None, :]
+        change = float(self._sensitivity.follows(moved, one)[0])
+        doubt = 2 * noise + float(self._sensitivity.doubts(moved, one)[0])
+        if not abs(above - self._odd[port] - change) <= SURPRISE * doubt**0.5:  # also the first one
+            self._odd[port], self._odd_at[port] = above, at
+            self._odd_s[port], self._odd_moved_v[port] = taken_s, 0.0
+            return False
+        self._odd_moved_v[port] = max(self._odd_moved_v[port], abs(change))
+        return bool(taken_s - self._odd_s[port] >= TRUST_S and self._odd_moved_v[port] >= TRUST_V)
 
     def _then(self, taken_s: Reals, ports: NDArray[np.int64], present: Reals) -> tuple[Reals, Reals]:
         """Currents and busbar at the instant of each of these readings (m, 2n + 3), and what changes close to it may

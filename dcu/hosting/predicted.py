@@ -1,4 +1,4 @@
-"""The rule `predicted/1`: what a grant would do to every neighbour, by the network model and the meters together."""
+"""The rule `predicted/2`: what a grant would do to every neighbour, by the network model and the meters together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
-NAME: Final = "predicted/1"
+NAME: Final = "predicted/2"
 
 
 class Predicted:
@@ -88,6 +88,7 @@ class Predicted:
             "loading_max": settings.loading_max,
             "vuf_max_pct": settings.vuf_max_pct,
             "mixed": self.learns,
+            "asynchrony": None if self._pupil is None else self._pupil.sensitivity.learning.asynchrony,
             "voltage_class_pct": accuracy.voltage_class_pct,
             "model_error_pct": accuracy.model_error_pct,
         }
@@ -127,7 +128,7 @@ class Predicted:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
-        return answer_window(prospect, view.estimate, question, self._site)
+        return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view

@@ -35,6 +35,10 @@ class Raises:
         """Its grant was renewed, lowered, given back or has ended: its nonces are void or spent."""
         self._kept.pop(meter, None)
 
+    def clear(self) -> None:
+        """Nobody is raised any more."""
+        self._kept.clear()
+
     def possible(self, share: float, now: float) -> frozenset[MeterId]:
         """Who may be raised now: those whose nonce is the oldest first, as many as there is air time for beside the
         share of the channel that reports and renewals fill."""
@@ -42,6 +46,8 @@ class Raises:
         self._saved = min(SAVED_MAX, self._saved + rate * (now - self._counted_s))
         self._counted_s = now
         self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + YOUNG_S}
+        if share >= self._airtime.share_max:  # what was saved is for a line that has room
+            return frozenset()
         oldest = sorted(self._kept, key=lambda m: self._kept[m][1])
         return frozenset(oldest[: int(self._saved)])
 

@@ -53,6 +53,8 @@ NOISE_SHARE: Final = 0.005
 """Weight of one clear reading in what noise readings have; some two hundred count."""
 NOISE_MIN_V: Final = 0.04
 """[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
+LINEAR: Final = 0.1
+"""Share by which what draws change is wrong to first order."""
 KEPT: Final = 16
 """Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
@@ -61,7 +63,9 @@ WAIT_S: Final = 180.0
 BATCH: Final = 64
 """Instants judged at a time."""
 UNSEEN_W: Final = 1000.0
-"""[W] What a port may have drawn before its first report."""
+"""[W] What a port may have drawn before its first report, and what its draw may have changed by since its newest."""
+DOUBT_MAX: Final = 0.02
+"""[nominal] Most that doubt may excuse beyond what a meter is allowed: a neighbour that swings hides nobody's fault."""
 NEW_S: Final = 1e-3
 """[s] A reading is new if it was taken later than the last one by more than rounding."""
 
@@ -91,8 +95,17 @@ class _Found:
         return _Found(self.ports[chosen], self.residual_v[chosen], self.doubt_v[chosen], self.lift_v[chosen])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Now:
+    """How far newest readings surprise (n) [V], 0 where they do not; which contradict the level of now."""
+
+    off_v: Reals
+    contradicts: NDArray[np.bool_]
+
+
 class Residuals:
-    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model."""
+    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model, or
+    could not be judged for too long."""
 
     def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
         """Nothing known.
@@ -108,6 +121,8 @@ class Residuals:
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
         self.anchor_v = np.zeros(n)
         self.contradicts = np.zeros(n, dtype=bool)
+        self._unjudged_s = np.full(n, np.inf)
+        self.unjudged = np.zeros(n, dtype=bool)
         self._t = np.full((n, KEPT), -np.inf)
         self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
         self._waiting: Reals = np.zeros((0, 3))
@@ -128,6 +143,7 @@ class Residuals:
         fresh = np.flatnonzero(new)
         readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
         self._waiting = np.concatenate([self._waiting, readings])
+        self._unjudged_s[fresh] = np.minimum(self._unjudged_s[fresh], seen.taken_s[fresh])
         if not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S:
             self._busbar.append((busbar_s, busbar_v))
 
@@ -159,6 +175,35 @@ class Residuals:
             at_s = instants[first : first + BATCH]
             mine = ready[(ready[:, 0] >= at_s[0]) & (ready[:, 0] <= at_s[-1])]
             self._judge(mine, at_s, model, busbar, allowed, unmetered, near_u_v)
+        np.minimum.at(self._unjudged_s, self._waiting[:, 1].astype(np.int64), self._waiting[:, 0])
+        self.unjudged = newest_s > self._unjudged_s + WAIT_S
+
+    def now(self, seen: Seen, model: PortModel, level_v: Reals, busbar_v: float, bus_seen: bool, allowed: float) -> Now:
+        """What the newest readings say that are too new to be judged, against the level of now (n) [V].
+
+        Each is brought to its own instant by the draws that have been reported about it, to first order, and by the
+        busbar. Whoever has not reported since may draw something else: that excuses a reading, as far as doubt may.
+        """
+        ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
+        at = np.flatnonzero(self._metered & (seen.taken_s > ready_s) & np.isfinite(seen.u_v))
+        at_s, which = np.unique(seen.taken_s[at], return_inverse=True)
+        p, spread_w = self._then(self._p, at_s)
+        reach = _reach(model)[at]
+        shift_v = (reach * np.where(self._metered, p - seen.p_w, 0.0)[which]).sum(axis=1)
+        if bus_seen:
+            times, volts = zip(*self._busbar, strict=True)
+            shift_v += (np.interp(seen.taken_s[at], times, volts) / busbar_v - 1) * level_v[at]
+        known_v = np.hypot(_doubt(reach * spread_w[which]), LINEAR * shift_v)
+        silent = self._metered & (self._t[:, -1] < seen.taken_s[at, None] - NEW_S)
+        unknown_v = np.abs(reach * np.where(silent, UNSEEN_W, 0.0)).sum(axis=1)
+        off_v = seen.u_v[at] - level_v[at] - shift_v
+        noise = self.variance[at] + self._noise
+        excused_v = np.minimum(SURPRISE * np.hypot(known_v, unknown_v), DOUBT_MAX * self._nominal_v[at])
+        surprise = np.abs(off_v) > SURPRISE * np.sqrt(noise) + excused_v
+        found = Now(np.zeros(len(level_v)), np.zeros(len(level_v), dtype=bool))
+        found.off_v[at] = np.where(surprise, off_v, 0.0)
+        found.contradicts[at] = np.abs(off_v) > allowed * self._nominal_v[at] + excused_v
+        return found
 
     def _judge(
         self,
@@ -192,8 +237,7 @@ class Residuals:
             mine = readings[readings[:, 0] == taken_s]
             ports = mine[:, 1].astype(np.int64)
             moved_v = spread_w[k] * reach[ports]
-            doubt_v = np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1))
-            found = _Found(ports, mine[:, 2] - level[k, ports], doubt_v, lift[k, ports])
+            found = _Found(ports, mine[:, 2] - level[k, ports], _doubt(moved_v), lift[k, ports])
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
@@ -232,9 +276,16 @@ class Residuals:
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
         """Without those that contradict the model, which are noted."""
-        odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + SURPRISE * found.doubt_v
+        excused_v = np.minimum(SURPRISE * found.doubt_v, DOUBT_MAX * self._nominal_v[found.ports])
+        odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + excused_v
         self.contradicts[found.ports] = odd
+        self._unjudged_s[found.ports] = np.inf
         return found.where(~odd)
+
+
+def _doubt(moved_v: Reals) -> Reals:
+    """Of what draws may have moved voltages by (m, n) [V]: (m). Up and down are independent."""
+    return np.asarray(np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1)))
 
 
 def _reach(model: PortModel) -> Reals:

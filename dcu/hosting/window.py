@@ -93,12 +93,26 @@ class Site:
     settings: GridSettings
 
 
-def answer_window(prospect: Prospect | None, estimate: Estimate, question: Question, site: Site) -> Answer:
-    """Verdicts on all wishes; without a prospect (something is unknown) all are refused."""
+def answer_window(
+    prospect: Prospect | None, estimate: Estimate, question: Question, site: Site, outside: tuple[Binding, ...]
+) -> Answer:
+    """Verdicts on all wishes; without a prospect (something is unknown) all are refused. Who pushes a point that is
+    measured ``outside`` the band gets no more than it has."""
     if prospect is None:
         return Answer(refusals(question, estimate.unknown[0]))
     verdicts = Verdicts(question.places)
-    return _Window(prospect, estimate, question, site.ports, site.meter_at, site.settings, verdicts).answer()
+    high = _rows(outside, site.ports, len(prospect.now.p_w)) + estimate.blocked
+    return _Window(prospect, high, question, site.ports, site.meter_at, site.settings, verdicts).answer()
+
+
+def _rows(outside: tuple[Binding, ...], ports: PortMap, n: int) -> tuple[int, ...]:
+    """Constraints (first n above, then n below) that measured points exceed; those of all ports where the point is
+    none of them."""
+    found: list[int] = []
+    for binding in outside:
+        below = n if binding.reason is Reason.UNDERVOLTAGE else 0
+        found += [below + port for port in ports.of_meter.get(binding.point, range(n))]
+    return tuple(found)
 
 
 def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
@@ -137,6 +151,10 @@ class _Judge:
         self._prospect, self._claims, self._others_p_w, self._floor = prospect, claims, others_p_w, floor
         self._spread = Spread(claims)
         self._present = np.full(len(floor), -np.inf)
+        self._worst = np.full(len(floor), np.inf)
+        if prospect.widens:  # what is measured to be too much may not be doubted into more
+            at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
+            self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
@@ -158,7 +176,8 @@ class _Judge:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
 
     def _limit(self, tolerance: float) -> Reals:
-        return np.asarray(np.maximum(self._tolerated(tolerance), self._present + DUST))
+        borne = np.maximum(self._tolerated(tolerance), self._present + DUST)
+        return np.asarray(np.minimum(borne, self._worst))
 
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
@@ -195,7 +214,8 @@ class _Window:
     """One answer on its way."""
 
     prospect: Prospect
-    estimate: Estimate
+    high: tuple[int, ...]
+    """Constraints that nobody may push any further."""
     question: Question
     ports: PortMap
     meter_at: Mapping[str, MeterId]
@@ -300,16 +320,16 @@ class _Window:
             self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
     def _claim(self, wish: Wish) -> Claim:
-        """What a wish may grow to: nothing beyond what it has where the voltage has been high for a while."""
+        """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
         ports = self.ports.of_meter[wish.meter]
         wanted_w = max(wish.wanted_w, wish.nominal_w)
-        if self.estimate.blocked and self._pushes(ports):
+        if self.high and self._pushes(ports):
             wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
         minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
         return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
 
     def _pushes(self, ports: tuple[int, ...]) -> bool:
-        rows = np.array(self.estimate.blocked, dtype=np.int64)
+        rows = np.array(self.high, dtype=np.int64)
         slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
         return bool((slopes.sum(axis=1) < -1e-9).any())
 

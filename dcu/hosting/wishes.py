@@ -15,8 +15,14 @@ from shared.ids import MeterId
 from shared.messages import Alarm, Reason
 
 USE_S: Final = 10.0
+<<<<<<< HEAD
 """[s] After its limit was raised, a customer's export may be taken for what it makes of it; until then the rise is
 believed to be used, of a first grant all."""
+=======
+"""[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
+IN_USE: Final = 0.9
+"""Share of its limit below which an export leaves it unused."""
+>>>>>>> main
 
 HARMLESS_ALARMS: Final = (
     Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.STORAGE_FAILED | Alarm.OUTBOX_FULL
@@ -68,6 +74,7 @@ def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_
     """Of one customer, for a limit and a least limit [W]."""
     wanted_w, minimum_w = asked_w
     objection = Reason.LOCAL_ALARM if state.alarms & ~int(HARMLESS_ALARMS) else None
+<<<<<<< HEAD
     granted_w, used_w = None if grant is None else grant.limit_w, None
     if grant is not None and state.reading is not None and state.reading_at_s is not None:
         export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
@@ -76,5 +83,22 @@ def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_
             unseen_w = None if grant.shown_w is None else max(0.0, grant.limit_w - grant.shown_w)
         if unseen_w is not None and math.isfinite(export_w):
             used_w = round(export_w + unseen_w, 1)
+=======
+    granted_w, used_w = (None, None) if grant is None else (grant.limit_w, use_of(state, grant))
+>>>>>>> main
     entry = state.entry
     return Wish(entry.id, standing, entry.nominal_limit_w, wanted_w, minimum_w, granted_w, objection, used_w)
+
+
+def use_of(state: MeterState, grant: LiveGrant) -> float | None:
+    """What a customer makes of its grant [W], below 0 if it draws; None as long as no reading tells."""
+    if state.reading is None or state.reading_at_s is None or state.reading_at_s <= grant.raised_s + USE_S:
+        return None
+    export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
+    return round(export_w, 1) if math.isfinite(export_w) else None
+
+
+def in_use(state: MeterState, grant: LiveGrant) -> bool:
+    """Whether a grant is known to be used: only then may more of it be of use, or be expected to be used as well."""
+    used_w = use_of(state, grant)
+    return used_w is not None and used_w >= IN_USE * grant.limit_w

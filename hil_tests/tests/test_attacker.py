@@ -64,10 +64,11 @@ def attacked(
         street.old_images = old_images
         streets.append(street)
 
+        due = sorted(strikes)
+
         def strike(seen: Observation) -> None:
-            for at_s, what in strikes.items():
-                if len(seen.samples) == round(10 * at_s) + 1:
-                    what(street)
+            while due and len(seen.samples) > round(10 * due[0]):
+                strikes[due.pop(0)](street)
 
         return await play(scenario, street, ear, strike)
 

@@ -114,3 +114,33 @@ def test_a_file_changes_the_physics_and_a_wrong_one_is_refused(
     assert "--nodes" in errors
     assert "--burst-loss" in errors
     assert LineFile().line == {}
+
+
+def test_a_survey_shows_the_tree_with_both_ends_of_every_link(tmp_path: Path) -> None:
+    """Every meter once, as many levels as its stacks say, the beacons' airtime (13.25 ms of 618.24 ms), and links that
+    only the switches have measured."""
+    settings = PlcStreetSettings(nodes=12, levels=3, seed=2)
+    street = PlcStreet(settings)
+    street.start()
+    survey = street.survey()
+    assert len(survey.nodes) == 12
+    assert survey.levels == max(int(hop) for hop in street.levels())
+    assert survey.levels >= 2
+    assert all(node.link is not None and node.up is not None for node in survey.nodes)
+    assert survey.airtime["sent beacons"] == pytest.approx(0.01325 / 0.61824, rel=0.03)
+    drawn = tmp_path / "tree.svg"
+    arguments = ["plc", "--nodes", "3", "--levels", "1", "--minutes", "0", "--svg", str(drawn)]
+    assert main(arguments) == EXIT_OK
+    assert drawn.read_text().startswith("<svg")
+
+
+def test_a_ping_takes_as_long_as_its_way() -> None:
+    """Every connected meter answers; one without power does not, and the others do not mind."""
+    street = PlcStreet(PlcStreetSettings(nodes=6, levels=1, seed=2))
+    street.start()
+    street.meters[0].power_off()
+    trips = street.ping(2)
+    assert trips[1] == [None, None]
+    rest = [trip for number, found in trips.items() if number != 1 for trip in found]
+    assert len(rest) == 10
+    assert all(trip is not None and 0.01 < trip < 10.0 for trip in rest)

@@ -1,19 +1,23 @@
 """Fuzz targets of this room: every decoder that meets bytes of strangers, with a corpus that is kept.
 
-    python -m shared.tests.fuzz [TARGET ...] [--seconds 600]
+    python -m shared.tests.fuzz [TARGET ...] [--seconds 600 | --rate]
 
 runs atheris (libFuzzer) on each target, starting from ``corpus/<target>``; what it finds new is kept only with
-``--keep``. Without atheris the same targets run under hypothesis in `test_fuzz`.
+``--keep``. Other rooms have targets of their own (`Fuzzing`). Without atheris the same targets run under hypothesis in
+`test_fuzz`. ``--rate`` measures them without instrumentation.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +33,8 @@ FOUND: Final = Path("out/fuzz")
 
 BYTES_MAX: Final = 1100
 MEMORY_MIB_MAX: Final = 256
+RATE_ROUNDS: Final = 5
+RATE_ROUND_S: Final = 0.3
 KEYS: Final = PairKeys(bytes(range(16)), bytes(range(16, 32)))
 
 
@@ -75,45 +81,88 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
 }
 
 
-def corpus(target: str) -> list[bytes]:
-    """The kept cases of a target."""
-    return [path.read_bytes() for path in sorted((CORPUS / target).iterdir())]
+@dataclass(frozen=True, slots=True)
+class Fuzzing:
+    """The targets of one room.
 
+    Attributes:
+        module: whose command line runs them.
+        kept: folder with the corpus of each.
+    """
 
-def main() -> int:
-    """Run targets one after the other; the exit code of the first that finds something."""
-    parser = argparse.ArgumentParser(prog="python -m shared.tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], help="all of them without a name")
-    parser.add_argument("--seconds", type=int, default=600, help="for each target")
-    parser.add_argument("--keep", action="store_true", help="add what is new to the corpus")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options, passed = parser.parse_known_args()
-    if options.inside:
-        return _inside(options.targets[0], passed)
-    for target in options.targets or TARGETS:
+    module: str
+    targets: dict[str, Callable[[bytes], None]]
+    kept: Path
+
+    def corpus(self, target: str) -> list[bytes]:
+        """The kept cases of a target."""
+        return [path.read_bytes() for path in sorted((self.kept / target).iterdir())]
+
+    def main(self) -> int:
+        """Run targets one after the other; the exit code of the first that finds something."""
+        parser = argparse.ArgumentParser(prog=f"python -m {self.module}")
+        parser.add_argument("targets", nargs="*", choices=[[], *self.targets], help="all of them without a name")
+        parser.add_argument("--seconds", type=int, default=600, help="for each target")
+        parser.add_argument("--keep", action="store_true", help="add what is new to the corpus")
+        parser.add_argument("--rate", action="store_true", help="only say how many cases each takes in a second")
+        parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+        options, passed = parser.parse_known_args()
+        if options.inside:
+            return _inside(self.targets[options.targets[0]], passed)
+        for target in options.targets or self.targets:
+            if options.rate:
+                print(f"{target}: {self.cases_per_s(target):,.0f} cases/s of one core, no instrumentation", flush=True)
+            elif (code := self._fuzz(target, options.seconds, keep=options.keep)) != 0:
+                return code
+        return 0
+
+    def _fuzz(self, target: str, seconds: int, *, keep: bool) -> int:
         with tempfile.TemporaryDirectory() as scratch:
-            where = [str(CORPUS / target)] if options.keep else [scratch, str(CORPUS / target)]
+            kept = str(self.kept / target)
+            where = [kept] if keep else [scratch, kept]
             FOUND.mkdir(parents=True, exist_ok=True)
-            limits = [f"-max_total_time={options.seconds}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]
+            limits = [f"-max_total_time={seconds}", f"-max_len={BYTES_MAX}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]
             limits.append(f"-artifact_prefix={FOUND}/{target}-")
-            command = [sys.executable, "-m", "shared.tests.fuzz", target, "--inside", "-timeout=60", *limits, *where]
-            code = subprocess.run(command, check=False).returncode
-        if code != 0:
-            return code
-    return 0
+            command = [sys.executable, "-m", self.module, target, "--inside", "-timeout=60", *limits, *where]
+            return subprocess.run(command, check=False).returncode
+
+    def cases_per_s(self, target: str) -> float:
+        """[1/s] Kept cases and damaged ones, half and half, by processor time; the median of some rounds."""
+        draw = random.Random(1)
+        cases = self.corpus(target)
+        cases += [_damaged(draw.choice(cases), draw) for _ in cases * 9] + cases * 8
+        rates = []
+        for _ in range(RATE_ROUNDS):
+            began_s = time.process_time()
+            done = 0
+            while time.process_time() - began_s < RATE_ROUND_S:
+                for case in cases:
+                    self.targets[target](case)
+                done += len(cases)
+            rates.append(done / (time.process_time() - began_s))
+        return statistics.median(rates)
 
 
-def _inside(target: str, arguments: list[str]) -> int:
+def _damaged(case: bytes, draw: random.Random) -> bytes:
+    """With one byte changed."""
+    changed = bytearray(case or b"\0")
+    changed[draw.randrange(len(changed))] ^= draw.randrange(1, 256)
+    return bytes(changed)
+
+
+def _inside(target: Callable[[bytes], None], arguments: list[str]) -> int:
     try:
         import atheris  # noqa: PLC0415  # only where it is installed
     except ImportError:
-        print("error: atheris is not installed; pytest shared/tests/test_fuzz.py runs the same", file=sys.stderr)
+        print("error: atheris is not installed; each room's tests/test_fuzz.py runs the same", file=sys.stderr)
         return 2
     atheris.instrument_all()
-    atheris.Setup([sys.argv[0], *arguments], TARGETS[target])
+    atheris.Setup([sys.argv[0], *arguments], target)
     atheris.Fuzz()
     return 0
 
 
+FUZZING: Final = Fuzzing("shared.tests.fuzz", TARGETS, CORPUS)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(FUZZING.main())

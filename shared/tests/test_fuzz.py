@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.tests.fuzz import TARGETS, corpus
+from shared.tests.fuzz import FUZZING, TARGETS
 
 ALLOCATION_BYTES_MAX = 8 << 20
 
@@ -16,7 +16,7 @@ ALLOCATION_BYTES_MAX = 8 << 20
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_kept_corpus_passes(target: str) -> None:
     """Every case that was ever interesting, within the memory a decoder may take."""
-    cases = corpus(target)
+    cases = FUZZING.corpus(target)
     assert len(cases) >= 8
     tracemalloc.start()
     try:
@@ -31,7 +31,7 @@ def test_the_kept_corpus_passes(target: str) -> None:
 @given(data=st.data())
 def test_what_is_near_the_corpus_passes_too(target: str, data: st.DataObject) -> None:
     """A kept case with bytes changed, cut out or put in, or two of them joined."""
-    cases = corpus(target)
+    cases = FUZZING.corpus(target)
     case = bytearray(data.draw(st.sampled_from(cases)))
     for _ in range(data.draw(st.integers(0, 4))):
         at = data.draw(st.integers(0, len(case)))

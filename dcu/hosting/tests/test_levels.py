@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.learned import LearnedSensitivity
-from dcu.hosting.levels import WAIT_S, Level, Levels, Readings
+from dcu.hosting.levels import TRUST_S, WAIT_S, Level, Levels, Readings
 from dcu.hosting.tests.pv_street import PORTS, flow, seen_by_meters, street
 
 Reals = NDArray[np.float64]
@@ -134,3 +134,53 @@ def test_a_street_that_changes_all_the_time_stays_within_its_doubt(taught: Learn
     assert len(beyond) > 100
     assert np.median(raw) > 1.0
     assert np.mean(np.array(beyond) <= 0) >= 0.999
+
+
+@pytest.mark.parametrize("shown_v", [150.0, 240.0])
+def test_a_reading_that_no_accuracy_explains_contradicts_however_often_it_is_repeated(
+    taught: LearnedSensitivity, shown_v: float
+) -> None:
+    """252 V in truth, and a number that any grid could have; then the truth again."""
+    s = _Street(taught)
+    port = int(s.pv[0])
+    s.look(0.0)
+    assert s.u_v[port] > 251.0
+    for now in 20.0 * np.arange(1, 10):
+        s.report(list(range(PORTS)), now)
+        s.read_v[port] = shown_v
+        s.look(now)
+        level = s.look(now + WAIT_S)
+        assert np.flatnonzero(level.contradicts).tolist() == [port]
+    s.report(list(range(PORTS)), 300.0)
+    s.look(300.0)
+    level = s.look(300.0 + WAIT_S)
+    assert not level.contradicts.any()
+    assert s.beyond(level).max() <= 0
+
+
+def test_a_first_reading_is_judged_by_the_busbar_and_the_currents(taught: LearnedSensitivity) -> None:
+    s = _Street(taught)
+    port = int(s.pv[0])
+    s.read_v[port] = 240.0
+    assert np.flatnonzero(s.look(0.0).contradicts).tolist() == [port]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_level_that_has_jumped_is_trusted_when_it_has_followed_for_long(
+    taught: LearnedSensitivity, *, follows: bool
+) -> None:
+    """An export comes and goes by 11 kW. A meter 12 V off that follows it is believed after half an hour; a
+    number that stands still never is."""
+    s = _Street(taught)
+    port, jumped_v = int(s.pv[0]), float(s.u_v[s.pv[0]]) - 12.0
+    s.look(0.0)
+    for k in range(1, 100):
+        now = 30.0 * k
+        s.export(port, 1000.0 + 11_000.0 * (k % 2))
+        s.report(list(range(PORTS)), now)
+        s.read_v[port] = round(s.u_v[port] - 12.0, 1) if follows else jumped_v
+        s.look(now)
+        level = s.look(now + WAIT_S)
+        if now < TRUST_S:
+            assert level.contradicts[port]
+    assert level.contradicts[port] != follows

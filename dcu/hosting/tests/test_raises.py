@@ -29,6 +29,16 @@ def test_air_time_that_is_left_is_saved_and_spent() -> None:
     assert raises.possible(0.25, 2.0) == {B}
 
 
+def test_what_was_saved_is_not_spent_on_a_line_that_has_become_full() -> None:
+    """Ten raises are saved up on an empty line; then it is fuller than allowed, and empties again."""
+    raises = Raises(LINE, 0.0)
+    raises.possible(0.1, 100.0)
+    for k in range(12):
+        raises.keep(question(k), MeterId(f"m{k}"), 100.0)
+    assert raises.possible(0.9, 100.1) == frozenset()
+    assert len(raises.possible(0.1, 100.2)) == SAVED_MAX
+
+
 @pytest.mark.parametrize("share", [0.5, 0.7])
 def test_a_full_line_raises_nobody_early(share: float) -> None:
     raises = Raises(LINE, 0.0)

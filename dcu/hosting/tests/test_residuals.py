@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
 from dcu.grid.tests.golden import feeder
+from dcu.hosting.headroom import rise
 from dcu.hosting.residuals import KEPT, NOISE_MIN_V, Residuals, Seen
 
 Reals = NDArray[np.float64]
@@ -32,13 +33,14 @@ def draws(seed: int) -> Reals:
 
 @dataclass
 class World:
-    """Meters that report one after the other, every 20 s and soon after a change of 200 W, in steps of one second."""
+    """Meters that report one after the other, every 20 s and soon after a change, in steps of one second."""
 
     p_w: Callable[[float], Reals]
     error_v: Reals = field(default_factory=lambda: np.zeros(N))
     flicker_v: float = 0.0
     scale: float = 1.0
     noise_v: float = 0.1
+    report_change_w: float = 200.0
 
     def __post_init__(self) -> None:
         self.residuals = Residuals(np.ones(N, dtype=bool), np.full(N, NOMINAL_V), self.noise_v)
@@ -60,7 +62,7 @@ class World:
         p = self.p_w(self.now)
         if not np.array_equal(p, self._p):
             self._p, self._u = p, self.volts()
-        due = (np.arange(N) % 20 == self.now % 20) | (np.abs(p - self.seen.p_w) > 200.0)
+        due = (np.arange(N) % 20 == self.now % 20) | (np.abs(p - self.seen.p_w) > self.report_change_w)
         flicker = self._random.normal(0.0, self.flicker_v, N) if self.flicker_v else np.zeros(N)
         shown = np.round(self._u + self.error_v + flicker, 1)
         for table, new in ((self.seen.p_w, p), (self.seen.u_v, shown), (self.seen.taken_s, np.full(N, self.now))):
@@ -188,3 +190,42 @@ def test_the_error_of_a_wrong_model_is_kept_with_the_lift_it_was_learnt_at() -> 
     residuals = world.residuals
     assert np.abs(residuals.anchor_v).max() > 2.0
     assert residuals.mean_v == pytest.approx(0.04 * residuals.anchor_v, abs=0.06)
+
+
+def test_a_neighbour_that_swings_hides_no_contradiction() -> None:
+    """The house that moves its neighbour most swings by 12 kW between two reports, which it does not send for a
+    change; its neighbour's meter, 16 V off, contradicts all the same. Right meters never do."""
+    volts = np.abs(rise(MODEL) * NOMINAL_V)
+    np.fill_diagonal(volts, 0.0)
+    port, restless = np.unravel_index(int(volts.argmax()), volts.shape)
+
+    def swinging(now: float) -> Reals:
+        p = draws(1)
+        p[restless] = 6e3 if int((now - 2) // 20) % 2 else -6e3
+        return p
+
+    world = World(swinging, report_change_w=np.inf)
+    world.play(200)
+    assert not world.residuals.contradicts.any()
+    world.error_v[port] = 16.0
+    world.play(60)
+    for _ in range(60):
+        world.second()
+        assert world.residuals.contradicts[port]
+
+
+def test_what_could_not_be_judged_for_long_is_unknown() -> None:
+    """Readings whose power flow has no solution say nothing; after three minutes their ports are unknown, and known
+    again with the first that can be judged."""
+    world = World(still)
+    world.play(60)
+    right, world.p_w = world.p_w, lambda _: np.full(N, 1e6)
+    nowhere = world.volts
+    world.volts = lambda: world._u  # type: ignore[method-assign]
+    world.play(100)
+    assert not world.residuals.unjudged.any()
+    world.play(150)
+    assert world.residuals.unjudged.all()
+    world.p_w, world.volts = right, nowhere  # type: ignore[method-assign]
+    world.play(60)
+    assert not world.residuals.unjudged.any()

@@ -1,0 +1,129 @@
+"""`headroom-plc survey`: the tree as it is, measured links and no invented ones, as text, JSON and a picture."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prime_plc.cli import main
+from prime_plc.survey import LinkSeen, Survey
+from prime_plc.tests.ether import Ether, chain
+from prime_plc.tree_picture import picture
+from shared.errors import DecodeError
+
+UNTIL_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict[str, Any]:
+    """Of a base with three nodes in a row behind it: two of them must be switches."""
+    ether = Ether(chain())
+    ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, UNTIL_S)
+    found: dict[str, Any] = json.loads(json.dumps(ether.base().summary()))
+    return found | {"sent_s": {"beacons": 2.0, "other": 1.0}}  # which a whole stack adds
+
+
+def test_the_tree_is_the_one_that_grew(summary: dict[str, Any]) -> None:
+    """A chain: one node at each depth, two switches; only the first link is the base's own to measure."""
+    survey = Survey.of(summary)
+    assert [depth for depth, _ in survey.walk()] == [1, 2, 3]
+    assert (survey.levels, survey.switches) == (3, 2)
+    assert [node.link is not None for _, node in survey.walk()] == [True, False, False]
+    first = next(node for _, node in survey.walk())
+    assert first.link is not None
+    assert first.link.heard > 0
+
+
+def test_airtime_is_a_share_of_the_time(summary: dict[str, Any]) -> None:
+    """Seconds on air over those since the modem is ready."""
+    survey = Survey.of(summary)
+    assert survey.airtime["sent beacons"] == pytest.approx(2.0 / survey.running_s, abs=1e-5)
+    assert survey.airtime["heard up"] > 0
+    assert sum(survey.airtime.values()) < 1
+
+
+def test_every_form_says_the_same(summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Text, JSON and picture, from a status file as the DCU prints it."""
+    status, drawn = tmp_path / "status.json", tmp_path / "tree.svg"
+    status.write_text(json.dumps({"dcu": "d", "plc": summary}))
+    assert main(["survey", "--status", str(status), "--svg", str(drawn)]) == 0
+    text = capsys.readouterr().out
+    assert main(["survey", "--status", str(status), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    picture_ = ET.fromstring(drawn.read_text())
+    titles = [title.text or "" for title in picture_.iter("{http://www.w3.org/2000/svg}title")]
+    for node in summary["nodes"]:
+        assert node in text
+        assert sum(node in title for title in titles) == 1
+    assert {node["eui48"] for node in told["nodes"]} == set(summary["nodes"])
+    assert text.count("signal not measured here") == 2
+    assert 'class="s0"' in drawn.read_text()
+
+
+def test_what_others_measured_fills_the_gaps(summary: dict[str, Any]) -> None:
+    """On a bench the switches' own numbers are at hand; losses show, but not those of a few frames."""
+    survey = Survey.of(summary)
+    deep = [node.eui48 for _, node in survey.walk()][1:]
+    links = {deep[0]: LinkSeen(20.0, "DQPSK", 9, 6, 2), deep[1]: LinkSeen(5.0, "DBPSK_C", 9, 3, 1)}
+    full = survey.with_links(links, {deep[0]: LinkSeen(11.0, "DBPSK", 5, 10, 0)})
+    drawn = picture(full)
+    assert "down lost 25 %" in drawn
+    assert drawn.count("lost 25") == 2  # beside the node and in its tooltip; four frames say nothing
+    assert "up DBPSK, lost 0.0 %" in full.table()
+    assert 'class="s0"/><text' not in drawn
+    assert survey.nodes[1].link is None, "the survey itself is unchanged"
+
+
+def test_a_node_below_no_known_switch_is_shown(summary: dict[str, Any]) -> None:
+    """A status in the middle of a change, and one with a ring: everybody once, no end that is not reached."""
+    first, second, third = (dict(node) for node in summary["nodes"].values())
+    first["sid"], first["lsid"], second["sid"], second["lsid"], third["sid"] = 7, 8, 8, 7, 99
+    names = list(summary["nodes"])
+    survey = Survey.of(summary | {"nodes": dict(zip(names, (first, second, third), strict=True))})
+    assert sorted(node.eui48 for _, node in survey.walk()) == sorted(names)
+    ET.fromstring(picture(survey))
+
+
+@pytest.mark.parametrize("damage", [{}, {"nodes": 3}, {"nodes": {"x": {}}}, {"running_s": "long"}, {"sent_s": None}])
+def test_another_summary_is_refused(damage: dict[str, Any], summary: dict[str, Any]) -> None:
+    """An older daemon's, or nonsense: DecodeError and nothing else."""
+    with pytest.raises(DecodeError):
+        Survey.of(summary | damage if damage else {})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--socket", "none.sock"],
+        ["--status", "missing.json"],
+        ["--status", "text"],
+        ["--status", "list"],
+        ["--status", "empty"],
+        ["--config", "text"],
+        ["--config", "missing.toml"],
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody at the socket, files that are missing or something else: exit code 2, one line."""
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("text", "= no"), ("list", "[]"), ("empty", "{}")):
+        (tmp_path / name).write_text(content)
+    code = main(["survey", *arguments])
+    out, err = capsys.readouterr()
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_an_empty_subnetwork_has_a_picture(summary: dict[str, Any]) -> None:
+    """Before anybody is there."""
+    survey = Survey.of(summary | {"nodes": {}, "running_s": 0.0})
+    assert "no nodes" in survey.table()
+    assert ET.fromstring(picture(survey)).tag.endswith("svg")
