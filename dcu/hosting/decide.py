@@ -66,8 +66,7 @@ class Wish:
         wanted_w, minimum_w: what was asked for, and the least of use.
         granted_w: limit of its live grant, None without one.
         objection: why it may have nothing at all, whatever the grid bears.
-        used_w: what it is measured to export (below 0: to draw), and what its limit has risen by too lately to show;
-            None while its first grant is as young.
+        used_w: what it is measured to export (below 0: to draw), if read after its limit was last raised.
     """
 
     meter: MeterId

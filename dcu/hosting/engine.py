@@ -37,11 +37,7 @@ from dcu.hosting.questions import Pending, Questions
 from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
-<<<<<<< HEAD
-from dcu.hosting.wishes import gather, shown_w
-=======
 from dcu.hosting.wishes import gather, in_use
->>>>>>> main
 from dcu.meters import Acceptance, MeterEntry, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
@@ -393,7 +389,6 @@ class HostingEngine:
         meter, limit_w, lease_s = verdict.meter, verdict.limit_w, self._settings.lease_s
         decision = self._journal.next_decision()
         before = self.book.grant_of(meter)
-        raised = before is not None and limit_w > RAISE * before.limit_w
         live = LiveGrant(
             meter=meter,
             request_id=request.request_id,
@@ -404,12 +399,7 @@ class HostingEngine:
             wanted_w=request.limit_w,
             minimum_w=request.minimum_limit_w,
             since_s=now if before is None else before.since_s,
-<<<<<<< HEAD
-            raised_s=now if before is None or raised else before.raised_s,
-            shown_w=shown_w(before, now) if before is None or raised else before.shown_w,
-=======
             raised_s=now if before is None or self._is_news(before, limit_w) else before.raised_s,
->>>>>>> main
         )
         self.book.reserve(live, lease_s)
         self._renewable.pop(meter, None)

@@ -39,13 +39,8 @@ class LiveGrant:
         expires_s: when the meter has let it go at the latest, if nothing renews it [s].
         wanted_w, minimum_w: what was asked for, and the least of use.
         since_s: of its first decision [s].
-<<<<<<< HEAD
-        raised_s: when its limit last rose [s].
-        shown_w: limit that had been in force for a while when it rose; None if it is the first.
-=======
         raised_s: when its limit rose while it was seen to be used, or began [s]. What was unused, or unknown, before a
             rise is not taken for used after it.
->>>>>>> main
     """
 
     meter: MeterId
@@ -58,7 +53,6 @@ class LiveGrant:
     minimum_w: float
     since_s: float
     raised_s: float
-    shown_w: float | None = None
 
 
 class GrantBook:

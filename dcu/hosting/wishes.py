@@ -15,14 +15,9 @@ from shared.ids import MeterId
 from shared.messages import Alarm, Reason
 
 USE_S: Final = 10.0
-<<<<<<< HEAD
-"""[s] After its limit was raised, a customer's export may be taken for what it makes of it; until then the rise is
-believed to be used, of a first grant all."""
-=======
 """[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
 IN_USE: Final = 0.9
 """Share of its limit below which an export leaves it unused."""
->>>>>>> main
 
 HARMLESS_ALARMS: Final = (
     Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.STORAGE_FAILED | Alarm.OUTBOX_FULL
@@ -62,30 +57,11 @@ def gather(
     return Question(tuple(wishes), book.reserved_w(), book.places)
 
 
-def shown_w(before: LiveGrant | None, now: float) -> float | None:
-    """The limit whose use is known when a grant is raised at ``now`` [s]: the one before, unless that has risen so
-    lately that it does not show yet."""
-    if before is None:
-        return None
-    return before.limit_w if now > before.raised_s + USE_S else before.shown_w
-
-
 def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_w: tuple[float, float]) -> Wish:
     """Of one customer, for a limit and a least limit [W]."""
     wanted_w, minimum_w = asked_w
     objection = Reason.LOCAL_ALARM if state.alarms & ~int(HARMLESS_ALARMS) else None
-<<<<<<< HEAD
-    granted_w, used_w = None if grant is None else grant.limit_w, None
-    if grant is not None and state.reading is not None and state.reading_at_s is not None:
-        export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
-        unseen_w: float | None = 0.0
-        if state.reading_at_s <= grant.raised_s + USE_S:
-            unseen_w = None if grant.shown_w is None else max(0.0, grant.limit_w - grant.shown_w)
-        if unseen_w is not None and math.isfinite(export_w):
-            used_w = round(export_w + unseen_w, 1)
-=======
     granted_w, used_w = (None, None) if grant is None else (grant.limit_w, use_of(state, grant))
->>>>>>> main
     entry = state.entry
     return Wish(entry.id, standing, entry.nominal_limit_w, wanted_w, minimum_w, granted_w, objection, used_w)
 

@@ -14,24 +14,18 @@ from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Binding, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy, PortMap
-<<<<<<< HEAD
-from dcu.hosting.exchange import ReleaseArrived, ReportArrived, SubstationRead
-from dcu.hosting.grants import LiveGrant
-=======
-from dcu.hosting.exchange import Record, ReportArrived, StorageFailed, SubstationRead
->>>>>>> main
+from dcu.hosting.exchange import Record, ReleaseArrived, ReportArrived, StorageFailed, SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
-from dcu.hosting.wishes import USE_S, shown_w
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError
-from shared.ids import BusId, Epoch, Eui48, MeterId, Phase, RequestId
-from shared.messages import Alarm, DecisionId, Reading, Reason, Release
+from shared.ids import BusId, Eui48, MeterId, Phase
+from shared.messages import Alarm, Reading, Reason, Release
 
 EXACT = Accuracy(voltage_class_pct=0.0, model_error_pct=0.0)
 GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", accuracy=EXACT)
@@ -381,7 +375,6 @@ def test_relief_that_is_not_given_is_not_counted_on() -> None:
     assert any(w is not None and w < 0 for w in used), "who draws is seen to draw"
 
 
-<<<<<<< HEAD
 def test_a_reservation_that_nobody_uses_any_more_holds_no_voltage_down() -> None:
     """Households of one phase give back and draw instead, and their last word names no decision, so that what they had
     stays reserved: the others are lowered at once all the same."""
@@ -402,40 +395,6 @@ def test_a_reservation_that_nobody_uses_any_more_holds_no_voltage_down() -> None
     assert world.voltages().max() <= HIGH_V
 
 
-def test_what_a_grant_was_not_used_for_is_known_while_it_is_raised() -> None:
-    """Of a limit that has just risen only the rise is believed; of a first grant all, until it shows."""
-    grant = LiveGrant(
-        MeterId("a"), RequestId(1), DecisionId(Epoch(1), 1), 3_000.0, 100.0, 162.0, 5_000.0, 0.0, 100.0, 100.0
-    )
-    assert shown_w(None, 100.0) is None
-    assert shown_w(grant, 100.0 + USE_S) is None, "a first grant that does not show yet"
-    assert shown_w(grant, 101.0 + USE_S) == 3_000.0
-    raised = replace(grant, limit_w=4_000.0, raised_s=120.0, shown_w=3_000.0)
-    assert shown_w(raised, 125.0) == 3_000.0, "raised again before the last rise shows"
-
-
-def test_a_plant_that_stands_still_does_not_become_relief_by_being_raised() -> None:
-    world = street()
-    ask_all(world)
-    world.pass_time(300.0)
-    idle = next(h for h in world.houses.values() if h.pv_w)
-    idle.pv_w = 0.0
-    world.pass_time(30.0)
-    for _ in range(20):
-        world.source *= 0.9995
-        world.pass_time(5.0)
-        (wish,) = (w for w in _last_wishes(world) if w["meter"] == idle.entry.id)
-        used_w, granted_w = wish["used_w"], wish["granted_w"]
-        assert isinstance(used_w, float)
-        assert isinstance(granted_w, float)
-        assert used_w < granted_w - 1_000.0
-
-
-def _last_wishes(world: Neighbourhood) -> list[dict[str, object]]:
-    questions = [entry["question"] for entry in world.records if entry["kind"] == "window"]
-    found: list[dict[str, object]] = questions[-1]["wishes"]  # type: ignore[index]
-    return found
-=======
 def test_unused_grants_stay_known_however_often_limits_rise() -> None:
     """The plants of one phase stop; then the source falls, and limits could rise every few seconds: what is unused
     is known in every window, and no voltage leaves the band for it."""
@@ -500,7 +459,6 @@ def test_nobody_gets_more_who_pushes_a_point_that_is_outside_the_band() -> None:
     assert rule.answer(view, question).verdicts[0].act is Act.GRANT
     beyond = replace(view, outside=(Binding(Reason.OVERVOLTAGE, name, HIGH_V + 1.0),))
     assert rule.answer(beyond, question).verdicts[0].act is Act.DENY
->>>>>>> main
 
 
 def test_what_nobody_meters_is_part_of_the_level() -> None:
