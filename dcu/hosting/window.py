@@ -301,8 +301,10 @@ class _Window:
         return shares, _Judge(self.prospect, claims, others_p_w, shares.floor)
 
     def _missing(self, wishes: tuple[Wish, ...]) -> Reals | None:
-        """What grants that are seen not to be used take off no other phase's voltage (n_constraint)."""
-        unused_w = np.zeros(len(self.prospect.now.p_w))
+        """What grants that are seen not to be used take off no other phase's voltage (n_constraint). A reservation that
+        nobody wishes any more is held, but what it relieves is what is measured."""
+        now_w = self.prospect.now.p_w
+        unused_w = np.maximum(0.0, now_w - self._held({w.meter for w in wishes}))
         for wish in wishes:
             if wish.granted_w is not None and wish.used_w is not None:
                 ports = list(self.ports.of_meter[wish.meter])

@@ -14,7 +14,7 @@ from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Binding, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy, PortMap
-from dcu.hosting.exchange import Record, ReportArrived, StorageFailed, SubstationRead
+from dcu.hosting.exchange import Record, ReleaseArrived, ReportArrived, StorageFailed, SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
@@ -25,7 +25,7 @@ from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError
 from shared.ids import BusId, Eui48, MeterId, Phase
-from shared.messages import Alarm, Reading, Reason
+from shared.messages import Alarm, Reading, Reason, Release
 
 EXACT = Accuracy(voltage_class_pct=0.0, model_error_pct=0.0)
 GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", accuracy=EXACT)
@@ -373,6 +373,26 @@ def test_relief_that_is_not_given_is_not_counted_on() -> None:
     questions = [entry["question"] for entry in world.records if entry["kind"] == "window"]
     used = [wish["used_w"] for wish in questions[-1]["wishes"]]  # type: ignore[index]
     assert any(w is not None and w < 0 for w in used), "who draws is seen to draw"
+
+
+def test_a_reservation_that_nobody_uses_any_more_holds_no_voltage_down() -> None:
+    """Households of one phase give back and draw instead, and their last word names no decision, so that what they had
+    stays reserved: the others are lowered at once all the same."""
+    world = street()
+    ask_all(world)
+    world.pass_time(300.0)
+    model = feeder("eulv").model
+    gone = {n: h for n, h in world.houses.items() if model.port_labels[h.port] == "L1" and h.request is not None}
+    for name, house in gone.items():
+        assert house.request is not None
+        world.put(ReleaseArrived(name, Release(house.request, world.engine.epoch, None)))
+        house.pv_w, house.load_w, house.ends_s = 0.0, 1_000.0, world.now
+    world.report()
+    assert world.voltages().max() > HIGH_V + 3.0
+    assert gone.keys() <= world.engine.book.reserved_w().keys()
+    world.pass_time(4.0, every_s=1.0)
+    assert gone.keys() <= world.engine.book.reserved_w().keys()
+    assert world.voltages().max() <= HIGH_V
 
 
 def test_unused_grants_stay_known_however_often_limits_rise() -> None:
