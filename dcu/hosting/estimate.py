@@ -204,6 +204,7 @@ class Estimator:
     def forget(self) -> None:
         """Residuals of nobody."""
         self._memory = self._fresh()
+        self._source = 1.0
 
     def _fresh(self) -> _Memory:
         return _Memory(Residuals(self._metered, self._nominal_v, self._accuracy.noise_v))

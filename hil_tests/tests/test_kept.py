@@ -47,6 +47,9 @@ def test_every_window_of_a_street_is_decided_again_from_its_files(rule: str, tmp
     found = reproduce(tmp_path)
     assert found.differences == ()
     assert found.windows == run.counts["window"] >= 5
+    lessons = sum(entry["kind"] == "view" and entry["epoch"] == 2 for entry in Walk(tmp_path / LEDGER))
+    assert found.views == found.windows + lessons
+    assert found.near == 0
     kinds = ("grant", "renewal", "denial", "lowered", "revoke")
     assert found.decisions + found.alone == sum(run.counts.get(kind, 0) for kind in kinds) >= 10
     assert found.bytes > 10_000
