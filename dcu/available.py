@@ -27,7 +27,12 @@ class Forecaster:
 
     def __init__(self, engine: HostingEngine) -> None:
         self._engine = engine
-        rule = engine.rule
+        self._begin()
+
+    def _begin(self) -> None:
+        """With the engine's rule of now, and nothing known."""
+        engine = self._engine
+        self._of, rule = engine.rule, engine.rule
         fits = isinstance(rule, Predicted) and len(engine.table.states()) <= CUSTOMERS_MAX
         self._rule = rule if fits and isinstance(rule, Predicted) else None
         self._history = None if self._rule is None else History(self._rule.port_count)
@@ -37,6 +42,8 @@ class Forecaster:
 
     def work(self, now: float, utc_s: float) -> Iterator[None]:
         """One round, in pieces of some ten milliseconds; nothing to do most of the time."""
+        if self._engine.rule is not self._of:
+            self._begin()
         slot = int(utc_s // SLOT_S)
         if self._rule is None or self._history is None or slot == self._slot:
             return

@@ -8,6 +8,7 @@ import random
 from asyncio import Future
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
@@ -32,6 +33,7 @@ from dcu.hosting.exchange import (
 )
 from dcu.keys import KeyRing
 from dcu.status import snapshot
+from dcu.utility_side import UtilityPorts, UtilitySide
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import base_stack
@@ -119,6 +121,7 @@ class Ports:
     status_door: StatusDoor | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
+    utility: UtilityPorts | None = None
 
 
 @dataclass(slots=True)
@@ -211,12 +214,21 @@ class DcuDaemon:
         started: Future[int] = asyncio.get_running_loop().create_future()
         started.set_result(0)
         self._scribe = Scribe(ports.ledger, self._send, started)
+        self._utility: UtilitySide | None = None
+        if ports.utility is not None:
+            self._utility = UtilitySide(
+                self.engine, ports.utility, ports.clock, ports.draw, self._put, self._own_alarms
+            )
+            self._utility.forecaster = self._forecaster
 
     async def run(self) -> int:
         """Run until stopped (0), or until a part fails (1)."""
         for output in self.engine.start():
             assert isinstance(output, Record), output
-            await self.ports.ledger.append(output.entry)  # the epoch is durable before the modem is even opened
+            record = self.ports.ledger.append(output.entry)
+            await record  # the epoch is durable before the modem is even opened
+            if self._utility is not None:
+                self._utility.recorded(output.entry, record)
         supervisor = Supervisor(self.ports.clock, self.ports.notify, self.ports.signals)
         supervisor.worker("engine", self._decide, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
@@ -225,6 +237,8 @@ class DcuDaemon:
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
         supervisor.worker("forecast", self._forecast, STALL_S)
         supervisor.worker("keys", self._keep_keys, STALL_S)
+        if self._utility is not None:
+            self._utility.add_workers(supervisor)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -238,6 +252,8 @@ class DcuDaemon:
         """What people ask for."""
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
+        if self._utility is not None:
+            found["utility"] = self._utility.link.status()
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
@@ -351,7 +367,10 @@ class DcuDaemon:
     def _perform(self, output: Output) -> None:
         match output:
             case Record():
-                self._scribe.record(output).add_done_callback(self._recorded)
+                record = self._scribe.record(output)
+                record.add_done_callback(self._recorded)
+                if self._utility is not None:
+                    record.add_done_callback(partial(self._utility.recorded, output.entry))
             case SendDown():
                 self._scribe.send(output)
             case Event():
@@ -362,6 +381,13 @@ class DcuDaemon:
         error = None if record.cancelled() else record.exception()
         if error is not None:
             self._put(StorageFailed(str(error)))
+
+    def _own_alarms(self) -> dict[str, str]:
+        """Identity alarms of meters, and the balancing meter's."""
+        alarms: dict[str, str] = dict(self._gate.summary()["alarms"])
+        if self._substation not in {"", "good"}:
+            alarms["balancing meter"] = self._substation
+        return alarms
 
     def _send(self, output: SendDown) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16

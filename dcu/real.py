@@ -20,10 +20,12 @@ from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.site import recall_lessons, rule_or_nothing
+from dcu.utility_real import open_outbox, utility_ports
+from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
-from shared.errors import ConfigError, HeadroomError
+from shared.errors import ConfigError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
@@ -188,19 +190,27 @@ async def run_daemon(config: DcuConfig) -> int:
     ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
+    with contextlib.ExitStack() as open_things:
+        return await _run(config, ledger, open_things)
+
+
+async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.ExitStack) -> int:
+    clock = LoopClock()
+    threaded = ThreadedLedger(ledger, clock.utc_s)
+    open_things.callback(threaded.close)
+    config, utility = configured, None
+    if configured.utility is not None:
+        outbox = open_outbox(configured, ledger)
+        open_things.callback(outbox.close)
+        utility = utility_ports(configured, ledger, outbox)
+        config = ordered_config(configured, utility.settings)
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):
         event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
     lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    clock = LoopClock()
-    threaded = ThreadedLedger(ledger, clock.utc_s)
-    try:
-        vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
-    except HeadroomError:
-        threaded.close()
-        raise
+    vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -212,8 +222,6 @@ async def run_daemon(config: DcuConfig) -> int:
         status_door=status_door(Path(config.status.socket)),
         notify=notify_from(),
         signals=Signals.HANDLED,
+        utility=utility,
     )
-    try:
-        return await build(config, ports, rule).run()
-    finally:
-        threaded.close()
+    return await build(config, ports, rule).run()

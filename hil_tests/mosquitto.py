@@ -1,4 +1,4 @@
-"""A real mosquitto on a loopback port, with mutual TLS 1.3 and a list of who may use which topic; to be killed at will."""
+"""A real mosquitto on a loopback port, with mutual TLS 1.3 and a list of who may use which topic; killed at will."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dcu.utility.broker import TlsFiles
 from dcu.utility.certificates import Issued, issue, new_authority
-from dcu.utility.mqtt import TlsFiles
 from shared.errors import DeviceError
 
 HOST: Final = "127.0.0.1"
@@ -99,7 +99,9 @@ class Mosquitto:
         if program is None:
             raise DeviceError("mosquitto: not installed; requirements/system.sh installs it")
         self._process = subprocess.Popen(
-            [program, "-c", str(self.directory / "mosquitto.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, "-c", str(self.directory / "mosquitto.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         until_s = time.monotonic() + START_S_MAX
         while time.monotonic() < until_s and self._process.poll() is None:

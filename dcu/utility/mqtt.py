@@ -10,10 +10,7 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from aiomqtt import Client, MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_ERR_SUCCESS
@@ -21,10 +18,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from dcu.utility.broker import Address
 from dcu.utility.commands import BYTES_MAX
 from dcu.utility.documents import command_topic, encode, state, state_topic
 from dcu.utility.link import Arrival, LinkLost, MessageRefused, Session
-from shared.errors import ConfigError, DecodeError, Fault
 
 CONNECT_S: Final = 10.0
 PUBLISH_S: Final = 20.0
@@ -39,75 +36,6 @@ FAILED: Final = 0x80
 _LOG: Final = logging.getLogger("headroom.utility.mqtt")
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the broker listens."""
-
-    host: str
-    port: int
-    tls: bool
-
-    @staticmethod
-    def parse(url: str) -> Address:
-        """From ``mqtts://host:8883``; ``mqtt://`` only on the own machine, for benches.
-
-        Raises:
-            DecodeError: neither.
-        """
-        expected = "mqtts://host[:port], or mqtt://127.0.0.1:port for a bench's own broker"
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
-        bare = not (parts.path or parts.query or parts.fragment or parts.username) if host else False
-        if host and bare and parts.scheme == "mqtts":
-            return Address(host, 8883 if port is None else port, tls=True)
-        if host == "127.0.0.1" and bare and parts.scheme == "mqtt" and port is not None:
-            return Address(host, port, tls=False)
-        raise DecodeError(f"url: seen {url!r}, expected {expected}")
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """The pinned authority, and who we are."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-    def context(self) -> ssl.SSLContext:
-        """TLS 1.3 that trusts this authority alone and shows our certificate.
-
-        Raises:
-            ConfigError: a file that is missing or no such thing, or a key that is not the certificate's.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_flags |= ssl.VERIFY_X509_STRICT
-        _load(
-            "utility.ca_file",
-            self.authority,
-            "certificates in PEM",
-            lambda: context.load_verify_locations(self.authority),
-        )
-        wanted = "a certificate in PEM, with its key in utility.key_file"
-        _load(
-            "utility.certificate_file",
-            self.certificate,
-            wanted,
-            lambda: context.load_cert_chain(self.certificate, self.key),
-        )
-        return context
-
-
-def _load(key: str, path: Path, wanted: str, load: Callable[[], None]) -> None:
-    try:
-        load()
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(str(path), [Fault(key, error.strerror or str(error), wanted)]) from error
 
 
 class MqttBroker:
@@ -161,9 +89,9 @@ class _Client(Client):
             raise LinkLost(f"connecting: {error}") from error
         self._open = True
         self._disconnected.add_done_callback(self._ended)
-        options = SubscribeOptions(qos=1, retainAsPublished=True) if self._five else 1
+        options = SubscribeOptions(qos=1, retainAsPublished=True) if self._five else None
         try:
-            await self.subscribe(command_topic(self._dcu), **({"options": options} if self._five else {"qos": 1}))  # type: ignore[arg-type]
+            await self.subscribe(command_topic(self._dcu), 1 if options is None else 0, options)
         except (MqttError, ValueError) as error:
             await self.close()
             raise LinkLost(f"subscribing: {error}") from error

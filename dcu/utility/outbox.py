@@ -13,7 +13,7 @@ import json
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -40,7 +40,7 @@ TABLES: Final = (
     """CREATE TABLE commands (
         number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, done INTEGER
     ) STRICT""",
-    # Facts as JSON: `birth`, `last` number that is spent, `dropped`, `cursor` in the ledger, and what commands have set.
+    # As JSON: `birth`, `last` number that is spent, `dropped`, `cursor` in the ledger, and what commands have set.
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
 )
 UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES,), 512 << 20)
@@ -50,6 +50,10 @@ COMMAND: Final = "command"
 """Kind of the ledger's entry about an accepted command."""
 
 COMMANDS_KEPT: Final = 1000
+
+Draw = Callable[[int], bytes]
+"""So many random bytes."""
+
 BATCH_ITEMS_MAX: Final = 256
 ITEM_BYTES_MAX: Final = 1 << 18
 """A receipt with its proof is the longest item."""
@@ -103,8 +107,10 @@ class Cursor:
 class Outbox:
     """The file."""
 
-    def __init__(self, directory: Path, dcu: str, connect: Connect | None = None) -> None:
-        """Open it; one that is bad is set aside and begun anew.
+    def __init__(
+        self, directory: Path, dcu: str, connect: Connect | None = None, draw: Draw = secrets.token_bytes
+    ) -> None:
+        """Open it; one that is bad is set aside and begun anew, under a new name for what is numbered in it (``draw``).
 
         Raises:
             StoreError: another process has it, the medium refuses, or a newer program wrote it.
@@ -113,7 +119,7 @@ class Outbox:
         self._database = Database(directory, UTILITY, dcu, connect)
         self._birth = str(self._fact("birth", ""))
         if not self._birth:
-            self._birth = secrets.token_hex(4)
+            self._birth = draw(4).hex()
             with self._database.transaction():
                 self._remember("birth", self._birth)
         self._dropped: Counter[str] = Counter(self._fact("dropped", {}))

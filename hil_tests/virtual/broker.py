@@ -1,4 +1,4 @@
-"""A broker and a utility in memory: `dcu.utility.link.BrokerPort` with a line between, and everything that goes wrong there.
+"""A broker and a utility in memory: `dcu.utility.link.BrokerPort` with a line between, and all that goes wrong there.
 
 The utility behind it does what every consumer must: it remembers ids and drops what it has seen.
 """
@@ -105,9 +105,7 @@ class MemoryBroker:
 
 
 class _MemorySession:
-    def __init__(
-        self, broker: MemoryBroker, arrived: Callable[[Arrival], None], lost: Callable[[str], None]
-    ) -> None:
+    def __init__(self, broker: MemoryBroker, arrived: Callable[[Arrival], None], lost: Callable[[str], None]) -> None:
         self._broker, self._arrived, self._lost = broker, arrived, lost
         self.alive = True
 
