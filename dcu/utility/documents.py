@@ -8,6 +8,7 @@ EXPORT_CAPACITY_AVAILABLE the headroom, EXPORT_CAPACITY_LIMIT the limit applied 
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -69,6 +70,22 @@ def message(dcu: str, kind: Class, items: Iterable[bytes]) -> bytes:
     """The message that carries encoded items of one class."""
     head = encode({"schema": SCHEMA, "dcu": dcu, "kind": kind.word})
     return head[:-1] + b',"items":[' + b",".join(items) + b"]}"
+
+
+PLAIN_BYTES_MAX: Final = 2048
+"""Longer messages are compressed: backlogs and reports shrink to a sixth, and lines are paid by the byte."""
+GZIP: Final = b"\x1f\x8b"
+"""How a compressed message begins (RFC 1952); JSON never does."""
+
+
+def pack(payload: bytes) -> bytes:
+    """A message as it is sent: JSON, or the same in gzip if it is long."""
+    return payload if len(payload) <= PLAIN_BYTES_MAX else gzip.compress(payload, 6, mtime=0)
+
+
+def unpack(payload: bytes) -> bytes:
+    """The JSON of a message (OSError: damaged); for consumers who trust the DCU."""
+    return gzip.decompress(payload) if payload.startswith(GZIP) else payload
 
 
 MESSAGE_BYTES: Final = 256

@@ -23,6 +23,7 @@ from dcu.utility.documents import (
     decision_name,
     encode,
     message,
+    pack,
     state,
     state_topic,
     up,
@@ -248,7 +249,7 @@ class UtilityLink:
         payload = message(self._dcu, batch.kind, batch.items)
         began_s = self._clock.monotonic()
         try:
-            await session.publish(up(self._dcu, batch.kind), payload)
+            await session.publish(up(self._dcu, batch.kind), pack(payload))
         except (MessageRefused, LinkLost) as error:
             self.counters["messages failed"] += 1
             if self._courier.failed(batch):

@@ -6,6 +6,7 @@ only once it is durable, and the reason in a PUBACK (a broker that forbids a top
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import ssl
@@ -16,6 +17,7 @@ from aiomqtt import Client, MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from dcu.utility.broker import Address
@@ -26,6 +28,7 @@ from dcu.utility.link import Arrival, LinkLost, MessageRefused, Session
 CONNECT_S: Final = 10.0
 PUBLISH_S: Final = 20.0
 """[s] Without an acknowledgement for so long the link counts as lost; below what the supervisor calls a stall."""
+CLOSE_S: Final = 2.0
 KEEPALIVE_S: Final = 30
 SESSION_S: Final = 7 * 86_400
 """[s] The broker keeps our subscription, and commands, for a week."""
@@ -86,6 +89,7 @@ class _Client(Client):
         try:
             await self.__aenter__()
         except (MqttError, OSError, ValueError) as error:
+            self._client._sock_close()  # a handshake that failed half-way leaves it open
             raise LinkLost(f"connecting: {error}") from error
         self._open = True
         self._disconnected.add_done_callback(self._ended)
@@ -100,16 +104,26 @@ class _Client(Client):
     async def publish_once(self, topic: str, payload: bytes, *, retain: bool) -> None:
         """One message until its acknowledgement."""
         self._reasons.clear()
-        try:
-            await self.publish(topic, payload, 1, retain, timeout=PUBLISH_S)
+        sending = asyncio.ensure_future(self.publish(topic, payload, 1, retain, timeout=PUBLISH_S))
+        try:  # aiomqtt itself would wait for an acknowledgement that can no longer come
+            await asyncio.wait({sending, self._disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise LinkLost("publishing: the connection is gone")
+            sending.result()
         except (MqttError, OSError, ValueError) as error:
             raise LinkLost(f"publishing: {error}") from error
+        finally:
+            sending.cancel()
         if self._reasons:
             raise MessageRefused(f"{topic}: {next(iter(self._reasons.values()))}")
 
     async def close(self) -> None:
+        """Leave, and let the broker say so to the others: its copy of our state is what they see."""
         self._open = False
         with contextlib.suppress(MqttError, OSError, ValueError):
+            if self._five and not self._disconnected.done():
+                self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
+                await self._wait_for(self._disconnected, timeout=CLOSE_S)
             await self.__aexit__(None, None, None)
 
     # ---- callbacks of the paho client, in the loop's thread ----------------------------------------------------------
@@ -131,6 +145,12 @@ class _Client(Client):
         if getattr(reason_code, "value", 0) >= FAILED:
             self._reasons[mid] = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        """A broker that hangs up instead of an answer (it does not like our certificate) is not waited for."""
+        if not self._connected.done():
+            self._connected.set_exception(MqttError(f"the broker hung up: {reason_code}"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _ended(self, ended: Any) -> None:
         if self._open:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dcu.utility.documents import unpack
 from dcu.utility.link import Arrival, LinkLost, MessageRefused, Session
 
 
@@ -34,11 +35,11 @@ class MemoryUtility:
 
     def take(self, topic: str, payload: bytes, at_s: float) -> None:
         """A message."""
-        content = json.loads(payload)
+        content = json.loads(unpack(payload))
         if topic.endswith("/state"):
             self.states.append(content)
             return
-        for item in content["items"]:
+        for item in content.get("items", []):
             if item["id"] in self.items:
                 self.doubled += 1
             else:
@@ -71,7 +72,9 @@ class MemoryBroker:
     lose_messages: int = 0
     refuses: bytes | None = None
     kills: bytes | None = None
+    attempts: int = 0
     connects: int = 0
+    connected_s: float = 0.0
     messages: int = 0
     queued: list[tuple[bytes, bool]] = field(default_factory=list)
     """Commands that no session has acknowledged."""
@@ -80,10 +83,12 @@ class MemoryBroker:
         self._session: _MemorySession | None = None
 
     async def connect(self, arrived: Callable[[Arrival], None], lost: Callable[[str], None]) -> Session:
+        self.attempts += 1
         await asyncio.sleep(self.delay_s)
         if not self.up:
             raise LinkLost("refused")
         self.connects += 1
+        self.connected_s = asyncio.get_running_loop().time()
         if self._session is not None:
             self._session.die("another session")
         self._session = _MemorySession(self, arrived, lost)
@@ -128,9 +133,10 @@ class _MemorySession:
         if not self.alive:
             raise LinkLost("gone")
         broker.messages += 1
-        if broker.refuses is not None and broker.refuses in payload:
+        plain = unpack(payload)
+        if broker.refuses is not None and broker.refuses in plain:
             raise MessageRefused("not this")
-        if broker.lose_messages > 0 or (broker.kills is not None and broker.kills in payload):
+        if broker.lose_messages > 0 or (broker.kills is not None and broker.kills in plain):
             broker.lose_messages -= 1
             self.die("lost")
             raise LinkLost("before it was taken")
