@@ -1,4 +1,4 @@
-"""A DCU whose utility is away for days, in virtual time: the real link and outbox, a made-up street that tells and decides.
+"""A DCU whose utility is away for days, in virtual time: the real link and outbox, a made-up street that decides.
 
 Every item is told with the instant of its making, so that the consumer can say how late each decision was.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,7 +147,7 @@ async def _play(outage: Outage, directory: Path, seed: int) -> Found:
         connected_s=connected_s,
         drained_s=drained_s,
         live_s=(late[len(late) // 2], late[int(0.99 * len(late))], late[-1]) if late else (0.0, 0.0, 0.0),
-        out_of_order=sum(a > b for a, b in zip(old, old[1:], strict=False)),
+        out_of_order=sum(a > b for a, b in pairwise(old)),
         dropped=dropped,
     )
 
@@ -176,7 +177,7 @@ class _Street:
             meter = f"meter-{self.position % self._outage.grants + 1}"
             entry = {
                 "kind": "renewal", "epoch": 3, "seq": self.position, "meter": meter, "window": self.position,
-                "request": {"id": 3_141_592_653, "nonce": "0123456789abcdef", "limit_w": 2400.0, "minimum_limit_w": 0.0},
+                "request": {"id": 3_141_592_653, "nonce": "89abcdef01234567", "limit_w": 2400.0, "minimum_w": 0.0},
                 "limit_w": 2317.4, "lease_s": 60.0, "reason": "GRANTED",
                 "kept_by": {"reason": "OVERVOLTAGE", "binding": meter, "value": None},
             }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The utility on the whole street, in virtual time: it hears every decision once, and its commands act once and safely."""
+"""The utility on the whole street, in virtual time: it hears every decision once, its commands act once and safely."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def outcomes(utility: Utility) -> list[str]:
 
 
 def test_every_decision_of_a_street_is_told_once_and_as_the_ledger_has_it(tmp_path: Path) -> None:
-    """The link dies while acknowledgements are on their way, the DCU is killed and started again; nothing is missing."""
+    """The link dies with acknowledgements on their way, the DCU is killed and started again; nothing is missing."""
 
     def break_it(_street: JumpStreet, utility: Utility) -> None:
         utility.broker.lose_acknowledgements = 3
@@ -149,7 +149,7 @@ def test_no_command_raises_anything_beyond_the_configuration(tmp_path: Path) -> 
 
 def test_a_receipt_is_given_and_verifies(tmp_path: Path) -> None:
     """The start of the epoch, proved under the newest head."""
-    seen, utility = play_with(tmp_path, (10.0, command({"kind": "give_receipt", "position": 0})), duration_s=20.0)
+    _, utility = play_with(tmp_path, (10.0, command({"kind": "give_receipt", "position": 0})), duration_s=20.0)
     answers = {a["outcome"]: a for a in utility.broker.utility.of("answer")}
     assert set(answers) == {"accepted", "receipt", "done"}
     assert answers["receipt"]["receipt"].startswith("c2sp.org/tlog-proof@v1")
