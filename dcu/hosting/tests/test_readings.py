@@ -72,6 +72,9 @@ def test_a_reading_that_was_changed_left_out_or_deleted_is_noticed(entries: list
     cut = copy.deepcopy(entries)
     del windows(cut)[1]["readings"]["sets"][0]
     assert any("expected" in text for text in again(cut).differences)
+    strange = copy.deepcopy(entries)
+    windows(strange)[1]["readings"]["sets"][0][1] = [["m1", 1.0, "excellent", [1.0], [1.0], [1.0]], 7]
+    assert any("expected a set" in text for text in again(strange).differences)
     gone = copy.deepcopy(entries)
     del windows(gone)[1]["readings"]
     found = again(gone)
