@@ -1,8 +1,8 @@
 """A decision window: what is asked, and what comes of it. The words that engine, rules, ledger and replay share.
 
 A rule takes a *view* of the measurements (everything it will use of them, as JSON types, so that the ledger can keep
-it) and answers questions about it. Answering is a pure function: the same view and question give the same verdicts,
-on another day and another machine.
+it) and answers questions about it. Answering is a pure function: the same view and question give the same verdicts on
+another day, to the byte; on another machine but for a last digit (`replay`).
 """
 
 from __future__ import annotations

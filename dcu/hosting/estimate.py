@@ -217,7 +217,7 @@ class Estimator:
                 name: source * getattr(m, name)
                 for name in ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
             }
-            self._by_source[source] = replace(m, **scaled, memo={})
+            self._by_source[source] = replace(m, **scaled, memo={"z": m.z_ohm})
         return self._by_source[source]
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:

@@ -78,9 +78,8 @@ class SetReader:
         """
         if entry["first"] != self.count:
             raise DecodeError(f"readings: seen set {entry['first']}, expected {self.count}")
-        for at_s, changes in entry["sets"]:
-            now = float(at_s)
-            changed = [_point(change) for change in changes]
+        for one in entry["sets"]:
+            now, changed = _parsed(one)
             self._known |= {point.name: point for point in changed}
             self._sha256 = _chained(self._sha256, [now, [_packed(point) for point in changed]])
             self.count += 1
@@ -97,6 +96,19 @@ def _packed(point: Point) -> list[Any]:
     """Name, instant, quality, and the phases' voltages, draws and reactive draws as they were received."""
     phases = [[_real(v) for v in values] for values in (point.u_v, point.p_w, point.q_var)]
     return [str(point.name), _real(point.taken_at_s), point.quality.value, *phases]
+
+
+def _parsed(one: Any) -> tuple[float, list[Point]]:
+    """When a set was seen, and what had changed.
+
+    Raises:
+        DecodeError: it says something else.
+    """
+    try:
+        at_s, changes = one
+        return float(at_s), [_point(change) for change in changes]
+    except (TypeError, ValueError) as error:
+        raise DecodeError(f"readings: seen {str(one)[:80]}, expected a set ({error})") from error
 
 
 def _point(change: list[Any]) -> Point:

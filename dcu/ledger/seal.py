@@ -91,9 +91,7 @@ def split(entry: Mapping[str, Any], customers: frozenset[str]) -> tuple[dict[str
     for key, value in entry.items():
         if key == "request" and owner in customers:
             walk.take(str(owner), [key], value)
-        elif key == "readings":
-            walk.take(EVERYBODY, [key], value)
-        elif key == "view" and not (isinstance(value, dict) and "points" in value):
+        elif key == "readings" or (key == "view" and not (isinstance(value, dict) and "points" in value)):
             walk.take(EVERYBODY, [key], value)
         elif key == "view" and "sha256" in value:
             walk.take(EVERYBODY, [key, "sha256"], value["sha256"])

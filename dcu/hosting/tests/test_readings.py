@@ -72,6 +72,9 @@ def test_a_reading_that_was_changed_left_out_or_deleted_is_noticed(entries: list
     cut = copy.deepcopy(entries)
     del windows(cut)[1]["readings"]["sets"][0]
     assert any("expected" in text for text in again(cut).differences)
+    strange = copy.deepcopy(entries)
+    windows(strange)[1]["readings"]["sets"][0][1] = [["m1", 1.0, "excellent", [1.0], [1.0], [1.0]], 7]
+    assert any("expected a set" in text for text in again(strange).differences)
     gone = copy.deepcopy(entries)
     del windows(gone)[1]["readings"]
     found = again(gone)
@@ -118,13 +121,12 @@ def test_sets_that_nobody_decides_on_do_not_pile_up() -> None:
     points = [Point(MeterId(f"m{k}"), Quality.GOOD, (230.0,), None, 0.0, (0.0,), (0.0,), 0.0) for k in range(50)]
     for k in range(100):
         fresh = tuple(Point(p.name, p.quality, p.u_v, None, 0.0, p.p_w, p.q_var, float(k)) for p in points)
-        assert not writer.full
         writer.saw(MeasurementSet(fresh), float(k))
         if writer.full:
             break
     entry = writer.entry()
     assert sum(len(changes) for _, changes in entry["sets"]) == PENDING_MAX
     assert len(json.dumps(entry)) < 200_000
-    assert not writer.full
+    assert writer.entry()["sets"] == []
     with pytest.raises(DecodeError):
         list(SetReader(count=1).sets(entry))

@@ -241,8 +241,8 @@ def test_any_entry_comes_back_equal(value: Any) -> None:
 
 
 def test_a_bundle_is_a_fraction_of_its_parts_and_every_flipped_byte_of_it_is_seen() -> None:
-    """Windows of a street say much the same; deflate alone would let bits pass that mean nothing. Files from before, not
-    compressed, are still read."""
+    """Windows of a street say much the same; deflate alone would let bits pass that mean nothing. Files that are not
+    compressed are read, too."""
     keep = EntryWriter(random.Random(1).randbytes, frozenset({"m1", "grant"})).keep
     parts = [keep({**WINDOW, "window": k}).parts for k in range(20)]
     plain = [pack_parts(those) for those in parts]
