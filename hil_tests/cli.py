@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--virtual", action="store_true", help="one process and virtual time instead of real daemons in wall-clock time"
     )
+    run.add_argument(
+        "--mqtt", action="store_true", help="with a utility and its broker in this process; writes utility.jsonl"
+    )
     run.add_argument("--seed", type=int, default=1, help="seed of the virtual line and devices (default 1)")
     run.add_argument("--json", action="store_true", help="print the verdicts as JSON")
     run.set_defaults(command=_run)
@@ -211,6 +214,8 @@ def _run(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise ConfigError("--out", [Fault("directory", str(out), "a directory, or nothing yet")])
+    if options.virtual and options.mqtt:
+        raise ConfigError("--mqtt", [Fault("--virtual", "both", "a broker in wall-clock time")])
     if options.virtual:
         played = [play_virtually(scenario, _fresh(out / scenario.name), options.seed) for scenario in scenarios]
     else:
@@ -218,7 +223,9 @@ def _run(options: argparse.Namespace) -> int:
 
         played = play_all(
             scenarios,
-            lambda scenario, ear, directory: WallStreet(scenario, ear, _fresh(directory), options.seed),
+            lambda scenario, ear, directory: WallStreet(
+                scenario, ear, _fresh(directory), options.seed, utility=_utility() if options.mqtt else None
+            ),
             out,
             jobs=len(Known),
         )
@@ -230,10 +237,18 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_OK if all(item.passed and not _too_large(item.seen) for item in played) else EXIT_FAILED
 
 
+def _utility() -> Any:
+    from hil_tests.utility_bench import Commander  # noqa: PLC0415  # a broker; only where it is asked for
+    from hil_tests.wall_utility import WallUtility  # noqa: PLC0415
+    from hil_tests.world import DCU  # noqa: PLC0415
+
+    return WallUtility(Commander(DCU))
+
+
 def _fresh(directory: Path) -> Path:
     """An empty directory for one scenario; only what an earlier run wrote there is removed."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("signals.csv", "events.jsonl", "scope.svg", "scope.png"):
+    for name in ("signals.csv", "events.jsonl", "utility.jsonl", "scope.svg", "scope.png"):
         (directory / name).unlink(missing_ok=True)
     _remove(directory / "state")
     return directory

@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dcu.ledger.store import verify
 from hil_tests.enrolment import RING, write_keys
@@ -32,16 +32,28 @@ from shared.clock import LoopClock
 from shared.errors import DeviceError
 from shared.status_socket import ask
 
+if TYPE_CHECKING:
+    from hil_tests.wall_utility import WallUtility  # a broker; only for streets that have a utility
+
 STOP_S_MAX: Final = 5.0
 HOME_S_MAX: Final = 5.0
 _RSS: Final = re.compile(r"ready .*rss_kib=(\d+)")
+
+UTILITY: Final = "utility.jsonl"
+"""What the utility heard."""
 
 
 class WallStreet:
     """`hil_tests.player.Street` of processes."""
 
     def __init__(
-        self, scenario: Scenario, ear: Ear, directory: Path, seed: int, line: LineSettings | None = None
+        self,
+        scenario: Scenario,
+        ear: Ear,
+        directory: Path,
+        seed: int,
+        line: LineSettings | None = None,
+        utility: WallUtility | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._scenario = scenario
@@ -65,6 +77,7 @@ class WallStreet:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ports: dict[str, int] = {}
         self._token = secrets.token_hex(16)
+        self._utility = utility
 
     @property
     def feeder(self) -> Feeder:
@@ -83,6 +96,8 @@ class WallStreet:
             pty.plug()
         for board in self._boards.values():
             await board.open()
+        if self._utility is not None:
+            await self._utility.start()
         self._write_configs()
         await asyncio.gather(*(self.launch(name) for name in (DCU, *CLIENTS)))
 
@@ -92,7 +107,7 @@ class WallStreet:
         token_file.chmod(0o600)
         write_keys(self._world.ring, self._state)
         socket_path = str(self._short / "status.sock")
-        contents = {
+        contents: dict[str, dict[str, Any]] = {
             DCU: dcu_config(
                 self._scenario,
                 self._servers[SUBSTATION].url,
@@ -102,6 +117,8 @@ class WallStreet:
                 str(self._state / RING),
             )
         }
+        if self._utility is not None:
+            contents[DCU]["utility"] = self._utility.section
         for name in CLIENTS:
             self._ports[name] = _free_port()
             home = (self._ports[name], str(token_file))
@@ -183,6 +200,9 @@ class WallStreet:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        if self._utility is not None:
+            await self._utility.stop()
+            self._utility.write(self._directory / UTILITY)
         for server in self._servers.values():
             await server.close()
         for board in self._boards.values():

@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,6 +48,9 @@ CLOCK_SET_UTC_S: Final = 1_767_225_600
 """[s, Unix] 1 January 2026. A clock before it was never set."""
 
 HOLD_S_MAX: Final = 3600.0
+
+
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
 
 
 class Refusal(StrEnum):
@@ -340,7 +344,7 @@ def parse_strictly(payload: bytes) -> Any:
     """The value of JSON bytes that are small, shallow, without doubled keys and without numbers that a double loses."""
     if len(payload) > BYTES_MAX:
         raise _No(Refusal.TOO_LARGE, f"{len(payload)} bytes, expected at most {BYTES_MAX}")
-    if _depth(payload) > DEPTH_MAX:
+    if _too_deep(payload):
         raise _No(Refusal.TOO_DEEP, f"expected at most {DEPTH_MAX} levels")
     try:
         return json.loads(
@@ -354,16 +358,14 @@ def parse_strictly(payload: bytes) -> Any:
         raise _No(Refusal.NOT_JSON, str(error)) from None
 
 
-def _depth(payload: bytes) -> int:
-    """Levels of brackets; brackets in texts count too, which only makes it stricter."""
-    depth = deepest = 0
-    for byte in payload:
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+def _too_deep(payload: bytes) -> bool:
+    """Levels of brackets are counted; those in texts too, which only makes it stricter."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(payload):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > DEPTH_MAX:
+            return True
+    return False
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

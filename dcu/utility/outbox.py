@@ -116,6 +116,7 @@ class Outbox:
             StoreError: another process has it, the medium refuses, or a newer program wrote it.
         """
         self._dcu = dcu
+        self.batch_items_max = BATCH_ITEMS_MAX
         self._database = Database(directory, UTILITY, dcu, connect)
         self._birth = str(self._fact("birth", ""))
         if not self._birth:
@@ -210,7 +211,7 @@ class Outbox:
                 continue
             found = self._database.connection.execute(
                 f"SELECT id, name, body FROM items WHERE class = ? AND aside = 0 AND {where} ORDER BY id LIMIT ?",  # noqa: S608  # two fixed texts
-                (kind, self._live_after, BATCH_ITEMS_MAX),
+                (kind, self._live_after, self.batch_items_max),
             )
             rows: list[int] = []
             items: list[bytes] = []
