@@ -126,7 +126,7 @@ async def kills(directory: Path, number: int, messages: int) -> dict[str, Any]:
             moments.pop(0)
             broker.kill()
             broker.start()
-        await asyncio.sleep(SPACING_S)  # noqa: ASYNC110  # a thread and another process work
+        await asyncio.sleep(SPACING_S)
     await asyncio.sleep(1.0)
     for task in tasks:
         task.cancel()

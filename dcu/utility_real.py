@@ -24,7 +24,7 @@ from dcu.utility.broker import parse_broker
 from dcu.utility.commands import Refusal
 from dcu.utility.documents import DECISIONS, Class, decision, decision_name
 from dcu.utility.mqtt import MqttBroker
-from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
 from dcu.utility_side import REFUSED, UtilityPorts
 from shared.errors import ConfigError, DecodeError, Fault
 from shared.log import event, get_logger
@@ -63,17 +63,21 @@ class ThreadedOutbox:
 class DiskFiles:
     """`dcu.utility_side.SiteFiles` on this machine's disk."""
 
-    def __init__(self, config: DcuConfig, vkey: str, outbox: ThreadedOutbox) -> None:
-        """Of the ledger with this key; waits in the outbox's thread."""
-        self._config, self._outbox = config, outbox
+    def __init__(self, config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> None:
+        """Of this ledger, of which only files are read; waits in the outbox's thread."""
+        self._config, self._outbox, self._ledger = config, outbox, ledger
         self._place = current(config.state_directory)
-        self._key = Verifier.parse(vkey)
+        self._key = Verifier.parse(ledger.vkey)
 
     async def checkpoint(self) -> str | None:
         return await self._outbox.elsewhere(lambda: published_head(self._place))
 
     async def receipt(self, position: int, meter: str | None) -> str:
         return await self._outbox.elsewhere(lambda: receipt_text(self._place, position, self._key, meter))
+
+    async def refill(self) -> None:
+        position = self._ledger.position
+        await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position))
 
     async def rule(self, sha256: str) -> Rule:
         return await self._outbox.elsewhere(lambda: rule_of(self._config, sha256))
@@ -133,8 +137,7 @@ def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
             event(_LOG, logging.ERROR, "outbox set aside", why=outbox.aside.reason, kept=str(outbox.aside.path))
         if outbox.fresh:
             recall(outbox, read(config.state_directory))
-        log = log_number(config.state_directory)
-        told = catch_up(outbox, config.dcu.id, log, ledger.position, entries_of(current(config.state_directory)))
+        told = refill(outbox, config, ledger.position)
     except BaseException:
         outbox.close()
         raise
@@ -182,6 +185,16 @@ def _remember(settings: dict[str, Any], order: Any) -> None:
             settings["model"] = sha256
 
 
+def refill(outbox: Outbox, config: DcuConfig, end: int) -> int:
+    """Put entries below ``end`` that the outbox has missed; how many that were."""
+    directory = config.state_directory
+    try:
+        return catch_up(outbox, config.dcu.id, log_number(directory), end, entries_of(current(directory)))
+    except OutboxFull as full:  # the link sends what is there, and comes back for the rest
+        event(_LOG, logging.ERROR, "outbox full", why=str(full))
+        return 0
+
+
 def catch_up(outbox: Outbox, dcu: str, log: int, end: int, entries: Iterator[dict[str, Any]]) -> int:
     """Put what a crash has kept from the outbox; how many entries that were."""
     cursor = outbox.cursor
@@ -219,7 +232,7 @@ def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> 
     address = parse_broker(config.utility.url)
     broker = MqttBroker(config.dcu.id, address, None if files is None else files.context())
     log = log_number(config.state_directory)
-    disk = DiskFiles(config, ledger.vkey, outbox)
+    disk = DiskFiles(config, ledger, outbox)
     return UtilityPorts(outbox, broker, disk, log, config, settings_of(outbox.outbox))
 
 

@@ -73,6 +73,9 @@ class SiteFiles(Protocol):
     async def receipt(self, position: int, meter: str | None) -> str:
         """A receipt as text (HeadroomError: there is none)."""
 
+    async def refill(self) -> None:
+        """Put what the ledger has and the outbox missed."""
+
     async def rule(self, sha256: str) -> Rule:
         """The rule that decides by a model file (HeadroomError: it cannot be used here)."""
 
@@ -124,6 +127,7 @@ class UtilitySide:
         judge = Judge(config.dcu.id, tuple(parse_public(key) for key in config.utility.command_keys))
         self.link = UtilityLink(config.dcu.id, ports.log, ports.outbox, ports.broker, judge, clock, draw)
         self.link.epoch = engine.epoch
+        self.link.refill = ports.files.refill
         self._set = dict(ports.settings)
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[str, str], None] = {}

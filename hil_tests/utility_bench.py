@@ -18,18 +18,16 @@ from dcu.utility.commands import sign
 from dcu.utility.outbox import Outbox
 from dcu.utility_real import (
     DIRECTORY,
-    catch_up,
-    entries_of,
     log_number,
     published_head,
     recall,
     receipt_text,
+    refill,
     rule_of,
     settings_of,
 )
 from dcu.utility_side import UtilityPorts
 from hil_tests.virtual.broker import MemoryBroker
-from shared.errors import LocalProtocolError
 
 ResultT = TypeVar("ResultT")
 
@@ -50,8 +48,8 @@ class DirectOutbox:
 class DirectFiles:
     """`dcu.utility_side.SiteFiles` without a thread."""
 
-    def __init__(self, config: DcuConfig, ledger: Ledger) -> None:
-        self._config, self._ledger = config, ledger
+    def __init__(self, config: DcuConfig, ledger: Ledger, outbox: Outbox) -> None:
+        self._config, self._ledger, self._outbox = config, ledger, outbox
         self._place = current(config.state_directory)
 
     async def checkpoint(self) -> str | None:
@@ -60,6 +58,9 @@ class DirectFiles:
 
     async def receipt(self, position: int, meter: str | None) -> str:
         return receipt_text(self._place, position, Verifier.parse(self._ledger.vkey), meter)
+
+    async def refill(self) -> None:
+        refill(self._outbox, self._config, self._ledger.position)
 
     async def rule(self, sha256: str) -> Rule:
         return rule_of(self._config, sha256)
@@ -71,9 +72,9 @@ def memory_ports(config: DcuConfig, ledger: Ledger, broker: MemoryBroker) -> Uti
     outbox = Outbox(directory / DIRECTORY, config.dcu.id)
     if outbox.fresh:
         recall(outbox, _entries(directory))
-    log = log_number(directory)
-    catch_up(outbox, config.dcu.id, log, ledger.position, entries_of(current(directory)))
-    return UtilityPorts(DirectOutbox(outbox), broker, DirectFiles(config, ledger), log, config, settings_of(outbox))
+    refill(outbox, config, ledger.position)
+    files, log = DirectFiles(config, ledger, outbox), log_number(directory)
+    return UtilityPorts(DirectOutbox(outbox), broker, files, log, config, settings_of(outbox))
 
 
 def _entries(directory: Path) -> Iterator[dict[str, Any]]:
@@ -103,16 +104,3 @@ class Commander:
     def command(self, order: dict[str, Any], issued_utc_s: float, **other: Any) -> bytes:
         """The same signed, as it is sent."""
         return sign(self.content(order, issued_utc_s, **other), self.key)
-
-
-class NoFiles:
-    """`dcu.utility_side.SiteFiles` of a DCU without any."""
-
-    async def checkpoint(self) -> str | None:
-        return None
-
-    async def receipt(self, position: int, meter: str | None) -> str:
-        raise LocalProtocolError(f"no ledger, so no entry {position} for {meter}")
-
-    async def rule(self, sha256: str) -> Rule:
-        raise LocalProtocolError(f"no model {sha256}")

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -28,7 +28,7 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Cursor, Item, Outbox
+from dcu.utility.outbox import Batch, Cursor, Item, Outbox, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -150,7 +150,9 @@ class UtilityLink:
         self._put_now: Inbox[None] = Inbox("utility outbox", 1)
         self._send_now: Inbox[None] = Inbox("utility sender", 1)
         self._arrived: Inbox[Arrival] = Inbox("utility commands", ARRIVED_MAX)
-        self._gap = False
+        self._gap = self._full = False
+        self.refill: Callable[[], Awaitable[None]] | None = None
+        """Puts what the ledger has and the outbox missed; None where nobody can."""
         self._online: bool | None = None
         self._lost: str | None = None
         self.epoch = 0
@@ -205,7 +207,17 @@ class UtilityLink:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
         cursor = Cursor(self._log, positions[-1] + 1) if positions and not self._gap else None
-        self._waiting = await self._outbox.call(lambda outbox: _put(outbox, items, cursor))
+        try:
+            self._waiting = await self._outbox.call(lambda outbox: _put(outbox, items, cursor))
+        except OutboxFull as full:
+            self.counters["not put"] += len(items)
+            self._note_full(full, gap=bool(positions))
+
+    def _note_full(self, full: OutboxFull, *, gap: bool) -> None:
+        """No room: the link goes on with what it has; decisions are in the ledger, and are put once there is room."""
+        if not self._full:
+            event(_LOG, logging.ERROR, "outbox full", why=str(full))
+        self._full, self._gap = True, self._gap or gap
 
     # ---- to the broker -----------------------------------------------------------------------------------------------
 
@@ -239,7 +251,10 @@ class UtilityLink:
                 await self._outbox.call(Outbox.pardon)
             ask = self._courier.ask()
             batch = await self._outbox.call(lambda outbox, ask=ask: _next(outbox, ask))  # type: ignore[misc]
-            if batch is None:
+            if batch is None and self._gap and self.refill is not None:
+                self._gap = self._full = False  # first: what is missed from now on opens another gap
+                await self.refill()
+            elif batch is None:
                 await self._send_now.wait(self._clock, self._clock.monotonic() + IDLE_S)
                 self._send_now.take()
             else:
@@ -298,7 +313,12 @@ class UtilityLink:
             judged = Refused(*why, judged.sha256, authentic=True, number=judged.number, key=judged.key)
         if isinstance(judged, Command):
             command, settings = judged, site.settings(judged.order)
-            await self._outbox.call(lambda outbox: outbox.accept(command, settings))
+            try:
+                await self._outbox.call(lambda outbox: outbox.accept(command, settings))
+            except OutboxFull as full:  # not acknowledged, so it comes again
+                self.counters["commands not taken"] += 1
+                self._note_full(full, gap=False)
+                return
             arrival.acknowledge()  # not before it is durable: until then the broker keeps it for us
             self.counters["commands accepted"] += 1
             event(_LOG, logging.INFO, "command accepted", number=command.number, order=command.order.kind)
@@ -316,9 +336,12 @@ class UtilityLink:
     async def _refuse(self, site: Site, refused: Refused) -> None:
         self.counters[f"refused {refused.why.value}"] += 1
         if refused.authentic:
-            again = await self._outbox.call(lambda outbox: _refuse(outbox, refused))
-            if again:
-                self.counters["commands repeated"] += 1
+            try:
+                again = await self._outbox.call(lambda outbox: _refuse(outbox, refused))
+            except OutboxFull as full:
+                again = False
+                self._note_full(full, gap=False)
+            self.counters["commands repeated"] += again
             self._send_now.put(None)
         if not refused.authentic or refused.why in CHEAP:
             now = self._clock.monotonic()

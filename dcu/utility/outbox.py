@@ -23,7 +23,7 @@ from typing import Any, Final
 from dcu.store.database import Aside, Connect, Database, Durability, FileKind
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, with_id
-from shared.errors import DecodeError
+from shared.errors import DecodeError, HeadroomError
 
 TABLES: Final = (
     # What waits. `name` is the item's stable id; NULL where the row's own number makes it. `aside`: set aside because
@@ -68,6 +68,10 @@ QUOTA: Final[Mapping[Class, int]] = {
 minute and hundred meters, so this is a month of a hundred meters, or 72 h of a thousand."""
 
 assert set(QUOTA) | KEPT == set(Class), "every class has a quota or is kept"
+
+
+class OutboxFull(HeadroomError):
+    """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
 
 
 class Lane(Enum):
@@ -165,6 +169,7 @@ class Outbox:
         so that after any crash a command is unfinished exactly if the ledger does not have it.
 
         Raises:
+            OutboxFull: there is no room; nothing was kept.
             sqlite3.Error: the medium refuses; nothing was kept.
             ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
         """
@@ -358,8 +363,10 @@ class Outbox:
         try:
             with self._database.transaction() as connection:
                 yield connection
-        except BaseException:
+        except BaseException as error:
             self._count, self._dropped = count, dropped
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
             raise
 
     def _waiting(self, kind: Class) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcu.utility.commands import BYTES_MAX, Command, Judge, Order, Refusal, Refused
 from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX
-from dcu.utility.documents import Class
+from dcu.utility.documents import Class, decision
 from dcu.utility.link import REFUSALS_RECORDED_MAX, Arrival, UtilityLink
 from dcu.utility.outbox import COMMAND, Item, Outbox
 from hil_tests import utility_outage
@@ -320,3 +320,31 @@ def test_a_flood_of_nonsense_is_counted_and_hardly_recorded(tmp_path: Path) -> N
     assert REFUSALS_RECORDED_MAX <= len(subject.desk.refusals) <= REFUSALS_RECORDED_MAX + 6
     assert sum(unrecorded for _, unrecorded in subject.desk.refusals) + len(subject.desk.refusals) == 2001
     assert answers(subject) == []
+
+
+def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
+    """No room while the broker is away: commands are not accepted, decisions are found again in the ledger, once."""
+    ledger: list[dict[str, Any]] = []
+
+    async def play(subject: Bench) -> None:
+        async def refill() -> None:
+            items = [Item(Class.DECISION, decision(1, n, e), f"{DCU}/decision/1/{n}") for n, e in enumerate(ledger)]
+            subject.outbox.put(items)
+
+        subject.link.refill = refill
+        subject.broker.go()
+        connection = subject.outbox._database.connection
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+        for n in range(100):
+            ledger.append({"kind": "grant", "text": "x" * 2000})
+            subject.link.recorded(n, ledger[-1])
+            await asyncio.sleep(1.0)
+        assert subject.link.counters["not put"] > 50
+        connection.execute("PRAGMA max_page_count = 100000")
+        subject.broker.up = True
+        await asyncio.sleep(BACK_OFF_S_MAX + 30.0)
+
+    subject = bench(tmp_path, play)
+    assert [item["position"] for item in subject.broker.utility.of("decision")] == list(range(100))
+    assert subject.outbox.waiting == {}

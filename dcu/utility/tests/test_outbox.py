@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import QUOTA, UTILITY, Cursor, Item, Lane, Outbox
+from dcu.utility.outbox import QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
 
 NOW = 1_790_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -239,7 +239,7 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
     connection = outbox._database.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+    with pytest.raises(OutboxFull, match="no room"):
         outbox.put([Item(Class.DECISION, {"entry": {}, "text": "x" * 100_000})])
     assert outbox.waiting == {"report": 1}
     assert [item["n"] for item in drain(outbox)] == [1]
