@@ -29,6 +29,7 @@ from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
+from hil_tests.safety_sequences import MeterErrors, Minutes
 from shared.ids import BusId, Eui48, MeterId, Phase
 
 Reals = NDArray[np.float64]
@@ -45,6 +46,8 @@ SPOILED_SHARE: Final = 0.02
 LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
 """Parts of the band below and above the feeder's own no-load voltage."""
 CHUNK: Final = 500
+SEQUENCE_SHARE: Final = 0.02
+"""Share of states that are some minutes long; one costs as much as fifty windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,10 @@ class Safety:
     """States in which the grid, not the wishes, set the level."""
     spoiled_states: int
     """States with a reading that cannot be used; any grant there would be unsafe."""
+    sequences: int
+    """States that were some minutes of a street (`safety_sequences`), not one window."""
+    sequence_windows: int
+    """Windows of these in which something was granted, renewed or raised, each judged."""
     worst_excess: float
     """[limit] How far the worst granted state is beyond its limits (negative: inside)."""
 
@@ -97,6 +104,8 @@ class _Tally:
     wishes: int = 0
     limited: int = 0
     spoiled: int = 0
+    sequences: int = 0
+    windows: int = 0
     worst: float = -np.inf
 
     def add(self, other: _Tally) -> None:
@@ -106,14 +115,20 @@ class _Tally:
 
 
 def evaluate_safety(
-    network: Network, states: int, seed: int, errors: Errors = EXACT, band_pct: float = 10.0, jobs: int = 1
+    network: Network,
+    states: int,
+    seed: int,
+    errors: Errors = EXACT,
+    band_pct: float = 10.0,
+    jobs: int = 1,
+    sequence_share: float = SEQUENCE_SHARE,
 ) -> Safety:
     """Run `states` random states of a feeder; the same seed gives the same figures, whatever the number of jobs.
 
     The band lies around the open-circuit voltage of the feeder, so that any published feeder has headroom to share.
     """
     chunks = [
-        _Chunk(network, min(CHUNK, states - first), (seed, first // CHUNK), errors, band_pct)
+        _Chunk(network, min(CHUNK, states - first), (seed, first // CHUNK), errors, band_pct, sequence_share)
         for first in range(0, states, CHUNK)
     ]
     total = _Tally()
@@ -127,6 +142,8 @@ def evaluate_safety(
         total.wishes,
         total.limited,
         total.spoiled,
+        total.sequences,
+        total.windows,
         float(total.worst),
     )
 
@@ -138,6 +155,7 @@ class _Chunk:
     seed: tuple[int, int]
     errors: Errors
     band_pct: float
+    sequence_share: float
 
 
 def _map(chunks: Sequence[_Chunk], jobs: int) -> Sequence[_Tally]:
@@ -161,8 +179,26 @@ def _run(chunk: _Chunk) -> _Tally:
     rule = truth.rule(errors, with_wrong_impedances(network, errors.model, random) if errors.model else None)
     tally = _Tally()
     for state in range(chunk.states):
-        _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
+        if random.random() < chunk.sequence_share:
+            _one_sequence(truth, rule, errors, random, tally)
+        else:
+            _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
     return tally
+
+
+def _one_sequence(
+    truth: _Truth, rule: Predicted, errors: Errors, random: np.random.Generator, tally: _Tally
+) -> None:
+    p, q = truth.draw(random)
+    n = len(p)
+    voltage, power = (1 + random.uniform(-share, share, n) for share in (errors.voltage, errors.power))
+    rule.forget()
+    found = Minutes(truth, rule, MeterErrors(voltage, power, errors.step_v, errors.step_w), p, q, random).play()
+    tally.states += 1
+    tally.sequences += 1
+    tally.windows += found.windows
+    tally.unsafe += found.unsafe > 0
+    tally.worst = max(tally.worst, found.worst)
 
 
 def _one_state(
@@ -270,6 +306,10 @@ class _Truth:
         rule = Predicted(model, self.entries, settings)
         rule.limit_voltages(self.u_low_v, self.u_high_v)
         return rule
+
+    def phases(self) -> tuple[str, ...]:
+        """Of every port."""
+        return self.feeder.model.port_labels
 
     def draw(self, random: np.random.Generator) -> tuple[Reals, Reals]:
         """Evening to noon: log-normal draws, some houses already exporting up to their nominal limit."""

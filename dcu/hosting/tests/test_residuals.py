@@ -79,7 +79,7 @@ class World:
 
     def spread_v(self) -> Reals:
         """Three standard deviations."""
-        return np.asarray(3 * np.sqrt(self.residuals.variance))
+        return 3 * self.residuals.spread_v
 
 
 def still(_: float) -> Reals:
