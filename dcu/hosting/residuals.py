@@ -58,8 +58,8 @@ NOISE_SHARE: Final = 0.005
 """Weight of one clear reading in what noise readings have; some two hundred count."""
 NOISE_MIN_V: Final = 0.04
 """[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
-LINEAR: Final = 0.1
-"""Share by which what draws change is wrong to first order."""
+LINEAR: Final = 0.15
+"""Share by which what draws change is wrong to first order about no load."""
 KEPT: Final = 16
 """Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
@@ -308,8 +308,9 @@ def _gain(known: Reals, noise: float, better: Reals) -> Reals:
 
 
 def _doubt(moved_v: Reals) -> Reals:
-    """Of what draws may have moved voltages by (m, n) [V]: (m). All those up, or all those down."""
-    return np.asarray(np.maximum(np.maximum(moved_v, 0.0).sum(axis=1), np.maximum(-moved_v, 0.0).sum(axis=1)))
+    """Of what draws may have moved voltages by to first order (m, n) [V]: (m). All those up, or all those down."""
+    up, down = np.maximum(moved_v, 0.0).sum(axis=1), np.maximum(-moved_v, 0.0).sum(axis=1)
+    return np.asarray((1 + LINEAR) * np.maximum(up, down))
 
 
 def _reach(model: PortModel) -> Reals:

@@ -14,7 +14,7 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,6 +39,11 @@ HALVINGS_MAX: Final = 5
 """Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
 BELIEVED: Final = 0.5
 """[guard] Relief that is counted on before it is seen: raises are confirmed half a guard inside the band."""
+ROWS_MAX: Final = 64
+"""Constraints looked at when a step is cut short; an exact flow looks at all."""
+CHORDS_MAX: Final = 4
+SHORT: Final = 0.98
+"""A chord is as far off as the flow is not linear."""
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -159,8 +164,8 @@ class _Judge:
     def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
         self._prospect, self._claims, self._others_p_w = prospect, claims, others_p_w
         self._spread = Spread(claims)
-        at_nominal = self._excess({})
-        self._floor = np.where(np.isfinite(at_nominal), np.maximum(floor, at_nominal), floor)
+        self._floor, self._looked = floor, False
+        self._known: dict[bytes, Reals] = {}
         self._present = np.full(len(floor), -np.inf)
         self._worst = np.full(len(floor), np.inf)
         if prospect.widens:  # what is measured to be too much may not be doubted into more
@@ -172,16 +177,33 @@ class _Judge:
         return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        return np.asarray(self._prospect.excess(self._powers(reserved_w))[0])
+        p_w = self._powers(reserved_w)
+        key = p_w.tobytes()
+        if key not in self._known:
+            self._known[key] = np.asarray(self._prospect.excess(p_w)[0])
+        return self._known[key]
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
         if not reserved_w:
             return False
         present = self._excess(reserved_w)
-        if np.isfinite(present).all():
-            self._present = present
-        return not (present <= self._tolerated(tolerance)).all() or not np.isfinite(present).all()
+        if not np.isfinite(present).all():
+            return True
+        self._present = present
+        return not self._within(present, lambda: self._tolerated(tolerance))
+
+    def _within(self, excess: Reals, limit: Callable[[], Reals]) -> bool:
+        """Whether limits are kept; where they are not, the nominal limits may be as far beyond them, with their exports
+        too relieving only as far as they are measured."""
+        if bool((excess <= limit()).all()):
+            return True
+        if self._looked:
+            return False
+        at_nominal, self._looked = self._excess({}), True
+        if np.isfinite(at_nominal).all():
+            self._floor = np.maximum(self._floor, at_nominal)
+        return bool((excess <= limit()).all())
 
     def _tolerated(self, tolerance: float) -> Reals:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
@@ -193,7 +215,7 @@ class _Judge:
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
         excess = self._excess(reserved_w)
-        return bool(np.isfinite(excess).all() and (excess <= self._limit(tolerance)).all())
+        return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
 
     def raised(
         self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float
@@ -201,6 +223,9 @@ class _Judge:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
         start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
+        found_w = self._part_way(targets, start, reserved_w, tolerance)
+        if found_w is not None:
+            return found_w
         rising = tuple(
             Claim(c.name, c.ports, start[MeterId(c.name)], c.wanted_w, c.minimum_w)
             for c in targets
@@ -218,6 +243,37 @@ class _Judge:
                 return start | found
             grown = (grown + held_w) / 2
         return start
+
+
+    def _part_way(
+        self,
+        targets: tuple[Claim, ...],
+        start_w: Mapping[MeterId, float],
+        reserved_w: Mapping[MeterId, float],
+        tolerance: float,
+    ) -> dict[MeterId, float] | None:
+        """As `raised`, everybody as far as those constraints bear that he pushes, by the chord from what is reserved;
+        None where that does not get there."""
+        names = [MeterId(c.name) for c in targets]
+        start = np.array([start_w[name] for name in names])
+        way = np.array([c.wanted_w for c in targets]) - start
+        spread, share = Spread(targets), np.ones(len(targets))
+        here, limit = self._excess(reserved_w), self._limit(tolerance)
+        for _ in range(CHORDS_MAX):
+            limits_w = start + share * np.maximum(way, 0.0)
+            found = {m: max(start_w[m], _down(x)) for m, x in zip(names, limits_w.tolist(), strict=True)}
+            all_w = {**reserved_w, **found}
+            there = self._excess(all_w)
+            over = np.flatnonzero(there > limit)
+            if not np.isfinite(there).all() or not np.isfinite(here).all():
+                return None
+            if not len(over):
+                return found
+            room = np.clip((limit - here)[over] / (there - here)[over], 0.0, 1.0)
+            worst = np.argsort(room)[:ROWS_MAX]
+            pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
+            share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
+        return None
 
 
 @dataclass(slots=True, eq=False)
