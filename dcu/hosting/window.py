@@ -288,6 +288,7 @@ class _Window:
     meter_at: Mapping[str, MeterId]
     settings: GridSettings
     verdicts: Verdicts
+    high_slopes: Reals | None = None
 
     def answer(self) -> Answer:
         question = self.question
@@ -407,9 +408,10 @@ class _Window:
         """The first point out of band or long high that an export at some ports pushes."""
         if not self.high:
             return None
-        rows = np.array([row for row, _ in self.high], dtype=np.int64)
-        slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
-        pushes = np.flatnonzero(slopes.sum(axis=1) < -1e-9)
+        if self.high_slopes is None:
+            rows = np.array([row for row, _ in self.high], dtype=np.int64)
+            self.high_slopes = self.prospect.slopes(self.prospect.now.p_w, rows)
+        pushes = np.flatnonzero(self.high_slopes[:, list(ports)].sum(axis=1) < -1e-9)
         return self.high[int(pushes[0])][1] if len(pushes) else None
 
     def _held(self, asking: set[MeterId]) -> Reals:
@@ -456,7 +458,7 @@ class _Window:
         overdrawn: bool,
     ) -> None:
         """Down to their share with those who have more, unless this window has answered them already."""
-        answered = {v.meter for v in self.verdicts.found if v.act not in {Act.WAIT, Act.DENY}}
+        answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
         for wish in wishes:
             to_w = share_w[wish.meter]
             if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:
