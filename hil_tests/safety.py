@@ -194,9 +194,7 @@ def _run(chunk: _Chunk) -> _Tally:
     return tally
 
 
-def _one_sequence(
-    truth: _Truth, rule: Predicted, errors: Errors, random: np.random.Generator, tally: _Tally
-) -> None:
+def _one_sequence(truth: _Truth, rule: Predicted, errors: Errors, random: np.random.Generator, tally: _Tally) -> None:
     p, q = truth.draw(random)
     n = len(p)
     voltage, power = (1 + random.uniform(-share, share, n) for share in (errors.voltage, errors.power))

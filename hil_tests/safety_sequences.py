@@ -167,7 +167,7 @@ class Minutes:
                 self._report(due if k else self.houses[g::GROUPS])
         return self.found
 
-    def _ask(self, asking: Reals) -> None:
+    def _ask(self, asking: NDArray[np.int64]) -> None:
         for k in asking:
             house = self.houses[int(k)]
             wanted_w = float(self.random.uniform(house.entry.nominal_limit_w + 100.0, house.entry.contract_limit_w))
@@ -245,7 +245,10 @@ class Minutes:
         after = self.engine.book.reserved_w()
         ports = np.array([self.at[meter] for meter in after])
         nominal_w = np.array([self.houses[k].entry.nominal_limit_w for k in ports])
-        rows = [np.array([max(held.get(m, 0.0), w) for m, w in zip(after, nominal_w, strict=True)]) for held in (after, before)]
+        rows = [
+            np.array([max(held.get(m, 0.0), w) for m, w in zip(after, nominal_w, strict=True)])
+            for held in (after, before)
+        ]
         phases = self.street.phases()
         mine = np.array([phases[k] for k in ports])
         labels = sorted(set(mine))

@@ -244,7 +244,6 @@ class _Judge:
             grown = (grown + held_w) / 2
         return start
 
-
     def _part_way(
         self,
         targets: tuple[Claim, ...],
