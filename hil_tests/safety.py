@@ -198,7 +198,7 @@ def _one_sequence(truth: _Truth, rule: Predicted, errors: Errors, random: np.ran
     p, q = truth.draw(random)
     n = len(p)
     voltage, power = (1 + random.uniform(-share, share, n) for share in (errors.voltage, errors.power))
-    rule.forget()
+    rule.begin()
     found = Minutes(truth, rule, MeterErrors(voltage, power, errors.step_v, errors.step_w), p, q, random).play()
     tally.states += 1
     tally.sequences += 1
@@ -217,7 +217,7 @@ def _one_state(
     measured = truth.measure(p, q, u[0], errors, random)
     if spoiled:
         measured = _spoil(measured, random)
-    rule.forget()
+    rule.begin()
     answer = rule.answer(rule.view(measured, 0.0), Question(wishes, {}, len(wishes)))
     granted = {v.meter: v.limit_w for v in answer.verdicts if v.act is Act.GRANT}
     limits = np.array([granted.get(w.meter, NOMINAL_W) for w in wishes])

@@ -162,9 +162,11 @@ class _Judge:
     anyway."""
 
     def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
-        self._prospect, self._claims, self._others_p_w = prospect, claims, others_p_w
-        self._spread = Spread(claims)
+        self._prospect, self._others_p_w = prospect, others_p_w
         self._floor, self._looked = floor, False
+        self._spread = Spread.of(claims)
+        self._nominal_w = np.array([c.nominal_w for c in claims])
+        self._names = [MeterId(c.name) for c in claims]
         self._known: dict[bytes, Reals] = {}
         self._present = np.full(len(floor), -np.inf)
         self._worst = np.full(len(floor), np.inf)
@@ -173,7 +175,7 @@ class _Judge:
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
+        limits_w = np.maximum(self._nominal_w, [reserved_w.get(name, 0.0) for name in self._names])
         return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
@@ -256,7 +258,7 @@ class _Judge:
         names = [MeterId(c.name) for c in targets]
         start = np.array([start_w[name] for name in names])
         way = np.array([c.wanted_w for c in targets]) - start
-        spread, share = Spread(targets), np.ones(len(targets))
+        spread, share = Spread.of(targets), np.ones(len(targets))
         here, limit = self._excess(reserved_w), self._limit(tolerance)
         for _ in range(CHORDS_MAX):
             limits_w = start + share * np.maximum(way, 0.0)
