@@ -270,7 +270,7 @@ class _Judge:
                 return None
             if not len(over):
                 return found
-            room = np.clip((limit - here)[over] / (there - here)[over], 0.0, 1.0)
+            room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
             pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
             share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)

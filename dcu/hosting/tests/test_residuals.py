@@ -13,7 +13,7 @@ from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.headroom import rise
-from dcu.hosting.residuals import KEPT, NOISE_MIN_V, Residuals, Seen
+from dcu.hosting.residuals import NOISE_MIN_V, Residuals, Seen
 
 Reals = NDArray[np.float64]
 
@@ -130,7 +130,6 @@ def test_a_busy_meter_makes_the_others_unsure_by_no_more_than_its_own_changes() 
     calm, world = World(still), World(flickering)
     calm.play(300)
     world.play(300)
-    assert KEPT > 20 / 3, "all its reports of one interval are remembered"
     does_v = np.abs(rise(MODEL)[:, 7] * NOMINAL_V) * 800.0
     others = np.arange(N) != 7
     assert (world.spread_v() <= 1.5 * calm.spread_v() + 0.5 * does_v)[others].all()
