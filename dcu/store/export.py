@@ -1,6 +1,6 @@
 """Meter data for studies: a Parquet file for each day (UTC), in the layout that planning reads.
 
-Columns: ``customer`` (text), ``start_utc`` (timestamp [s, UTC], quarter-hours), ``import_wh``, ``export_wh``, ``pv_wh``
+Columns: ``customer`` (text), ``start_utc`` (timestamp [ms, UTC], starts of quarter-hours), ``import_wh``, ``export_wh``, ``pv_wh``
 [Wh], ``u_mean_v`` [V], the last four null where unknown. Every customer has all 96 quarter-hours of a day, ordered by
 customer and time; incomplete ones are null, never filled. ``pv_wh`` is always null: nobody measures PV by itself.
 
@@ -190,7 +190,7 @@ def _write(path: Path, rows: Sequence[Row], order: Order) -> None:
     about = {"schema": SCHEMA, "dcu": order.dcu, "interval_s": QUARTER_S, "ids": "salted" if order.salted else "plain"}
     fields = {
         "customer": (pa.string(), [row.customer for row in rows]),
-        "start_utc": (pa.timestamp("s", tz="UTC"), [row.start_s for row in rows]),
+        "start_utc": (pa.timestamp("ms", tz="UTC"), [1000 * row.start_s for row in rows]),
         "import_wh": (pa.float64(), [row.import_wh for row in rows]),
         "export_wh": (pa.float64(), [row.export_wh for row in rows]),
         "pv_wh": (pa.float64(), [None] * len(rows)),

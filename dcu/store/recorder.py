@@ -193,8 +193,7 @@ class Recorder:
     def status(self) -> dict[str, Any]:
         """For `headroom-dcu status` and the page."""
         return {
-            "events": self.events.state.value,
-            "telemetry": self.telemetry.state.value,
+            "files": {writer.kind.name: writer.state.value for writer in (self.events, self.telemetry)},
             "behind_ledger": self._behind,
             "waiting": len(self._readings) + len(self._events),
             "low_space": self._low,
