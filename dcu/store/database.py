@@ -36,6 +36,9 @@ WAL_KEPT_BYTES: Final = 4 << 20
 CACHE_KIB: Final = 1024
 """[KiB] Pages a connection keeps in memory."""
 
+MODE: Final = 0o640
+"""Of every file: the group may read, others may not; customers' readings are in it."""
+
 BUSY_MS: Final = 5000
 """[ms] How long to wait for somebody else's lock. Nobody but a person with a shell ever holds one."""
 
@@ -131,7 +134,7 @@ class Database:
         self.fresh = False
         self._connect = connect or _connect
         with _as_store_error(self.path):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o750)  # MODE, and to be entered
             self._lock = _lock(self.path)
         try:
             with _as_store_error(self.path):
@@ -145,14 +148,14 @@ class Database:
         if bad is not None:
             self.aside = set_aside(self.path, bad)
         self.fresh = not self.path.exists() or self.path.stat().st_size == 0
-        connection = self._connect(_uri(self.path, "rwc"))
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))  # its log gets the same rights
+        connection = self._connect(_uri(self.path, "rw"))
         try:
             _tune(connection, self.kind)
             _migrate(connection, self.kind, dcu)
         except BaseException:
             connection.close()
             raise
-        self.path.chmod(0o640)
         return connection
 
     @contextlib.contextmanager
