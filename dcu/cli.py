@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--json", action="store_true")
     export.set_defaults(command=_export)
     forget = commands.add_parser(
-        "forget", help="delete a customer from the store (the DCU stopped); not from the ledger"
+        "forget", help="delete a customer from the store, the DCU stopped; not from the ledger"
     )
     forget.add_argument("--config", type=Path, required=True)
     forget.add_argument("meter")

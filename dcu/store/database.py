@@ -37,7 +37,8 @@ CACHE_KIB: Final = 1024
 """[KiB] Pages a connection keeps in memory."""
 
 MODE: Final = 0o640
-"""Of every file: the group may read, others may not; customers' readings are in it."""
+DIRECTORY_MODE: Final = 0o750
+"""The group may read, others may not: customers' readings are in it."""
 
 BUSY_MS: Final = 5000
 """[ms] How long to wait for somebody else's lock. Nobody but a person with a shell ever holds one."""
@@ -134,7 +135,7 @@ class Database:
         self.fresh = False
         self._connect = connect or _connect
         with _as_store_error(self.path):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o750)  # MODE, and to be entered
+            _make_directory(directory)
             self._lock = _lock(self.path)
         try:
             with _as_store_error(self.path):
@@ -148,7 +149,9 @@ class Database:
         if bad is not None:
             self.aside = set_aside(self.path, bad)
         self.fresh = not self.path.exists() or self.path.stat().st_size == 0
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))  # its log gets the same rights
+        if self.fresh:
+            self.path.touch()
+            self.path.chmod(MODE)  # whatever the umask says; its log gets the same rights
         connection = self._connect(_uri(self.path, "rw"))
         try:
             _tune(connection, self.kind)
@@ -421,6 +424,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True)
+        path.chmod(DIRECTORY_MODE)
 
 
 def _sync_directory(path: Path) -> None:

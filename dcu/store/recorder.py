@@ -71,6 +71,9 @@ TRIES: Final = 3
 CLOCK_S: Final = 3600.0
 """[s] Wall clock and monotonic clock may part by so much before age is no reason to delete any more."""
 
+STEADY_S: Final = 2 * 86400.0
+"""[s] They have to go together for so long again; a board without a battery jumps once after each start."""
+
 UTC_S_MIN: Final = 1_600_000_000.0
 """[s, Unix] A clock before September 2020 is not set; readings without a time are of no use."""
 
@@ -145,7 +148,8 @@ class Recorder:
         self._flush_s = self._sweep_s = clock.monotonic()
         self._behind = True
         self._low = False
-        self._clocks_s = clock.utc_s() - clock.monotonic()
+        self._apart_s = clock.utc_s() - clock.monotonic()
+        self._believe_s = -float("inf")
         self.events = Writer(directory, EVENTS, dcu, edge("events"), self, connect)
         self.telemetry = Writer(directory, TELEMETRY, dcu, edge("telemetry"), self, connect)
 
@@ -337,9 +341,12 @@ class Recorder:
                 progress()
 
     async def _sweep(self) -> None:
-        keeping = self._settings.keeping
-        drift_s = self._clock.utc_s() - self._clock.monotonic() - self._clocks_s
-        now_s = self._clock.utc_s() if abs(drift_s) < CLOCK_S else None
+        keeping, now = self._settings.keeping, self._clock.monotonic()
+        apart_s = self._clock.utc_s() - now
+        if abs(apart_s - self._apart_s) > CLOCK_S:
+            event(_LOG, logging.WARNING, "clock jumped", seconds=apart_s - self._apart_s)
+            self._apart_s, self._believe_s = apart_s, now + STEADY_S
+        now_s = self._clock.utc_s() if now >= self._believe_s else None
         await self._done(self.events, lambda connection: sweep_events(connection, now_s, keeping))
         await self._done(self.telemetry, lambda connection: sweep_telemetry(connection, now_s, keeping))
         await self._done(self.events, lambda _: drop_asides(self._directory))

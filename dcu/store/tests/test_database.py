@@ -66,7 +66,8 @@ def test_what_was_committed_is_there_again(tmp_path: Path) -> None:
 
 
 def test_the_file_is_what_its_kind_says(tmp_path: Path) -> None:
-    """Log, durability, vacuum, the cap: each asked of SQLite itself."""
+    """Log, durability, vacuum, the cap: each asked of SQLite itself; rights whatever the umask says."""
+    before = os.umask(0o077)
     with opened(tmp_path) as database:
 
         def asked(pragma: str) -> object:
@@ -79,6 +80,7 @@ def test_the_file_is_what_its_kind_says(tmp_path: Path) -> None:
         assert asked("user_version") == 1
         assert asked("max_page_count") == KIND.bytes_max // PAGE_BYTES
         modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("things.sqlite*")}
+    os.umask(before)
     assert modes.pop("things.sqlite.lock") == 0o600
     assert modes == dict.fromkeys(("things.sqlite", "things.sqlite-wal", "things.sqlite-shm"), 0o640)
 

@@ -24,13 +24,11 @@ def filled(directory: Path) -> None:
     telemetry = Database(directory, TELEMETRY, "dcu-1")
     with telemetry.transaction() as connection:
         connection.execute("INSERT INTO meters VALUES (1, 'meter_1'), (2, 'meter-1')")
-        for meter in (1, 2):
-            connection.execute("INSERT INTO quarters VALUES (900, ?, 1, 1, 1, 1, 1)", (meter,))
-            connection.execute("INSERT INTO means VALUES (600, ?, 1, 1, 1, 1, 1)", (meter,))
-            connection.execute("INSERT INTO weeks VALUES (600, ?, '{}')", (meter,))
-            connection.execute(
-                "INSERT INTO readings (at_ms, meter, import_wh, export_wh) VALUES (1, ?, 0, 0)", (meter,)
-            )
+        for at in (1, 2):
+            connection.execute("INSERT INTO quarters VALUES (900, ?, 1, 1, 1, 1, 1)", (at,))
+            connection.execute("INSERT INTO means VALUES (600, ?, 1, 1, 1, 1, 1)", (at,))
+            connection.execute("INSERT INTO weeks VALUES (600, ?, '{}')", (at,))
+            connection.execute("INSERT INTO readings (at_ms, meter, import_wh, export_wh) VALUES (1, ?, 0, 0)", (at,))
     telemetry.close()
 
 
