@@ -29,6 +29,7 @@ from dcu.store.intervals import QUARTER_S
 from dcu.store.readings import PUT
 from dcu.store.recorder import Recorder, Settings
 from dcu.store.schema import EVENTS, TELEMETRY
+from dcu.store.tests.test_kills import recorder_kills
 from dcu.store.tests.test_recorder import MONDAY_S, Clock
 from dcu.store.tests.test_writer import kills
 from dcu.store.writer import Inline, Threaded
@@ -62,6 +63,8 @@ def main() -> None:
         figures |= checking(Path(name) / "big")
         kills(Path(name) / "kills", options.kills, seed=7)
         figures["kills_without_loss"] = options.kills
+        recorder_kills(Path(name) / "kills of both", options.kills, seed=8)
+        figures["kills_with_events_as_the_ledger"] = options.kills
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "store.json").write_text(json.dumps(figures, indent=1) + "\n")
     for key, value in figures.items():

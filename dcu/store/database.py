@@ -428,7 +428,7 @@ def _size(path: Path) -> int:
 
 def _make_directory(path: Path) -> None:
     if not path.is_dir():
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)  # the other file's thread may be making it
         path.chmod(DIRECTORY_MODE)
 
 

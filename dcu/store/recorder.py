@@ -22,7 +22,7 @@ import sqlite3
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -353,7 +353,7 @@ class Recorder:
 
     async def _follow(self, progress: Callable[[], None]) -> None:
         """Take over from the ledger what the events file does not have."""
-        facts = self._ledger
+        facts = replace(self._ledger, position=self._position)
         found = await self._done(self.events, lambda connection: settle(connection, facts))
         if found is None:
             return

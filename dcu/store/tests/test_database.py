@@ -333,6 +333,34 @@ def test_a_user_of_the_group_reads_what_it_cannot_write(tmp_path: Path) -> None:
     assert (done.stdout.split("\n")[:2], done.stderr) == (["1", "cannot write"], "")
 
 
+REFUSED: str = """
+import os, sys
+from dcu.store.tests.test_database import *
+os.setgid(12345); os.setgroups([]); os.setuid(54321)
+try:
+    Database(Path(sys.argv[1]), KIND, "dcu-1")
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_directory_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    """One line, nothing set aside, the file as it was."""
+    directory = tmp_path / "store"
+    fill(directory)
+    before = KIND.path(directory).read_bytes()
+    for above in directory.parents[:-2]:
+        above.chmod(0o755)
+    directory.chmod(0o755)
+    command = [sys.executable, "-c", REFUSED, str(directory)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "Permission denied" in done.stdout
+    assert done.stderr == ""
+    assert KIND.path(directory).read_bytes() == before
+    assert asides(KIND.path(directory)) == []
+
+
 def test_a_reader_of_nothing_says_so(tmp_path: Path) -> None:
     """One line with the path."""
     with pytest.raises(StoreError, match="no such file"):
