@@ -175,7 +175,7 @@ def _one_state(
     measured = truth.measure(p, q, u[0], errors, random)
     if spoiled:
         measured = _spoil(measured, random)
-    rule.forget()
+    rule.begin()
     answer = rule.answer(rule.view(measured, 0.0), Question(wishes, {}, len(wishes)))
     granted = {v.meter: v.limit_w for v in answer.verdicts if v.act is Act.GRANT}
     limits = np.array([granted.get(w.meter, NOMINAL_W) for w in wishes])

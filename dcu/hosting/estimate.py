@@ -204,6 +204,7 @@ class Estimator:
     def forget(self) -> None:
         """Residuals of nobody."""
         self._memory = self._fresh()
+        self._source = 1.0
 
     def _fresh(self) -> _Memory:
         return _Memory(Residuals(self._metered, self._nominal_v, self._accuracy.noise_v))
@@ -216,7 +217,7 @@ class Estimator:
                 name: source * getattr(m, name)
                 for name in ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
             }
-            self._by_source[source] = replace(m, **scaled, memo={})
+            self._by_source[source] = replace(m, **scaled, memo={"z": m.z_ohm})
         return self._by_source[source]
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:

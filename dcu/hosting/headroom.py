@@ -205,7 +205,7 @@ class Outlook:
         port = rows[volts] % n
         error: Reals = self.now.model_error * np.sign(np.abs(u[port]) - self._u_model[port])
         factor: Reals = (sign[volts] + error) / self.model.u_nominal_v[port]
-        found[volts] = _along(u[port], self.model.z_rows(port), di) * factor[:, None]
+        found[volts] = _along(u[port], self.model.z_ohm[port], di) * factor[:, None]
         amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
         if len(amps):
             at = rows[amps] - 2 * n

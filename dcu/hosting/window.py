@@ -148,8 +148,10 @@ class _Judge:
     anyway."""
 
     def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
-        self._prospect, self._claims, self._others_p_w, self._floor = prospect, claims, others_p_w, floor
-        self._spread = Spread(claims)
+        self._prospect, self._others_p_w, self._floor = prospect, others_p_w, floor
+        self._spread = Spread.of(claims)
+        self._nominal_w = np.array([c.nominal_w for c in claims])
+        self._names = [MeterId(c.name) for c in claims]
         self._present = np.full(len(floor), -np.inf)
         self._worst = np.full(len(floor), np.inf)
         if prospect.widens:  # what is measured to be too much may not be doubted into more
@@ -157,7 +159,7 @@ class _Judge:
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
+        limits_w = np.maximum(self._nominal_w, [reserved_w.get(name, 0.0) for name in self._names])
         return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
