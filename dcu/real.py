@@ -1,4 +1,4 @@
-"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, a status socket."""
+"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, the store's threads, a status socket."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.site import recall_lessons, rule_or_nothing
+from dcu.store.entries import LedgerFacts, ledger_source, logs
+from dcu.store.recorder import Recorder
+from dcu.store.writer import Threaded
 from dcu.utility_real import open_outbox, utility_ports
 from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
@@ -40,7 +43,7 @@ _LOG: Final = get_logger("dcu")
 
 
 class ThreadedLedger:
-    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not.
+    """`dcu.daemon.LedgerPort` with a thread of its own: it waits for the disk so that the loop need not.
 
     Entries that arrive while the disk is busy are written with the next fsync, all of them. Outsiders see a head over
     everything `PUBLISH_S` after the first entry that they have not seen.
@@ -197,6 +200,11 @@ async def run_daemon(config: DcuConfig) -> int:
 
 async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.ExitStack) -> int:
     clock = LoopClock()
+    facts = LedgerFacts(
+        logs(configured.state_directory), ledger.position, ledger.vkey, ledger_source(configured.state_directory)
+    )
+    store = Recorder(configured.store_directory, configured.dcu.id, clock, Threaded, facts, configured.store_settings)
+    open_things.callback(store.close)  # closed after the ledger, whose last entries it takes
     threaded = ThreadedLedger(ledger, clock.utc_s)
     open_things.callback(threaded.close)
     config, utility = configured, None
@@ -221,6 +229,7 @@ async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.Ex
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        store=store,
         notify=notify_from(),
         tidy=Tidy(),
         signals=Signals.HANDLED,

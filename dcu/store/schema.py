@@ -29,8 +29,8 @@ EVENT_TABLES: Final = (
         UNIQUE (log, position)
     ) STRICT""",
     "CREATE INDEX events_by_time ON events (at_ms)",
-    # How far the ledger has been taken over: all entries of log `log` below `position`.
-    "CREATE TABLE taken (log INTEGER PRIMARY KEY, position INTEGER NOT NULL) STRICT",
+    # How far the ledger has been taken over: all entries below `position` of log `log`, whose key is `vkey`.
+    "CREATE TABLE taken (log INTEGER PRIMARY KEY, vkey TEXT NOT NULL, position INTEGER NOT NULL) STRICT",
 )
 
 TELEMETRY_TABLES: Final = (
@@ -51,11 +51,12 @@ TELEMETRY_TABLES: Final = (
         u1 INTEGER, u2 INTEGER, u3 INTEGER, unbalance INTEGER, covered INTEGER NOT NULL,
         PRIMARY KEY (start_s, meter)
     ) STRICT, WITHOUT ROWID""",
-    # Quarter-hours from `start_s` [s, Unix, a multiple of 900]: energies [0.1 Wh] from the registers and the mean
-    # voltage [0.01 V]; NULL if incomplete.
+    # Quarter-hours from `start_s` [s, Unix, a multiple of 900]: energies [0.1 Wh] and the mean voltage [0.01 V], NULL
+    # if incomplete; and the registers at the end, finer than the meter shows them [0.1 Wh], where the next one goes on.
     """CREATE TABLE quarters (
         start_s INTEGER NOT NULL, meter INTEGER NOT NULL,
         import_dwh INTEGER, export_dwh INTEGER, u_mean INTEGER,
+        import_end_dwh INTEGER, export_end_dwh INTEGER,
         PRIMARY KEY (start_s, meter)
     ) STRICT, WITHOUT ROWID""",
     # EN 50160 figures of a week from `start_s` [s, Unix, a Monday 00:00 UTC]; JSON.

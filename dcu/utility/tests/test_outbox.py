@@ -6,6 +6,7 @@ The crash is a second process's: the file is copied as it lies on the medium bet
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sqlite3
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(OutboxFull, match="no room"):
-        outbox.put([Item(Class.DECISION, {"entry": {}, "text": "x" * 100_000})])
+        outbox.put([Item(Class.DECISION, {"entry": {}, "text": random.Random(1).randbytes(50_000).hex()})])
     assert outbox.waiting == {"report": 1}
     assert [item["n"] for item in drain(outbox)] == [1]
 
