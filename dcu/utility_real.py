@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +22,9 @@ from dcu.ledger.note import Verifier
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger, read
 from dcu.site import predicted_rule
+from dcu.store.database import StoreError, open_reader
+from dcu.store.queries import weeks
+from dcu.store.schema import TELEMETRY
 from dcu.utility.broker import parse_broker
 from dcu.utility.commands import Refusal
 from dcu.utility.documents import DECISIONS, Class, decision, decision_name
@@ -75,6 +80,9 @@ class DiskFiles:
     async def receipt(self, position: int, meter: str | None) -> str:
         return await self._outbox.elsewhere(lambda: receipt_text(self._place, position, self._key, meter))
 
+    async def weeks(self, after_s: int) -> list[dict[str, Any]]:
+        return await self._outbox.elsewhere(lambda: finished_weeks(self._config, after_s))
+
     async def refill(self) -> None:
         position = self._ledger.position
         await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position))
@@ -90,6 +98,21 @@ def published_head(place: Place) -> str | None:
     except FileNotFoundError:
         return None
     return data.decode(errors="replace") if len(data) <= HEAD_BYTES_MAX else None
+
+
+def finished_weeks(config: DcuConfig, after_s: int) -> list[dict[str, Any]]:
+    """EN 50160 figures of the store; none while it cannot be read."""
+    try:
+        with closing(open_reader(config.store_directory, TELEMETRY)) as connection:
+            return [
+                {"meter": meter.id, **one}
+                for meter in config.meters
+                for one in weeks(connection, meter.id)
+                if one["start_s"] > after_s
+            ]
+    except (StoreError, sqlite3.Error) as error:
+        event(_LOG, logging.WARNING, "no statistics for the utility", why=str(error))
+        return []
 
 
 def receipt_text(place: Place, position: int, key: Verifier, meter: str | None) -> str:

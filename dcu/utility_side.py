@@ -43,7 +43,7 @@ from dcu.utility.commands import (
     SetPolicy,
     parse_public,
 )
-from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report
+from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
 from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
 from dcu.utility.outbox import COMMAND, Item
 from shared.clock import Clock
@@ -57,6 +57,10 @@ LOOK_S: Final = 1.0
 CHECKPOINT_S: Final = 60.0
 STALL_S: Final = 45.0
 """[s] Longer than the link waits for an acknowledgement."""
+WEEKS_S: Final = 3600.0
+"""[s] Between two looks at the weeks that have ended."""
+WEEK_S: Final = 604_800
+TOLD: Final = "statistics_s"
 READINGS_MAX: Final = 100
 """Readings in one report."""
 REFUSED: Final = "command refused"
@@ -72,6 +76,10 @@ class SiteFiles(Protocol):
 
     async def receipt(self, position: int, meter: str | None) -> str:
         """A receipt as text (HeadroomError: there is none)."""
+
+    async def weeks(self, after_s: int) -> list[dict[str, Any]]:
+        """EN 50160 figures of finished weeks that began later than ``after_s`` [s, Unix], with ``meter`` and
+        ``start_s``."""
 
     async def refill(self) -> None:
         """Put what the ledger has and the outbox missed."""
@@ -261,7 +269,7 @@ class UtilitySide:
         """Alarms every second, the rest when it is time."""
         clock, every_s = self._clock, self._settings_of_link.report_interval_s
         report_s = clock.monotonic() + every_s
-        head_s = clock.monotonic()
+        head_s = weeks_s = clock.monotonic()
         while True:
             self._tell_alarms()
             self._tell_available()
@@ -272,6 +280,9 @@ class UtilitySide:
             if now >= head_s:
                 head_s = now + CHECKPOINT_S
                 await self._tell_head()
+            if now >= weeks_s:
+                weeks_s = now + WEEKS_S
+                await self._tell_weeks()
             if self._set.get("hold_s") and not self._engine.held(now):
                 self._set["hold_s"] = 0.0
                 await self._ports.outbox.call(lambda outbox: outbox.keep_setting("hold_s", 0.0))
@@ -307,6 +318,16 @@ class UtilitySide:
             self._head = head
             self.link.tell(Item(Class.CHECKPOINT, checkpoint(head)))
 
+    async def _tell_weeks(self) -> None:
+        """Weeks that have ended since they were last told; what is told and that it is told become durable in turn."""
+        told_s = await self._ports.outbox.call(lambda outbox: outbox.setting(TOLD))
+        weeks = await self._ports.files.weeks(told_s or 0)
+        if weeks:
+            items = [Item(Class.STATISTICS, *_week(self._ports.configured.dcu.id, one)) for one in weeks]
+            newest_s = max(one["start_s"] for one in weeks)
+            await self._ports.outbox.call(lambda outbox: outbox.put(items))
+            await self._ports.outbox.call(lambda outbox: outbox.keep_setting(TOLD, newest_s))
+
     def _tell_report(self, now: float) -> None:
         readings = list(self._readings(now))
         utc_s = self._clock.utc_s()
@@ -337,6 +358,13 @@ class UtilitySide:
                 "EXPORT_CAPACITY_LIMIT": state.limit_w if state.reported_at_s is not None else None,
                 "source": state.source.name,
             }
+
+
+def _week(dcu: str, one: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """An item of statistics and its name."""
+    figures = {key: value for key, value in one.items() if key not in {"meter", "start_s"}}
+    told = {"resource": one["meter"], "start_utc_s": one["start_s"], "duration_s": WEEK_S, "figures": figures}
+    return statistics(told), f"{dcu}/statistics/{one['meter']}/{one['start_s']}"
 
 
 def _point(point: Point, utc_s: float) -> dict[str, Any]:

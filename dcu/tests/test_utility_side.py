@@ -15,6 +15,8 @@ from dcu.cli import main
 from dcu.config import DcuConfig
 from dcu.ledger.layout import current
 from dcu.ledger.store import Ledger, read
+from dcu.store.database import Database
+from dcu.store.schema import TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class
@@ -24,6 +26,7 @@ from dcu.utility_real import (
     RECOVER_MAX,
     catch_up,
     entries_of,
+    finished_weeks,
     open_outbox,
     recall,
     rule_of,
@@ -226,3 +229,18 @@ def test_after_another_log_has_begun_everything_of_it_is_told(tmp_path: Path, le
     assert outbox.cursor == Cursor(2, 3)
     assert RECOVER_MAX > 3
     outbox.close()
+
+
+def test_weeks_that_have_ended_come_from_the_store_and_only_new_ones(tmp_path: Path) -> None:
+    """No store yet: none. Then two weeks of one customer and one of somebody who is no customer any more."""
+    subject = config(tmp_path)
+    assert finished_weeks(subject, 0) == []
+    store = Database(subject.store_directory, TELEMETRY, subject.dcu.id)
+    with store.transaction() as connection:
+        connection.executemany("INSERT INTO meters VALUES (?, ?)", [(1, "meter-1"), (2, "gone")])
+        rows = [(604_800, 1, '{"a": 1}'), (1_209_600, 1, '{"a": 2}'), (604_800, 2, "{}")]
+        connection.executemany("INSERT INTO weeks VALUES (?, ?, ?)", rows)
+    store.close()
+    both = [{"meter": "meter-1", "start_s": 604_800, "a": 1}, {"meter": "meter-1", "start_s": 1_209_600, "a": 2}]
+    assert finished_weeks(subject, 0) == both
+    assert finished_weeks(subject, 604_800) == both[1:]

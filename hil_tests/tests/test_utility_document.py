@@ -76,7 +76,7 @@ def test_everything_a_street_tells_is_as_documented(tmp_path: Path, monkeypatch:
         expect=False,
     )
     validators = {name: validator(name) for name in {name for name, _ in heard}}
-    assert {"answer", "decision", "checkpoint", "report", "state", "alarm"} <= validators.keys()
+    assert {"answer", "decision", "checkpoint", "report", "state", "alarm", "statistics"} <= validators.keys()
     wrong = [(name, e.message) for name, content in heard for e in validators[name].iter_errors(content)]
     assert wrong == []
     outcomes = {item["outcome"] for name, content in heard if name == "answer" for item in content["items"]}

@@ -92,6 +92,7 @@ def test_every_decision_of_a_street_is_told_once_and_as_the_ledger_has_it(tmp_pa
     assert len(reports) >= 3
     assert {one["resource"] for one in reports[-1]["readings"]} == {"substation", "client1", "client2"}
     assert utility.broker.utility.of("checkpoint")
+    assert [one["resource"] for one in utility.broker.utility.of("statistics")] == ["client1", "client2"]
 
 
 def test_revoke_all_ends_every_grant_at_once_and_holds(tmp_path: Path) -> None:
