@@ -24,7 +24,6 @@ from dcu.site import recall_lessons, rule_or_nothing
 from dcu.store.entries import LedgerFacts, ledger_source, logs
 from dcu.store.recorder import Recorder
 from dcu.store.writer import Threaded
-from dcu.utility_real import open_outbox, utility_ports
 from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
@@ -209,6 +208,8 @@ async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.Ex
     open_things.callback(threaded.close)
     config, utility = configured, None
     if configured.utility is not None:
+        from dcu.utility_real import open_outbox, utility_ports  # noqa: PLC0415  # MQTT; only where there is a utility
+
         outbox = open_outbox(configured, ledger)
         open_things.callback(outbox.close)
         utility = utility_ports(configured, ledger, outbox)

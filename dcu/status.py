@@ -69,6 +69,7 @@ def table(status: dict[str, Any]) -> str:
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
         *_protection(status.get("protection", {})),
+        *_utility(status.get("utility", {})),
         "",
     ]
     rows = [
@@ -88,6 +89,14 @@ def _protection(found: dict[str, Any]) -> list[str]:
     refused = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in found["refused"].items()) or "none"
     alarms = [f"ALARM {meter}: {what}" for meter, what in found["alarms"].items()]
     return [f"{found['sessions']} meters in a protected session; frames refused: {refused}", *alarms]
+
+
+def _utility(found: dict[str, Any]) -> list[str]:
+    """The link to the utility; nothing where there is none."""
+    if not found:
+        return []
+    waiting = ", ".join(f"{number} {kind}" for kind, number in found["waiting"].items()) or "nothing"
+    return [f"utility {'online' if found['online'] else 'NOT REACHED'}; waiting: {waiting}"]
 
 
 def _row(meter: dict[str, Any]) -> list[str]:

@@ -45,7 +45,7 @@ from dcu.utility.commands import (
 )
 from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
 from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
-from dcu.utility.outbox import COMMAND, Item
+from dcu.utility.outbox import COMMAND, ITEM_BYTES_MAX, Item
 from shared.clock import Clock
 from shared.daemon import Progress, Supervisor
 from shared.errors import HeadroomError
@@ -57,6 +57,7 @@ LOOK_S: Final = 1.0
 CHECKPOINT_S: Final = 60.0
 STALL_S: Final = 45.0
 """[s] Longer than the link waits for an acknowledgement."""
+RECEIPT_BYTES_MAX: Final = ITEM_BYTES_MAX // 2
 WEEKS_S: Final = 3600.0
 """[s] Between two looks at the weeks that have ended."""
 WEEK_S: Final = 604_800
@@ -242,7 +243,7 @@ class UtilitySide:
         """The rule that was looked at when the command was judged; after a restart it is loaded again."""
         try:
             rule = self._rules.pop(sha256, None) or await self._ports.files.rule(sha256)
-        except HeadroomError as error:
+        except (HeadroomError, OSError, ValueError) as error:
             return Nothing(), "failed", str(error)[:200]
         rule.adjust(policy=self._set.get("policy"), band_pct=self._set.get("band_pct"))
         return AnotherRule(rule), "done", f"model {rule.facts().get('model')}"
@@ -250,8 +251,10 @@ class UtilitySide:
     async def _receipt(self, command: Command, order: GiveReceipt) -> tuple[Item | None, str, str]:
         try:
             text = await self._ports.files.receipt(order.position, order.meter)
-        except HeadroomError as error:
+        except (HeadroomError, OSError, ValueError) as error:
             return None, "failed", str(error)[:200]
+        if len(text) > RECEIPT_BYTES_MAX:
+            return None, "failed", f"{len(text)} bytes; headroom-ledger receipt writes it to a file"
         told = answer(command.number, command.sha256, "receipt", position=order.position, receipt=text)
         name = f"{self._config.dcu.id}/answer/{command.sha256[:16]}/receipt"
         return Item(Class.ANSWER, told, name), "done", ""

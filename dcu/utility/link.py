@@ -309,7 +309,7 @@ class UtilityLink:
         last = await self._outbox.call(lambda outbox: outbox.last_number)
         retained, utc_s = arrival.retained, self._clock.utc_s()
         judged = self._judge.judge(arrival.payload, retained=retained, last=last, utc_s=utc_s)
-        if isinstance(judged, Command) and (why := await site.objection(judged.order)) is not None:
+        if isinstance(judged, Command) and (why := await self._objection(site, judged.order)) is not None:
             judged = Refused(*why, judged.sha256, authentic=True, number=judged.number, key=judged.key)
         if isinstance(judged, Command):
             command, settings = judged, site.settings(judged.order)
@@ -326,6 +326,14 @@ class UtilityLink:
         else:
             await self._refuse(site, judged)
             arrival.acknowledge()
+
+    async def _objection(self, site: Site, order: Order) -> tuple[Refusal, str] | None:
+        """Whatever goes wrong when an order is looked at refuses it: it must not come again with every session."""
+        try:
+            return await site.objection(order)
+        except Exception as error:
+            _LOG.exception("order cannot be judged kind=%s", order.kind)
+            return Refusal.NOT_HERE, f"cannot be judged: {type(error).__name__}"
 
     async def _carry_out(self, site: Site, command: Command) -> None:
         item = await site.carry_out(command)

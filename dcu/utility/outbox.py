@@ -193,6 +193,8 @@ class Outbox:
 
     def _insert(self, connection: sqlite3.Connection, item: Item) -> None:
         body = encode(item.content)
+        if len(body) > ITEM_BYTES_MAX and item.kind is Class.DECISION:
+            body = encode(_without_most(item.content))
         if not 2 < len(body) <= ITEM_BYTES_MAX:
             raise ValueError(f"{item.kind.word}: {len(body)} bytes, expected at most {ITEM_BYTES_MAX}")
         done = connection.execute(
@@ -386,6 +388,12 @@ class Outbox:
     def _newest(self) -> int:
         row = self._database.connection.execute("SELECT COALESCE(MAX(id), 0) FROM items").fetchone()
         return int(row[0])
+
+
+def _without_most(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an entry that is too long: where it stands in the ledger, and what it is."""
+    entry = {key: content["entry"].get(key) for key in ("kind", "epoch", "seq")}
+    return {"log": content["log"], "position": content["position"], "entry": entry, "left_out": True}
 
 
 def _packed(body: bytes) -> bytes:

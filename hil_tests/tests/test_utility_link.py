@@ -34,6 +34,8 @@ class Desk:
         self.position = 0
 
     async def objection(self, order: Order) -> tuple[Refusal, str] | None:
+        if order.kind == "load_model":
+            raise ZeroDivisionError("a model that nobody thought of")
         return (Refusal.NOT_HERE, "no policy") if order.kind == "set_policy" else None
 
     def settings(self, order: Order) -> dict[str, Any]:
@@ -302,6 +304,19 @@ def test_bad_commands_change_nothing_are_recorded_and_do_not_stop_the_link(tmp_p
         (None, "retained"), (2, "expired"), (None, "other_dcu"), (4, "unknown_version"), (5, "not_here"),
         (6, "accepted"), (6, "done"),
     ]  # fmt: skip
+
+
+def test_an_order_that_breaks_whoever_looks_at_it_comes_only_once(tmp_path: Path) -> None:
+    """Refused, acknowledged, answered; the next command is carried out."""
+
+    async def play(subject: Bench) -> None:
+        subject.order({"kind": "load_model", "sha256": "0" * 64})
+        subject.order({"kind": "revoke_all"})
+        await asyncio.sleep(5.0)
+
+    subject = bench(tmp_path, play)
+    assert subject.broker.queued == []
+    assert (answers(subject)[0], subject.desk.done) == ((1, "not_here"), [2])
 
 
 def test_a_flood_of_nonsense_is_counted_and_hardly_recorded(tmp_path: Path) -> None:

@@ -151,6 +151,20 @@ def test_what_cannot_be_kept_changes_nothing(outbox: Outbox) -> None:
     assert (outbox.waiting, outbox.cursor, drain(outbox)) == ({}, None, [])
 
 
+def test_an_entry_that_is_too_long_is_told_by_its_place(outbox: Outbox) -> None:
+    """A decision is never dropped; whoever needs all of it asks for a receipt."""
+    outbox.put([entry(4, text="x" * (1 << 19))])
+    assert drain(outbox) == [
+        {
+            "id": "dcu-1/decision/1/4",
+            "log": 1,
+            "position": 4,
+            "entry": {"kind": "grant", "epoch": 1, "seq": 4},
+            "left_out": True,
+        }
+    ]
+
+
 def test_lanes_part_what_was_there_from_what_came_since(outbox: Outbox) -> None:
     """Each lane in order."""
     outbox.put([entry(0), entry(1)])
