@@ -363,3 +363,29 @@ def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
     subject = bench(tmp_path, play)
     assert [item["position"] for item in subject.broker.utility.of("decision")] == list(range(100))
     assert subject.outbox.waiting == {}
+
+
+def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Path) -> None:
+    """Neither accepted nor acknowledged nor carried out; with room it comes again, and is."""
+
+    async def play(subject: Bench) -> None:
+        connection = subject.outbox._database.connection
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        subject.broker.refuses = b"filler"
+        connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+        for n in range(30):
+            subject.link.tell(Item(Class.ALARM, {"filler": random.Random(n).randbytes(500).hex()}))
+            await asyncio.sleep(0.1)
+        limits = {f"meter-{n}": 1000.0 for n in range(800)}
+        subject.order({"kind": "set_nominal_limits", "limits": limits})
+        await asyncio.sleep(5.0)
+        assert subject.link.counters["commands not taken"] == 1
+        assert (subject.desk.done, len(subject.broker.queued)) == ([], 1)
+        connection.execute("PRAGMA max_page_count = 100000")
+        subject.broker.refuses = None
+        subject.broker.go()
+        subject.broker.up = True
+        await asyncio.sleep(BACK_OFF_S_MAX + 5.0)
+
+    subject = bench(tmp_path, play)
+    assert (subject.desk.done, subject.broker.queued) == ([1], [])

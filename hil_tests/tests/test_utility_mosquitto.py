@@ -6,8 +6,10 @@ Wall-clock time, because the broker is a process; every wait ends with what it w
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
+import json
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +20,7 @@ import pytest
 
 from dcu.utility.broker import Address, TlsFiles
 from dcu.utility.certificates import issue, new_authority
+from dcu.utility.cli import main
 from dcu.utility.commands import BYTES_MAX, Judge
 from dcu.utility.documents import Class, command_topic, up
 from dcu.utility.link import Arrival, LinkLost, MessageRefused, UtilityLink
@@ -191,6 +194,34 @@ async def test_the_broker_is_killed_and_nothing_is_missing(broker: Mosquitto, tm
         await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: not utility.utility.states[-1]["online"])
     assert desk.done == [1, 2, 3]
+    outbox.close()
+
+
+async def test_the_command_line_commands_a_dcu(
+    broker: Mosquitto, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`headroom-utility send` over TLS: it waits for the last answer; a refusal ends with 1."""
+    assert main(["new-key", str(tmp_path / "key"), "--json"]) == 0
+    public = base64.b64decode(json.loads(capsys.readouterr().out)["public"])
+    outbox = Outbox(tmp_path, DCU)
+    judge = Judge(DCU, (public,))
+    link = UtilityLink(DCU, 1, DirectOutbox(outbox), port(broker), judge, LoopClock(), random.Random(1))
+    desk = Desk()
+    desk.link = link
+    works = (link.run_outbox, link.run_sender, lambda progress: link.run_desk(desk, progress))
+    tasks = [asyncio.ensure_future(work(lambda: None)) for work in works]
+    await until(lambda: bool(link.status()["online"]))  # before, the broker knows of nobody who wants commands
+    outcomes = []
+    for order in ({"kind": "revoke_all"}, {"kind": "set_policy", "policy": "equal"}):
+        arguments = ["--url", f"mqtts://{HOST}:{broker.port}", "--files", str(broker.directory / "utility"), "--json"]
+        arguments += ["--dcu", DCU, "--order", json.dumps(order), "--wait-s", "10"]
+        outcomes.append(await asyncio.to_thread(main, ["send", str(tmp_path / "key"), *arguments]))
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert outcomes == [0, 1], answers
+    assert [answer["outcome"] for answer in answers] == ["accepted", "done", "refused"]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     outbox.close()
 
 
