@@ -191,6 +191,7 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
             command(8, {"kind": "load_model", "sha256": "0" * 64}, outcome="failed"),
             {"kind": "command refused", "epoch": 1, "seq": None, "number": 12, "refused": "expired"},
             {"kind": "command refused", "epoch": 1, "seq": None, "number": 99, "refused": "retained"},
+            {"kind": "command refused", "epoch": 1, "seq": None, "number": 3, "refused": "old_number"},
             grant(1),
         ]
     )
@@ -203,7 +204,7 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
         "nominal_limit_w": {"meter-1": 700.0, "meter-2": 800.0}, "policy": "first_come",
     }  # fmt: skip
     outbox.outbox.connected()
-    assert positions(outbox.outbox) == [0, 1, 2, 3, 4, 7]
+    assert positions(outbox.outbox) == [0, 1, 2, 3, 4, 8]
     outbox.close()
 
 

@@ -196,3 +196,25 @@ def test_decision_numbers_are_ours(street: Street) -> None:
     first = sent(street.ask(M1), Grant)[0].decision
     second = sent(street.order(AllRevoked(0.0)), Revoke)[0].decision
     assert second == DecisionId(EPOCH, first.seq + 1)
+
+
+def test_a_limit_that_a_grant_explains_is_no_reason_to_tell_the_nominal_one(street: Street) -> None:
+    """2400 W with a lease that runs; the same without one is."""
+    street.ask(M1)
+    street.now += 5.0
+    assert sent(street.report(M1, limit_w=2400.0, lease_left_s=50.0), NominalLimit) == []
+    street.now += 5.0
+    assert sent(street.report(M1, limit_w=2400.0), NominalLimit) != []
+
+
+def test_a_narrower_band_revokes_what_lasts_outside_it(street: Street) -> None:
+    """235 V for eleven seconds, with a band of 2 %: the grant that lives ends."""
+    street.ask(M1)
+    street.order(BandWidth(2.0))
+    found: list[Output] = []
+    for _ in range(12):
+        street.now += 1.0
+        street.engine.handle(SubstationRead(reading()), street.now)
+        found += street.report(M1, limit_w=2400.0, lease_left_s=50.0)
+        found += street.engine.wake(street.now)
+    assert [revoke.reason for revoke in sent(found, Revoke)] == [Reason.OVERVOLTAGE]
