@@ -36,7 +36,6 @@ from shared.log import event, get_logger
 
 ResultT = TypeVar("ResultT")
 
-DIRECTORY: Final = "store"
 RECOVER_MAX: Final = 100_000
 """Entries told again after the outbox was lost; nobody knows which of them had arrived. Consumers know them by id."""
 CATCH_UP: Final = 500
@@ -154,7 +153,7 @@ def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
         DeviceError: it cannot be used.
         LedgerError: the ledger cannot be read.
     """
-    outbox = Outbox(config.state_directory / DIRECTORY, config.dcu.id)
+    outbox = Outbox(config.store_directory, config.dcu.id)
     try:
         if outbox.aside is not None:
             event(_LOG, logging.ERROR, "outbox set aside", why=outbox.aside.reason, kept=str(outbox.aside.path))

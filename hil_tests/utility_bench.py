@@ -17,7 +17,6 @@ from dcu.ledger.store import Ledger, read
 from dcu.utility.commands import sign
 from dcu.utility.outbox import Outbox
 from dcu.utility_real import (
-    DIRECTORY,
     log_number,
     published_head,
     recall,
@@ -76,7 +75,7 @@ class DirectFiles:
 def memory_ports(config: DcuConfig, ledger: Ledger, broker: MemoryBroker) -> UtilityPorts:
     """The ports of a DCU in virtual time; the outbox is a real file."""
     directory: Path = config.state_directory
-    outbox = Outbox(directory / DIRECTORY, config.dcu.id)
+    outbox = Outbox(config.store_directory, config.dcu.id)
     if outbox.fresh:
         recall(outbox, _entries(directory))
     refill(outbox, config, ledger.position)

@@ -22,7 +22,6 @@ from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class
 from dcu.utility.outbox import Cursor, Lane, Outbox
 from dcu.utility_real import (
-    DIRECTORY,
     RECOVER_MAX,
     catch_up,
     entries_of,
@@ -195,7 +194,7 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
             grant(1),
         ]
     )
-    file = tmp_path / DIRECTORY / "utility.sqlite"
+    file = config(tmp_path).store_directory / "utility.sqlite"
     file.write_bytes(b"not a database" * 1000)
     outbox = open_outbox(config(tmp_path), ledger)
     assert outbox.outbox.aside is not None

@@ -111,6 +111,24 @@ def test_revoke_all_ends_every_grant_at_once_and_holds(tmp_path: Path) -> None:
     assert outcomes(utility) == ["accepted", "done"]
 
 
+def test_a_hold_outlasts_a_restart_and_ends(tmp_path: Path) -> None:
+    """Nobody knows after a restart how much of it was over, so that it begins anew; then a grant is given again."""
+
+    async def restart(street: JumpStreet, _utility: Utility) -> None:
+        await street.kill(DCU)
+        await street.launch(DCU)
+
+    async def ask(street: JumpStreet, _utility: Utility) -> None:
+        await street.ask("client1", 2400.0)
+
+    order = {"kind": "revoke_all", "hold_s": 25.0}
+    doings: list[Doing] = [(8.0, command(order)), (14.0, restart), (28.0, ask), (50.0, ask)]
+    seen, _ = play_with(tmp_path, *doings, duration_s=60.0)
+    answers = [(e["epoch"], e["kind"], e["reason"]) for e in seen.ledger if e["kind"] in {"grant", "denial"}]
+    assert answers == [(1, "grant", "GRANTED"), (2, "denial", "OPERATOR"), (2, "grant", "GRANTED")]
+    assert [e["kind"] for e in seen.ledger].count("hold again") == 1
+
+
 def test_a_lowered_nominal_limit_reaches_the_meter_and_survives_a_restart(tmp_path: Path) -> None:
     """The DCU is killed right after; its next start greets with the lowered limit, and the meter's relay follows."""
 
