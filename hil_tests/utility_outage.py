@@ -165,6 +165,7 @@ class _Street:
 
     def __init__(self, link: UtilityLink, outage: Outage, loop: VirtualLoop) -> None:
         self._link, self._outage, self._loop = link, outage, loop
+        self._draw = random.Random(3)
         self.position = self.reports = self.checkpoints = 0
         self.first_away = 0
         self.made_s: list[float] = []
@@ -175,10 +176,11 @@ class _Street:
         step_s = RENEW_S / self._outage.grants
         while not self.stop:
             meter = f"meter-{self.position % self._outage.grants + 1}"
+            nonce = f"{self._draw.getrandbits(64):016x}"
             entry = {
                 "kind": "renewal", "epoch": 3, "seq": self.position, "meter": meter, "window": self.position,
-                "request": {"id": 3_141_592_653, "nonce": "89abcdef01234567", "limit_w": 2400.0, "minimum_w": 0.0},
-                "limit_w": 2317.4, "lease_s": 60.0, "reason": "GRANTED",
+                "request": {"id": 3_141_592_653, "nonce": nonce, "limit_w": 2400.0, "minimum_w": 0.0},
+                "limit_w": round(self._draw.uniform(1200, 2400), 1), "lease_s": 60.0, "reason": "GRANTED",
                 "kept_by": {"reason": "OVERVOLTAGE", "binding": meter, "value": None},
             }  # fmt: skip
             self.made_s.append(self._loop.time())
@@ -190,7 +192,7 @@ class _Street:
         """Every meter's newest reading once a minute, and the ledger's head."""
         while not self.stop:
             utc_s = self._loop.utc_s()
-            readings = [_reading(f"meter-{n}", utc_s) for n in range(self._outage.meters)]
+            readings = [_reading(f"meter-{n}", utc_s, self._draw) for n in range(self._outage.meters)]
             for first in range(0, len(readings), 100):
                 self._link.tell(Item(Class.REPORT, report(utc_s, readings[first : first + 100])))
                 self.reports += 1
@@ -199,10 +201,15 @@ class _Street:
             await asyncio.sleep(REPORT_S)
 
 
-def _reading(meter: str, utc_s: float) -> dict[str, Any]:
+def _reading(meter: str, utc_s: float, draw: random.Random) -> dict[str, Any]:
+    """Three phases that differ from meter to meter and minute to minute, as far as a meter resolves."""
+    u_v = [round(draw.gauss(238.0, 1.5), 1) for _ in range(3)]
+    p_w = [round(draw.gauss(-800.0, 300.0), 1) for _ in range(3)]
     return {
-        "resource": meter, "taken_utc_s": utc_s, "quality": "good", "u_v": [238.41, 237.92, 239.05],
-        "p_w": [-812.4, -790.1, -801.7], "q_var": [12.5, 9.1, 11.7], "i_a": [-3.41, -3.32, -3.35],
-        "import_energy_wh": 1_234_567, "export_energy_wh": 7_654_321, "EXPORT_CAPACITY_SUBSCRIPTION": 1200.0,
-        "EXPORT_CAPACITY_RESERVATION": 2317.4, "EXPORT_CAPACITY_LIMIT": 2317.4, "source": "GRANT",
+        "resource": meter, "taken_utc_s": round(utc_s - draw.uniform(0.0, 15.0), 3), "quality": "good", "u_v": u_v,
+        "p_w": p_w, "q_var": [round(draw.gauss(10.0, 20.0), 1) for _ in range(3)],
+        "i_a": [round(p / u, 3) for p, u in zip(p_w, u_v, strict=True)],
+        "import_energy_wh": draw.randrange(10**7), "export_energy_wh": draw.randrange(10**7),
+        "EXPORT_CAPACITY_SUBSCRIPTION": 1200.0, "EXPORT_CAPACITY_RESERVATION": round(draw.uniform(1200, 2400), 1),
+        "EXPORT_CAPACITY_LIMIT": round(draw.uniform(1200, 2400), 1), "source": "GRANT",
     }  # fmt: skip
