@@ -55,6 +55,7 @@ from prime_plc.phy import PhyMode, Scheme
 from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import SID_BASE, Node, Pending, Registry
 from prime_plc.robustness import RobustnessWatch
+from prime_plc.role import BROADCAST_LCID_4_32, Input, Output, refused
 from prime_plc.sap import (
     Action,
     DataConfirmed,
@@ -67,7 +68,6 @@ from prime_plc.sap import (
     SendBroadcast,
     SendData,
 )
-from prime_plc.service_node import BROADCAST_LCID_4_32, Input, Output, _refused
 from prime_plc.settings import FRAME_S, SUPERFRAME_FRAMES, MacSettings
 from prime_plc.slots import SlotTable
 from prime_plc.subheader import SarHeader, SarType
@@ -159,7 +159,7 @@ class BaseNode:
     def handle(self, item: Input, now: float) -> list[Output]:
         action = _TABLE.get((self.state, type(item)))
         if action is None:
-            return _refused(item)
+            return refused(item)
         outputs = action(self, item, now)
         if outputs is None:  # nothing of ours
             return []
