@@ -31,6 +31,7 @@ from dcu.hosting.exchange import (
     Wait,
 )
 from dcu.keys import KeyRing
+from dcu.pings import Pings
 from dcu.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
@@ -48,6 +49,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
+from shared.status_socket import PING, STATUS
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -101,8 +103,11 @@ class LedgerPort(Protocol):
         """Write entries in the order of the calls; the future is done when the entry is durable, or fails."""
 
 
-StatusDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
-"""Serves status snapshots for ever."""
+Answer = Callable[[str], Awaitable[dict[str, Any]]]
+"""What is to be said to a question of the status socket."""
+
+StatusDoor = Callable[[Answer, Progress], Awaitable[None]]
+"""Answers questions for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,7 @@ class DcuDaemon:
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
+        self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
@@ -227,7 +233,7 @@ class DcuDaemon:
         supervisor.worker("keys", self._keep_keys, STALL_S)
         door = self.ports.status_door
         if door is not None:
-            supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
+            supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -239,6 +245,19 @@ class DcuDaemon:
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
+
+    async def answer(self, question: str) -> dict[str, Any]:
+        """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
+        or the ledger: who asks is not known."""
+        word, _, rest = question.strip().partition(" ")
+        if word == STATUS:
+            return self.status()
+        try:
+            if word == PING:
+                return await self._pings.ping(parse_eui48(rest))
+        except DecodeError as error:
+            return {"error": str(error)}
+        return {"error": f"seen {word[:16]!r}, expected nothing or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -301,6 +320,8 @@ class DcuDaemon:
                     self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
+            case sap.Pinged():
+                self._pings.heard(output)
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
