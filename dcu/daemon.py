@@ -25,6 +25,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -142,7 +143,7 @@ class _Waiting:
     """A record, and the message about it that must not leave before."""
 
     record: Future[int]
-    output: SendDown | None
+    output: SendDown | SendAll | None
 
 
 class Scribe:
@@ -152,7 +153,7 @@ class Scribe:
     nor a stalled grant holds one up.
     """
 
-    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown], None], done: Future[int]) -> None:
+    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown | SendAll], None], done: Future[int]) -> None:
         self._ledger = ledger
         self._send = send
         self._newest = done
@@ -165,9 +166,10 @@ class Scribe:
         self._orderly.put(_Waiting(self._newest, None))
         return self._newest
 
-    def send(self, output: SendDown) -> None:
+    def send(self, output: SendDown | SendAll) -> None:
         """Send when its record, the newest one, is durable."""
-        lane = self._urgent if output.wait is Wait.BRIEFLY else self._orderly
+        brief = isinstance(output, SendAll) or output.wait is Wait.BRIEFLY
+        lane = self._urgent if brief else self._orderly
         lane.put(_Waiting(self._newest, output))
 
     async def run_orderly(self, clock: Clock, progress: Progress) -> None:
@@ -373,7 +375,7 @@ class DcuDaemon:
         match output:
             case Record():
                 self._scribe.record(output).add_done_callback(self._recorded)
-            case SendDown():
+            case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():
                 event(_LOG, logging.INFO, output.what, **output.fields)
@@ -384,9 +386,20 @@ class DcuDaemon:
         if error is not None:
             self._put(StorageFailed(str(error)))
 
-    def _send(self, output: SendDown) -> None:
+    def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16
-        self._send_apdu(output.meter, encode_down(output.message, self._invoke_id))
+        apdu = encode_down(output.message, self._invoke_id)
+        if isinstance(output, SendAll):
+            self._send_to_all(apdu)
+        else:
+            self._send_apdu(output.meter, apdu)
+
+    def _send_to_all(self, apdu: bytes) -> None:
+        data = self._gate.protect_all(apdu)
+        if data is None:
+            self.counters.not_protected += 1
+        elif not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data)):
+            self.counters.inbox_full += 1
 
     def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
         data = self._gate.protect(meter, apdu)

@@ -12,11 +12,11 @@ from dlms_cosem.enumerations import ActionResultStatus
 from dcu import gate as dcu_gate
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs
 from dcu.keys import KeyRing, new_ring
-from shared.cosem import decode_apdu, encode_up
+from shared.cosem import decode_apdu, encode_down, encode_up
 from shared.cosem_security import KeysSent, encode_action_answer
 from shared.ids import Epoch, Eui48, MeterId, RequestId, parse_eui48
 from shared.keys import MeterKeys
-from shared.messages import Release
+from shared.messages import DecisionId, Reason, Release, Revoke
 from shared.protection import PairKeys, unwrap
 from shared.session import BLOCK, HELLOS_MAX, End, InvocationCounter, Own, Refusal, Session
 
@@ -195,3 +195,29 @@ def test_garbage_and_plain_messages_are_counted(street: Street) -> None:
 
 def _answer(output: dcu_gate.Output) -> bool:
     return isinstance(output, dcu_gate.Transmit)
+
+
+def test_a_message_to_all_opens_with_every_meter_and_costs_a_counter(street: Street) -> None:
+    """Under the group keys and the DCU's title; to nobody while nobody is there; never twice the same bytes."""
+    revoke = encode_down(Revoke(DecisionId(Epoch(3), 7), Reason.OVERVOLTAGE, None, None), 1)
+    for peer, meter in ((ONE, FIRST), (TWO, SECOND)):
+        end = Session(
+            Own.start(End.METER, InvocationCounter(0, BLOCK), street.draw),
+            street.ring.exported(meter).pair, street.draw, street.ring.group,
+        )  # fmt: skip
+        street.meters[peer] = end
+        street.meet(peer)
+    left = street.gate.summary()["counters_left"]
+    first, second = street.gate.protect_all(revoke), street.gate.protect_all(revoke)
+    assert first is not None
+    assert second is not None
+    assert first != second
+    assert street.gate.summary()["counters_left"] == left - 2
+    for end in street.meters.values():
+        arrival = end.receive(first, street.now)
+        assert (arrival.plain, arrival.group) == (revoke, True)
+        assert end.receive(first, street.now).refusal is Refusal.REPLAYED
+        assert end.receive(second, street.now).plain == revoke
+    for peer in (ONE, TWO):
+        street.gate.link(peer, False)
+    assert street.gate.protect_all(revoke) is None
