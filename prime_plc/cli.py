@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from prime_plc.phy import PhyMode
 from prime_plc.survey import Survey, trip_words
 from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, as_pcap, read_capture, tell
 from prime_plc.tree_picture import picture
@@ -19,6 +20,7 @@ from shared.errors import ConfigError, DecodeError, DeviceError, Fault
 from shared.ids import format_eui48, parse_eui48
 from shared.status_socket import PING, ask
 
+FRAME_TYPES: Final = {"A": PhyMode.TYPE_A, "B": PhyMode.TYPE_B, "BC": PhyMode.TYPE_BC}
 PINGS_MAX: Final = 1000
 PAUSE_S: Final = 0.3
 BUSY_MAX: Final = 100
@@ -52,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     trace.add_argument("file", help="the capture; - for standard input")
     trace.add_argument("--format", choices=[kind.value for kind in Format], default=Format.AUTO.value)
+    trace.add_argument(
+        "--frame-type",
+        choices=FRAME_TYPES,
+        default="A",
+        help="of hex lines, which do not say it: A (v1.3.6), B, BC (v1.4)",
+    )
     trace.add_argument("--sna", help="subnetwork address, if no beacon is in the capture")
     trace.add_argument("--json", action="store_true", help="one JSON object a line")
     trace.add_argument("--pcap", type=Path, metavar="FILE", help="also write the frames there, for other analysers")
@@ -96,7 +104,7 @@ def _count(text: str) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     sna = None if options.sna is None else parse_eui48(options.sna)
-    raws = list(read_capture(_read(options.file), Format(options.format)))
+    raws = list(read_capture(_read(options.file), Format(options.format), FRAME_TYPES[options.frame_type]))
     if options.pcap is not None:
         written, count = as_pcap(raws)
         options.pcap.write_bytes(written)
