@@ -28,6 +28,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -35,6 +36,7 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
+from dcu.pings import Pings
 from dcu.status import snapshot
 from dcu.utility_side import UtilityPorts, UtilitySide
 from prime_plc import sap
@@ -53,6 +55,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
+from shared.status_socket import PING, STATUS
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -131,8 +134,11 @@ class StorePort(Protocol):
         """For people."""
 
 
-StatusDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
-"""Serves status snapshots for ever."""
+Answer = Callable[[str], Awaitable[dict[str, Any]]]
+"""What is to be said to a question of the status socket."""
+
+StatusDoor = Callable[[Answer, Progress], Awaitable[None]]
+"""Answers questions for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ class _Waiting:
     """A record, and the message about it that must not leave before."""
 
     record: Future[int]
-    output: SendDown | None
+    output: SendDown | SendAll | None
 
 
 class Scribe:
@@ -181,7 +187,7 @@ class Scribe:
     nor a stalled grant holds one up.
     """
 
-    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown], None], done: Future[int]) -> None:
+    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown | SendAll], None], done: Future[int]) -> None:
         self._ledger = ledger
         self._send = send
         self._newest = done
@@ -194,9 +200,10 @@ class Scribe:
         self._orderly.put(_Waiting(self._newest, None))
         return self._newest
 
-    def send(self, output: SendDown) -> None:
+    def send(self, output: SendDown | SendAll) -> None:
         """Send when its record, the newest one, is durable."""
-        lane = self._urgent if output.wait is Wait.BRIEFLY else self._orderly
+        brief = isinstance(output, SendAll) or output.wait is Wait.BRIEFLY
+        lane = self._urgent if brief else self._orderly
         lane.put(_Waiting(self._newest, output))
 
     async def run_orderly(self, clock: Clock, progress: Progress) -> None:
@@ -239,6 +246,7 @@ class DcuDaemon:
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
+        self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
@@ -278,7 +286,7 @@ class DcuDaemon:
             supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
-            supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
+            supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -293,6 +301,19 @@ class DcuDaemon:
         if self._utility is not None:
             stored["utility"] = self._utility.link.status()
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()} | stored
+
+    async def answer(self, question: str) -> dict[str, Any]:
+        """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
+        or the ledger: who asks is not known."""
+        word, _, rest = question.strip().partition(" ")
+        if word == STATUS:
+            return self.status()
+        try:
+            if word == PING:
+                return await self._pings.ping(parse_eui48(rest))
+        except DecodeError as error:
+            return {"error": str(error)}
+        return {"error": f"seen {word[:16]!r}, expected nothing or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -365,6 +386,8 @@ class DcuDaemon:
                     self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
+            case sap.Pinged():
+                self._pings.heard(output)
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
@@ -422,7 +445,7 @@ class DcuDaemon:
                 record.add_done_callback(partial(self._recorded, output.entry))
                 if self._utility is not None:
                     record.add_done_callback(partial(self._utility.recorded, output.entry))
-            case SendDown():
+            case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():
                 event(_LOG, logging.INFO, output.what, **output.fields)
@@ -451,9 +474,20 @@ class DcuDaemon:
             alarms["balancing meter"] = self._substation
         return alarms
 
-    def _send(self, output: SendDown) -> None:
+    def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16
-        self._send_apdu(output.meter, encode_down(output.message, self._invoke_id))
+        apdu = encode_down(output.message, self._invoke_id)
+        if isinstance(output, SendAll):
+            self._send_to_all(apdu)
+        else:
+            self._send_apdu(output.meter, apdu)
+
+    def _send_to_all(self, apdu: bytes) -> None:
+        data = self._gate.protect_all(apdu)
+        if data is None:
+            self.counters.not_protected += 1
+        elif not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data)):
+            self.counters.inbox_full += 1
 
     def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
         data = self._gate.protect(meter, apdu)

@@ -16,6 +16,7 @@ import dcu.daemon
 import meter.daemon
 from dcu.config import DcuConfig
 from dcu.ledger.store import Ledger, RealFiles, verify
+from dcu.store.recorder import Recorder
 from dcu.utility.outbox import Outbox
 from dcu.utility_side import ordered_config
 from hil_tests.enrolment import DcuVault, MeterVault
@@ -40,6 +41,10 @@ from shared.messages import Report
 
 NOWHERE: Final = "tcp://127.0.0.1:502?unit=1"
 """Configurations need an address; in memory nobody opens it."""
+
+
+MakeStore = Callable[[LoopClock, DcuConfig, Ledger], Recorder]
+"""Makes the store of a DCU that has none otherwise: its files are no part of a play's physics."""
 
 
 class NoSync(RealFiles):
@@ -100,6 +105,7 @@ class JumpStreet:
         directory: Path,
         seed: int,
         line: LineSettings | None = None,
+        make_store: MakeStore | None = None,
         utility: Utility | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -117,6 +123,8 @@ class JumpStreet:
         self._meters: dict[str, meter.daemon.MeterDaemon] = {}
         self._dcu: dcu.daemon.DcuDaemon | None = None
         self._ledger: Ledger | None = None
+        self._make_store = make_store
+        self._store: Recorder | None = None
         self._tasks: dict[str, asyncio.Task[int]] = {}
         self._utility = utility
         self._outbox: Outbox | None = None
@@ -152,6 +160,8 @@ class JumpStreet:
             config = ordered_config(config, utility.settings)
             assert isinstance(utility.outbox, DirectOutbox), utility
             self._outbox = utility.outbox.outbox
+        if self._make_store is not None:
+            self._store = self._make_store(self._clock, config, self._ledger)
         ports = dcu.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
@@ -161,6 +171,7 @@ class JumpStreet:
             epoch=Epoch(self._ledger.epoch + 1),
             vault=self.dcu_vault,
             utility=utility,
+            store=self._store,
         )
         self._dcu = dcu.daemon.build(config, ports)
         return self._dcu.run()
@@ -204,7 +215,9 @@ class JumpStreet:
         if who == DCU:
             assert self._ledger is not None
             self._ledger.close()
-            self._ledger = self._dcu = None
+            if self._store is not None:
+                self._store.close()
+            self._ledger = self._dcu = self._store = None
             if self._outbox is not None:
                 self._outbox.close()
                 self._outbox = None

@@ -396,7 +396,8 @@ class Recorder:
         self, connection: sqlite3.Connection, log: int, entries: Iterator[tuple[int, dict[str, Any]]]
     ) -> int:
         got = list(islice(entries, TAKE))
-        rows = [row for position, entry in got if (row := row_of(log, position, entry, 0.0)) is not None]
+        now_s = self._clock.utc_s()  # for an entry that says no time; all of `dcu.real` do
+        rows = [row for position, entry in got if (row := row_of(log, position, entry, now_s)) is not None]
         connection.executemany(PUT_EVENT, rows)
         if got:
             vkey = self._ledger.vkey if log == self._ledger.log else ""

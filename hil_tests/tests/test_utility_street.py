@@ -34,7 +34,7 @@ def play_with(
     async def main() -> Observation:
         loop = asyncio.get_running_loop()
         ear = Ear(loop)
-        street = JumpStreet(scenario, ear, tmp_path, 1, None, utility)
+        street = JumpStreet(scenario, ear, tmp_path, 1, utility=utility)
         waiting = sorted(doings, key=lambda doing: doing[0])
         tasks = []
 
