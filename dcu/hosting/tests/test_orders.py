@@ -8,7 +8,16 @@ import pytest
 
 from dcu.hosting.decide import Band
 from dcu.hosting.engine import QUARANTINE_S, HostingEngine
-from dcu.hosting.exchange import LinkChanged, Output, Record, ReportArrived, RequestArrived, SendDown, SubstationRead
+from dcu.hosting.exchange import (
+    LinkChanged,
+    Output,
+    Record,
+    ReportArrived,
+    RequestArrived,
+    SendAll,
+    SendDown,
+    SubstationRead,
+)
 from dcu.hosting.orders import AllRevoked, BandWidth, Change, NominalLimits, Nothing, Ordered, Sharing
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.site_settings import SiteSettings
@@ -44,18 +53,20 @@ def reading(u_v: float = 235.0) -> Reading:
 class Street:
     """An engine out of quarantine, two meters that report when they are told to."""
 
-    def __init__(self) -> None:
-        self.engine = HostingEngine(SiteSettings(), (entry(M1, 1), entry(M2, 2)), EPOCH, 0.0)
+    def __init__(self, meters: int = 2) -> None:
+        self.meters = [MeterId(f"m{n}") for n in range(1, meters + 1)]
+        entries = tuple(entry(meter, n) for n, meter in enumerate(self.meters, 1))
+        self.engine = HostingEngine(SiteSettings(), entries, EPOCH, 0.0)
         self.engine.start()
         self.now, self.seq, self.nonce = QUARANTINE_S + 1.0, 0, 100
-        for meter in (M1, M2):
+        for meter in self.meters:
             self.engine.handle(LinkChanged(meter, True), 1.0)
         self.engine.wake(self.now)
         self.look()
 
     def look(self) -> None:
         self.engine.handle(SubstationRead(reading()), self.now)
-        for meter in (M1, M2):
+        for meter in self.meters:
             self.report(meter)
 
     def report(self, meter: MeterId, limit_w: float = 1200.0, lease_left_s: float = 0.0) -> list[Output]:
@@ -102,6 +113,17 @@ def test_revoking_all_ends_every_grant_with_the_record_of_the_order_first(street
     assert [revoke.reason for revoke in sent(outputs, Revoke)] == [Reason.OPERATOR] * 2
     assert street.engine.book.live == ()
     assert sent(street.ask(M1, 8), Grant)  # without a hold life goes on
+
+
+def test_many_grants_are_revoked_for_the_whole_street_as_well() -> None:
+    """One message that every meter hears, beside those that each gets."""
+    street = Street(6)
+    for meter in street.meters:
+        assert sent(street.ask(meter), Grant)
+    outputs = street.order(AllRevoked(0.0))
+    to_all = [output.message for output in outputs if isinstance(output, SendAll)]
+    assert [(message.reason, message.binding, message.limit_w) for message in to_all] == [(Reason.OPERATOR, None, 0.0)]
+    assert len(sent(outputs, Revoke)) == 6
 
 
 def test_a_hold_denies_whoever_asks_until_it_is_over(street: Street) -> None:
