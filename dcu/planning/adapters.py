@@ -1,8 +1,8 @@
 """Other people's meter data as the house's rows: SimBench profiles, Low Carbon London, CER, Pecan Street.
 
-The column layouts of the last three are recalled from their public descriptions, not checked against the data, which need
-registration; a file of another layout is refused by its header. Local times are turned into UTC by the zone of the study; an
-hour that does not exist is a bad row, of an hour that comes twice the first pass is summer time.
+The column layouts of the last three are recalled from their public descriptions, not checked against the data, which
+need registration; a file of another layout is refused by its header. Local times are turned into UTC by the zone of the
+study; an hour that does not exist is a bad row, of an hour that comes twice the first pass is summer time.
 """
 
 from __future__ import annotations
@@ -79,17 +79,31 @@ def cer(path: Path) -> Iterator[Rows]:
     """Half-hourly import: meter, five digits of day (1 is 1 January 2009) and half-hour (1 .. 50), kWh (recalled)."""
     bad = BadRows(path)
     reading = pa_csv.ReadOptions(use_threads=False, column_names=["meter", "code", "kwh"])
-    text = pa_csv.ConvertOptions(column_types=dict.fromkeys(("meter", "code", "kwh"), pa.string()), strings_can_be_null=False)
+    text = pa_csv.ConvertOptions(
+        column_types=dict.fromkeys(("meter", "code", "kwh"), pa.string()), strings_can_be_null=False
+    )
     first = 1
     try:
         with pa_csv.open_csv(path, reading, pa_csv.ParseOptions(delimiter=" "), text) as stream:
             for batch in stream:
-                ok = np.asarray(pc.match_substring_regex(batch.column("code"), "^[0-9]{5}$").to_numpy(zero_copy_only=False), dtype=bool)
+                ok = np.asarray(
+                    pc.match_substring_regex(batch.column("code"), "^[0-9]{5}$").to_numpy(zero_copy_only=False),
+                    dtype=bool,
+                )
                 bad.unless(ok, np.ones_like(ok), first, batch.column("code"), "day code", "five digits")
-                code = np.array([int(c) if good else 101 for c, good in zip(batch.column("code").to_pylist(), ok, strict=True)])
+                code = np.array(
+                    [int(c) if good else 101 for c, good in zip(batch.column("code").to_pylist(), ok, strict=True)]
+                )
                 half = code % 100
                 inside = (half >= 1) & (half <= 48) & (code >= 100)
-                bad.unless(inside, ok, first, batch.column("code"), "half-hour", "1 .. 48 (49 and 50 of a long day are left out)")
+                bad.unless(
+                    inside,
+                    ok,
+                    first,
+                    batch.column("code"),
+                    "half-hour",
+                    "1 .. 48 (49 and 50 of a long day are left out)",
+                )
                 local = (CER_DAY_ONE + (code // 100 - 1) * 86_400 + (half - 1) * 1800).astype(np.int64)
                 start, exists = utc_of_local(local, CER_ZONE)
                 kwh, valid = numbers(batch.column("kwh"), null=False)
@@ -97,12 +111,15 @@ def cer(path: Path) -> Iterator[Rows]:
                 yield _import_rows(bad, first, batch.column("meter"), start, kwh * 1000, ok & inside & exists & valid)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(str(path), [Fault("file", str(error).splitlines()[0][:120], "lines of meter, code, kWh")]) from error
+        raise ConfigError(
+            str(path), [Fault("file", str(error).splitlines()[0][:120], "lines of meter, code, kWh")]
+        ) from error
     bad.judge()
 
 
 def pecan_street(path: Path) -> Iterator[Rows]:
-    """Quarter-hourly mean powers [kW]: `grid` is import minus export, `solar` generation, empty where none (recalled)."""
+    """Quarter-hourly mean powers [kW]: `grid` is import minus export, `solar` generation, empty where none
+    (recalled)."""
     bad = BadRows(path)
     for first, batch in csv_batches(path, PECAN, bad):
         stamps = batch.column("local_15min").to_pylist()
@@ -115,7 +132,9 @@ def pecan_street(path: Path) -> Iterator[Rows]:
                 continue
             if at.tzinfo is not None:
                 start[k], ok[k] = int(at.timestamp()), True
-        bad.unless(ok, np.ones_like(ok), first, batch.column("local_15min"), "local_15min", "an instant with its UTC offset")
+        bad.unless(
+            ok, np.ones_like(ok), first, batch.column("local_15min"), "local_15min", "an instant with its UTC offset"
+        )
         grid, valid = numbers(batch.column("grid"), null=False)
         bad.unless(valid, ok, first, batch.column("grid"), "grid", "a finite number")
         solar, sound = numbers(batch.column("solar"), null=True)
@@ -180,7 +199,9 @@ def _simbench(paths: list[Path], mapping: Path, timezone: str) -> Iterator[Rows]
     series: dict[str, Reals] = {}
     start: NDArray[np.int64] | None = None
     for path in paths:
-        own, columns = _profile_file(path, {n for c in customers for n in (f"{c.load_profile}_pload", c.pv_profile) if n}, timezone)
+        own, columns = _profile_file(
+            path, {n for c in customers for n in (f"{c.load_profile}_pload", c.pv_profile) if n}, timezone
+        )
         if start is not None and not np.array_equal(start, own):
             raise ConfigError(str(path), [Fault("time", "other instants than the first file", "the same instants")])
         start, series = own, series | columns
@@ -189,7 +210,9 @@ def _simbench(paths: list[Path], mapping: Path, timezone: str) -> Iterator[Rows]
     for c in customers:
         missing = [n for n in (f"{c.load_profile}_pload", c.pv_profile) if n and n not in series]
         if missing:
-            raise ConfigError(str(mapping), [Fault(f"customer {c.customer}", missing[0], "a column of the profile files")])
+            raise ConfigError(
+                str(mapping), [Fault(f"customer {c.customer}", missing[0], "a column of the profile files")]
+            )
         load = series[f"{c.load_profile}_pload"] * c.load_peak_w * hours
         pv = series[c.pv_profile] * c.pv_peak_w * hours if c.pv_profile else np.full(len(start), np.nan)
         net = load - np.nan_to_num(pv)
@@ -208,7 +231,11 @@ def _mapping(path: Path) -> list[_Mapped]:
     for line, row in enumerate(rows, start=2):
         try:
             pv = row["pv_profile"] or ""
-            found.append(_Mapped(row["customer"], row["load_profile"], float(row["load_peak_w"]), pv, float(row["pv_peak_w"] or 0)))
+            found.append(
+                _Mapped(
+                    row["customer"], row["load_profile"], float(row["load_peak_w"]), pv, float(row["pv_peak_w"] or 0)
+                )
+            )
         except (KeyError, TypeError, ValueError) as error:
             faults.append(Fault(f"row {line}", str(error), f"{', '.join(MAPPING)}"))
     if faults or not found:

@@ -1,14 +1,15 @@
-"""Growth of PV step by step, and what a level's counts say about it (Klonari et al. 2016, equations 1.a-1.c, 3 and 5)."""
+"""Growth of PV step by step, and what a level's counts say about it (Klonari et al. 2016, equations 1.a-1.c, 3
+and 5)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from dcu.planning.evaluate import Observer, Tally
+from dcu.planning.evaluate import Counts, Observer, Tally
 from dcu.planning.feeder_case import FeederCase
 
 Z_95: Final = 1.959963984540054
@@ -36,7 +37,7 @@ GROUPS: Final[dict[str, tuple[Criterion, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A criterion that fails: at which bus and phase or branch and phase, how probable (with its 95 % interval), and the
+    """A criterion that fails: at which bus and phase or branch and phase, how probable (with its 95 % interval), the
     largest value seen (pu, share of rating, or share)."""
 
     criterion: Criterion
@@ -134,7 +135,7 @@ def certain(tally: Tally, rule: Rule, group: str) -> bool:
     return True
 
 
-def _counts(tally: Tally, criterion: Criterion) -> Sequence[int] | object:  # narrowed by the caller
+def _counts(tally: Tally, criterion: Criterion) -> Counts:
     return {
         Criterion.OVERVOLTAGE: tally.over,
         Criterion.UNDERVOLTAGE: tally.under,
@@ -145,7 +146,8 @@ def _counts(tally: Tally, criterion: Criterion) -> Sequence[int] | object:  # na
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Growth: `step_w` a level, at most `levels_max`, until every group of `until` is violated and `beyond` levels more."""
+    """Growth: `step_w` a level, at most `levels_max`, until every group of `until` is violated and `beyond`
+    levels more."""
 
     step_w: float
     levels_max: int
@@ -168,9 +170,7 @@ class Capacity:
     violations: tuple[Violation, ...]
 
 
-def grow(
-    case: FeederCase, observer: Observer, rule: Rule, steps: Steps
-) -> Generator[float, Tally, list[Level]]:
+def grow(case: FeederCase, observer: Observer, rule: Rule, steps: Steps) -> Generator[float, Tally, list[Level]]:
     """Asks for the tally of one level after the other, by its rating [W]; returns the log."""
     log: list[Level] = []
     open_groups, more = set(steps.until), steps.beyond

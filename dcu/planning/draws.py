@@ -22,8 +22,8 @@ DAYS_A_BLOCK: Final = 100
 class Sampling:
     """How a state is drawn.
 
-    `independent` takes every interval and customer by itself, as published; `own_days` gives each customer whole recorded
-    days of its own, `common_days` the same recorded day to all customers and PV units.
+    `independent` takes every interval and customer by itself, as published; `own_days` gives each customer whole
+    recorded days of its own, `common_days` the same recorded day to all customers and PV units.
     """
 
     loads: LoadModel = "independent"
@@ -73,7 +73,7 @@ def _whole_days(
     profiles: Profiles, sampling: Sampling, rng: np.random.Generator, days: int, slot: NDArray[np.int64]
 ) -> Draws:
     sunny = np.flatnonzero(np.isfinite(profiles.pv_days).all(axis=(0, 2)))
-    complete = np.isfinite(profiles.load_days).all(axis=2)
+    complete = np.asarray(np.isfinite(profiles.load_days).all(axis=2))
     shared = np.flatnonzero(complete.all(axis=0) & np.isin(np.arange(complete.shape[1]), sunny))
     if sampling.loads == "common_days":
         _some(shared, "recorded by all customers")

@@ -1,7 +1,8 @@
 """What Headroom adds: the same PV with a static export limit that is always safe, and with grants that follow the grid.
 
-The static limit is the largest common export that violates nothing in any drawn state. With grants the limit of each phase
-rises in every state as far as voltages and currents allow, equally for all exporters that reach what binds (policy `equal`).
+The static limit is the largest common export that violates nothing in any drawn state. With grants the limit of each
+phase rises in every state as far as voltages and currents allow, equally for all exporters that reach what binds
+(policy `equal`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Exporter:
 
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """The comparison at one level. `static_limit_w` of every exporter; probabilities of at least one violation in a state
+    """The comparison at one level. `static_limit_w` of every exporter; shares of the states with a violation
     with PV, without limits and with grants."""
 
     level_w: float
@@ -62,7 +63,9 @@ def dynamic(world: World, scenario: str, level_w: float, days: int) -> Dynamic:
     draws = draw(inputs.profiles, inputs.sampling, stream(inputs.seed, world.feeder_name, "dynamic"), days)
     some = lit(draws)
     free = _free(case, case.base_w(draws)[some], draws.per_w[some], level_w)
-    ports = np.unique([p for ports in case.unit_ports for p in ports] + np.flatnonzero(case.existing_share.any(axis=0)).tolist())
+    ports = np.unique(
+        [p for ports in case.unit_ports for p in ports] + np.flatnonzero(case.existing_share.any(axis=0)).tolist()
+    )
     phases = _phase_of(case)
     limits = inputs.limits
     violated = violations(case, observer, free, limits)
@@ -87,8 +90,8 @@ def dynamic(world: World, scenario: str, level_w: float, days: int) -> Dynamic:
 def _filled(
     case: FeederCase, observer: Observer, free: Reals, ports: NDArray[np.int64], limits: Limits, static_w: float
 ) -> Reals:
-    """Port powers under max-min fair limits: all limits of a phase rise together until something binds; who reaches that
-    constraint stays there, the others go on rising."""
+    """Port powers under max-min fair limits: all limits of a phase rise together until something binds; who reaches
+    that constraint stays there, the others go on rising."""
     phases = _phase_of(case)
     power = free.copy()
     frozen = np.zeros(free.shape, dtype=bool)

@@ -1,7 +1,8 @@
 """From drawn states to counts: power flow of a block, and what of it violates what.
 
-The power flow gives port currents; voltages of all watched buses and phases, negative-sequence voltages and branch currents
-are linear in them (`y = y_open + H i`) and come from one product in single precision, whose error is below 1e-6 pu.
+The power flow gives port currents; voltages of all watched buses and phases, negative-sequence voltages and branch
+currents are linear in them (`y = y_open + H i`) and come from one product in single precision, whose error is below
+1e-6 pu.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Limits:
 class Tally:
     """Counts of a batch; the sum of two batches is the same in any order.
 
-    Over `points` (bus and phase): `over`, `under`, largest and smallest voltage [pu]; over `buses`: `unbalanced`, largest
-    unbalance; over `wires` (branch and phase): `overloaded`, largest loading [share of rating]. Histograms only with
-    `detail`.
+    Over `points` (bus and phase): `over`, `under`, largest and smallest voltage [pu]; over `buses`: `unbalanced`,
+    largest unbalance; over `wires` (branch and phase): `overloaded`, largest loading [share of rating]. Histograms
+    only with `detail`.
     """
 
     states: int
@@ -127,7 +128,8 @@ class Observer:
         self.nominal_v = nominal
 
     def observe(self, i_a: NDArray[np.complex128]) -> tuple[Singles, Singles, Singles]:
-        """Squared voltages [pu^2] (n_point, n_state), squared unbalance (n_bus, n_state), squared loading (n_wire, ...)."""
+        """Squared voltages [pu^2] (n_point, n_state), squared unbalance (n_bus, n_state), squared loading
+        (n_wire, ...)."""
         pairs = i_a.view(np.float64).astype(np.float32)
         y = self._matrix @ pairs.T
         y += self._constant

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dcu.grid.feeder import Feeder
 from dcu.grid.injections import COS_PHI_CEI, LOCK_IN_SHARE, Damper, Draw, Element, Injections, Inverter, q_of_u_cei_0_21
@@ -185,7 +184,10 @@ def _faults(
 ) -> list[Fault]:
     wires = {bus.id: bus.conductors for bus in network.buses}
     faults = []
-    for key, places in (("existing", [(e.bus, e.phases) for e in existing]), ("units", [(u.bus, u.phases) for u in units])):
+    for key, places in (
+        ("existing", [(e.bus, e.phases) for e in existing]),
+        ("units", [(u.bus, u.phases) for u in units]),
+    ):
         for k, (bus, phases) in enumerate(places):
             if bus not in wires:
                 faults.append(Fault(f"{key}[{k}].bus", repr(bus), "a bus of the network"))
@@ -199,15 +201,24 @@ def _faults(
             if u.phases != PHASES
         ]
     known = {p.id for p in network.connection_points}
-    faults += [Fault("meter data", f"customer {c!r}", "a connection point of the network") for c in customers if c not in known]
-    faults += [Fault("network", f"customer {c!r} without meter data", "recordings of each") for c in sorted(known - set(customers))]
+    faults += [
+        Fault("meter data", f"customer {c!r}", "a connection point of the network") for c in customers if c not in known
+    ]
+    faults += [
+        Fault("network", f"customer {c!r} without meter data", "recordings of each")
+        for c in sorted(known - set(customers))
+    ]
     faults += [
         Fault(f"existing[{k}].customer", repr(e.customer), "a customer with measured PV")
         for k, e in enumerate(existing)
         if e.customer not in pv_customers
     ]
     named = {e.customer for e in existing}
-    faults += [Fault("existing", f"nothing for {c!r}", "where its measured PV is connected") for c in pv_customers if c not in named]
+    faults += [
+        Fault("existing", f"nothing for {c!r}", "where its measured PV is connected")
+        for c in pv_customers
+        if c not in named
+    ]
     return faults
 
 
@@ -226,7 +237,9 @@ def _with_ports(network: Network, places: tuple[tuple[str, tuple[Conductor, ...]
             if (bus, phase) not in there:
                 more[bus, phase] = None
     points = tuple(
-        ConnectionPoint(f"pv {bus} {phase}", bus, (Connection(phase, Conductor.N if Conductor.N in wires[bus] else Conductor.E),))
+        ConnectionPoint(
+            f"pv {bus} {phase}", bus, (Connection(phase, Conductor.N if Conductor.N in wires[bus] else Conductor.E),)
+        )
         for bus, phase in more
     )
     return replace(network, connection_points=(*network.connection_points, *points), memo={})

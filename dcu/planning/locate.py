@@ -1,9 +1,11 @@
-"""Capacity found by halving, where the growth itself is of no interest: a place's own, other data, other load models."""
+"""Capacity found by halving, where the growth itself is of no interest: a place's own, other data, other load
+models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -12,10 +14,10 @@ from dcu.planning.capacity import GROUPS, Criterion, Rule, verdict
 from dcu.planning.draws import Draws, LoadModel, PvScope, Sampling, draw, stream
 from dcu.planning.evaluate import Observer, Tally, lit, tally
 from dcu.planning.feeder_case import Control, FeederCase, Unit, feeder_case
-from dcu.planning.profiles import Reals, profiles
+from dcu.planning.profiles import Pool, Reals, profiles
 from dcu.planning.world import World
 
-PLACE_W_MAX = 100_000.0
+PLACE_W_MAX: Final = 100_000.0
 """A single place that hosts more is told as hosting this much [W]."""
 
 
@@ -77,22 +79,26 @@ def place_capacities(world: World, bus: str, rule: Rule, step_w: float, days: in
         seen: dict[int, tuple[Criterion, ...]] = {}
         names: dict[int, str] = {}
 
-        def fails(step: int, alone: FeederCase = alone, seen: dict[int, tuple[Criterion, ...]] = seen, names: dict[int, str] = names) -> tuple[Criterion, ...]:
+        def fails(
+            step: int,
+            alone: FeederCase = alone,
+            seen: dict[int, tuple[Criterion, ...]] = seen,
+            names: dict[int, str] = names,
+        ) -> tuple[Criterion, ...]:
             if step not in seen:
                 whole = tally(alone, observer, base, per_w, step * step_w, inputs.limits, detail=False)
                 whole.add(dark)
                 violations = verdict(whole, observer, rule)
                 seen[step] = tuple(v.criterion for v in violations)
-                names[step] = next((f"{v.criterion} at {v.place}" for v in violations if v.criterion is not Criterion.UNBALANCE), "")
+                names[step] = next(
+                    (f"{v.criterion} at {v.place}" for v in violations if v.criterion is not Criterion.UNBALANCE), ""
+                )
             return seen[step]
 
         top = int(PLACE_W_MAX / step_w)
-        by_voltage = largest(lambda s: not set(fails(s)) & set(GROUPS["voltage"]), top)  # noqa: B023 called here only
-        by_current = largest(lambda s: not set(fails(s)) & set(GROUPS["current"]), top)  # noqa: B023
-        current_binds = by_current < by_voltage
+        by_voltage = largest(lambda s: not set(fails(s)) & set(GROUPS["voltage"]), top)
+        by_current = largest(lambda s: not set(fails(s)) & set(GROUPS["current"]), top)
         binding = names.get(by_current + 1, "") if by_current < top else ""
-        if current_binds and (wire := next((v for v in [names.get(by_current + 1, "")] if v), "")):
-            binding = wire
         found.append(
             PlaceCapacity(bus, str(unit.phases[0]), max(by_voltage, 0) * step_w, max(by_current, 0) * step_w, binding)
         )
@@ -101,7 +107,7 @@ def place_capacities(world: World, bus: str, rule: Rule, step_w: float, days: in
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Capacity of a scenario under another assumption: rating of a unit by voltage and by voltage and current [W] at the
+    """Capacity of a scenario under another assumption: rating of a unit by voltage and by voltage and current [W], the
     last feasible step, and the probability of overvoltage at a level that all variants share."""
 
     name: str
@@ -110,7 +116,9 @@ class Variant:
     overvoltage: float
 
 
-def _variant(world: World, scenario: str, name: str, draws: Draws, rule: Rule, step_w: float, shared_w: float) -> Variant:
+def _variant(
+    world: World, scenario: str, name: str, draws: Draws, rule: Rule, step_w: float, shared_w: float
+) -> Variant:
     case, observer = world.cases[scenario], world.observers[scenario]
     seen: dict[int, Tally] = {}
 
@@ -130,23 +138,36 @@ def _variant(world: World, scenario: str, name: str, draws: Draws, rule: Rule, s
     )
 
 
-LOAD_MODELS: tuple[tuple[LoadModel, PvScope], ...] = (
-    ("independent", "state"),
-    ("independent", "day"),
-    ("own_days", "day"),
-    ("common_days", "day"),
+@dataclass(frozen=True, slots=True)
+class LoadAssumption:
+    """How loads and PV are drawn in a comparison, and what it is called."""
+
+    text: str
+    loads: LoadModel
+    scope: PvScope
+    pool: Pool
+
+
+LOAD_MODELS: Final = (
+    LoadAssumption("independent quarter-hours (published)", "independent", "state", "year"),
+    LoadAssumption("the same, one PV probability a day", "independent", "day", "year"),
+    LoadAssumption("the same, by season and kind of day", "independent", "state", "season_daytype"),
+    LoadAssumption("whole days of each customer", "own_days", "day", "year"),
+    LoadAssumption("the same whole day for all", "common_days", "day", "year"),
 )
 
 
-def load_model(world: World, scenario: str, index: int, rule: Rule, step_w: float, shared_w: float, days: int) -> Variant:
+def load_model(
+    world: World, scenario: str, index: int, rule: Rule, step_w: float, shared_w: float, days: int
+) -> Variant:
     """The scenario under one of `LOAD_MODELS`."""
-    loads, scope = LOAD_MODELS[index]
-    rng = stream(world.inputs.seed, world.feeder_name, "load model", loads, scope)
-    draws = draw(world.inputs.profiles, Sampling(loads, scope), rng, days)
-    name = {"independent": "independent quarter-hours", "own_days": "days of each customer", "common_days": "the same day for all"}[loads]
-    if loads == "independent":
-        name += ", one PV probability a " + scope
-    return _variant(world, scenario, name, draws, rule, step_w, shared_w)
+    inputs, chosen = world.inputs, LOAD_MODELS[index]
+    rng = stream(inputs.seed, world.feeder_name, "load model", index)
+    known = inputs.profiles
+    if chosen.pool != inputs.pool:
+        known = profiles(inputs.past, chosen.pool, known.reference_customer, known.reference_rated_w, "meter data")
+    draws = draw(known, Sampling(chosen.loads, chosen.scope), rng, days)
+    return _variant(world, scenario, chosen.text, draws, rule, step_w, shared_w)
 
 
 def data_window(
@@ -185,14 +206,18 @@ def rebalanced(world: World, scenario: str) -> tuple[Unit, ...]:
     )
     model = case.feeder.model
     # Rise of each port's voltage for each watt fed in at each port [V/W].
-    rise = np.real(model.z_ohm * np.exp(-1j * np.angle(model.u_open_v))[:, None] * np.exp(1j * np.angle(model.u_open_v))[None, :])
+    rise = np.real(
+        model.z_ohm * np.exp(-1j * np.angle(model.u_open_v))[:, None] * np.exp(1j * np.angle(model.u_open_v))[None, :]
+    )
     rise = rise / np.abs(model.u_open_v)[None, :]
     rated = np.array([next(e.rated_w for e in inputs.existing if e.customer == c) for c in inputs.past.pv_customers])
     fed = rated @ case.existing_share - np.nanmean(inputs.past.load_w, axis=(1, 2)) @ case.load_share
     voltage = np.abs(model.u_open_v) + rise @ fed
     port = {(u.bus, u.phases[0]): ports[0] for u, ports in zip(case.units, case.unit_ports, strict=True)}
     typical_w = 5_000.0
-    far = sorted(range(len(plan.units)), key=lambda k: -rise[port[plan.units[k].bus, _first(world, plan.units[k].bus)]].max())
+    far = sorted(
+        range(len(plan.units)), key=lambda k: -rise[port[plan.units[k].bus, _first(world, plan.units[k].bus)]].max()
+    )
     chosen: dict[int, Conductor] = {}
     for k in far:
         unit = plan.units[k]
@@ -204,7 +229,8 @@ def rebalanced(world: World, scenario: str) -> tuple[Unit, ...]:
 
 
 def _penalty(voltage: Reals) -> float:
-    """Large where any voltage is high; smooth, so that a unit far below the highest point still finds the better phase."""
+    """Large where any voltage is high; smooth, so that a unit far below the highest point still finds the better
+    phase."""
     top = float(voltage.max())
     return top + float(np.log(np.exp((voltage - top) / 2.0).sum()) * 2.0)
 

@@ -18,8 +18,8 @@ from shared.errors import ConfigError, Fault
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Losses:
-    """Energy lost in the lines between two hours of a day [Wh]: of each simulated day, sorted, with one PV probability a
-    state and with one a day; and with the worst state from the first hour to the last."""
+    """Energy lost in the lines between two hours of a day [Wh]: of each simulated day, sorted, with one PV
+    probability a state and with one a day; and with the worst state from the first hour to the last."""
 
     hours: tuple[float, float]
     by_state_wh: Reals

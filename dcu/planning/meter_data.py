@@ -9,7 +9,8 @@ One row for each customer and interval:
     pv_wh       number or null  generated behind the meter, where that is measured [Wh]
     u_mean_v    number or null  mean phase-to-neutral voltage [V]
 
-Nothing is filled in: an interval without a row stays unknown. More than 1 % bad rows refuse the file.
+Nothing is filled in: an interval without a row, or with neither import nor export in it, stays unknown. More than 1 %
+bad rows refuse the file.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def _parquet(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
             first = 1
             for batch in file.iter_batches(BATCH_ROWS, columns=list(COLUMNS), use_threads=False):
                 if batch.nbytes > ROW_BYTES_MAX * max(batch.num_rows, 1):
-                    raise ConfigError(str(path), [Fault(f"row {first}", f"{batch.nbytes} bytes", "rows, not documents")])
+                    raise ConfigError(
+                        str(path), [Fault(f"row {first}", f"{batch.nbytes} bytes", "rows, not documents")]
+                    )
                 yield first, batch
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
@@ -118,7 +121,9 @@ def _check_parquet(path: Path, file: pq.ParquetFile) -> None:
     wanted = {"customer": _is_text, "start_utc": _is_instant} | dict.fromkeys(COLUMNS[2:], _is_number)
     for field in schema:
         if field.name in wanted and not wanted[field.name](field.type):
-            expected = {"customer": "text", "start_utc": "a timestamp with the time zone UTC"}.get(field.name, "a number")
+            expected = {"customer": "text", "start_utc": "a timestamp with the time zone UTC"}.get(
+                field.name, "a number"
+            )
             faults.append(Fault(f"column {field.name}", str(field.type), expected))
     if file.metadata.num_rows > ROWS_MAX:
         faults.append(Fault("file", f"{file.metadata.num_rows} rows", f"at most {ROWS_MAX}"))
@@ -140,7 +145,9 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind))
 
 
-def csv_batches(path: Path, columns: Iterable[str], bad: BadRows, delimiter: str = ",") -> Iterator[tuple[int, pa.RecordBatch]]:
+def csv_batches(
+    path: Path, columns: Iterable[str], bad: BadRows, delimiter: str = ","
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The rows of a CSV as text, with the number of the first of each batch; ragged rows are bad rows."""
     wanted = tuple(columns)
 
@@ -190,15 +197,26 @@ def _checked(batch: pa.RecordBatch, first: int, bad: BadRows) -> Rows:
     customer = column["customer"]
     if pa.types.is_dictionary(customer.type):
         customer = customer.dictionary_decode()
-    ok &= bad.unless(_true(pc.match_substring_regex(customer, _CUSTOMER)), ok, first, customer, "customer", "a name of 1 .. 64 characters")
+    ok &= bad.unless(
+        _true(pc.match_substring_regex(customer, _CUSTOMER)),
+        ok,
+        first,
+        customer,
+        "customer",
+        "a name of 1 .. 64 characters",
+    )
     start, valid = instants(column["start_utc"])
     ok &= bad.unless(valid, ok, first, column["start_utc"], "start_utc", "an instant in UTC, as 2026-03-01T12:15:00Z")
     inside = (start >= START_S[0]) & (start < START_S[1])
     ok &= bad.unless(inside, ok, first, column["start_utc"], "start_utc", "2000 .. 2099")
     values = np.empty((batch.num_rows, 4))
+    told = ~(_blank(column["import_wh"]) & _blank(column["export_wh"]))  # a row that says nothing is as good as none
+    ok &= told
     for k, name in enumerate(COLUMNS[2:]):
         values[:, k], valid = numbers(column[name], null=name in MAY_BE_NULL)
-        ok &= bad.unless(valid, ok, first, column[name], name, "a finite number" + (" or nothing" * (name in MAY_BE_NULL)))
+        ok &= bad.unless(
+            valid, ok, first, column[name], name, "a finite number" + (" or nothing" * (name in MAY_BE_NULL))
+        )
         low, high = (0.0, POWER_W_MAX) if name != "u_mean_v" else U_V
         sound = ~((values[:, k] < low) | (values[:, k] > high))
         reason = f"{low:g} .. {high:g}" + (" (energy of the interval, not a register)" if name != "u_mean_v" else "")
@@ -209,17 +227,23 @@ def _checked(batch: pa.RecordBatch, first: int, bad: BadRows) -> Rows:
 
 
 def _true(values: Any) -> NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)  # noqa: FBT003
+    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _blank(column: pa.Array) -> NDArray[np.bool_]:
+    if pa.types.is_string(column.type):
+        return _true(pc.equal(column, ""))
+    return np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def numbers(column: pa.Array, *, null: bool) -> tuple[Reals, NDArray[np.bool_]]:
     """Numbers of a column (NaN where there is none) and whether each cell is one, or rightly empty."""
     if pa.types.is_string(column.type):
         matches = pc.match_substring_regex(column, _NUMBER)
-        blank = _true(pc.equal(column, ""))
+        blank = _blank(column)
         column = pc.cast(pc.if_else(matches, column, pa.scalar(None, pa.string())), pa.float64())
     else:
-        blank = np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=bool)
+        blank = _blank(column)
         column = pc.cast(column, pa.float64())
     found = np.array(column.to_numpy(zero_copy_only=False), dtype=float)
     ok = np.isfinite(found)
@@ -233,7 +257,12 @@ def instants(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         bare = pc.replace_substring_regex(column, r"(\.0+)?(Z|[+-]00:?00)$", "")
         bare = pc.replace_substring_regex(bare, "T", " ")
         text = pc.if_else(matches, bare, pa.scalar(None, pa.string()))
-        column = pc.coalesce(*(pc.strptime(text, format=f, unit="s", error_is_null=True) for f in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")))
+        column = pc.coalesce(
+            *(
+                pc.strptime(text, format=f, unit="s", error_is_null=True)
+                for f in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")
+            )
+        )
     ok = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
     seconds = pc.cast(pc.cast(column, pa.timestamp("s", column.type.tz), safe=False), pa.int64())
     return np.asarray(pc.fill_null(seconds, 0).to_numpy(zero_copy_only=False), dtype=np.int64), ok
@@ -274,7 +303,9 @@ def assemble(source: str, batches: Iterable[Rows]) -> MeterTable:
     _, kept = np.unique(cell, return_index=True)
     doubled = len(cell) - len(kept)
     if doubled:
-        bad.add(0, f"{doubled} rows of a customer and an interval that was there already", "each once; the first counts")
+        bad.add(
+            0, f"{doubled} rows of a customer and an interval that was there already", "each once; the first counts"
+        )
         bad.count += doubled - 1
     bad.judge()
     table = np.full((4, len(number) * wide), np.nan)
@@ -297,7 +328,9 @@ def _interval(source: str, code: NDArray[np.int32], start: NDArray[np.int64]) ->
     steps = np.diff(start[order])[np.diff(code[order]) == 0]
     steps = steps[steps > 0]
     if not len(steps):
-        raise ConfigError(source, [Fault("meter data", "one interval of each customer", "recordings of at least a week")])
+        raise ConfigError(
+            source, [Fault("meter data", "one interval of each customer", "recordings of at least a week")]
+        )
     usual = Counter(steps.tolist()).most_common(1)[0][0]
     if usual not in INTERVALS_S:
         known = ", ".join(str(s) for s in INTERVALS_S)

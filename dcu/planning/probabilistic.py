@@ -108,8 +108,9 @@ def _level(run: Run, plan: Plan, rule: Rule, steps: Steps, level_w: float) -> Ge
 
 
 def _copy(tally: Tally) -> Tally:
-    values = {f.name: getattr(tally, f.name) for f in fields(tally)}
-    return Tally(**{name: v.copy() if isinstance(v, np.ndarray) else v for name, v in values.items()})
+    values: dict[str, Any] = {f.name: getattr(tally, f.name) for f in fields(tally)}
+    copied: dict[str, Any] = {name: v.copy() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    return Tally(**copied)
 
 
 def _from_arrays(arrays: dict[str, Any]) -> Tally:

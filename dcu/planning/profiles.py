@@ -32,8 +32,8 @@ SEASONS: Final = (0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 0)
 class History:
     """Recorded powers on a grid of local days.
 
-    `load_w` (n_customer, n_day, n_slot) [W] what each draws without its PV, `pv_w` (n_unit, n_day, n_slot) [W] what each
-    measured PV unit gives; NaN where nothing was recorded. `month` 1..12 and `weekday` 0..6 (n_day).
+    `load_w` (n_customer, n_day, n_slot) [W] what each draws without its PV, `pv_w` (n_unit, n_day, n_slot) [W] what
+    each measured PV unit gives; NaN where nothing was recorded. `month` 1..12 and `weekday` 0..6 (n_day).
     """
 
     customers: tuple[str, ...]
@@ -47,12 +47,12 @@ class History:
     @property
     def slots(self) -> int:
         """Intervals of a day."""
-        return self.load_w.shape[2]
+        return int(self.load_w.shape[2])
 
     @property
     def days(self) -> int:
         """Days recorded."""
-        return self.load_w.shape[1]
+        return int(self.load_w.shape[1])
 
     def only(self, days: NDArray[np.bool_] | slice) -> History:
         """Some of the days."""
@@ -98,7 +98,7 @@ def history(table: MeterTable, timezone: str) -> History:
         np.array([d.weekday() for d in dates]),
         table.interval_s,
     )
-    recorded = np.isfinite(load_w).any(axis=(0, 2))
+    recorded = np.asarray(np.isfinite(load_w).any(axis=(0, 2)))
     if recorded.sum() < DAYS_MIN:
         raise ConfigError(table.source, [Fault("days", f"{int(recorded.sum())} days", f"at least {DAYS_MIN}")])
     return found.only(recorded)
@@ -147,7 +147,7 @@ class Quantiles:
         """Value at probability `y` (n_state, n_series): order statistic `ceil(y N)`."""
         counts = self.counts[kind, slot]
         place = np.minimum((y * counts).astype(np.int64), counts - 1)
-        n_class, n_slot, n_series, n_max = self.values.shape
+        _, n_slot, n_series, n_max = self.values.shape
         base = ((kind * n_slot + slot) * n_series)[:, None] + np.arange(n_series)
         return np.asarray(self.values.reshape(-1)[base * n_max + place])
 
@@ -205,7 +205,7 @@ class Profiles:
     @property
     def slots(self) -> int:
         """Intervals of a day."""
-        return self.load_days.shape[2]
+        return int(self.load_days.shape[2])
 
 
 def profiles(past: History, pool: Pool, reference: str, reference_rated_w: float, source: str) -> Profiles:

@@ -3,7 +3,8 @@
 A state is an interval of the day, one probability for PV and one for each customer's load. States are drawn where
 overvoltage happens: intervals around noon, PV probabilities near 1 (density `a y^(a-1)`), load probabilities near 0
 (density `b (1-y)^(b-1)`), mixed with a tenth from the true distribution, so that no weight exceeds ten. The weighted
-mean is unbiased; its standard error is told with it. Cross-entropy: Rubinstein and Kroese, The Cross-Entropy Method, 2004.
+mean is unbiased; its standard error is told with it. Cross-entropy: Rubinstein and Kroese, The Cross-Entropy Method,
+2004.
 """
 
 from __future__ import annotations

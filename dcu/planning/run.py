@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from dcu.grid.network import Network
 from dcu.grid.network_file import load_network
 from dcu.planning import adapters
 from dcu.planning.capacity import Capacity, Level, Rule, Steps, capacities
@@ -90,7 +90,7 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
     files = (network_path, *data_paths)
     _check_hashes(study, files)
     network = load_network(network_path)
-    table = adapters.read(study.meter_data, folder)
+    table = _by_point(adapters.read(study.meter_data, folder), network)
     try:
         past = history(table, study.meter_data.timezone)
     except (KeyError, ValueError, OSError) as error:
@@ -99,7 +99,9 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
     known = profiles(past, study.sampling.pool, study.reference.customer, study.reference_rated_w, table.source)
     existing = study.existing_units({p.id: p.bus for p in network.connection_points})
     plans = [Plan(s.name, study.units(s), study.control(s)) for s in study.scenarios]
-    inputs = Inputs(network, past, known, existing, tuple(plans), study.criteria, study.draw_model, study.seed)
+    inputs = Inputs(
+        network, past, known, existing, tuple(plans), study.criteria, study.draw_model, study.seed, study.sampling.pool
+    )
     world = build(inputs)
     if study.extras.rebalance:
         own = next(p for p in plans if p.name == study.extras.rebalance)
@@ -107,6 +109,13 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
         inputs = replace(inputs, plans=(*plans, more))
         world = build(inputs)
     return Read(study, folder, inputs, world, files, _notes(table, past.days))
+
+
+def _by_point(table: MeterTable, network: Network) -> MeterTable:
+    """Customers that the data call by their meter, called as the network calls their connection point."""
+    points = {p.id for p in network.connection_points}
+    of_meter = {p.meter: p.id for p in network.connection_points if p.meter}
+    return replace(table, customers=tuple(c if c in points else of_meter.get(c, c) for c in table.customers))
 
 
 def _check_hashes(study: ProbabilisticStudy, files: tuple[Path, ...]) -> None:
@@ -125,7 +134,9 @@ def _check_hashes(study: ProbabilisticStudy, files: tuple[Path, ...]) -> None:
 def _notes(table: MeterTable, days: int) -> tuple[str, ...]:
     notes = list(table.notes)
     if days < DAYS_ENOUGH:
-        notes.append(f"only {days} days of meter data: seasons are missing, capacities may be far off (see data length)")
+        notes.append(
+            f"only {days} days of meter data: seasons are missing, capacities may be far off (see data length)"
+        )
     unknown = np.isfinite(table.export_wh).any(axis=1) & (np.nan_to_num(table.export_wh).sum(axis=1) > 0)
     unknown &= ~np.isfinite(table.pv_wh).any(axis=1)
     notes += [
@@ -154,14 +165,23 @@ def run(read: Read, out: Path | None, workers: int, progress: Progress) -> Findi
     try:
         logs = drive(pool, {p.name: grow_scenario(common, p, rules[p.name], steps) for p in read.inputs.plans})
         found = {name: capacities(log, world.cases[name].existing_w) for name, log in logs.items()}
-        details = drive(pool, {p.name: detail(common, p, _hosted(found[p.name]) * study.growth.step_w) for p in read.inputs.plans})
+        details = drive(
+            pool, {p.name: detail(common, p, _hosted(found[p.name]) * study.growth.step_w) for p in read.inputs.plans}
+        )
         more = drive(pool, dict(_extras(read, found, rules)))
     finally:
         pool.close()
         progress.end()
     if partial is not None:
         partial.end()
-    cases = {p.name: {c: more["deterministic"][k * len(WorstCase) + j] for j, c in enumerate(WorstCase)} for k, p in enumerate(read.inputs.plans)} if study.extras.deterministic else {}
+    cases = (
+        {
+            p.name: {str(c): more["deterministic"][k * len(WorstCase) + j] for j, c in enumerate(WorstCase)}
+            for k, p in enumerate(read.inputs.plans)
+        }
+        if study.extras.deterministic
+        else {}
+    )
     spans = windows(read.inputs.past.days) if study.extras.data_length else []
     return Findings(
         logs,
@@ -216,7 +236,10 @@ def _expected_levels(read: Read) -> int:
     study = read.study
     quick = Run(read.world, 4, False, None, Progress(silent=True), Effort())
     steps = _steps(study)
-    logs = drive(Workers(0, lambda _: read.world, None), {p.name: grow_scenario(quick, p, _rule(study, p.name), steps) for p in read.inputs.plans})
+    logs = drive(
+        Workers(0, lambda _: read.world, None),
+        {p.name: grow_scenario(quick, p, _rule(study, p.name), steps) for p in read.inputs.plans},
+    )
     return sum(len(log) for log in logs.values())
 
 
@@ -224,7 +247,16 @@ def _extras(read: Read, found: dict[str, list[Capacity]], rules: dict[str, Rule]
     study, e, step_w = read.study, read.study.extras, read.study.growth.step_w
     if e.deterministic:
         steps = replace(_steps(study), until=("voltage", "current"), beyond=0)
-        yield "deterministic", _all([(deterministic, (p.name, c, e.pv_hours_threshold, steps)) for p in read.inputs.plans for c in WorstCase])
+        yield (
+            "deterministic",
+            _all(
+                [
+                    (deterministic, (p.name, c, e.pv_hours_threshold, steps))
+                    for p in read.inputs.plans
+                    for c in WorstCase
+                ]
+            ),
+        )
     if e.losses:
         level_w = _hosted(found[e.losses]) * step_w
         hours = (e.losses_from_h, e.losses_to_h)
@@ -235,14 +267,33 @@ def _extras(read: Read, found: dict[str, list[Capacity]], rules: dict[str, Rule]
         yield "places", _all([(place_capacities, (b, rule, step_w, PLACE_DAYS)) for b in buses])
     if e.load_models:
         shared_w = (_hosted(found[e.load_models]) + 1) * step_w
-        yield "load_models", _all([(load_model, (e.load_models, k, rules[e.load_models], step_w, shared_w, VARIANT_DAYS)) for k in range(len(LOAD_MODELS))])
+        yield (
+            "load_models",
+            _all(
+                [
+                    (load_model, (e.load_models, k, rules[e.load_models], step_w, shared_w, VARIANT_DAYS))
+                    for k in range(len(LOAD_MODELS))
+                ]
+            ),
+        )
     if e.data_length:
         shared_w = (_hosted(found[e.data_length]) + 1) * step_w
-        yield "data_length", _all([(data_window, (e.data_length, f, n, rules[e.data_length], step_w, shared_w, PLACE_DAYS)) for f, n in windows(read.inputs.past.days)])
+        yield (
+            "data_length",
+            _all(
+                [
+                    (data_window, (e.data_length, f, n, rules[e.data_length], step_w, shared_w, PLACE_DAYS))
+                    for f, n in windows(read.inputs.past.days)
+                ]
+            ),
+        )
     if e.headroom:
         hosted_w = max(_hosted(found[e.headroom]), 1) * step_w
         yield "nominal", _all([(dynamic, (e.headroom, hosted_w, VARIANT_DAYS))])
-        yield "dynamic", _all([(dynamic, (e.headroom, round(hosted_w * e.headroom_factor / step_w) * step_w, VARIANT_DAYS))])
+        yield (
+            "dynamic",
+            _all([(dynamic, (e.headroom, round(hosted_w * e.headroom_factor / step_w) * step_w, VARIANT_DAYS))]),
+        )
     if e.rare:
         yield "rare", _all([(rare_overvoltage, (e.rare.scenario, e.rare.level * step_w, e.rare.states))])
 
@@ -255,16 +306,3 @@ def _all(calls: list[tuple[Any, tuple[Any, ...]]]) -> Driver:
 def workers_by_default() -> int:
     """As many as the process may use."""
     return len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def quiet_interrupt() -> Iterator[None]:
-    """Ctrl-C leaves one line and what is needed to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise InterruptedStudyError from None
-
-
-class InterruptedStudyError(Exception):
-    """Stopped by the user; the same command goes on where it was."""

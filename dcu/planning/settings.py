@@ -177,13 +177,22 @@ class ProbabilisticStudy(Section):
     def _names(self) -> ProbabilisticStudy:
         names = [s.name for s in self.scenarios]
         if len(set(names)) != len(names):
-            raise ValueError(f"each scenario once (seen {', '.join(sorted(n for n in set(names) if names.count(n) > 1))} twice)")
+            raise ValueError(
+                f"each scenario once (seen {', '.join(sorted(n for n in set(names) if names.count(n) > 1))} twice)"
+            )
         with_places = [s.name for s in self.scenarios if s.places]
         for s in self.scenarios:
             if s.like is not None and s.like not in with_places:
                 raise ValueError(f"like a scenario with places: {', '.join(with_places) or 'none'} (seen {s.like})")
         e = self.extras
-        for asked in (e.losses, e.rebalance, e.data_length, e.load_models, e.headroom, e.rare.scenario if e.rare else None):
+        for asked in (
+            e.losses,
+            e.rebalance,
+            e.data_length,
+            e.load_models,
+            e.headroom,
+            e.rare.scenario if e.rare else None,
+        ):
             if asked is not None and asked not in names:
                 raise ValueError(f"extras that name a scenario: {', '.join(names)} (seen {asked})")
         if self.reference.customer not in [x.customer for x in self.existing]:
@@ -194,6 +203,11 @@ class ProbabilisticStudy(Section):
     def seed(self) -> int:
         """The one number that decides every random number."""
         return self.study.seed
+
+    @property
+    def check_table(self) -> str | None:
+        """Whose published figures the report compares with."""
+        return self.study.check_table
 
     @property
     def criteria(self) -> Criteria:
@@ -221,12 +235,15 @@ class ProbabilisticStudy(Section):
         cap = self.growth.cap_w or math.inf
         three = scenario.three_phase
         return tuple(
-            Unit(p.bus, PHASES if three else conductors(p.phase), p.weight, min(p.cap_w or math.inf, cap)) for p in own.places
+            Unit(p.bus, PHASES if three else conductors(p.phase), p.weight, min(p.cap_w or math.inf, cap))
+            for p in own.places
         )
 
     def existing_units(self, bus_of: dict[str, str]) -> tuple[Existing, ...]:
         """Units that stand already, at their customers' buses."""
-        return tuple(Existing(x.customer, bus_of.get(x.customer, ""), conductors(x.phase), x.rated_w) for x in self.existing)
+        return tuple(
+            Existing(x.customer, bus_of.get(x.customer, ""), conductors(x.phase), x.rated_w) for x in self.existing
+        )
 
     def control(self, scenario: Scenario) -> Control:
         """The scenario's control."""

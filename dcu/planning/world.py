@@ -14,7 +14,7 @@ from dcu.grid.network_file import network_json
 from dcu.planning.draws import DAYS_A_BLOCK, Draws, Sampling, draw, stream
 from dcu.planning.evaluate import Limits, Observer, Tally, lit, tally
 from dcu.planning.feeder_case import Control, Existing, FeederCase, Unit, feeder_case
-from dcu.planning.profiles import History, Profiles, Reals
+from dcu.planning.profiles import History, Pool, Profiles, Reals
 
 CACHE_BYTES: Final = 192 << 20
 """Draws and port powers a worker keeps between levels."""
@@ -49,6 +49,7 @@ class Inputs:
     limits: Limits
     sampling: Sampling
     seed: int
+    pool: Pool = "year"
 
 
 @dataclass(slots=True, eq=False)

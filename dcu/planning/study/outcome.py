@@ -1,4 +1,5 @@
-"""What a study leaves: a folder with `result.json`, Parquet tables, `report.html` and a `study.toml` that repeats it."""
+"""What a study leaves: a folder with `result.json`, Parquet tables, `report.html` and a `study.toml` that repeats
+it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class Outcome:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(str(folder), [Fault("out", error.strerror or str(error), "a folder to write to")]) from error
+            raise ConfigError(
+                str(folder), [Fault("out", error.strerror or str(error), "a folder to write to")]
+            ) from error
         self.folder = folder
 
     def result(self, content: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ def drive(workers: Workers, drivers: dict[str, Driver]) -> dict[str, Any]:
 
     def step(name: str, results: list[Any] | None) -> None:
         try:
-            tasks = drivers[name].send(results) if results is not None else next(drivers[name])  # type: ignore[arg-type]
+            tasks = drivers[name].send(results) if results is not None else next(drivers[name])
         except StopIteration as end:
             done[name] = end.value
             waiting.pop(name, None)
