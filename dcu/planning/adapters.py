@@ -54,17 +54,18 @@ def read(settings: MeterData, folder: Path) -> MeterTable:
     if settings.layout == "headroom":
         return read_meter_data(paths)
     source = ", ".join(p.name for p in paths)
+    told: list[str] = []
     if settings.layout == "simbench":
         if settings.mapping is None:
             raise ConfigError("study", [Fault("meter_data.mapping", "nothing", f"a CSV with {', '.join(MAPPING)}")])
-        return assemble(source, _simbench(paths, folder / settings.mapping, settings.timezone))
+        return assemble(source, _simbench(paths, folder / settings.mapping, settings.timezone, told), told)
     one = {"low-carbon-london": low_carbon_london, "cer": cer, "pecan-street": pecan_street}[settings.layout]
-    return assemble(source, (rows for path in paths for rows in one(path)))
+    return assemble(source, (rows for path in paths for rows in one(path, told)), told)
 
 
-def low_carbon_london(path: Path) -> Iterator[Rows]:
+def low_carbon_london(path: Path, told: list[str]) -> Iterator[Rows]:
     """Half-hourly import, stamped at its start in UTC (recalled)."""
-    bad = BadRows(path)
+    bad = BadRows(path, told=told)
     for first, batch in csv_batches(path, LCL, bad):
         text = pc.replace_substring_regex(batch.column(LCL[1]), r"(\.0+)?$", "Z")
         start, ok = instants(text)
@@ -75,9 +76,9 @@ def low_carbon_london(path: Path) -> Iterator[Rows]:
     bad.judge()
 
 
-def cer(path: Path) -> Iterator[Rows]:
+def cer(path: Path, told: list[str]) -> Iterator[Rows]:
     """Half-hourly import: meter, five digits of day (1 is 1 January 2009) and half-hour (1 .. 50), kWh (recalled)."""
-    bad = BadRows(path)
+    bad = BadRows(path, told=told)
     reading = pa_csv.ReadOptions(use_threads=False, column_names=["meter", "code", "kwh"])
     text = pa_csv.ConvertOptions(
         column_types=dict.fromkeys(("meter", "code", "kwh"), pa.string()), strings_can_be_null=False
@@ -117,10 +118,10 @@ def cer(path: Path) -> Iterator[Rows]:
     bad.judge()
 
 
-def pecan_street(path: Path) -> Iterator[Rows]:
+def pecan_street(path: Path, told: list[str]) -> Iterator[Rows]:
     """Quarter-hourly mean powers [kW]: `grid` is import minus export, `solar` generation, empty where none
     (recalled)."""
-    bad = BadRows(path)
+    bad = BadRows(path, told=told)
     for first, batch in csv_batches(path, PECAN, bad):
         stamps = batch.column("local_15min").to_pylist()
         start = np.zeros(len(stamps), dtype=np.int64)
@@ -193,14 +194,14 @@ class _Mapped:
     pv_peak_w: float
 
 
-def _simbench(paths: list[Path], mapping: Path, timezone: str) -> Iterator[Rows]:
+def _simbench(paths: list[Path], mapping: Path, timezone: str, told: list[str]) -> Iterator[Rows]:
     """Customers from relative profiles: `<load_profile>_pload` times the peak, `<pv_profile>` times the rating [W]."""
     customers = _mapping(mapping)
     series: dict[str, Reals] = {}
     start: NDArray[np.int64] | None = None
     for path in paths:
         own, columns = _profile_file(
-            path, {n for c in customers for n in (f"{c.load_profile}_pload", c.pv_profile) if n}, timezone
+            path, {n for c in customers for n in (f"{c.load_profile}_pload", c.pv_profile) if n}, timezone, told
         )
         if start is not None and not np.array_equal(start, own):
             raise ConfigError(str(path), [Fault("time", "other instants than the first file", "the same instants")])
@@ -243,8 +244,10 @@ def _mapping(path: Path) -> list[_Mapped]:
     return found
 
 
-def _profile_file(path: Path, wanted: set[str], timezone: str) -> tuple[NDArray[np.int64], dict[str, Reals]]:
-    bad = BadRows(path)
+def _profile_file(
+    path: Path, wanted: set[str], timezone: str, told: list[str]
+) -> tuple[NDArray[np.int64], dict[str, Reals]]:
+    bad = BadRows(path, told=told)
     with path.open("rb") as file:
         names = [n.strip('"') for n in file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n").split(";")]
     own = [n for n in names if n in wanted]

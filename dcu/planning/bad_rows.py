@@ -24,6 +24,8 @@ class BadRows:
     rows: int = 0
     count: int = 0
     named: list[Fault] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    """Takes what is said when the file is kept all the same."""
 
     def add(self, row: int, seen: str, expected: str) -> None:
         """One bad row; 0 where its number is not known."""
@@ -57,9 +59,6 @@ class BadRows:
         if self.count > BAD_SHARE_MAX * whole:
             total = Fault("file", f"{self.count} of {whole} rows are bad", f"at most {BAD_SHARE_MAX:.0%}")
             raise ConfigError(str(self.path), [total, *self.named])
-
-    def notes(self) -> list[str]:
-        """What is said when the file is taken all the same."""
-        if not self.count:
-            return []
-        return [f"{self.count} bad rows left out", *(str(fault) for fault in self.named)]
+        if self.count:
+            self.told.append(f"{self.path.name}: {self.count} bad rows left out")
+            self.told += [f"{self.path.name}: {fault}" for fault in self.named]

@@ -1,7 +1,7 @@
 """Published figures of Klonari et al. 2016 beside what the stand-in feeder gives, and why they differ.
 
 "Expected" is what an independent prototype obtained on the same stand-in data; the verdict
-compares with the tolerance that is honest for made-up data: steps of 1 kVA a unit, except where a sentence says otherwise.
+compares with the tolerance that is honest for made-up data, mostly one or two steps of 1 kVA a unit.
 """
 
 from __future__ import annotations
@@ -272,17 +272,18 @@ def orderings(found: Findings) -> list[tuple[str, bool]]:
                 abs(_kva(found, "E") - close) <= STEP_UNITS,
             )
         )
-    for s in (x for x in "ABCDEFG" if x in have):
-        rows.append(
-            (
-                f"{s}: with current {_kva(found, s, 'current'):g} <= by voltage {_kva(found, s):g} kVA",
-                _kva(found, s, "current") <= _kva(found, s),
-            )
+    rows += [
+        (
+            f"{s}: with current {_kva(found, s, 'current'):g} <= by voltage {_kva(found, s):g} kVA",
+            _kva(found, s, "current") <= _kva(found, s),
         )
+        for s in "ABCDEFG"
+        if s in have
+    ]
     for s, log in found.logs.items():
         shares = [level.tally.over.max() / level.tally.states for level in log]
         never = all(a <= b + 1e-12 for a, b in pairwise(shares))
-        rows.append((f"{s}: overvoltage never falls as PV grows", never))  # noqa: PERF401 two steps read better
+        rows.append((f"{s}: overvoltage never falls as PV grows", never))
     return rows
 
 

@@ -87,11 +87,12 @@ def read_meter_data(paths: list[Path]) -> MeterTable:
     Raises:
         ConfigError: a file that cannot be read, of another layout, empty, too large, or with more than 1 % bad rows.
     """
-    return assemble(", ".join(p.name for p in paths), (rows for path in paths for rows in _file(path)))
+    told: list[str] = []
+    return assemble(", ".join(p.name for p in paths), (rows for path in paths for rows in _file(path, told)), told)
 
 
-def _file(path: Path) -> Iterator[Rows]:
-    bad = BadRows(path)
+def _file(path: Path, told: list[str]) -> Iterator[Rows]:
+    bad = BadRows(path, told=told)
     reader = _parquet(path) if path.suffix == ".parquet" else csv_batches(path, COLUMNS, bad)
     for first, batch in reader:
         yield _checked(batch, first, bad)
@@ -257,19 +258,18 @@ def instants(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         bare = pc.replace_substring_regex(column, r"(\.0+)?(Z|[+-]00:?00)$", "")
         bare = pc.replace_substring_regex(bare, "T", " ")
         text = pc.if_else(matches, bare, pa.scalar(None, pa.string()))
-        column = pc.coalesce(
-            *(
-                pc.strptime(text, format=f, unit="s", error_is_null=True)
-                for f in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M")
-            )
-        )
+        long, short = "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M"
+        column = pc.coalesce(*(pc.strptime(text, format=f, unit="s", error_is_null=True) for f in (long, short)))
+        # strptime makes 2 March of 30 February: what does not read back as it was is no date.
+        day = pc.equal(pc.strftime(column, format="%Y-%m-%d"), pc.utf8_slice_codeunits(text, 0, 10))
+        column = pc.if_else(pc.fill_null(day, False), column, pa.scalar(None, column.type))
     ok = np.asarray(column.is_valid().to_numpy(zero_copy_only=False), dtype=bool)
     seconds = pc.cast(pc.cast(column, pa.timestamp("s", column.type.tz), safe=False), pa.int64())
     return np.asarray(pc.fill_null(seconds, 0).to_numpy(zero_copy_only=False), dtype=np.int64), ok
 
 
-def assemble(source: str, batches: Iterable[Rows]) -> MeterTable:
-    """Rows of any order on one grid of intervals.
+def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTable:
+    """Rows of any order on one grid of intervals; `told` holds what the batches' readers said.
 
     Raises:
         ConfigError: no rows, no common interval, or more than 1 % duplicates.
@@ -288,7 +288,7 @@ def assemble(source: str, batches: Iterable[Rows]) -> MeterTable:
     interval = _interval(source, code, start)
     first = int(start.min())
     slot = (start - first) // interval
-    bad = BadRows(Path(source))
+    bad = BadRows(Path(source), told=told)
     bad.rows = len(start)
     on_grid = (start - first) % interval == 0
     for k in np.flatnonzero(~on_grid)[:20]:
@@ -314,7 +314,7 @@ def assemble(source: str, batches: Iterable[Rows]) -> MeterTable:
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
-    notes = (*bad.notes(), *_gaps(order, import_wh))
+    notes = (*told, *_gaps(order, import_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
 
 

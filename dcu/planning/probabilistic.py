@@ -100,10 +100,10 @@ def _level(run: Run, plan: Plan, rule: Rule, steps: Steps, level_w: float) -> Ge
             break
     assert whole is not None, "a level has at least one block"
     run.effort.add(kept, whole)
-    share = min(run.effort.levels / run.levels_expected, 1.0) if run.levels_expected else None
-    run.progress.add(whole.states, f"scenario {plan.name}, {level_w:g} W a unit", share)
     if run.partial is not None:
         run.partial.put(kept, {f.name: np.asarray(getattr(whole, f.name)) for f in fields(whole)})
+    share = min(run.effort.levels / run.levels_expected, 1.0) if run.levels_expected else None
+    run.progress.add(whole.states, f"scenario {plan.name}, {level_w:g} W a unit", share)
     return whole
 
 

@@ -61,7 +61,8 @@ def result(
         },
         "scenarios": [_scenario(read, found, name) for name in found.logs],
         "deterministic": {
-            s: {case: [_capacity(c) for c in cs] for case, cs in cases.items()} for s, cases in found.deterministic.items()
+            s: {case: [_capacity(c) for c in cs] for case, cs in cases.items()}
+            for s, cases in found.deterministic.items()
         },
         "self_sufficiency": _self_sufficiency(read, found),
         "losses": None if found.losses is None else {
@@ -231,7 +232,8 @@ def nominal_limits(read: Read, found: Findings) -> str:
     served: set[str] = set()
     lines = [
         f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
-        "# the largest common limit that violates nothing in any drawn state. Headroom grants what lies between it and contract_limit_w.",
+        "# the largest common limit that violates nothing in any drawn state. Headroom grants what lies between it and",
+        "# contract_limit_w.",
         "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
     ]
     for point in read.inputs.network.connection_points:

@@ -40,7 +40,7 @@ class Partial:
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """The arrays of a piece; None if it was not finished or is damaged."""
         try:
-            with np.load(self._file(key), allow_pickle=False) as content:
+            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as content:
                 return {name: content[name] for name in content.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError):
             return None

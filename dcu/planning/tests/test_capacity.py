@@ -1,0 +1,159 @@
+"""Growth, verdicts and intervals; properties that must hold whatever the feeder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dcu.planning.capacity import GROUPS, Criterion, Rule, Steps, capacities, certain, grow, interval, verdict
+from dcu.planning.evaluate import Limits, Tally, empty, tally
+from dcu.planning.locate import judge, largest, rebalanced
+from dcu.planning.tests.stand_in import grown, read
+from dcu.planning.world import World
+
+
+def _tally(world: World, **changes: object) -> Tally:
+    found = empty(next(iter(world.observers.values())))
+    found.states = 1000
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
+
+
+@pytest.mark.parametrize(("count", "states"), [(0, 100), (5, 100), (100, 100), (1, 96_000)])
+def test_the_interval_holds_the_estimate(count: int, states: int) -> None:
+    """Wilson's interval contains the share seen, stays in 0 .. 1 and shrinks with the states."""
+    low, high = interval(count, states)
+    assert 0 <= low <= count / states <= high <= 1
+    wide = interval(count * 4, states * 4)
+    assert wide[1] - wide[0] < high - low
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    """Of 2,000 samples of a known probability, between 93 and 97 % of the intervals contain it."""
+    rng = np.random.default_rng(1)
+    hits = sum(low <= 0.05 <= high for low, high in (interval(int(c), 500) for c in rng.binomial(500, 0.05, 2000)))
+    assert 0.93 <= hits / 2000 <= 0.97
+
+
+def test_a_level_violates_above_its_percentile_and_not_at_it() -> None:
+    """Fifty of a thousand states are 5 % and pass; fifty-one fail; with 100 % a single one fails."""
+    world = read().world
+    observer = next(iter(world.observers.values()))
+    over = np.zeros(len(observer.points), dtype=np.int64)
+    for count, percentile, fails in ((50, 95.0, False), (51, 95.0, True), (1, 100.0, True), (0, 100.0, False)):
+        over[3] = count
+        found = verdict(_tally(world, over=over), observer, Rule(percentile, 1.0))
+        assert [v.criterion for v in found] == [Criterion.OVERVOLTAGE] * fails
+        if fails:
+            assert found[0].place == ".".join(observer.points[3])
+
+
+def test_currents_follow_their_quantile() -> None:
+    """The published rule looks at the largest current; with a quantile of 0.95 five in a hundred may exceed."""
+    world = read().world
+    observer = next(iter(world.observers.values()))
+    overloaded = np.zeros(len(observer.wires), dtype=np.int64)
+    overloaded[0] = 40
+    found = _tally(world, overloaded=overloaded)
+    assert verdict(found, observer, Rule(95.0, 1.0))[0].criterion is Criterion.CURRENT
+    assert verdict(found, observer, Rule(95.0, 0.95)) == ()
+
+
+def test_a_state_without_solution_is_a_violation() -> None:
+    """It is counted and named, never passed over."""
+    world = read().world
+    found = verdict(_tally(world, unsolved=1), next(iter(world.observers.values())), Rule(95.0, 1.0))
+    assert found[0].criterion is Criterion.NO_SOLUTION
+
+
+def test_a_verdict_is_certain_only_away_from_the_limit() -> None:
+    """Three standard errors decide; at 100 % only a violation that was seen does."""
+    world = read().world
+    over = np.zeros_like(_tally(world).over)
+    for count, sure in ((10, True), (45, False), (55, False), (120, True)):
+        over[0] = count
+        assert certain(_tally(world, over=over), Rule(95.0, 1.0), "voltage") is sure
+    assert not certain(_tally(world), Rule(100.0, 1.0), "voltage")
+
+
+def test_both_levels_are_told() -> None:
+    """Last feasible and first infeasible are neighbours, and their totals differ by one step of every unit."""
+    logs = grown(read(days=4, scenarios="A"))
+    voltage = next(c for c in capacities(logs["A"], 22_630.0) if c.group == "voltage")
+    assert voltage.last_feasible is not None
+    assert voltage.first_infeasible == voltage.last_feasible + 1
+    assert voltage.first_infeasible_w is not None
+    assert voltage.last_feasible_w is not None
+    assert voltage.first_infeasible_w - voltage.last_feasible_w == 12_000.0
+
+
+def test_a_feeder_that_violates_today_hosts_nothing() -> None:
+    """There is no last feasible level then, and growth stops at once."""
+    some = read(days=2, scenarios="A")
+    world = some.world
+    observer = world.observers["A"]
+    growth = grow(world.cases["A"], observer, Rule(95.0, 1.0), Steps(1000.0, 5, ("voltage",)))
+    next(growth)
+    under = np.full(len(observer.points), 999)
+    with pytest.raises(StopIteration) as end:
+        growth.send(_tally(world, under=under))
+    voltage = next(c for c in capacities(end.value.value, 0.0) if c.group == "voltage")
+    assert (voltage.last_feasible, voltage.first_infeasible) == (None, 0)
+
+
+def test_tightening_never_helps() -> None:
+    """A lower voltage limit, a lower rating or a higher percentile never raises the capacity."""
+    some = read(days=2, scenarios="A")
+    world, case, observer = some.world, some.world.cases["A"], some.world.observers["A"]
+    draws = world.draws(0, 4)
+
+    def hosted(limits: Limits, rule: Rule, group: str) -> int:
+        own = replace(world.inputs, limits=limits)
+        seen = World(own, "", world.cases, world.observers)
+        return largest(
+            lambda k: (
+                not {v.criterion for v in verdict(judge(case, observer, seen, draws, k * 1000.0), observer, rule)}
+                & set(GROUPS[group])
+            ),
+            60,
+        )
+
+    free = hosted(Limits(), Rule(95.0, 1.0), "voltage")
+    assert hosted(Limits(u_max_pu=1.08), Rule(95.0, 1.0), "voltage") < free
+    assert hosted(Limits(), Rule(100.0, 1.0), "voltage") < free
+    by_current = hosted(Limits(), Rule(95.0, 1.0), "current")
+    assert hosted(Limits(loading_max=0.8), Rule(95.0, 1.0), "current") < by_current <= free
+
+
+@pytest.mark.parametrize("answer", [-1, 0, 1, 5, 6, 7, 63, 64])
+def test_halving_finds_what_a_scan_finds(answer: int) -> None:
+    """For every monotone question the same step, also at both ends."""
+    assert largest(lambda k: k <= answer, 64) == answer
+
+
+def test_better_phases_host_more() -> None:
+    """The suggestion keeps the places, moves phases only, and raises the capacity by voltage by at least a step."""
+    some = read(days=4, scenarios="A")
+    plan = some.inputs.plans[0]
+    moved = rebalanced(some.world, "A")
+    assert [u.bus for u in moved] == [u.bus for u in plan.units]
+    assert {len(u.phases) for u in moved} == {1}
+    counts = [sum(u.phases[0] == p for u in moved) for p in ("L1", "L2", "L3")]
+    assert max(counts) - min(counts) <= 4
+
+
+def test_a_batch_may_be_cut_anywhere() -> None:
+    """Counts of a whole batch are the sum over its parts."""
+    some = read(days=2, scenarios="AF")
+    world, case, observer = some.world, some.world.cases["F"], some.world.observers["F"]
+    base, per_w = world.lit_states("F", 0, 10)
+    limits = Limits()
+    whole = tally(case, observer, base, per_w, 17_000.0, limits, detail=True)
+    parts = tally(case, observer, base[:100], per_w[:100], 17_000.0, limits, detail=True)
+    parts.add(tally(case, observer, base[100:], per_w[100:], 17_000.0, limits, detail=True))
+    for name in ("states", "over", "under", "unbalanced", "overloaded", "u_histogram", "loading_histogram"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+    assert np.allclose(whole.u_max_pu, parts.u_max_pu, rtol=1e-6)
