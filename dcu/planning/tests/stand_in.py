@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from dcu.planning import flobecq_like_folder
 from dcu.planning.probabilistic import Effort, Run, grow_scenario
 from dcu.planning.run import Read, _rule, _steps, read_study
 from dcu.planning.settings import ProbabilisticStudy
 from dcu.planning.study.workers import Progress, Workers, drive
 
-FOLDER = Path(__file__).parent.parent / "flobecq_like"
+FOLDER = flobecq_like_folder()
 BARE = {"deterministic": False, "planner_map": False}
 
 
