@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
+from dcu.garbage import TIDY_S
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
@@ -118,6 +119,8 @@ class Ports:
     vault: VaultPort
     status_door: StatusDoor | None = None
     notify: Notify = no_notify
+    tidy: Callable[[], None] | None = None
+    """Collects garbage; None where the interpreter does it by itself."""
     signals: Signals = Signals.LEFT_ALONE
 
 
@@ -225,6 +228,8 @@ class DcuDaemon:
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
         supervisor.worker("forecast", self._forecast, STALL_S)
         supervisor.worker("keys", self._keep_keys, STALL_S)
+        if self.ports.tidy is not None:
+            supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -254,6 +259,14 @@ class DcuDaemon:
                 await asyncio.sleep(PAUSE_S)
             progress()
             await asyncio.sleep(STALL_S / 3)
+
+    async def _tidy(self, progress: Progress) -> None:
+        """Collect garbage between decisions."""
+        assert self.ports.tidy is not None
+        while True:
+            self.ports.tidy()
+            progress()
+            await asyncio.sleep(TIDY_S)
 
     async def _poll(self, progress: Progress) -> None:
         clock = self.ports.clock

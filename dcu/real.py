@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
@@ -211,6 +212,7 @@ async def run_daemon(config: DcuConfig) -> int:
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
         notify=notify_from(),
+        tidy=Tidy(),
         signals=Signals.HANDLED,
     )
     try:
