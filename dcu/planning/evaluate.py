@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dcu.grid.feeder import solve
 from dcu.grid.network import PHASES, Conductor
+from dcu.grid.port_model import PortModel
 from dcu.planning.draws import Draws
 from dcu.planning.feeder_case import FeederCase
 from dcu.planning.profiles import Reals
@@ -76,25 +77,29 @@ class Tally:
                 np.maximum(mine, theirs, out=mine)
             elif f.name == "u_min_pu":
                 np.minimum(mine, theirs, out=mine)
+            elif f.name.endswith("_histogram") and mine.shape != theirs.shape:
+                setattr(self, f.name, mine[:, :0])  # only one of the two was looked at in detail
             else:
                 setattr(self, f.name, mine + theirs)
 
 
 class Observer:
-    """What is watched of a feeder: voltages at `points`, unbalance at `buses`, currents of `wires`."""
+    """What is watched of a feeder: voltages at `points`, unbalance at `buses`, currents of `wires`.
 
-    def __init__(self, case: FeederCase, watched: tuple[str, ...] = ()) -> None:
+    Scenarios of one study watch the same: `watched` buses, and the `wires` that `rated_wires` finds.
+    """
+
+    def __init__(
+        self, case: FeederCase, watched: tuple[str, ...] = (), wires: tuple[tuple[str, str], ...] | None = None
+    ) -> None:
         model = case.feeder.model
         rows: dict[tuple[str, str], int] = {(n.bus, n.conductor): k for k, n in enumerate(model.nodes)}
         watched = watched or tuple(dict.fromkeys(p.bus for p in case.feeder.network.connection_points))
         self.points = tuple((b, str(c)) for b in watched for c in PHASES if (b, c) in rows)
         self.buses = tuple(b for b in watched if all((b, c) in rows for c in PHASES))
-        self.wires_at = [
-            k
-            for k, (name, rating) in enumerate(zip(model.currents, model.rating_a, strict=True))
-            if name.kind == "branch" and name.conductor in PHASES and np.isfinite(rating)
-        ]
-        self.wires = tuple((model.currents[k].id, model.currents[k].conductor) for k in self.wires_at)
+        self.wires = rated_wires(model) if wires is None else wires
+        place = {(c.id, c.conductor): k for k, c in enumerate(model.currents) if c.kind == "branch" and c.end == "from"}
+        self.wires_at = [place[w] for w in self.wires]
         u_open, h = model.node_open_v, model.node_h_ohm
         points = np.array([rows[p] for p in self.points])
         neutral = np.array([rows.get((b, "N"), -1) for b, _ in self.points])
@@ -145,6 +150,26 @@ class Observer:
         return squared[:n_point], squared[n_point : n_point + n_bus], squared[n_point + n_bus :]
 
 
+def rated_wires(model: PortModel) -> tuple[tuple[str, str], ...]:
+    """Rated branch currents of phases; of those that are always equal, such as along a chain of buses, the one of the
+    smallest rating, and none that never flows."""
+    strictest: dict[bytes, int] = {}
+    for k, (name, rating) in enumerate(zip(model.currents, model.rating_a, strict=True)):
+        row = np.append(model.current_h[k], model.current_open_a[k])
+        if (
+            name.kind != "branch"
+            or name.end != "from"
+            or name.conductor not in PHASES
+            or not np.isfinite(rating)
+            or np.abs(row).max() < 1e-9
+        ):
+            continue
+        key = (np.round(row, 9) + 0.0).tobytes()  # no negative zeros
+        if key not in strictest or rating < model.rating_a[strictest[key]]:
+            strictest[key] = k
+    return tuple((model.currents[k].id, model.currents[k].conductor) for k in sorted(strictest.values()))
+
+
 REACH: Final = 0.3
 """A port that moves a voltage by less than this share of what the strongest port does is not called to help it."""
 
@@ -167,7 +192,7 @@ def currents(case: FeederCase, base_w: Reals, per_w: Reals, level_w: float) -> t
     return flow["port_i_a"], np.flatnonzero(~flow.converged)
 
 
-def empty(observer: Observer) -> Tally:
+def empty(observer: Observer, *, detail: bool = False) -> Tally:
     """No states yet."""
     points, buses, wires = len(observer.points), len(observer.buses), len(observer.wires)
 
@@ -186,9 +211,9 @@ def empty(observer: Observer) -> Tally:
         np.full(points, np.inf),
         np.zeros(buses),
         np.zeros(wires),
-        zero(points, U_BINS[2]),
-        zero(buses, VUF_BINS[2]),
-        zero(wires, I_BINS[2]),
+        zero(points, U_BINS[2] * detail),
+        zero(buses, VUF_BINS[2] * detail),
+        zero(wires, I_BINS[2] * detail),
     )
 
 
@@ -202,7 +227,7 @@ def tally(
 ) -> Tally:
     """Solve a batch of states at one level and count."""
     began = time.thread_time()
-    found = empty(observer)
+    found = empty(observer, detail=detail)
     u_limits = (np.float32(limits.u_max_pu**2), np.float32(limits.u_min_pu**2))
     vuf_limit, i_limit = np.float32(limits.vuf_max**2), np.float32(limits.loading_max**2)
     flow_s = 0.0

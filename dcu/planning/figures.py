@@ -124,7 +124,13 @@ def curves(read: Read, found: Findings) -> tuple[Figure, str]:
             fontweight="bold",
         )
         left.fill_between(x, bands[:, 0], bands[:, 1], color=colour, alpha=0.18, linewidth=0)
-        right.plot(x, [100 * level.tally.loading_max.max() for level in log], color=colour, linewidth=1.5, label=name)
+        right.plot(
+            x,
+            [100 * level.tally.loading_max.max(initial=0.0) for level in log],
+            color=colour,
+            linewidth=1.5,
+            label=name,
+        )
     allowed = 100 - read.study.limits.percentile
     left.axhline(allowed, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     left.text(left.get_xlim()[0], allowed, f" EN 50160: {allowed:g} %", va="bottom", fontsize=8.5)
@@ -412,7 +418,8 @@ def all_figures(read: Read, found: Findings) -> Iterator[tuple[str, Figure, str]
     yield "maps", *maps(read, found)
     if found.places:
         yield "planner_map", *planner_map(read, found)
-    yield "segments", *segments(read, found, next(iter(found.details)))
+    if next(iter(read.world.observers.values())).wires:
+        yield "segments", *segments(read, found, next(iter(found.details)))
     if found.losses is not None:
         yield "losses", *losses(found)
     if found.data_length:

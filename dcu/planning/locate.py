@@ -68,7 +68,8 @@ def place_capacities(world: World, bus: str, rule: Rule, step_w: float, days: in
     case = feeder_case(
         inputs.network, inputs.profiles.customers, inputs.existing, inputs.profiles.pv_customers, units, Control.ON_OFF
     )
-    observer = Observer(case, tuple(dict.fromkeys(b for b, _ in next(iter(world.observers.values())).points)))
+    watched = next(iter(world.observers.values()))
+    observer = Observer(case, tuple(dict.fromkeys(b for b, _ in watched.points)), watched.wires)
     draws = draw(inputs.profiles, inputs.sampling, stream(inputs.seed, world.feeder_name, "places"), days)
     some = lit(draws)
     base, per_w = case.base_w(draws)[some], draws.per_w[some]

@@ -83,7 +83,7 @@ def _level(run: Run, plan: Plan, rule: Rule, steps: Steps, level_w: float) -> Ge
     for at in range(0, len(days), width):
         wave = range(at, min(at + width, len(days)))
         tasks = [Task(("dark", k), dark_tally, (run.world.inputs.plans[0].name, k, days[k])) for k in wave]
-        tasks += [Task((key, level_w, k), lit_tally, (plan.name, level_w, k, days[k], not level_w)) for k in wave]
+        tasks += [Task((key, level_w, k), lit_tally, (plan.name, level_w, k, days[k], 0)) for k in wave]
         results = yield tasks
         for k in range(len(wave)):
             part = _copy(results[k])

@@ -264,7 +264,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         drawn["curves"],
         drawn["maps"],
     ]
-    parts += [_binding(read, found), drawn["segments"]]
+    parts += [_binding(read, found), drawn.get("segments", "")]
     if rows:
         parts += _check(rows, relations)
     if found.places:

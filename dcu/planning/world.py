@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from dcu.grid.network import Network
+from dcu.grid.network import PHASES, Network
 from dcu.grid.network_file import network_json
 from dcu.planning.draws import DAYS_A_BLOCK, Draws, Sampling, draw, stream
-from dcu.planning.evaluate import Limits, Observer, Tally, lit, tally
+from dcu.planning.evaluate import Limits, Observer, Tally, lit, rated_wires, tally
 from dcu.planning.feeder_case import Control, Existing, FeederCase, Unit, feeder_case
 from dcu.planning.profiles import History, Pool, Profiles, Reals
 
@@ -101,7 +101,17 @@ def build(inputs: Inputs) -> World:
         [p.bus for p in inputs.network.connection_points] + [u.bus for p in inputs.plans for u in p.units]
     )
     digest = hashlib.sha256(network_json(inputs.network).encode()).hexdigest()
-    return World(inputs, digest, cases, {name: Observer(case, tuple(watched)) for name, case in cases.items()})
+    wires = _wires(inputs, tuple(watched))
+    return World(inputs, digest, cases, {name: Observer(case, tuple(watched), wires) for name, case in cases.items()})
+
+
+def _wires(inputs: Inputs, watched: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The branch currents to watch, the same for every scenario: those that power at any watched bus makes."""
+    conductors = {b.id: b.conductors for b in inputs.network.buses}
+    every = tuple(Unit(b, (p,)) for b in watched for p in PHASES if p in conductors[b])
+    names, with_pv = inputs.profiles.customers, inputs.profiles.pv_customers
+    widest = feeder_case(inputs.network, names, inputs.existing, with_pv, every, Control.ON_OFF)
+    return rated_wires(widest.feeder.model)
 
 
 def blocks(days: int) -> list[int]:
