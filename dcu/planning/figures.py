@@ -344,7 +344,7 @@ def losses(found: Findings) -> tuple[Figure, str]:
     axes.set_xlabel("losses of a day between the two hours [kWh]")
     axes.set_ylabel("share of days [%]")
     axes.set_xlim(0, None)
-    axes.legend(loc="center right", bbox_to_anchor=(0.98, 0.25))
+    axes.legend(loc="center", bbox_to_anchor=(0.62, 0.2))
     return figure, "Losses of the simulated days, sorted, and what the worst state would lose if it lasted."
 
 
@@ -359,7 +359,9 @@ def data_length(read: Read, found: Findings) -> tuple[Figure, str]:
             shift = (k - (len(own) - 1) / 2) * 0.07
             axes.plot(x + shift, v.voltage_w / 1000, "o", color=COLOURS[0], markersize=5, alpha=0.8)
             axes.plot(x + shift, v.current_w / 1000, "D", color=COLOURS[1], markersize=4, alpha=0.8)
-    axes.set_xticks(range(len(lengths)), [f"{n // 7} weeks" if n < 364 else "all" for n in lengths])
+    axes.set_xticks(
+        range(len(lengths)), ["all" if n >= 364 else "1 week" if n == 7 else f"{n // 7} weeks" for n in lengths]
+    )
     axes.set_ylabel("capacity of a unit [kVA]")
     axes.set_ylim(0, None)
     axes.grid(axis="x", visible=False)

@@ -451,9 +451,14 @@ def _rare(read: Read, found: Findings) -> str:
         f"overvoltage at {r.place} with probability "
         f"{r.probability:.3g} ± {r.error:.1g} (standard error) from {r.states + r.learning_states:,} states "
         f"drawn where it happens. Plain sampling would "
-        f"need {r.brute_states:.2g} states for the same error, {ratio:.2g} times as many."
+        f"need {_about_so_many(r.brute_states)} states for the same error, {_about_so_many(ratio)} times as many."
     )
     return report.heading("Rare events", text)
+
+
+def _about_so_many(count: float) -> str:
+    """Two digits, as people read them."""
+    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def _headroom_text(found: Findings) -> str:

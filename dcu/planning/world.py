@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -100,7 +100,10 @@ def build(inputs: Inputs) -> World:
     watched = dict.fromkeys(
         [p.bus for p in inputs.network.connection_points] + [u.bus for p in inputs.plans for u in p.units]
     )
-    digest = hashlib.sha256(network_json(inputs.network).encode()).hexdigest()
+    bare = replace(
+        inputs.network, buses=tuple(replace(b, position=None) for b in inputs.network.buses), description="", memo={}
+    )  # a drawing changes no draw
+    digest = hashlib.sha256(network_json(bare).encode()).hexdigest()
     wires = _wires(inputs, tuple(watched))
     return World(inputs, digest, cases, {name: Observer(case, tuple(watched), wires) for name, case in cases.items()})
 

@@ -11,7 +11,7 @@ from dcu.planning.capacity import GROUPS, Criterion, Rule, Steps, capacities, ce
 from dcu.planning.evaluate import Limits, Tally, empty, tally
 from dcu.planning.locate import judge, largest, rebalanced
 from dcu.planning.tests.stand_in import grown, read
-from dcu.planning.world import World
+from dcu.planning.world import World, build
 
 
 def _tally(world: World, **changes: object) -> Tally:
@@ -157,3 +157,47 @@ def test_a_batch_may_be_cut_anywhere() -> None:
     for name in ("states", "over", "under", "unbalanced", "overloaded", "u_histogram", "loading_histogram"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
     assert np.allclose(whole.u_max_pu, parts.u_max_pu, rtol=1e-6)
+
+
+def test_places_grow_by_their_weight_and_stop_at_their_cap() -> None:
+    """Weights 1, 0.5 and 3 with a cap of 10 kVA: at step 4 the units have 4, 2 and 10 kVA."""
+    some = read(days=2, scenarios="A")
+    case = some.world.cases["A"]
+    units = tuple(
+        replace(u, weight=w, cap_w=c) for u, w, c in zip(case.units, (1.0, 0.5, 3.0), (10e3,) * 3, strict=False)
+    )
+    own = replace(case, units=units, unit_ports=case.unit_ports[:3], elements={})
+    assert own.rated_w(4000.0).tolist() == [4000.0, 2000.0, 10_000.0]
+    drawn = own.injections(np.zeros((1, own.load_share.shape[1])), np.ones(1), 4000.0).p_w[0]
+    assert [-drawn[ports[0]] for ports in own.unit_ports] == [4000.0, 2000.0, 10_000.0]
+
+
+def test_controls_act_on_the_voltage_they_see() -> None:
+    """At the same level damping and Q(U) leave a lower highest voltage than feeding in alone, in the worst state."""
+    some = read(days=2, scenarios="AFG")
+    highest = {}
+    for name in "AFG":
+        base, per_w = some.world.lit_states(name, 0, 4)
+        case, observer = some.world.cases[name], some.world.observers[name]
+        highest[name] = tally(case, observer, base, per_w, 14_000.0, Limits(), detail=False).u_max_pu.max()
+    assert highest["F"] < highest["A"] - 0.01
+    assert highest["G"] < highest["A"]
+
+
+def test_a_drawing_changes_no_draw() -> None:
+    """Streams are named after what is electrical of a feeder: moved buses give the same states."""
+    some = read(days=2, scenarios="A")
+    buses = tuple(replace(b, position=(1.0, 2.0)) for b in some.inputs.network.buses)
+    moved = build(replace(some.inputs, network=replace(some.inputs.network, buses=buses, memo={})))
+    assert np.array_equal(moved.draws(0, 2).load_w, some.world.draws(0, 2).load_w)
+    assert moved.feeder_name == some.world.feeder_name
+
+
+def test_two_scenarios_watch_the_same_places() -> None:
+    """Counts of shared states can be added whatever ports a scenario has."""
+    observers = list(read(days=2).world.observers.values())
+    assert len(observers) == 7
+    assert len(observers[0].wires) == 57
+    assert all(
+        (o.points, o.buses, o.wires) == (observers[0].points, observers[0].buses, observers[0].wires) for o in observers
+    )

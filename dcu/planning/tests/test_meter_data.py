@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dcu.planning import meter_data
 from dcu.planning.meter_data import COLUMNS, read_meter_data
 from shared.errors import ConfigError
 
@@ -164,3 +165,37 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """With its name."""
     with pytest.raises(ConfigError, match=r"none\.csv"):
         read_meter_data([tmp_path / "none.csv"])
+
+
+@pytest.mark.parametrize(("limit", "value"), [("ROWS_MAX", 100), ("CELLS_MAX", 100), ("CUSTOMERS_MAX", 1)])
+def test_every_size_has_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    """A file beyond a limit is refused with the limit, in either form."""
+    path = _csv(tmp_path, _rows() + _rows(customer="b"))
+    table = read_meter_data([path])
+    columns = {
+        "customer": pa.array(np.repeat(["a", "b"], 200)),
+        "start_utc": pa.array(np.tile(table.start_s, 2), pa.timestamp("us", "UTC")),
+        "import_wh": table.import_wh.ravel(),
+        "export_wh": table.export_wh.ravel(),
+        "pv_wh": pa.nulls(400),
+        "u_mean_v": pa.nulls(400),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "meters.parquet")
+    monkeypatch.setattr(meter_data, limit, value)
+    for file in (path, tmp_path / "meters.parquet"):
+        with pytest.raises(ConfigError, match=f"at most {value}"):
+            read_meter_data([file])
+
+
+def test_rows_that_unpack_to_documents_are_refused(tmp_path: Path) -> None:
+    """A small Parquet file whose names unpack to megabytes is no meter data."""
+    count = 100
+    columns = {
+        "customer": pa.array(["x" * 100_000] * count),
+        "start_utc": pa.array(np.arange(count) * 900 + 1_772_323_200, pa.timestamp("s", "UTC")),
+        **{name: np.zeros(count) for name in COLUMNS[2:]},
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet", compression="zstd")
+    assert (tmp_path / "x.parquet").stat().st_size < 200_000
+    with pytest.raises(ConfigError, match="rows, not documents"):
+        read_meter_data([tmp_path / "x.parquet"])
