@@ -204,3 +204,34 @@ def capacities(log: list[Level], existing_w: float) -> list[Capacity]:
             )
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """The total [W] at which overvoltage at the worst place reaches a probability, between steps; with the totals at which
+    the ends of its 95 % interval do. None where the study's steps do not reach it."""
+
+    probability: float
+    total_w: float | None
+    low_w: float | None
+    high_w: float | None
+
+
+def risk(log: list[Level], existing_w: float, probability: float) -> Risk:
+    """Capacity for another accepted probability of overvoltage, from one log."""
+    totals = [existing_w + level.added_w for level in log]
+    counts = [int(level.tally.over.max(initial=0)) for level in log]
+    states = [level.tally.states for level in log]
+    ends = [interval(c, n) for c, n in zip(counts, states, strict=True)]
+    shares = [c / n for c, n in zip(counts, states, strict=True)]
+    upper, lower = [high for _, high in ends], [low for low, _ in ends]
+    return Risk(probability, *(_crossing(totals, p, probability) for p in (shares, upper, lower)))
+
+
+def _crossing(totals: list[float], shares: list[float], probability: float) -> float | None:
+    """Where a broken line first reaches a probability; None where it never does."""
+    for k in range(1, len(totals)):
+        a, b = shares[k - 1], shares[k]
+        if a < probability <= b:
+            return totals[k - 1] + (totals[k] - totals[k - 1]) * (probability - a) / (b - a)
+    return None

@@ -72,6 +72,8 @@ def _probabilistic(chosen: argparse.Namespace) -> int:
         print(f"stopped; repeat the command to go on where it was ({chosen.out}/unfinished)", file=sys.stderr)
         return EXIT_INTERRUPTED
     write(read, found, chosen.out)
+    e = found.effort
+    print(f"{e.states:,} states judged, {e.solved:,} solved in {e.flow_s + e.other_s:.1f} s", file=sys.stderr)
     if chosen.json:
         print(json.dumps(_summary(found.capacities), indent=1))
         return EXIT_OK

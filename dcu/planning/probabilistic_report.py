@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from dcu.planning import check_table
-from dcu.planning.capacity import Capacity, Criterion, Level, Violation, interval
+from dcu.planning.capacity import Capacity, Criterion, Level, Risk, Violation, interval, risk
+from dcu.planning.evaluate import I_BINS, U_BINS, VUF_BINS
 from dcu.planning.figures import all_figures
 from dcu.planning.run import Findings, Read
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, relative, versions
 
-BAND_W = 1.0
+RISKS: Final = (0.001, 0.01, 0.02, 0.05)
+"""Accepted probabilities of overvoltage that capacities are told for beside the steps."""
 
 
 def write(read: Read, found: Findings, folder: Path) -> Outcome:
@@ -91,8 +93,13 @@ def _scenario(read: Read, found: Findings, name: str) -> dict[str, Any]:
         "name": name,
         "units": [u.name for u in next(p for p in read.world.inputs.plans if p.name == name).units],
         "capacities": [_capacity(c) for c in found.capacities[name]],
+        "risk": [_fields(r) for r in _risks(read, found, name)],
         "levels": [_level(level, read, name) for level in found.logs[name]],
     }
+
+
+def _risks(read: Read, found: Findings, name: str) -> list[Risk]:
+    return [risk(found.logs[name], read.world.cases[name].existing_w, p) for p in RISKS]
 
 
 def _capacity(c: Capacity) -> dict[str, Any]:
@@ -195,6 +202,7 @@ def _tables(out: Outcome, read: Read, found: Findings) -> None:
     out.table("voltages", points)
     out.table("currents", wires)
     out.table("unbalance", buses)
+    out.table("distributions", _distributions(read, found))
     if found.places:
         out.table("places", {k: [getattr(p, k) for p in found.places] for k in found.places[0].__dataclass_fields__})
     if found.dynamic is not None:
@@ -209,6 +217,28 @@ def _tables(out: Outcome, read: Read, found: Findings) -> None:
         out.table(
             "losses", {"by_day_wh": found.losses.by_day_wh.tolist(), "by_state_wh": found.losses.by_state_wh.tolist()}
         )
+
+
+def _distributions(read: Read, found: Findings) -> dict[str, list[Any]]:
+    """Histograms of each scenario at its last feasible step by voltage: voltage [pu], loading, unbalance; empty bins left
+    out. `place` is a bus or branch."""
+    rows: dict[str, list[Any]] = {k: [] for k in ("scenario", "quantity", "place", "phase", "from", "to", "states")}
+    for name, t in found.details.items():
+        o = read.world.observers[name]
+        for quantity, places, counts, bins in (
+            ("u_pu", o.points, t.u_histogram, U_BINS),
+            ("loading", o.wires, t.loading_histogram, I_BINS),
+            ("vuf", tuple((b, "") for b in o.buses), t.vuf_histogram, VUF_BINS),
+        ):
+            low, width = bins[0], (bins[1] - bins[0]) / bins[2]
+            _rows(
+                rows,
+                [
+                    (name, quantity, *places[k], low + width * j, low + width * (j + 1), int(counts[k, j]))
+                    for k, j in np.argwhere(counts).tolist()
+                ],
+            )
+    return rows
 
 
 def _rows(columns: dict[str, list[Any]], rows: list[tuple[Any, ...]]) -> None:
@@ -264,7 +294,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         drawn["curves"],
         drawn["maps"],
     ]
-    parts += [_binding(read, found), drawn.get("segments", "")]
+    parts += [_risk_table(read, found), _binding(read, found), drawn.get("segments", "")]
     if rows:
         parts += _check(rows, relations)
     if found.places:
@@ -336,6 +366,24 @@ def _capacity_table(read: Read, found: Findings) -> str:
         "call hosting capacity."
     )
     return report.heading("Hosting capacity", note) + report.table(header, lines)
+
+
+def _risk_table(read: Read, found: Findings) -> str:
+    text = (
+        "Between the steps: the total PV at which overvoltage at the worst place reaches an accepted "
+        "probability, and the totals "
+        "at which the ends of its 95 % interval do."
+    )
+    lines = [(name, *(_risk(r) for r in _risks(read, found, name))) for name in found.logs]
+    header = ("scenario", *(f"{p:.1%} of the states [kVA]" for p in RISKS))
+    return report.heading("Capacity as a curve of the accepted risk", text) + report.table(header, lines)
+
+
+def _risk(r: Risk) -> str:
+    if r.total_w is None:
+        return "not reached"
+    ends = ["–" if w is None else f"{w / 1000:.1f}" for w in (r.low_w, r.high_w)]
+    return f"{r.total_w / 1000:.1f} ({ends[0]} … {ends[1]})"
 
 
 def _levels(c: Capacity, read: Read) -> str:

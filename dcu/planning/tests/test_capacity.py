@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dcu.planning.capacity import GROUPS, Criterion, Rule, Steps, capacities, certain, grow, interval, verdict
+from dcu.planning.capacity import GROUPS, Criterion, Rule, Steps, capacities, certain, grow, interval, risk, verdict
 from dcu.planning.evaluate import Limits, Tally, empty, tally
 from dcu.planning.locate import judge, largest, rebalanced
 from dcu.planning.tests.stand_in import grown, read
@@ -201,3 +201,19 @@ def test_two_scenarios_watch_the_same_places() -> None:
     assert all(
         (o.points, o.buses, o.wires) == (observers[0].points, observers[0].buses, observers[0].wires) for o in observers
     )
+
+
+def test_a_risk_curve_passes_through_the_levels() -> None:
+    """Between the last feasible and the first infeasible step it crosses 5 %, with its interval around it; less accepted
+    risk is less capacity; what no step reaches is not told."""
+    log = grown(read(days=4, scenarios="A"))["A"]
+    found = [risk(log, 22_630.0, p) for p in (0.001, 0.01, 0.05, 0.9)]
+    totals = [r.total_w for r in found[:3]]
+    assert None not in totals
+    assert totals == sorted(totals)  # type: ignore[type-var]
+    five = found[2]
+    assert five.total_w is not None
+    assert five.low_w is not None
+    assert five.low_w < five.total_w
+    assert 22_630 + log[-2].added_w <= five.total_w <= 22_630 + log[-1].added_w
+    assert found[3].total_w is None

@@ -174,7 +174,7 @@ def test_every_size_has_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     table = read_meter_data([path])
     columns = {
         "customer": pa.array(np.repeat(["a", "b"], 200)),
-        "start_utc": pa.array(np.tile(table.start_s, 2), pa.timestamp("us", "UTC")),
+        "start_utc": pa.array(np.tile(table.start_s, 2) * 1_000_000, pa.timestamp("us", "UTC")),
         "import_wh": table.import_wh.ravel(),
         "export_wh": table.export_wh.ravel(),
         "pv_wh": pa.nulls(400),
