@@ -208,7 +208,7 @@ def capacities(log: list[Level], existing_w: float) -> list[Capacity]:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """The total [W] at which overvoltage at the worst place reaches a probability, between steps; with the totals at which
+    """The total [W] at which overvoltage at the worst place reaches a probability, between steps; and the totals where
     the ends of its 95 % interval do. None where the study's steps do not reach it."""
 
     probability: float

@@ -220,8 +220,8 @@ def _tables(out: Outcome, read: Read, found: Findings) -> None:
 
 
 def _distributions(read: Read, found: Findings) -> dict[str, list[Any]]:
-    """Histograms of each scenario at its last feasible step by voltage: voltage [pu], loading, unbalance; empty bins left
-    out. `place` is a bus or branch."""
+    """Histograms of each scenario at its last feasible step by voltage: voltage [pu], loading, unbalance; no
+    empty bins. `place` is a bus or branch."""
     rows: dict[str, list[Any]] = {k: [] for k in ("scenario", "quantity", "place", "phase", "from", "to", "states")}
     for name, t in found.details.items():
         o = read.world.observers[name]
@@ -371,8 +371,7 @@ def _capacity_table(read: Read, found: Findings) -> str:
 def _risk_table(read: Read, found: Findings) -> str:
     text = (
         "Between the steps: the total PV at which overvoltage at the worst place reaches an accepted "
-        "probability, and the totals "
-        "at which the ends of its 95 % interval do."
+        "probability, and the totals at which the ends of its 95 % interval do."
     )
     lines = [(name, *(_risk(r) for r in _risks(read, found, name))) for name in found.logs]
     header = ("scenario", *(f"{p:.1%} of the states [kVA]" for p in RISKS))

@@ -204,7 +204,7 @@ def test_two_scenarios_watch_the_same_places() -> None:
 
 
 def test_a_risk_curve_passes_through_the_levels() -> None:
-    """Between the last feasible and the first infeasible step it crosses 5 %, with its interval around it; less accepted
+    """Between the last feasible and the first infeasible step it crosses 5 %, its interval around it; less accepted
     risk is less capacity; what no step reaches is not told."""
     log = grown(read(days=4, scenarios="A"))["A"]
     found = [risk(log, 22_630.0, p) for p in (0.001, 0.01, 0.05, 0.9)]
