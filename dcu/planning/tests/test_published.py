@@ -64,3 +64,13 @@ def test_losses_of_days_are_far_below_the_worst_state(found: tuple[Read, Finding
     assert losses is not None
     assert np.quantile(losses.by_day_wh, 0.95) < 0.5 * losses.worst_wh
     assert losses.by_day_wh.std() > 3 * losses.by_state_wh.std()
+
+
+def test_unbalance_alone_would_bind_where_the_prototype_found_it() -> None:
+    """By |U2|/|U1| above 2 % in 5 % of the states: 8, 2, 26, 24 kVA a unit in A, B, C, D, within a step (C: two)."""
+    asked = study(50, "ABCD", growth={"until": "all", "levels_max": 55})
+    found = run(read_study(asked, FOLDER), None, 0, Progress(silent=True))
+    for name, expected in (("A", 8), ("B", 2), ("C", 26), ("D", 24)):
+        seen = next(c for c in found.capacities[name] if c.group == "unbalance").last_feasible
+        assert seen is not None
+        assert abs(seen - expected) <= (2 if name == "C" else 1), name
