@@ -228,12 +228,23 @@ def _bare(axes: Axes) -> None:
     axes.margins(0.07)
 
 
+LABELLED_MAX: Final = 40
+"""With more buses numbers would run into each other: colour alone tells then, and the phase is the marker's edge."""
+
+
 def planner_map(read: Read, found: Findings) -> tuple[Figure, str]:
     """What one new unit alone may be rated at every bus, on its best phase."""
-    figure = canvas(9.4, 3.0)
+    crowded = len({p.bus for p in found.places}) > LABELLED_MAX
+    figure = canvas(9.4, 4.4 if crowded else 3.0)
     pair = figure.subplots(1, 2)
     plan = feeder_plan(read.inputs.network)
-    for axes, key, title in ((pair[0], "voltage_w", "by voltage"), (pair[1], "current_w", "by voltage and current")):
+    sides = [("by voltage", "voltage_w")]
+    if next(iter(read.world.observers.values())).wires:
+        sides.append(("by voltage and current", "current_w"))
+    else:
+        pair[1].set_axis_off()
+    scale = Normalize(0, max(p.voltage_w for p in found.places) / 1000 or 1.0)
+    for axes, (title, key) in zip(pair, sides, strict=False):
         best: dict[str, tuple[float, str]] = {}
         for place in found.places:
             value = getattr(place, key) / 1000
@@ -242,45 +253,46 @@ def planner_map(read: Read, found: Findings) -> tuple[Figure, str]:
         for a, b, _ in plan.edges:
             (xa, ya), (xb, yb) = plan.places[a], plan.places[b]
             axes.plot([xa, xb], [-ya, -yb], color="#9aa7b3", linewidth=1.4, zorder=1)
-        values = [v for v, _ in best.values()]
-        scale = Normalize(0, max(values))
         xy = np.array([plan.places[b] for b in best])
-        axes.scatter(
-            xy[:, 0],
-            -xy[:, 1],
-            c=[ROOM(scale(v)) for v in values],
-            s=210,
-            edgecolors="#3a4652",
-            linewidths=0.6,
-            zorder=2,
-        )
-        for bus, (value, phase) in best.items():
-            x, y = plan.places[bus]
-            dark = scale(value) < 0.25 or scale(value) > 0.8
-            axes.text(
-                x, -y, f"{value:.0f}", ha="center", va="center", fontsize=7.5, zorder=3, color="white" if dark else INK
-            )
-            axes.annotate(
-                phase,
-                (x, -y),
-                xytext=(0, -9.5),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                fontsize=6.5,
-                color=PHASE_COLOURS[phase],
-                fontweight="bold",
-                zorder=4,
-            )
+        edges = [PHASE_COLOURS[phase] if crowded else "#3a4652" for _, phase in best.values()]
+        fill = [ROOM(scale(v)) for v, _ in best.values()]
+        wide, line = (46, 1.3) if crowded else (210, 0.6)
+        axes.scatter(xy[:, 0], -xy[:, 1], c=fill, s=wide, edgecolors=edges, linewidths=line, zorder=2)
+        if not crowded:
+            _label_places(axes, {b: (*plan.places[b], *best[b]) for b in best}, scale)
         root = plan.places[plan.root]
         axes.plot(root[0], -root[1], "s", color=INK, markersize=7, zorder=3)
         axes.set_title(title)
         _bare(axes)
+    if crowded:
+        figure.colorbar(
+            ScalarMappable(scale, ROOM), ax=list(pair), location="bottom", shrink=0.35, label="rating [kVA]"
+        )
+    told = "the colour of its edge (L1 orange, L2 blue, L3 green)" if crowded else "the one named below it"
     return figure, (
-        "Planner's map: the rating [kVA] that one new single-phase unit alone may have at each bus today, on "
-        "the phase named below "
-        "it, which is the phase to connect the next unit to. Numbers stop at 100 kVA."
+        "Planner's map: the rating [kVA] that one new single-phase unit alone may have at each bus today, on the phase "
+        f"to connect it to, {told}. Numbers stop at 100 kVA."
     )
+
+
+def _label_places(axes: Axes, places: dict[str, tuple[float, float, float, str]], scale: Normalize) -> None:
+    """Number and phase of each bus: x, y, value, phase."""
+    for x, y, value, phase in places.values():
+        dark = scale(value) < 0.25 or scale(value) > 0.8
+        tone = "white" if dark else INK
+        axes.text(x, -y, f"{value:.0f}", ha="center", va="center", fontsize=7.5, zorder=3, color=tone)
+        axes.annotate(
+            phase,
+            (x, -y),
+            xytext=(0, -9.5),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=6.5,
+            color=PHASE_COLOURS[phase],
+            fontweight="bold",
+            zorder=4,
+        )
 
 
 def segments(read: Read, found: Findings, name: str) -> tuple[Figure, str]:

@@ -421,7 +421,8 @@ def _binding(read: Read, found: Findings) -> str:
                 shown = f"{x:.3f} pu" if criterion in (Criterion.OVERVOLTAGE, Criterion.UNDERVOLTAGE) else f"{x:.1%}"
                 cells.append(f"{place}: {p:.2%}, {shown}")
             lines.append(cells)
-        header = ("a unit [kVA]", "total [kVA]", "overvoltage", "undervoltage", "unbalance", "current")
+        watched = [str(criterion) for criterion, *_ in bindings(log[0], read, name)]
+        header = ("a unit [kVA]", "total [kVA]", *watched)
         parts.append(report.folded(f"Scenario {name}", report.table(header, lines)))
     return "".join(parts)
 

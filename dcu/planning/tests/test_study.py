@@ -199,3 +199,26 @@ def test_sequential_stopping_changes_no_verdict(alone: Path) -> None:
     states = [level.tally.states for level in early.logs["A"]]
     assert states[3] == 100 * 96
     assert sum(states) < 0.6 * sum(level.tally.states for level in fixed.logs["A"])
+
+
+def test_a_feeder_without_ratings_is_judged_by_voltage_alone(tmp_path: Path) -> None:
+    """Nothing is known of its conductors: both capacities are the same, and the report does without currents."""
+    network = json.loads((FOLDER / "network.json").read_text("utf-8"))
+    for branch in network["branches"]:
+        del branch["rating_a"]
+    (tmp_path / "network.json").write_text(json.dumps(network), "utf-8")
+    raw = content()
+    raw["network"]["file"] = "network.json"
+    raw["meter_data"]["files"] = [str(FOLDER / "meters.parquet")]
+    raw["sampling"]["days"] = 3
+    raw["scenarios"] = raw["scenarios"][:1]
+    raw["extras"] = {"headroom": "A"}
+    del raw["study"]["check_table"]
+    (tmp_path / "study.toml").write_text("\n".join(toml_lines(raw)), "utf-8")
+    read = read_study(load_study(tmp_path / "study.toml"), tmp_path)
+    found = run(read, None, 0, Progress(silent=True))
+    by = {c.group: c for c in found.capacities["A"]}
+    assert by["voltage"].last_feasible == by["current"].last_feasible
+    assert not next(iter(read.world.observers.values())).wires
+    write(read, found, tmp_path / "out")
+    assert "scenario A" in (tmp_path / "out" / "report.html").read_text("utf-8")
