@@ -83,6 +83,7 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
     Raises:
         ConfigError: a file that is refused, or a study that does not fit its feeder.
     """
+    study = _with_files(study, folder)
     network_path = folder / study.network.file
     data_paths = [folder / name for name in study.meter_data.files]
     if study.meter_data.mapping:
@@ -109,6 +110,28 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
         inputs = replace(inputs, plans=(*plans, more))
         world = build(inputs)
     return Read(study, folder, inputs, world, files, _notes(table, past.days))
+
+
+def _with_files(study: ProbabilisticStudy, folder: Path) -> ProbabilisticStudy:
+    """Patterns such as `export/meter-data-*.parquet` replaced by the files they stand for.
+
+    Raises:
+        ConfigError: a pattern that no file fits.
+    """
+    names: list[str] = []
+    for k, name in enumerate(study.meter_data.files):
+        found = [name] if "*" not in name else _fitting(name, folder)
+        if not found:
+            raise ConfigError("study", [Fault(f"meter_data.files[{k}]", repr(name), "files that fit the pattern")])
+        names += found
+    return study.model_copy(update={"meter_data": study.meter_data.model_copy(update={"files": names})})
+
+
+def _fitting(pattern: str, folder: Path) -> list[str]:
+    whole = Path(pattern)
+    if whole.is_absolute():
+        return sorted(str(p) for p in Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
+    return sorted(str(p.relative_to(folder)) for p in folder.glob(pattern))
 
 
 def _by_point(table: MeterTable, network: Network) -> MeterTable:
