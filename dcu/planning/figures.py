@@ -95,6 +95,7 @@ def curves(read: Read, found: Findings) -> tuple[Figure, str]:
     """Probability of overvoltage over PV, with its band; and the largest current."""
     figure = canvas(9.2, 3.7)
     left, right = figure.subplots(1, 2)
+    rated = bool(next(iter(read.world.observers.values())).wires)
     styles = ["-", "--", "-.", ":"]
     for k, (name, log) in enumerate(found.logs.items()):
         if len({id(level.tally) for level in log}) < 2:
@@ -137,10 +138,14 @@ def curves(read: Read, found: Findings) -> tuple[Figure, str]:
     left.set_title("overvoltage at the worst place [% of states]")
     right.axhline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     right.set_title("largest current of any segment [% of rating]")
-    for axes in (left, right):
+    if not rated:
+        right.clear()
+        right.set_axis_off()
+        right.text(0.5, 0.5, "no branch of this feeder has a rating", ha="center", va="center", color="#5b6875")
+    for axes in (left, right) if rated else (left,):
         axes.set_xlabel("existing and new PV [kVA]")
         axes.set_ylim(0, None)
-    right.legend(fontsize=8.5, ncols=2)
+    (right if rated else left).legend(fontsize=8.5, ncols=2)
     return (
         figure,
         "Where a line crosses the limit is the capacity of its scenario; bands are 95 % intervals; * is re-balanced.",
@@ -213,7 +218,7 @@ def _map(axes: Axes, read: Read, observer: Observer, level: Level, colour: Norma
     )
     root = plan.places[plan.root]
     axes.plot(root[0], -root[1], "s", color=INK, markersize=6, zorder=3)
-    _bare(axes)
+    _bare(axes, is_map=plan.is_map)
 
 
 def _ring(axes: Axes, read: Read, buses: set[str]) -> None:
@@ -222,9 +227,10 @@ def _ring(axes: Axes, read: Read, buses: set[str]) -> None:
     axes.scatter(xy[:, 0], -xy[:, 1], s=88, facecolors="none", edgecolors="#3a4652", linewidths=0.9, zorder=2)
 
 
-def _bare(axes: Axes) -> None:
+def _bare(axes: Axes, *, is_map: bool) -> None:
     axes.set_axis_off()
-    axes.set_aspect("equal", adjustable="box")
+    if is_map:
+        axes.set_aspect("equal", adjustable="box")
     axes.margins(0.07)
 
 
@@ -263,7 +269,7 @@ def planner_map(read: Read, found: Findings) -> tuple[Figure, str]:
         root = plan.places[plan.root]
         axes.plot(root[0], -root[1], "s", color=INK, markersize=7, zorder=3)
         axes.set_title(title)
-        _bare(axes)
+        _bare(axes, is_map=plan.is_map)
     if crowded:
         figure.colorbar(
             ScalarMappable(scale, ROOM), ax=list(pair), location="bottom", shrink=0.35, label="rating [kVA]"

@@ -41,7 +41,8 @@ from dcu.planning.world import Inputs, Plan, World, build
 from shared.errors import ConfigError, Fault
 
 PLACE_DAYS: Final = 50
-VARIANT_DAYS: Final = 100
+VARIANT_DAYS: Final = 400
+GRANT_DAYS: Final = 100
 REBALANCED: Final = " re-balanced"
 ALL_GROUPS: Final = ("voltage", "current", "unbalance")
 
@@ -312,10 +313,10 @@ def _extras(read: Read, found: dict[str, list[Capacity]], rules: dict[str, Rule]
         )
     if e.headroom:
         hosted_w = max(_hosted(found[e.headroom]), 1) * step_w
-        yield "nominal", _all([(dynamic, (e.headroom, hosted_w, VARIANT_DAYS))])
+        yield "nominal", _all([(dynamic, (e.headroom, hosted_w, GRANT_DAYS))])
         yield (
             "dynamic",
-            _all([(dynamic, (e.headroom, round(hosted_w * e.headroom_factor / step_w) * step_w, VARIANT_DAYS))]),
+            _all([(dynamic, (e.headroom, round(hosted_w * e.headroom_factor / step_w) * step_w, GRANT_DAYS))]),
         )
     if e.rare:
         yield "rare", _all([(rare_overvoltage, (e.rare.scenario, e.rare.level * step_w, e.rare.states))])

@@ -98,7 +98,7 @@ def test_more_data_settle_the_capacity() -> None:
 def test_load_models_differ_little_where_pv_decides() -> None:
     """The same feeder with correlated loads: within three steps of the published model, and every variant named."""
     world = read(2, "A").world
-    some = [load_model(world, "A", k, RULE, 1000.0, 12_000.0, 30) for k in range(5)]
+    some = [load_model(world, "A", k, RULE, 1000.0, 12_000.0, 300) for k in range(5)]
     assert len({v.name for v in some}) == 5
     assert all(abs(v.voltage_w - some[0].voltage_w) <= 3000.0 for v in some)
 
