@@ -7,7 +7,8 @@ import logging
 import random
 from asyncio import Future
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
@@ -31,6 +32,7 @@ from dcu.hosting.exchange import (
     Wait,
 )
 from dcu.keys import KeyRing
+from dcu.page_facts import Recent, page_facts
 from dcu.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
@@ -117,6 +119,7 @@ class Ports:
     epoch: Epoch
     vault: VaultPort
     status_door: StatusDoor | None = None
+    page_door: StatusDoor | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
 
@@ -208,6 +211,7 @@ class DcuDaemon:
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
+        self._recent = Recent()
         started: Future[int] = asyncio.get_running_loop().create_future()
         started.set_result(0)
         self._scribe = Scribe(ports.ledger, self._send, started)
@@ -228,6 +232,9 @@ class DcuDaemon:
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
+        page = self.ports.page_door
+        if page is not None:
+            supervisor.worker("page", lambda progress: page(self.page, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -240,6 +247,14 @@ class DcuDaemon:
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
 
+    def page(self) -> dict[str, Any]:
+        """What the operator's page shows."""
+        found = snapshot(
+            self.engine, self.ports.ledger, self.ports.clock.monotonic(), self._stack.summary(), self.config
+        )
+        found |= {"counters": asdict(self.counters), "protection": self._gate.summary()}
+        return found | page_facts(self.engine, self._recent, self._forecaster, self.ports.clock.utc_s())
+
     # ---- workers -----------------------------------------------------------------------------------------------------
 
     async def _decide(self, progress: Progress) -> None:
@@ -249,7 +264,7 @@ class DcuDaemon:
         """Keep the headroom of the next hours up to date, between decisions."""
         clock = self.ports.clock
         while True:
-            for _ in self._forecaster.work(clock.monotonic(), clock.utc_s()):
+            for _ in chain(self._forecaster.work(clock.monotonic(), clock.utc_s()), self._forecaster.look()):
                 progress()
                 await asyncio.sleep(PAUSE_S)
             progress()
@@ -351,7 +366,9 @@ class DcuDaemon:
     def _perform(self, output: Output) -> None:
         match output:
             case Record():
-                self._scribe.record(output).add_done_callback(self._recorded)
+                record = self._scribe.record(output)
+                record.add_done_callback(self._recorded)
+                self._recent.note(output.entry, self.ports.clock.utc_s(), record)
             case SendDown():
                 self._scribe.send(output)
             case Event():

@@ -19,6 +19,7 @@ from dcu.daemon import STALL_S, Ports, StatusDoor, build
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
+from dcu.page_door import group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
@@ -176,6 +177,15 @@ def status_door(path: Path) -> StatusDoor:
     return serve
 
 
+def door_of_page(config: DcuConfig) -> StatusDoor | None:
+    """Where the operator's page asks, if there is one."""
+    status = config.status
+    if status.page_socket is None:
+        return None
+    group = None if status.page_group is None else group_number(status.page_group, "status")
+    return page_door(Path(status.page_socket), group)
+
+
 async def run_daemon(config: DcuConfig) -> int:
     """Run a DCU on this machine's ports.
 
@@ -210,6 +220,7 @@ async def run_daemon(config: DcuConfig) -> int:
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        page_door=door_of_page(config),
         notify=notify_from(),
         signals=Signals.HANDLED,
     )

@@ -55,6 +55,8 @@ class Plan:
     root: str
     row: float
     is_map: bool
+    ohms: dict[str, float] = field(default_factory=dict)
+    """Positive-sequence impedance of the branches from the source to each bus."""
 
 
 def feeder_plan(network: Network) -> Plan:
@@ -70,7 +72,14 @@ def feeder_plan(network: Network) -> Plan:
         if bus in customers or any(child in leading for child in spots[bus].children):
             leading.add(bus)
     edges = tuple((s.parent, bus, s.wires) for bus, s in spots.items() if s.parent is not None and bus in leading)
-    return Plan(places, edges, network.source.bus, 7.0 if found else float(ROW), found is not None)
+    return Plan(
+        places,
+        edges,
+        network.source.bus,
+        7.0 if found else float(ROW),
+        found is not None,
+        {bus: s.distance_ohm for bus, s in spots.items()},
+    )
 
 
 def feeder_svg(network: Network) -> str:

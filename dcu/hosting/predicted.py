@@ -67,6 +67,8 @@ class Predicted:
         self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
         inside = (settings.band_pct - settings.guard_pct) / 100
         self._pupil = Pupil(self._ports, model.ports, model.port_labels, settings) if mixed else None
+        self.newest: Estimate | None = None
+        """What the last view rested on, for those who only look."""
         self.learns = mixed
         self._limits = GridLimits(
             u_low_v=nominal_v * (1 - inside),
@@ -113,7 +115,7 @@ class Predicted:
         return self._estimator.take(measurements, now)
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
-        estimate = self._estimator.take(measurements, now)
+        estimate = self.newest = self._estimator.take(measurements, now)
         lesson = None if self._pupil is None else self._pupil.lesson(measurements, now)
         if self._pupil is not None and lesson is not None:
             self._pupil.teach(lesson)
