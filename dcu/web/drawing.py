@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dcu.grid.network_file import load_network
 from dcu.grid.picture import Plan, feeder_plan
@@ -34,52 +35,61 @@ class Drawing:
         plan = self._plan
         if plan is None:
             return self._row(customers)
-        edges = [_edge(plan.places[parent], plan.places[bus], wires, parent, bus) for parent, bus, wires in plan.edges][
-            :EDGES_MAX
-        ]
         places, at_bus = [], dict.fromkeys(plan.places, 0)
         for meter, bus in customers:
             if bus in plan.places:
                 x, y = plan.places[bus]
                 shift = at_bus[bus] * plan.row
                 at_bus[bus] += 1
-                places.append({"meter": meter, "bus": bus, "x": x, "y": y + shift, "ohm": plan.ohms.get(bus)})
-        xs = [x for x, _ in plan.places.values()]
-        ys = [y for _, y in plan.places.values()] + [place["y"] for place in places]
-        left, top = min(xs) - MARGIN, min(ys) - MARGIN
-        for place in places:
-            place["x"], place["y"] = round(place["x"] - left, 1), round(place["y"] - top, 1)
-        for edge in edges:
-            for key, by in (("x0", left), ("x1", left), ("y0", top), ("y1", top)):
-                edge[key] = round(edge[key] - by, 1)
-        x, y = plan.places[plan.root]
-        drawn = {edge["bus"] for edge in edges} | {plan.root}
+                places.append(_Spot(meter, bus, x, y + shift, plan.ohms.get(bus)))
+        drawn = plan.edges[:EDGES_MAX]
+        ends = [plan.places[bus] for parent, bus, _ in drawn] + [plan.places[parent] for parent, _, _ in drawn]
+        points = [*ends, plan.places[plan.root], *((place.x, place.y) for place in places)]
+        left, top = min(x for x, _ in points) - MARGIN, min(y for _, y in points) - MARGIN
+
+        def at(point: tuple[float, float]) -> tuple[float, float]:
+            return round(point[0] - left, 1), round(point[1] - top, 1)
+
+        buses = {bus for _, bus, _ in drawn} | {plan.root}
         return {
             "name": self._name,
             "kind": "map" if plan.is_map else "tree",
-            "width": round(max(xs) - left + MARGIN, 1),
-            "height": round(max(ys) - top + MARGIN, 1),
-            "edges": edges,
-            "places": places,
-            "source": (round(x - left, 1), round(y - top, 1)),
-            "bus_ohm": {bus: round(ohm, 5) for bus, ohm in plan.ohms.items() if bus in drawn},
+            "width": round(max(x for x, _ in points) - left + MARGIN, 1),
+            "height": round(max(y for _, y in points) - top + MARGIN, 1),
+            "edges": [_edge(at(plan.places[parent]), at(plan.places[bus]), wires) for parent, bus, wires in drawn],
+            "places": [place.as_api(at((place.x, place.y))) for place in places],
+            "source": at(plan.places[plan.root]),
+            "bus_ohm": {bus: round(ohm, 5) for bus, ohm in plan.ohms.items() if bus in buses},
         }
 
     def _row(self, customers: list[tuple[str, str]]) -> dict[str, Any]:
         """Nobody told us the network: one line with everybody on it, in the order of the DCU's configuration."""
-        places = [
-            {"meter": meter, "bus": bus, "x": MARGIN + ROW_STEP * (k + 1), "y": ROW_Y, "ohm": None}
-            for k, (meter, bus) in enumerate(customers)
-        ]
-        points = [(MARGIN, ROW_Y), *((float(p["x"]), ROW_Y) for p in places)]  # type: ignore[arg-type]
-        edges = [
-            _edge(points[k], points[k + 1], 3, "substation" if k == 0 else customers[k - 1][1], customers[k][1])
-            for k in range(len(places))
-        ]
-        width = 2 * MARGIN + ROW_STEP * max(1, len(places))
-        rest = {"height": 2 * ROW_Y, "edges": edges, "places": places, "source": (MARGIN, ROW_Y), "bus_ohm": {}}
-        return {"name": None, "kind": "row", "width": width, **rest}
+        spots = [_Spot(meter, bus, MARGIN + ROW_STEP * (k + 1), ROW_Y, None) for k, (meter, bus) in enumerate(customers)]
+        points = [(MARGIN, ROW_Y), *((spot.x, spot.y) for spot in spots)]
+        return {
+            "name": None,
+            "kind": "row",
+            "width": 2 * MARGIN + ROW_STEP * max(1, len(spots)),
+            "height": 2 * ROW_Y,
+            "edges": [_edge(a, b, 3) for a, b in pairwise(points)],
+            "places": [spot.as_api((spot.x, spot.y)) for spot in spots],
+            "source": (MARGIN, ROW_Y),
+            "bus_ohm": {},
+        }
 
 
-def _edge(a: tuple[float, float], b: tuple[float, float], wires: int, parent: str, bus: str) -> dict[str, Any]:
-    return {"x0": a[0], "y0": a[1], "x1": b[0], "y1": b[1], "wires": wires, "parent": parent, "bus": bus}
+class _Spot(NamedTuple):
+    """Where a customer stands."""
+
+    meter: str
+    bus: str
+    x: float
+    y: float
+    ohm: float | None
+
+    def as_api(self, at: tuple[float, float]) -> dict[str, Any]:
+        return {"meter": self.meter, "bus": self.bus, "x": at[0], "y": at[1], "ohm": self.ohm}
+
+
+def _edge(a: tuple[float, float], b: tuple[float, float], wires: int) -> dict[str, Any]:
+    return {"x0": a[0], "y0": a[1], "x1": b[0], "y1": b[1], "wires": wires}

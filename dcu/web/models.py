@@ -126,8 +126,6 @@ class Edge(Answer):
     x1: float
     y1: float
     wires: int
-    parent: str
-    bus: str
 
 
 class Place(Answer):

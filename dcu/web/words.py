@@ -18,13 +18,13 @@ PLACED: Final = {
     "READINGS_CONTRADICT": "the reading of {place} contradicts the others",
 }
 """Reasons that have a place, as the end of a sentence that begins with "because"."""
-WITHDRAWN: Final = {
+MEASURED: Final = {
     "OVERVOLTAGE": "the voltage at {place} was too high",
     "UNDERVOLTAGE": "the voltage at {place} was too low",
     "CURRENT": "{place} carried too much current",
     "UNBALANCE": "the phases at {place} were too uneven",
 }
-"""The same of what has been taken back."""
+"""The same where it was measured, which a value tells."""
 OPERATOR: Final = {
     "ABOVE_CONTRACT": "the request was above what the contract allows",
     "QUARANTINE": "the DCU has just started and waits until no earlier grant can be in use",
@@ -86,12 +86,11 @@ def because(row: Mapping[str, Any]) -> str:
     reason, place = row.get("reason"), row.get("binding")
     if reason is None:
         return ""
-    taken_back = row.get("kind") in {"revoke", "lowered"}
-    words = (WITHDRAWN.get(reason) if taken_back else None) or PLACED.get(reason)
+    value = row.get("value")
+    words = (None if value is None else MEASURED.get(reason)) or PLACED.get(reason)
     if words is None or not place:
         return OPERATOR.get(reason) or REASONS.get(reason) or str(reason).replace("_", " ").lower()
     text = words.format(place=place)
-    value = row.get("value")
     unit = " V" if reason in {"OVERVOLTAGE", "UNDERVOLTAGE"} else ""
     return text if value is None or not unit else f"{text} ({value:.1f}{unit})"
 
