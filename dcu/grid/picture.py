@@ -59,13 +59,13 @@ class Plan:
     """Positive-sequence impedance of the branches from the source to each bus."""
 
 
-def feeder_plan(network: Network) -> Plan:
-    """The drawing's geometry, for other pictures of the same feeder."""
+def feeder_plan(network: Network, *, as_tree: bool = False) -> Plan:
+    """The drawing's geometry, for other pictures of the same feeder; ``as_tree`` also where there is a map."""
     customers: dict[str, list[ConnectionPoint]] = {}
     for point in network.connection_points:
         customers.setdefault(point.bus, []).append(point)
     spots = _spots(network)
-    found = _map(network, spots)
+    found = None if as_tree else _map(network, spots)
     places = found or _tree(spots, customers, network.source.bus)
     leading: set[str] = set()
     for bus in reversed(spots):  # children stand behind their parents

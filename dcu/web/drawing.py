@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dcu.grid.network_file import load_network
 from dcu.grid.picture import Plan, feeder_plan
 
-ROW_STEP: Final = 90.0
-ROW_Y: Final = 60.0
+STEP: Final = 15.0
 MARGIN: Final = 30.0
 EDGES_MAX: Final = 20_000
 
 
 class Drawing:
-    """A network's plan, or nothing, to which the DCU's customers are added once they are known."""
+    """A network's tree, and its map if it has one; to them the DCU's customers are added once they are known."""
 
     def __init__(self, network: Path | None) -> None:
         """Reads the network's file.
@@ -25,57 +24,90 @@ class Drawing:
             ConfigError: it cannot be used, with every fault in it.
         """
         self._name: str | None = None
-        self._plan: Plan | None = None
+        self._tree: Plan | None = None
+        self._map: Plan | None = None
         if network is not None:
             found = load_network(network)
-            self._name, self._plan = found.name, feeder_plan(found)
+            plan = feeder_plan(found)
+            self._name, self._map = found.name, plan if plan.is_map else None
+            self._tree = feeder_plan(found, as_tree=True) if plan.is_map else plan
 
     def of(self, customers: list[tuple[str, str]]) -> dict[str, Any]:
         """With customers (meter, bus); who stands on a bus that the network does not have stands nowhere."""
-        plan = self._plan
-        if plan is None:
-            return self._row(customers)
-        places, at_bus = [], dict.fromkeys(plan.places, 0)
-        for meter, bus in customers:
-            if bus in plan.places:
-                x, y = plan.places[bus]
-                shift = at_bus[bus] * plan.row
-                at_bus[bus] += 1
-                places.append(_Spot(meter, bus, x, y + shift, plan.ohms.get(bus)))
-        drawn = plan.edges[:EDGES_MAX]
-        ends = [plan.places[bus] for parent, bus, _ in drawn] + [plan.places[parent] for parent, _, _ in drawn]
-        points = [*ends, plan.places[plan.root], *((place.x, place.y) for place in places)]
-        left, top = min(x for x, _ in points) - MARGIN, min(y for _, y in points) - MARGIN
+        drawn_map = None if self._map is None else _drawn(self._map, customers)
+        tree = _unknown(customers) if self._tree is None else _drawn(_dense(self._tree, customers), customers)
+        longest = max(self._tree.ohms.values(), default=0.0) if self._tree is not None else None
+        return {"name": self._name, "longest_ohm": longest, "tree": tree, "map": drawn_map}
 
-        def at(point: tuple[float, float]) -> tuple[float, float]:
-            return round(point[0] - left, 1), round(point[1] - top, 1)
 
-        buses = {bus for _, bus, _ in drawn} | {plan.root}
-        return {
-            "name": self._name,
-            "kind": "map" if plan.is_map else "tree",
-            "width": round(max(x for x, _ in points) - left + MARGIN, 1),
-            "height": round(max(y for _, y in points) - top + MARGIN, 1),
-            "edges": [_edge(at(plan.places[parent]), at(plan.places[bus]), wires) for parent, bus, wires in drawn],
-            "places": [place.as_api(at((place.x, place.y))) for place in places],
-            "source": at(plan.places[plan.root]),
-            "bus_ohm": {bus: round(ohm, 5) for bus, ohm in plan.ohms.items() if bus in buses},
-        }
+def _drawn(plan: Plan, customers: list[tuple[str, str]]) -> dict[str, Any]:
+    spots, at_bus = [], dict.fromkeys(plan.places, 0)
+    for meter, bus in customers:
+        if bus in plan.places:
+            x, y = plan.places[bus]
+            spots.append(_Spot(meter, bus, x, y + at_bus[bus] * plan.row, plan.ohms.get(bus)))
+            at_bus[bus] += 1
+    edges = plan.edges[:EDGES_MAX]
+    ends = [plan.places[bus] for parent, bus, _ in edges] + [plan.places[parent] for parent, _, _ in edges]
+    points = [*ends, plan.places[plan.root], *((spot.x, spot.y) for spot in spots)]
+    left, top = min(x for x, _ in points) - MARGIN, min(y for _, y in points) - MARGIN
 
-    def _row(self, customers: list[tuple[str, str]]) -> dict[str, Any]:
-        """Nobody told us the network: one line with everybody on it, in the order of the DCU's configuration."""
-        spots = [_Spot(meter, bus, MARGIN + ROW_STEP * (k + 1), ROW_Y, None) for k, (meter, bus) in enumerate(customers)]
-        points = [(MARGIN, ROW_Y), *((spot.x, spot.y) for spot in spots)]
-        return {
-            "name": None,
-            "kind": "row",
-            "width": 2 * MARGIN + ROW_STEP * max(1, len(spots)),
-            "height": 2 * ROW_Y,
-            "edges": [_edge(a, b, 3) for a, b in pairwise(points)],
-            "places": [spot.as_api((spot.x, spot.y)) for spot in spots],
-            "source": (MARGIN, ROW_Y),
-            "bus_ohm": {},
-        }
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        return round(point[0] - left, 1), round(point[1] - top, 1)
+
+    return {
+        "width": round(max(x for x, _ in points) - left + MARGIN, 1),
+        "height": round(max(y for _, y in points) - top + MARGIN, 1),
+        "edges": [_edge(at(plan.places[parent]), at(plan.places[bus]), wires) for parent, bus, wires in edges],
+        "places": [spot.as_api(at((spot.x, spot.y))) for spot in spots],
+        "source": at(plan.places[plan.root]),
+    }
+
+
+def _dense(plan: Plan, customers: list[tuple[str, str]]) -> Plan:
+    """A tree with a row for each customer and none for ends where nobody is."""
+    own: dict[str, int] = {}
+    for _, bus in customers:
+        own[bus] = own.get(bus, 0) + 1
+    children: dict[str, list[str]] = {}
+    parents = {bus: parent for parent, bus, _ in plan.edges}
+    wanted = set(own) & plan.places.keys()
+    for bus in tuple(wanted):
+        at = bus
+        while (above := parents.get(at)) is not None and above not in wanted:
+            wanted.add(above)
+            at = above
+    edges = tuple(edge for edge in plan.edges if edge[1] in wanted)
+    for parent, bus, _ in edges:
+        children.setdefault(parent, []).append(bus)
+    rows: dict[str, float] = {}
+    row, stack = 0, [(plan.root, False)]
+    while stack:  # children first, so that a parent stands in the middle of them
+        bus, ready = stack.pop()
+        below = sorted(children.get(bus, ()), key=lambda child: plan.places[child][1])
+        if not ready:
+            stack.append((bus, True))
+            stack += [(child, False) for child in reversed(below)]
+        elif below and bus not in own:
+            rows[bus] = (rows[below[0]] + rows[below[-1]]) / 2
+        else:
+            rows[bus] = row
+            row += max(1, own.get(bus, 0))
+    places = {bus: (plan.places[bus][0], plan.row * at) for bus, at in rows.items()}
+    return replace(plan, places=places, edges=edges)
+
+
+def _unknown(customers: list[tuple[str, str]]) -> dict[str, Any]:
+    """Nobody told us the network: everybody hangs on the substation, in the order of the DCU's configuration."""
+    spots = [_Spot(meter, bus, MARGIN + STEP, MARGIN + k * STEP, None) for k, (meter, bus) in enumerate(customers)]
+    source = (MARGIN, MARGIN)
+    return {
+        "width": 2 * MARGIN + STEP,
+        "height": 2 * MARGIN + STEP * max(0, len(spots) - 1),
+        "edges": [_edge(source, (spot.x, spot.y), 3) for spot in spots],
+        "places": [spot.as_api((spot.x, spot.y)) for spot in spots],
+        "source": source,
+    }
 
 
 class _Spot(NamedTuple):

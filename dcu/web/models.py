@@ -138,17 +138,23 @@ class Place(Answer):
     ohm: float | None
 
 
-class Feeder(Answer):
-    """The feeder's drawing; y grows downwards."""
+class Drawn(Answer):
+    """One drawing; y grows downwards."""
 
-    name: str | None
-    kind: Literal["map", "tree", "row"]
     width: float
     height: float
     edges: list[Edge]
     places: list[Place]
     source: tuple[float, float]
-    bus_ohm: Annotated[dict[str, float], Field(description="impedance from the transformer to each drawn bus [ohm]")]
+
+
+class Feeder(Answer):
+    """The feeder as a tree (edges go down at the parent, then across; across runs the impedance) and as a map."""
+
+    name: str | None
+    longest_ohm: Annotated[float | None, Field(description="impedance from the transformer to the farthest bus [ohm]")]
+    tree: Drawn
+    map: Drawn | None
 
 
 class Link(Answer):

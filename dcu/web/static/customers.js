@@ -81,7 +81,7 @@ export function draw(world) {
 }
 
 function make(c) {
-  const link = el("a", { href: "#street" }, c.id);
+  const link = el("a", { href: "#/street" }, c.id);
   link.addEventListener("click", () => choose(c.id));
   const row = el("tr", {}, el("th", { scope: "row" }, link));
   for (const [key, title, kind] of COLUMNS.slice(1)) row.append(el("td", { class: key === "why" ? "why" : key === "bar" ? "wide" : kind, "data-label": key === "bar" ? "" : title }));
@@ -102,6 +102,7 @@ function renew(row, c, look) {
   put(cells[3], good ? kilowatts(c.export_w) : "?");
   put(cells[4], kilowatts(c.limit_w));
   row.bar(c);
+  cells[5].classList.toggle("none", c.contract_w <= c.nominal_w);
   put(cells[6], c.contract_w <= c.nominal_w ? "" : kilowatts(c.headroom_w));
   put(cells[7], [...c.alarms, ...(c.linked ? [] : ["no session"]), ...(c.why_not_more ? [c.why_not_more] : [])].join("; "));
   put(cells[8], c.lease_left_s === null ? "" : duration(c.lease_left_s));

@@ -56,7 +56,7 @@ function options(select, pairs) {
 function make(r) {
   const receipt = el("td", { "data-label": "Ledger entry" });
   if (r.position !== null) {
-    const link = el("a", { href: "#ledger", title: "Its receipt, verified in this browser" }, `${r.position}`);
+    const link = el("a", { href: "#/ledger", title: "Its receipt, verified in this browser" }, `${r.position}`);
     link.setAttribute("aria-label", `Receipt of entry ${r.position}`);
     link.addEventListener("click", () => fetchReceipt(r.position, r.meter));
     receipt.append(link);

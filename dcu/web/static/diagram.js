@@ -1,9 +1,11 @@
-// The feeder as a map, or as its voltage profile: shapes are phases, colours voltages, a ring is a grant, bars are limits.
+// The feeder as a diagram with a line for each customer, as its voltage profile, or as a map. Shapes are phases, colours
+// voltages, a ring is a grant, bars are limits; every number that a colour stands for is written somewhere beside it.
 
-import { attr, phases, power, svg, voltageClass, volts, worst } from "./format.js";
+import { attr, kilowatts, phases, power, put, svg, voltageClass, volts, worst } from "./format.js";
 
-const R = 6, HIGH = 540;
-const W = 1000, H = 430, PAD = { left: 56, right: 24, top: 22, bottom: 40 };
+const R = 6, ROW = 16, MAP_HIGH = 540, MARGIN = 30, STEP = 15;
+const PAD = { left: 46, right: 20, top: 20, bottom: 38 };
+const GAUGES_MAX = 25;
 
 export class Diagram {
   static SHAPES = {
@@ -17,7 +19,7 @@ export class Diagram {
     this.box = box;
     this.feeder = feeder;
     this.choose = choose;
-    this.form = "map";
+    this.form = "tree";
     this.houses = new Map();
     this.look = null;
     this.build();
@@ -25,80 +27,124 @@ export class Diagram {
 
   setForm(form) {
     this.form = form;
-    this.band = null;
+    this.again();
+  }
+
+  /** After the window has changed. */
+  fit() {
+    if (Math.abs((this.box.clientWidth || this.wide) - this.wide) >= 12) this.again();
+  }
+
+  again() {
+    this.range = null;
     this.build();
     if (this.look) this.draw(this.look, this.chosen);
   }
 
   build() {
-    const map = this.form === "map";
-    const wide = (this.wide = this.box.clientWidth || W);
-    const f = (this.drawn = turned(this.feeder, wide));
-    const [width, height] = map ? [f.width, f.height] : [W, H];
-    this.scale = map ? Math.max(width / wide, height / HIGH) : 1;
-    this.svg = svg("svg", { viewBox: `0 0 ${width} ${height}`, height: Math.round(map ? Math.min(HIGH, (height * wide) / width) : (H * wide) / W), role: "group", "aria-label": map ? "Feeder map" : "Voltage profile of the feeder" });
-    this.axes = svg("g");
-    const wires = svg("g", { "aria-hidden": "true" });
-    this.svg.append(this.axes, wires);
-    if (map) {
-      const runs = new Map();
-      for (const e of f.edges) {
-        const d = f.kind === "tree" ? `M${e.x0} ${e.y0}V${e.y1}H${e.x1}` : `M${e.x0} ${e.y0}L${e.x1} ${e.y1}`;
-        runs.set(e.wires, (runs.get(e.wires) ?? "") + d);
-      }
-      for (const [count, d] of runs) wires.append(svg("path", { class: "wire", d, "stroke-width": ((0.6 + 0.5 * count) * this.scale).toFixed(2) }));
-      const s = 8 * this.scale;
-      wires.append(svg("rect", { class: "source", x: f.source[0] - s, y: f.source[1] - s, width: 2 * s, height: 2 * s }));
-      const text = svg("text", { x: f.source[0] + 14 * this.scale, y: f.source[1] + 5 * this.scale, "font-size": 13 * this.scale });
-      text.style.fontSize = `${13 * this.scale}px`;
-      text.append("substation");
-      wires.append(text);
-    }
-    this.houses.clear();
+    this.wide = this.box.clientWidth || 800;
+    this.unit = 1;
+    const makes = { tree: () => this.layTree(), profile: () => this.layProfile(), map: () => this.layMap() };
+    const { width, height, parts, places } = makes[this.form]();
+    this.width = width;
+    const names = { tree: "Feeder diagram", profile: "Voltage profile of the feeder", map: "Feeder map" };
+    this.svg = svg("svg", { viewBox: `0 0 ${width} ${height}`, height: Math.round(height / this.unit), role: "group", "aria-label": names[this.form] });
+    this.axes = svg("g", { "aria-hidden": "true" });
+    this.axes.append(...parts);
+    this.order = places.map((place) => place.meter);
     this.list = svg("g", { role: "listbox", tabindex: "0", "aria-label": "Customers; arrow keys choose one" });
     this.list.addEventListener("keydown", (event) => this.key(event));
-    for (const place of f.places) this.list.append(this.house(place, map));
-    this.svg.append(this.list);
+    this.houses.clear();
+    for (const place of places) this.list.append(this.house(place));
     this.name = svg("text", { class: "strong", "aria-hidden": "true" });
-    this.svg.append(this.name);
+    this.svg.append(this.axes, this.list, this.name);
     this.box.replaceChildren(this.svg);
   }
 
-  house(place, map) {
+  // ---- three layouts -------------------------------------------------------------------------------------------------
+
+  layTree() {
+    const tree = this.feeder.tree;
+    this.side = Math.min(330, Math.max(196, this.wide * 0.42));
+    const room = this.wide - this.side - 2 * PAD.right;
+    const x = (from) => PAD.right + (room * (from - MARGIN)) / Math.max(1, tree.width - 2 * MARGIN);
+    const y = (from) => 30 + ((from - MARGIN) / STEP) * ROW;
+    const runs = new Map();
+    for (const e of tree.edges) {
+      const d = `M${x(e.x0).toFixed(1)} ${y(e.y0).toFixed(1)}V${y(e.y1).toFixed(1)}H${x(e.x1).toFixed(1)}`;
+      runs.set(e.wires, (runs.get(e.wires) ?? "") + d);
+    }
+    const parts = [...runs].map(([count, d]) => svg("path", { class: "wire", d, "stroke-width": 0.5 + 0.4 * count }));
+    const [sx, sy] = [x(tree.source[0]), y(tree.source[1])];
+    parts.push(svg("rect", { class: "source", x: sx - 7, y: sy - 7, width: 14, height: 14 }));
+    const left = this.wide - this.side, end = this.side > 300 ? 124 : 118;
+    parts.push(label(left + end, 12, "voltage", "end"), label(this.wide - 6, 12, this.side > 300 ? "limit / contract" : "limit", "end"));
+    if (room > 200) parts.push(label(sx - 7, sy - 14, "substation", "start"));
+    const places = tree.places.map((p) => ({ ...p, x: x(p.x), y: y(p.y) })).sort((a, b) => a.y - b.y);
+    return { width: this.wide, height: y(tree.height - MARGIN) + 16, parts, places };
+  }
+
+  layProfile() {
+    this.high = Math.min(470, Math.max(300, this.wide * 0.6));
+    return { width: this.wide, height: this.high, parts: [], places: this.feeder.tree.places };
+  }
+
+  layMap() {
+    const map = turned(this.feeder.map, this.wide);
+    this.unit = Math.max(map.width / this.wide, map.height / MAP_HIGH);
+    const runs = new Map();
+    for (const e of map.edges) runs.set(e.wires, `${runs.get(e.wires) ?? ""}M${e.x0} ${e.y0}L${e.x1} ${e.y1}`);
+    const parts = [...runs].map(([count, d]) => svg("path", { class: "wire", d, "stroke-width": ((0.5 + 0.4 * count) * this.unit).toFixed(2) }));
+    const s = 7 * this.unit;
+    parts.push(svg("rect", { class: "source", x: map.source[0] - s, y: map.source[1] - s, width: 2 * s, height: 2 * s }));
+    return { width: map.width, height: map.height, parts, places: map.places };
+  }
+
+  // ---- customers --------------------------------------------------------------------------------------------------------
+
+  house(place) {
     const group = svg("g", { class: "house", role: "option", "aria-selected": "false", id: `house-${place.meter}` });
-    const body = svg("g");
-    const [halo, ring, mark] = [svg("circle", { class: "halo", r: 13 }), svg("circle", { class: "ring", r: 10 }), svg("path", { class: "mark" })];
+    const body = svg("g", { transform: `translate(${place.x.toFixed(1)} ${place.y.toFixed(1)}) scale(${this.unit.toFixed(3)})` });
+    const small = this.form === "tree";
+    const mark = svg("path", { class: "mark" });
+    if (small) mark.setAttribute("transform", "scale(.82)");
+    body.append(svg("circle", { class: "halo", r: small ? 0 : 12 }), svg("circle", { class: "ring", r: small ? 7.4 : 9.2 }), mark);
     const title = svg("title");
     const gauge = svg("g", { "aria-hidden": "true" });
-    gauge.append(
-      svg("rect", { class: "gauge-back", x: 11, y: -11, width: 5, height: 22 }),
-      svg("rect", { class: "gauge-limit", x: 11, width: 5 }),
-      svg("line", { class: "gauge-nominal", x1: 9.5, x2: 17.5 }),
-    );
-    body.append(halo, ring, mark, gauge);
-    group.append(title, body);
+    const back = svg("rect", { class: "gauge-back" }), limit = svg("rect", { class: "gauge-limit" }), tick = svg("line", { class: "gauge-nominal" });
+    gauge.append(back, limit, tick);
+    const house = { group, body, mark, title, gauge, back, limit, tick, place, text: "", kind: "", at: [place.x, place.y] };
+    if (small) group.append(title, ...this.rowOf(house), body);
+    else {
+      body.append(gauge);
+      group.append(title, body);
+    }
     group.addEventListener("click", () => this.choose(place.meter));
-    const house = { group, body, mark, title, gauge, place, text: "", kind: "" };
-    if (map) body.setAttribute("transform", `translate(${place.x} ${place.y}) scale(${this.scale})`);
     this.houses.set(place.meter, house);
     return group;
   }
 
-  /** After the window has changed. */
-  fit() {
-    if (Math.abs((this.box.clientWidth || W) - this.wide) < 24) return;
-    this.band = null;
-    this.build();
-    if (this.look) this.draw(this.look, this.chosen);
+  /** In the diagram: name, phase, voltage, limit and a bar on the customer's own line. */
+  rowOf(house) {
+    const { x, y, meter } = house.place;
+    const left = this.wide - this.side;
+    const hit = svg("rect", { class: "row-hit", x: left - 4, y: y - ROW / 2, width: this.side + 4, height: ROW, rx: 3 });
+    const lead = svg("line", { class: "lead", x1: x + 11, x2: left - 8, y1: y, y2: y });
+    const cell = (at, anchor, kind) => svg("text", { x: left + at, y: y + 4, "text-anchor": anchor, class: kind });
+    const wide = this.side > 300;
+    house.cells = [cell(2, "start", "strong"), cell(wide ? 124 : 118, "end", "value"), cell(this.side - 6, "end", "value")];
+    house.cells[0].append(meter.length > 10 ? `${meter.slice(0, 9)}…` : meter);
+    house.bar = { x: left + (wide ? 136 : 0), y: y - 5, width: wide ? 92 : 0, height: 10 };
+    for (const [name, value] of Object.entries(house.bar)) house.back.setAttribute(name, value);
+    return [hit, lead, ...house.cells, house.gauge];
   }
 
   key(event) {
-    const order = this.feeder.places.map((p) => p.meter);
-    const at = order.indexOf(this.chosen);
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: order.length - 1 }[event.key];
+    const at = this.order.indexOf(this.chosen), last = this.order.length - 1;
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last }[event.key];
     if (to === undefined) return;
     event.preventDefault();
-    this.choose(order[Math.max(0, Math.min(order.length - 1, to))]);
+    this.choose(this.order[Math.max(0, Math.min(last, to))]);
   }
 
   draw(look, chosen) {
@@ -124,6 +170,7 @@ export class Diagram {
       house.mark.setAttribute("class", `mark ${colour}`);
       attr(house.group, "aria-selected", String(isChosen));
       attr(house.mark, "d", Diagram.SHAPES[phases(c)] ?? Diagram.SHAPES["L1 L2 L3"]);
+      this.showGauge(house, c, isChosen);
     }
     const more = c.contract_w > c.nominal_w;
     const text = `${c.id}, ${phases(c)}: ${u === null ? `reading ${c.quality}` : `${volts(u)} V`}; limit ${power(c.limit_w)}${more ? ` of ${power(c.contract_w)}` : ""}`;
@@ -131,37 +178,48 @@ export class Diagram {
       house.text = text;
       house.title.textContent = text;
       house.group.setAttribute("aria-label", text);
-      this.drawGauge(house.gauge, c, more);
+      this.drawGauge(house, c);
+      if (house.cells) {
+        put(house.cells[1], u === null ? c.quality : `${volts(u)} V`);
+        put(house.cells[2], more && this.side > 300 ? `${kilowatts(c.limit_w)} / ${kilowatts(c.contract_w)} kW` : `${kilowatts(c.limit_w)} kW`);
+      }
     }
     if (this.form === "profile") this.placeOnProfile(house, u);
   }
 
-  drawGauge(gauge, c, more) {
-    attr(gauge, "visibility", more ? "visible" : "hidden");
-    if (!more) return;
-    const high = 22 * Math.min(1, c.limit_w / c.contract_w);
-    const nominal = 11 - (22 * c.nominal_w) / c.contract_w;
-    const [, limit, tick] = gauge.children;
-    attr(limit, "y", (11 - high).toFixed(1));
-    attr(limit, "height", high.toFixed(1));
-    attr(tick, "y1", nominal.toFixed(1));
-    attr(tick, "y2", nominal.toFixed(1));
+  showGauge(house, c, isChosen) {
+    const more = c.contract_w > c.nominal_w;
+    const shown = more && (this.form === "tree" || isChosen || this.houses.size <= GAUGES_MAX);
+    attr(house.gauge, "visibility", shown && !(this.form === "tree" && house.bar.width === 0) ? "visible" : "hidden");
+  }
+
+  drawGauge({ back, limit, tick, bar }, c) {
+    const share = (w) => Math.max(0, Math.min(1, w / (c.contract_w || 1)));
+    const set = (node, values) => Object.entries(values).forEach(([name, value]) => attr(node, name, String(value)));
+    if (bar) {
+      set(limit, { x: bar.x, y: bar.y, height: bar.height, width: (bar.width * share(c.limit_w)).toFixed(1) });
+      const at = (bar.x + bar.width * share(c.nominal_w)).toFixed(1);
+      set(tick, { x1: at, x2: at, y1: bar.y - 1.5, y2: bar.y + bar.height + 1.5 });
+      return;
+    }
+    const high = 22 * share(c.limit_w), nominal = (11 - 22 * share(c.nominal_w)).toFixed(1);
+    set(back, { x: 11, y: -11, width: 5, height: 22 });
+    set(limit, { x: 11, y: (11 - high).toFixed(1), width: 5, height: high.toFixed(1) });
+    set(tick, { x1: 9.5, x2: 17.5, y1: nominal, y2: nominal });
   }
 
   drawName(chosen) {
-    const house = chosen === null ? undefined : this.houses.get(chosen);
+    const house = this.form === "tree" || chosen === null ? undefined : this.houses.get(chosen);
     if (house === undefined) {
-      this.name.textContent = "";
+      put(this.name, "");
       return;
     }
-    const [x, y] = this.form === "map" ? [house.place.x, house.place.y] : house.at ?? [-99, -99];
-    const size = 14 * (this.form === "map" ? this.scale : 1);
-    const right = x > (this.form === "map" ? this.drawn.width : W) * 0.85;
-    attr(this.name, "x", (x + (right ? -1.2 : 1.5) * size).toFixed(1));
-    attr(this.name, "y", (y - 1.05 * size).toFixed(1));
+    const size = 14 * this.unit, [x, y] = house.at, right = x > this.width * 0.85;
+    attr(this.name, "x", (x + (right ? -1.1 : 1.4) * size).toFixed(1));
+    attr(this.name, "y", (y - 0.95 * size).toFixed(1));
     attr(this.name, "text-anchor", right ? "end" : "start");
     this.name.style.fontSize = `${size}px`;
-    if (this.name.textContent !== chosen) this.name.textContent = chosen;
+    put(this.name, chosen);
   }
 
   // ---- voltage profile -------------------------------------------------------------------------------------------------
@@ -172,43 +230,41 @@ export class Diagram {
     const band = look.band_v ?? [207, 253];
     const all = [...known, ...busbar];
     const low = Math.floor((Math.min(...all, band[1]) - 1) / 2) * 2, high = Math.ceil((Math.max(...all, band[1]) + 1) / 2) * 2;
-    const key = `${low} ${high} ${band}`;
-    if (this.band === key) return;
-    this.band = key;
-    this.range = [low, high];
-    const most = Math.max(...Object.values(this.feeder.bus_ohm), 1e-6);
-    this.x = (ohm) => PAD.left + ((W - PAD.left - PAD.right) * (ohm ?? 0)) / most;
-    this.y = (u) => PAD.top + (H - PAD.top - PAD.bottom) * (1 - (u - low) / (high - low));
+    const range = `${low} ${high} ${band}`;
+    if (this.range === range) return;
+    this.range = range;
+    const [w, h] = [this.wide, this.high];
+    const most = Math.max(this.feeder.longest_ohm ?? 0, 1e-6);
+    this.x = (ohm) => PAD.left + ((w - PAD.left - PAD.right) * (ohm ?? 0)) / most;
+    this.y = (u) => PAD.top + (h - PAD.top - PAD.bottom) * (1 - (u - low) / (high - low));
     const parts = [];
     const step = high - low > 24 ? 4 : high - low > 12 ? 2 : 1;
     for (let u = low; u <= high; u += step) {
-      parts.push(svg("line", { class: "axis", x1: PAD.left, x2: W - PAD.right, y1: this.y(u), y2: this.y(u) }), label(PAD.left - 8, this.y(u) + 4, String(u), "end"));
+      parts.push(svg("line", { class: "axis", x1: PAD.left, x2: w - PAD.right, y1: this.y(u), y2: this.y(u) }), label(PAD.left - 7, this.y(u) + 4, String(u), "end"));
     }
-    for (const u of band) if (u >= low && u <= high) parts.push(svg("line", { class: "band", x1: PAD.left, x2: W - PAD.right, y1: this.y(u), y2: this.y(u) }), label(W - PAD.right, this.y(u) - 5, `band ${u.toFixed(1)} V`, "end"));
-    for (let k = 0; k <= 4; k++) {
-      const ohm = (most * k) / 4;
-      parts.push(label(this.x(ohm), H - PAD.bottom + 18, `${(1000 * ohm).toFixed(0)}`, "middle"));
-    }
-    parts.push(label((W + PAD.left) / 2, H - 4, "impedance from the transformer [mΩ]", "middle"), label(4, 12, "V", "start"));
+    for (const u of band) if (u >= low && u <= high) parts.push(svg("line", { class: "band", x1: PAD.left, x2: w - PAD.right, y1: this.y(u), y2: this.y(u) }), label(PAD.left + 5, this.y(u) - 5, `band ${u.toFixed(1)} V`, "start"));
+    const tick = [5, 10, 20, 50, 100, 200, 500].find((m) => (1000 * most) / m <= Math.max(3, w / 90)) ?? 1000;
+    for (let m = 0; m <= 1000 * most; m += tick) parts.push(label(this.x(m / 1000), h - PAD.bottom + 17, String(m), "middle"));
+    parts.push(label((w + PAD.left) / 2, h - 4, "impedance from the transformer [mΩ]", "middle"), label(2, 12, "voltage [V]", "start"));
     this.axes.replaceChildren(...parts);
   }
 
   placeOnProfile(house, u) {
-    const at = [this.x(house.place.ohm), u === null ? H - PAD.bottom - 4 : this.y(u)];
-    house.at = at;
-    attr(house.body, "transform", `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`);
+    house.at = [this.x(house.place.ohm), u === null ? this.high - PAD.bottom - 6 : this.y(u)];
+    attr(house.body, "transform", `translate(${house.at[0].toFixed(1)} ${house.at[1].toFixed(1)})`);
   }
 }
 
 function label(x, y, text, anchor) {
-  const made = svg("text", { x, y, "text-anchor": anchor });
+  const made = svg("text", { x: x.toFixed(1), y: y.toFixed(1), "text-anchor": anchor });
   made.append(text);
   return made;
 }
 
 /** A map that is high where the page is wide, or the other way round, by a quarter turn. */
 function turned(f, wide) {
-  if (f.kind !== "map" || f.height > f.width === wide < 560) return f;
+  const narrow = wide < 560;
+  if (f.height > f.width ? narrow : !narrow) return f;
   const turn = (x, y) => [y, f.width - x];
   const edges = f.edges.map((e) => {
     const [[x0, y0], [x1, y1]] = [turn(e.x0, e.y0), turn(e.x1, e.y1)];

@@ -63,8 +63,8 @@ export function duration(s) {
 export const clock = (utc) => (utc === null || utc === undefined ? "–" : new Date(1000 * utc).toISOString().slice(11, 19));
 export const date = (utc) => new Date(1000 * utc).toISOString().slice(0, 19).replace("T", " ") + " UTC";
 
-const STEPS = [[-1, "out-low"], [-0.75, "vm2"], [-0.35, "vm1"], [0.35, "v0"], [0.75, "v1"], [1, "v2"]];
-export const CLASSES = ["out-low", "vm2", "vm1", "v0", "v1", "v2", "out-high"];
+const STEPS = [[-0.8, "vm3"], [-0.55, "vm2"], [-0.25, "vm1"], [0.25, "v0"], [0.55, "v1"], [0.8, "v2"], [1, "v3"]];
+export const CLASSES = ["vm3", "vm2", "vm1", "v0", "v1", "v2", "v3"];
 
 /** Where a voltage lies in the band: -1 its lower end, 1 its upper. */
 export const inBand = (u, band) => (2 * u - band[0] - band[1]) / (band[1] - band[0]);
@@ -73,7 +73,7 @@ export function voltageClass(u, band) {
   if (u === null || u === undefined || !band) return "unknown";
   const x = inBand(u, band);
   if (x < -1) return "out-low";
-  return STEPS.find(([end]) => x <= end && end !== -1)?.[1] ?? "out-high";
+  return STEPS.find(([end]) => x <= end)?.[1] ?? "out-high";
 }
 
 /** The voltage of a customer that lies farthest from the middle of the band. */

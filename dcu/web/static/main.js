@@ -20,19 +20,19 @@ let saidAt = 0;
 let alarmsSaid = new Set();
 
 function route() {
-  const wanted = location.hash.slice(1);
+  const wanted = location.hash.slice(2);
   const name = Object.hasOwn(VIEWS, wanted) ? wanted : "street";
   if (name === shown) return;
   const first = shown === "";
   shown = name;
   for (const other of Object.keys(VIEWS)) $(other).hidden = other !== name;
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${name}`) {
+    if (link.hash === `#/${name}`) {
       link.setAttribute("aria-current", "page");
       link.scrollIntoView({ block: "nearest", inline: "nearest" });
     } else link.removeAttribute("aria-current");
   }
-  document.title = `${document.querySelector(`nav a[href="#${name}"]`).textContent} · Headroom`;
+  document.title = `${document.querySelector(`nav a[href="#/${name}"]`).textContent} · Headroom`;
   scrollTo(0, 0);
   if (!first) $("content").focus({ preventScroll: true });
   VIEWS[name].show?.(world);

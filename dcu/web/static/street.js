@@ -7,6 +7,7 @@ import { choose } from "./main.js";
 
 const LATEST = 7;
 const TRACE_MAX = 900;
+const FORMS = ["tree", "profile", "map"];
 let diagram = null;
 let traces = null;
 let asked = null;
@@ -14,8 +15,7 @@ let names = "";
 let parts = null;
 
 export function start(world) {
-  $("as-map").addEventListener("click", () => form("map"));
-  $("as-profile").addEventListener("click", () => form("profile"));
+  for (const name of FORMS) $(`as-${name}`).addEventListener("click", () => form(name));
   $("pick").addEventListener("change", () => choose($("pick").value));
   addEventListener("resize", () => {
     diagram?.fit();
@@ -25,8 +25,7 @@ export function start(world) {
 }
 
 function form(name) {
-  $("as-map").setAttribute("aria-pressed", String(name === "map"));
-  $("as-profile").setAttribute("aria-pressed", String(name === "profile"));
+  for (const other of FORMS) $(`as-${other}`).setAttribute("aria-pressed", String(other === name));
   diagram?.setForm(name);
 }
 
@@ -52,8 +51,9 @@ function renewNames(world) {
   get("/api/feeder").then((feeder) => {
     diagram = new Diagram($("diagram"), feeder, choose);
     legend(world.look);
-    const profile = Object.keys(feeder.bus_ohm).length > 0;
-    $("as-profile").parentElement.hidden = !profile;
+    $("as-map").hidden = feeder.map === null;
+    $("as-profile").hidden = feeder.longest_ohm === null;
+    $("as-tree").parentElement.hidden = feeder.longest_ohm === null;
     put($("h-feeder"), feeder.name ? `Feeder ${feeder.name}` : "Feeder");
     diagram.draw(world.look, world.chosen);
   });
@@ -90,7 +90,7 @@ function figures(look) {
   const band = look.band_v;
   if (!points.length || !band) for (const one of [highest, lowest]) tell(one, "–", "", "no good reading");
   else {
-    const gap = (u) => `${Math.abs(u).toFixed(1)} V ${u >= 0 ? "inside" : "OUTSIDE"} the band`;
+    const gap = (u) => `${Math.abs(u).toFixed(1)} V ${u >= 0 ? "to the limit" : "BEYOND the limit"}`;
     tell(highest, volts(top[0]), "V", `${top[1]}, ${gap(band[1] - top[0])}`, top[0] > band[1]);
     tell(lowest, volts(low[0]), "V", `${low[1]}, ${gap(low[0] - band[0])}`, low[0] < band[0]);
   }
@@ -111,7 +111,7 @@ function mark(shape) {
 
 function legend(look) {
   const band = look.band_v ?? [0, 0];
-  const steps = el("span", { class: "steps" }, ...CLASSES.slice(1, -1).map((name) => el("i", { class: name })));
+  const steps = el("span", { class: "steps" }, ...CLASSES.map((name) => el("i", { class: name })));
   const used = new Set(look.customers.map(phases));
   const shapes = Object.entries(Diagram.SHAPES).filter(([name]) => used.has(name));
   $("legend").replaceChildren(
@@ -142,15 +142,23 @@ function alarms(look) {
   );
 }
 
+/** Decisions of one moment that say the same stand in one line. */
 function latest(world) {
-  const rows = [...world.decisions.values()].slice(-LATEST).reverse();
+  const groups = new Map();
+  for (const r of [...world.decisions.values()].slice(-200)) {
+    const key = `${Math.round(r.utc_s)} ${r.kind} ${r.words}`;
+    const group = groups.get(key) ?? { ...r, key, meters: [] };
+    if (r.meter !== null) group.meters.push(r.meter);
+    groups.set(key, group);
+  }
+  const rows = [...groups.values()].slice(-LATEST).reverse();
   if (!rows.length) {
     keyed($("latest"), ["none"], (x) => x, () => el("li", {}, el("span", { class: "quiet what" }, "None yet.")));
     return;
   }
-  keyed($("latest"), rows, (r) => r.key, (r) =>
-    el("li", {}, el("time", { class: "quiet", title: date(r.utc_s) }, clock(r.utc_s)), el("span", { class: `kind ${r.kind}` }, r.headline),
-      el("span", { class: "what" }, r.meter ? el("span", { class: "who" }, `${r.meter} `) : null, r.words)));
+  keyed($("latest"), rows, (r) => `${r.key} ${r.meters.length}`, (r) =>
+    el("li", {}, el("time", { class: "quiet", datetime: new Date(1000 * r.utc_s).toISOString(), title: date(r.utc_s) }, clock(r.utc_s)), el("span", { class: `kind ${r.kind}` }, r.headline),
+      el("span", { class: "what" }, el("span", { class: "who" }, `${r.meters.join(", ")} `), r.words)));
 }
 
 // ---- one customer --------------------------------------------------------------------------------------------------------
