@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
@@ -31,6 +33,7 @@ from dcu.hosting.exchange import (
     SubstationRead,
     Wait,
 )
+from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
 from dcu.page_facts import Recent, page_facts
 from dcu.status import snapshot
@@ -66,6 +69,9 @@ KEYS_S: Final = 10.0
 
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
+
+KEPT_EVENTS: Final = frozenset({"meter silent", "meter linked", "storage failed"})
+"""Transitions of the engine that the store keeps; decisions it has from the ledger."""
 
 _LOG: Final = get_logger("dcu")
 
@@ -103,6 +109,28 @@ class LedgerPort(Protocol):
         """Write entries in the order of the calls; the future is done when the entry is durable, or fails."""
 
 
+class StorePort(Protocol):
+    """Keeps what people and studies want to know later. Takes no time, refuses nothing, decides nothing."""
+
+    def reported(self, meter: MeterId, report: Report) -> None:
+        """A meter's report was believed."""
+
+    def substation_read(self, name: str, reading: Reading) -> None:
+        """The balancing meter was read."""
+
+    def decided(self, position: int, entry: Mapping[str, Any]) -> None:
+        """An entry is durable in the ledger."""
+
+    def happened(self, what: str, meter: str | None, fields: Mapping[str, object]) -> None:
+        """Something that is not in the ledger."""
+
+    async def run(self, progress: Progress) -> None:
+        """Work, for ever."""
+
+    def status(self) -> dict[str, Any]:
+        """For people."""
+
+
 StatusDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
 """Serves status snapshots for ever."""
 
@@ -120,6 +148,7 @@ class Ports:
     vault: VaultPort
     status_door: StatusDoor | None = None
     page_door: StatusDoor | None = None
+    store: StorePort | None = None
     notify: Notify = no_notify
     signals: Signals = Signals.LEFT_ALONE
 
@@ -220,7 +249,9 @@ class DcuDaemon:
         """Run until stopped (0), or until a part fails (1)."""
         for output in self.engine.start():
             assert isinstance(output, Record), output
-            await self.ports.ledger.append(output.entry)  # the epoch is durable before the modem is even opened
+            position = await self.ports.ledger.append(output.entry)  # the epoch, before the modem is even opened
+            if self.ports.store is not None:
+                self.ports.store.decided(position, output.entry)
         supervisor = Supervisor(self.ports.clock, self.ports.notify, self.ports.signals)
         supervisor.worker("engine", self._decide, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
@@ -229,6 +260,8 @@ class DcuDaemon:
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
         supervisor.worker("forecast", self._forecast, STALL_S)
         supervisor.worker("keys", self._keep_keys, STALL_S)
+        if self.ports.store is not None:
+            supervisor.worker("store", self.ports.store.run, math.inf)  # however long a disk hangs: we decide on
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -245,7 +278,8 @@ class DcuDaemon:
         """What people ask for."""
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
-        return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
+        stored = {} if self.ports.store is None else {"store": self.ports.store.status()}
+        return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()} | stored
 
     def page(self) -> dict[str, Any]:
         """What the operator's page shows."""
@@ -276,6 +310,8 @@ class DcuDaemon:
             began_s = clock.monotonic()
             result = await self._reader.read()
             reading = result if isinstance(result, Reading) else None
+            if reading is not None and self.ports.store is not None:
+                self.ports.store.substation_read(SUBSTATION, reading)
             self._note_substation("good" if reading is not None else str(result))
             self._put(SubstationRead(reading))
             progress()
@@ -340,6 +376,7 @@ class DcuDaemon:
                 case IdentityAlarm():
                     address = format_eui48(output.eui48)
                     event(_LOG, logging.ERROR, "keys used by another device", meter=output.meter, eui48=address)
+                    self._keep("keys used by another device", output.meter, {"eui48": address})
 
     def _believed(self, meter: MeterId, plain: bytes) -> None:
         try:
@@ -352,6 +389,8 @@ class DcuDaemon:
         match apdu.message:
             case Report():
                 self._put(ReportArrived(meter, apdu.message))
+                if self.ports.store is not None:
+                    self.ports.store.reported(meter, apdu.message)
             case Request():
                 self._put(RequestArrived(meter, apdu.message))
             case Release():
@@ -367,18 +406,29 @@ class DcuDaemon:
         match output:
             case Record():
                 record = self._scribe.record(output)
-                record.add_done_callback(self._recorded)
+                record.add_done_callback(partial(self._recorded, output.entry))
                 self._recent.note(output.entry, self.ports.clock.utc_s(), record)
             case SendDown():
                 self._scribe.send(output)
             case Event():
                 event(_LOG, logging.INFO, output.what, **output.fields)
+                if output.what in KEPT_EVENTS:
+                    meter = output.fields.get("meter")
+                    self._keep(output.what, None if meter is None else str(meter), {})
 
-    def _recorded(self, record: Future[int]) -> None:
+    def _recorded(self, entry: Mapping[str, Any], record: Future[int]) -> None:
         """A record that fails stops all granting at once; the daemon then ends, and recovers by starting again."""
-        error = None if record.cancelled() else record.exception()
+        if record.cancelled():
+            return
+        error = record.exception()
         if error is not None:
             self._put(StorageFailed(str(error)))
+        elif self.ports.store is not None:
+            self.ports.store.decided(record.result(), entry)
+
+    def _keep(self, what: str, meter: str | None, fields: Mapping[str, object]) -> None:
+        if self.ports.store is not None:
+            self.ports.store.happened(what, meter, fields)
 
     def _send(self, output: SendDown) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16

@@ -1,17 +1,17 @@
 """What the operator's page shows beyond the status: newest decisions as they stand in the ledger, what binds whom, room.
 
-The one place outside the ledger that reads the entries of decisions; the page gets plain rows and knows no entry.
+The page gets plain rows and knows no entry of the ledger (`dcu.decision_rows`).
 """
 
 from __future__ import annotations
 
-import math
 from asyncio import Future
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
 from dcu.available import Forecaster
+from dcu.decision_rows import row_of
 from dcu.hosting.engine import HostingEngine
 
 NEWS_MAX: Final = 200
@@ -33,7 +33,7 @@ class Recent:
         kind, meter = str(entry["kind"]), entry.get("meter")
         if kind in QUIET and kind not in ANSWERS:
             return
-        row = _row(entry, utc_s)
+        row = row_of(entry, utc_s)
         if record is not None:
             record.add_done_callback(lambda done: _place(row, done))
         if kind not in QUIET:
@@ -57,31 +57,6 @@ class Recent:
 def _place(row: dict[str, Any], record: Future[int]) -> None:
     if not record.cancelled() and record.exception() is None:
         row["position"] = record.result()
-
-
-def _row(entry: Mapping[str, Any], utc_s: float) -> dict[str, Any]:
-    """One decision in the page's words."""
-    asked = entry.get("request") or {}
-    bound = entry if entry.get("reason") not in {None, "GRANTED"} else entry.get("kept_by") or {}
-    seq = entry.get("seq")
-    return {
-        "kind": entry["kind"],
-        "meter": entry.get("meter"),
-        "utc_s": round(utc_s, 3),
-        "decision": None if seq is None else f"{entry['epoch']}.{seq}",
-        "position": None,
-        "asked_w": _number(asked.get("limit_w")),
-        "least_w": _number(asked.get("minimum_limit_w")),
-        "limit_w": _number(entry.get("limit_w")),
-        "reason": bound.get("reason"),
-        "binding": bound.get("binding"),
-        "value": _number(bound.get("value")),
-        "why": entry.get("why"),
-    }
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def page_facts(engine: HostingEngine, recent: Recent, forecaster: Forecaster, utc_s: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, a status socket."""
+"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, the store's threads, a status socket."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.page_door import group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
+from dcu.store.entries import LedgerFacts, ledger_source, logs
+from dcu.store.recorder import Recorder
+from dcu.store.writer import Threaded
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
@@ -38,7 +41,7 @@ _LOG: Final = get_logger("dcu")
 
 
 class ThreadedLedger:
-    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not.
+    """`dcu.daemon.LedgerPort` with a thread of its own: it waits for the disk so that the loop need not.
 
     Entries that arrive while the disk is busy are written with the next fsync, all of them. Outsiders see a head over
     everything `PUBLISH_S` after the first entry that they have not seen.
@@ -211,6 +214,10 @@ async def run_daemon(config: DcuConfig) -> int:
     except HeadroomError:
         threaded.close()
         raise
+    facts = LedgerFacts(
+        logs(config.state_directory), ledger.position, ledger.vkey, ledger_source(config.state_directory)
+    )
+    store = Recorder(config.store_directory, config.dcu.id, clock, Threaded, facts, config.store_settings)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -221,6 +228,7 @@ async def run_daemon(config: DcuConfig) -> int:
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
         page_door=door_of_page(config),
+        store=store,
         notify=notify_from(),
         signals=Signals.HANDLED,
     )
@@ -228,3 +236,4 @@ async def run_daemon(config: DcuConfig) -> int:
         return await build(config, ports, rule).run()
     finally:
         threaded.close()
+        store.close()
