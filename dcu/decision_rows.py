@@ -1,4 +1,4 @@
-"""An entry of the ledger as a row of the operator's page: the one place of the page that knows what entries look like."""
+"""An entry of the ledger as a row of the operator's page, which knows nothing else of what entries look like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator's page shows beyond the status: newest decisions as they stand in the ledger, what binds whom, room.
+"""What the operator's page shows beyond the status: newest decisions as in the ledger, what binds whom, room.
 
 The page gets plain rows and knows no entry of the ledger (`dcu.decision_rows`).
 """

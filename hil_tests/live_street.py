@@ -7,8 +7,7 @@ served from the same loop that decides, so that what a page costs a DCU can be m
 from __future__ import annotations
 
 import asyncio
-from asyncio import Future
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from dcu.available import Forecaster
+from dcu.daemon import StatusDoor
 from dcu.grid.feeder import Feeder
 from dcu.grid.network_file import save_network
 from dcu.hosting.headroom import GridLimits
@@ -25,7 +25,9 @@ from dcu.status import snapshot
 from hil_tests.cores import WARM_UP_S, Street
 from hil_tests.day import at_no_load_pu, make_day, open_feeder
 from hil_tests.evaluate import nominal_limit_w
+from hil_tests.jump import DirectLedger
 from hil_tests.kept import LEDGER, Keeper
+from hil_tests.page import start_page
 from hil_tests.street_dcu import StreetSettings, report_interval_s
 from hil_tests.street_flow import StreetFlow
 from shared.clock import LoopClock
@@ -97,6 +99,7 @@ class LiveStreet:
             report_s=report_interval_s(len(network.connection_points)),
         )
         self._keeper = Keeper(directory)
+        self._ledger = DirectLedger(self._keeper.ledger)
         self._recent = Recent()
         self._clock = LoopClock()
         self._street = Street(StreetFlow(feeder, rated), day, street_settings, self._keep)
@@ -113,15 +116,12 @@ class LiveStreet:
 
     def _keep(self, entry: dict[str, Any]) -> None:
         utc_s = round(self._clock.utc_s(), 3)
-        position = self._keeper.ledger.append({**entry, "utc_s": utc_s})
-        done: Future[int] = asyncio.get_running_loop().create_future()
-        done.set_result(position)
-        self._recent.note(entry, utc_s, done)
+        self._recent.note(entry, utc_s, self._ledger.append({**entry, "utc_s": utc_s}))
 
     def page(self) -> dict[str, Any]:
         """What the page is told."""
         engine = self._street.engine
-        told = snapshot(engine, self._keeper.ledger, self._second, {}, self._street.dcu.config)
+        told = snapshot(engine, self._ledger, self._second, {}, self._street.dcu.config)
         return told | page_facts(engine, self._recent, self._forecaster, self._clock.utc_s())
 
     async def run(self) -> None:
@@ -136,7 +136,7 @@ class LiveStreet:
         self._keeper.ledger.publish()
         door = page_door(self.socket, None)
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(door(self.page, lambda: None))
+            serving = group.create_task(_serve(door, self.page))
             looking = group.create_task(self._look())
             try:
                 await self._play(steps)
@@ -166,3 +166,25 @@ class LiveStreet:
             for _ in self._forecaster.look():
                 await asyncio.sleep(0.05)
             await asyncio.sleep(LOOK_S)
+
+
+async def _serve(door: StatusDoor, page: Callable[[], dict[str, Any]]) -> None:
+    await door(page, lambda: None)
+
+
+async def show(settings: LiveSettings, directory: Path, port: int) -> None:
+    """Play a street and serve its page until its day is over or somebody interrupts.
+
+    Raises:
+        DeviceError: the page did not come up.
+    """
+    street = LiveStreet(settings, directory, directory / SOCKET)
+    playing = asyncio.create_task(street.run())
+    page = await start_page(directory, street.socket, street.ledger, street.network_file, port=port)
+    print(
+        f"page: {page.link}\n(logs in once; later {page.address} with the token {page.token}; Ctrl-C ends)", flush=True
+    )
+    try:
+        await playing
+    finally:
+        await page.stop()

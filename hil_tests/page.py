@@ -55,9 +55,10 @@ async def start_page(
     token_file, config_file = directory / "web.token", directory / "web.toml"
     token_file.unlink(missing_ok=True)
     make_token(token_file)
+    store = ledger / "store"
     content: dict[str, Any] = {
         "web": {"port": port, "token_file": str(token_file), "viewers_max": viewers_max},
-        "dcu": {"socket": str(socket), "ledger": str(ledger), "show_parts": True},
+        "dcu": {"socket": str(socket), "ledger": str(ledger), "store": str(store), "show_parts": True},
     }
     if network is not None:
         content["feeder"] = {"network": str(network)}

@@ -1,10 +1,10 @@
-"""The routes: the page's files, the data as JSON, the stream, metrics; log in and out. Nothing else can be asked for."""
+"""The routes: the page's files, the data as JSON, the stream, metrics; log in and out. There is nothing else."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,6 +19,7 @@ from dcu.web.drawing import Drawing
 from dcu.web.entry import COOKIE, SESSION_S, Entry
 from dcu.web.feed import Feed
 from dcu.web.guard import Guard, cookie_of
+from dcu.web.history import History
 from dcu.web.ledger_view import LedgerView
 from dcu.web.line import line_of
 from dcu.web.metrics import render
@@ -33,8 +34,10 @@ MeterName = Annotated[str | None, Query(max_length=64)]
 class Page:
     """What the routes need, composed once."""
 
-    def __init__(self, feed: Feed, entry: Entry, drawing: Drawing, ledger: LedgerView, viewers_max: int) -> None:
-        self.feed, self.entry, self.drawing, self.ledger = feed, entry, drawing, ledger
+    def __init__(
+        self, feed: Feed, entry: Entry, drawing: Drawing, ledger: LedgerView, history: History, viewers_max: int
+    ) -> None:
+        self.feed, self.entry, self.drawing, self.ledger, self.history = feed, entry, drawing, ledger, history
         self.viewers = Viewers(viewers_max)
         self.files = {path.name: path.read_bytes() for path in STATIC.iterdir() if path.suffix in TYPES}
 
@@ -48,6 +51,7 @@ def make_app(page: Page, names: frozenset[str], *, secure: bool) -> Guard:
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
+        page.feed.decisions.take(await asyncio.to_thread(page.history.decisions))
         looking = asyncio.create_task(page.feed.run())
         try:
             yield
@@ -65,7 +69,7 @@ def make_app(page: Page, names: frozenset[str], *, secure: bool) -> Guard:
         redoc_url=None,
         lifespan=life,
     )
-    guard = Guard(app, page.entry, names)  # type: ignore[arg-type]
+    guard = Guard(app, page.entry, names)
     _data_routes(app, page)
     _ledger_routes(app, page)
     _other_routes(app, page, guard)
@@ -111,7 +115,24 @@ def _data_routes(app: FastAPI, page: Page) -> None:
 
     @app.get("/api/quality", summary="EN 50160 statistics", responses=_told(models.Qualities))
     async def quality() -> Response:
-        return _json(feed.quality.as_api())
+        own, phases = feed.quality.as_api(), {c["id"]: c["phases"] for c in feed.street["customers"]}
+        utc_s, nominal_v = feed.street["utc_s"], own["nominal_v"]
+        stored = None
+        if utc_s is not None and nominal_v is not None:
+            stored = await asyncio.to_thread(page.history.quality, utc_s, nominal_v, phases)
+        return _json(stored or own)
+
+    @app.get("/api/readings", summary="The last hours of one customer, from the store", responses=_readings())
+    async def readings(
+        meter: Annotated[str, Query(max_length=64)], hours: Annotated[float, Query(gt=0, le=168)] = 24
+    ) -> Response:
+        now = feed.street["utc_s"]
+        found = None if now is None else await asyncio.to_thread(page.history.readings, meter, now, 3600 * hours)
+        return _json(found or [])
+
+
+def _readings() -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": list[models.Reading]}, 401: {"description": "no token, no session"}}
 
 
 def _told_list() -> dict[int | str, dict[str, Any]]:
@@ -160,7 +181,7 @@ def _other_routes(app: FastAPI, page: Page, guard: Guard) -> None:
 
 def _file(page: Page, name: str) -> Response:
     data = page.files.get(name)
-    if data is None or name in {"index.html", "login.html"} and not data:
+    if data is None or (name in {"index.html", "login.html"} and not data):
         raise HTTPException(404, "no such file")
     return Response(data, media_type=TYPES[Path(name).suffix])
 

@@ -23,8 +23,8 @@ HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-:\[\]]{1,253}$")]
 class Web(Section):
     """Where the page listens and who may see it.
 
-    ``token_file``: who knows its content may look. ``client_ca``: who has a certificate of this authority may look; with
-    both, both are asked for. Beyond the loopback interface ``certificate`` and ``key`` are needed.
+    ``token_file``: who knows its content may look. ``client_ca``: who has a certificate of this authority may look;
+    with both, both are asked for. Beyond the loopback interface ``certificate`` and ``key`` are needed.
     ``names``: further host names by which browsers may call the page.
     """
 
@@ -53,11 +53,14 @@ class Web(Section):
 class Source(Section):
     """The DCU whose street is shown: its page socket, and the directory of its ledger, of which only what is public is
     read. ``log_key`` is the log's key as `headroom-ledger head` prints it; unset, it is taken from the ledger's own key
-    file where we may read that. ``show_parts`` also opens a customer's own values in receipts, where the operating system lets us read them."""
+    file where we may read that. ``store``: the directory of the DCU's store, for what was before this page was started.
+    ``show_parts`` also opens a customer's own values in receipts, where the operating system lets us read them.
+    """
 
     socket: Annotated[str, Field(min_length=1, max_length=100)]
     ledger: FilePath | None = None
     log_key: Annotated[str, Field(max_length=400)] | None = None
+    store: FilePath | None = None
     show_parts: bool = False
     poll_s: Annotated[float, Field(ge=0.2, le=60.0)] = 1.0
 

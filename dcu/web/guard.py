@@ -1,4 +1,4 @@
-"""What every request passes before anything of ours sees it: caps, host, method, path, who asks; and headers of answers.
+"""What every request passes before anything of ours sees it: caps, host, method, path, who asks; headers of answers.
 
 An ASGI wrapper. It answers bad requests itself, in a line of plain text that repeats nothing of what was sent.
 """
@@ -182,7 +182,7 @@ def _length(found: dict[bytes, list[bytes]]) -> int:
 
 
 def _same_origin(found: dict[bytes, list[bytes]], host: bytes) -> bool:
-    """Browsers say where a form came from; whoever says nothing is no browser and carries no cookie of somebody else."""
+    """Browsers say where a form came from; who says nothing is no browser and carries nobody else's cookie."""
     if (_one(found, b"sec-fetch-site") or "none") not in {"same-origin", "none"}:
         return False
     origin = _one(found, b"origin")

@@ -203,7 +203,7 @@ class Quality(Answer):
     missing: Annotated[int, Field(description="10-minute spans with too few readings, not counted")]
     inside: Annotated[float | None, Field(description="share within nominal -10 % .. +10 % (EN 50160: >= 0.95)")]
     u_min_v: float | None
-    u_p95_v: Annotated[float | None, Field(description="95 % of the means are not above [V]")]
+    u_p95_v: Annotated[float | None, Field(description="97.5 % of the means are not above [V]")]
     u_max_v: float | None
     unbalance_p95: Annotated[float | None, Field(description="95 % of the means are not above (EN 50160: 0.02)")]
 
@@ -215,6 +215,15 @@ class Qualities(Answer):
     since_utc_s: float | None
     nominal_v: float | None
     rows: list[Quality]
+
+
+class Reading(Answer):
+    """One reading of a meter from the store."""
+
+    at_s: Annotated[float, Field(description="[s since 1970, UTC]")]
+    u_v: Annotated[list[float | None], Field(description="L1, L2, L3 [V]")]
+    p_w: Annotated[list[float | None], Field(description="L1, L2, L3, import positive [W]")]
+    limit_w: float | None
 
 
 class Witness(Answer):

@@ -11,6 +11,7 @@ from dcu.web.config import WebConfig, load_token
 from dcu.web.drawing import Drawing
 from dcu.web.entry import Entry
 from dcu.web.feed import Feed, ask_socket
+from dcu.web.history import History
 from dcu.web.ledger_view import LedgerView
 from dcu.web.server import PageServer, make_server
 from shared.errors import ConfigError, DecodeError, Fault
@@ -34,7 +35,8 @@ def build(config: WebConfig, now: Callable[[], float], utc: Callable[[], float])
     except DecodeError as error:
         raise ConfigError("web", [Fault("dcu.log_key", source.log_key or "", str(error))]) from error
     feed = Feed(ask_socket(Path(source.socket)), source.poll_s, now, utc)
-    page = Page(feed, entry, drawing, ledger, web.viewers_max)
+    history = History(None if source.store is None else Path(source.store), now)
+    page = Page(feed, entry, drawing, ledger, history, web.viewers_max)
     app = make_app(page, names_of(config), secure=web.certificate is not None)
     try:
         server = make_server(app, web)

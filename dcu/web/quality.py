@@ -1,7 +1,7 @@
 """EN 50160 statistics from the readings that this process has seen: 10-minute means of each phase, one week of them.
 
-The standard counts means of an instrument that samples without gaps; meters report every quarter of a minute, so these are
-means of reports. What is older than the start of this process is not in them.
+The standard counts means of an instrument that samples without gaps; meters report every quarter of a minute, so these
+are means of reports. What is older than the start of this process is not in them: that is what the store is for.
 """
 
 from __future__ import annotations
@@ -90,6 +90,6 @@ class QualityBook:
             return row | nothing
         low, high = self._nominal_v * (1 - INSIDE), self._nominal_v * (1 + INSIDE)
         inside = sum(low <= mean <= high for mean in means) / len(means)
-        at95 = means[min(len(means) - 1, int(0.95 * len(means)))]
-        ends = {"u_min_v": round(means[0], 2), "u_p95_v": round(at95, 2), "u_max_v": round(means[-1], 2)}
+        high = means[min(len(means) - 1, int(0.975 * len(means)))]
+        ends = {"u_min_v": round(means[0], 2), "u_p95_v": round(high, 2), "u_max_v": round(means[-1], 2)}
         return row | {"inside": round(inside, 4), **ends, "unbalance_p95": None}

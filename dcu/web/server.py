@@ -11,11 +11,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dcu.web.config import Web
-from dcu.web.guard import HEADER_BYTES_MAX, Guard
+from dcu.web.guard import BODY_BYTES_MAX, HEADER_BYTES_MAX, Guard
 
 REQUEST_S_MAX: Final = 8.0
 """[s] From the first byte awaited to the last byte of a request."""
 HANDSHAKE_S_MAX: Final = 5.0
+CHUNK_BYTES_MAX: Final = 2 * HEADER_BYTES_MAX + BODY_BYTES_MAX
+"""More than that at once is no request of ours, nor several."""
 IDLE_S_MAX: Final = 10.0
 CONNECTIONS_SPARE: Final = 32
 """Beside the streams of all viewers."""
@@ -36,6 +38,9 @@ class CappedProtocol(H11Protocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > CHUNK_BYTES_MAX:
+            self._end(b"431 Request Header Fields Too Large")  # no request of ours is that long; it is not even parsed
+            return
         super().data_received(data)
         self._watch()
 
@@ -54,9 +59,12 @@ class CappedProtocol(H11Protocol):
             self._deadline = None
 
     def _too_slow(self) -> None:
+        self._end(b"408 Request Timeout")
+
+    def _end(self, status: bytes) -> None:
         if not self.transport.is_closing():
             if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-                self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             self.transport.close()
 
 

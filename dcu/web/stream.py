@@ -30,7 +30,7 @@ class StreetStream(Response):
         super().__init__(media_type="text/event-stream")
         self._feed, self._viewers = feed, viewers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         self._viewers.open += 1
         gone = asyncio.create_task(_until_gone(receive))

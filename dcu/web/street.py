@@ -40,7 +40,7 @@ class Decisions:
 def _decision(told: Mapping[str, Any]) -> dict[str, Any]:
     row = {name: told[name] for name in ("kind", "meter", "utc_s", "decision", "position", "asked_w", "least_w")}
     row |= {name: told[name] for name in ("limit_w", "reason", "binding", "value")}
-    key = f"{told['kind']} {told['decision'] or told['utc_s']} {told['meter'] or ''}".strip()
+    key = f"{told['kind']} {told['decision'] or round(told['utc_s'])} {told['meter'] or ''}".strip()
     kind = str(told["kind"])
     return {"key": key, **row, "headline": KINDS.get(kind, kind.capitalize()), "words": sentence(told)}
 

@@ -3,7 +3,7 @@
 
 import { attr, kilowatts, phases, power, put, svg, voltageClass, volts, worst } from "./format.js";
 
-const R = 6, ROW = 16, MAP_HIGH = 540, MARGIN = 30, STEP = 15;
+const R = 6, MAP_HIGH = 540, MARGIN = 30, STEP = 15;
 const PAD = { left: 46, right: 20, top: 20, bottom: 38 };
 const GAUGES_MAX = 25;
 
@@ -65,6 +65,7 @@ export class Diagram {
 
   layTree() {
     const tree = this.feeder.tree;
+    const ROW = (this.row = Math.max(16, Math.min(30, 320 / Math.max(1, tree.places.length))));
     this.side = Math.min(330, Math.max(196, this.wide * 0.42));
     const room = this.wide - this.side - 2 * PAD.right;
     const x = (from) => PAD.right + (room * (from - MARGIN)) / Math.max(1, tree.width - 2 * MARGIN);
@@ -128,7 +129,7 @@ export class Diagram {
   rowOf(house) {
     const { x, y, meter } = house.place;
     const left = this.wide - this.side;
-    const hit = svg("rect", { class: "row-hit", x: left - 4, y: y - ROW / 2, width: this.side + 4, height: ROW, rx: 3 });
+    const hit = svg("rect", { class: "row-hit", x: left - 4, y: y - this.row / 2, width: this.side + 4, height: this.row, rx: 3 });
     const lead = svg("line", { class: "lead", x1: x + 11, x2: left - 8, y1: y, y2: y });
     const cell = (at, anchor, kind) => svg("text", { x: left + at, y: y + 4, "text-anchor": anchor, class: kind });
     const wide = this.side > 300;

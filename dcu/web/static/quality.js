@@ -27,7 +27,7 @@ function render(told) {
   const parts = [el("div", { class: "card" }, el("p", { class: bad.length ? "bad" : "" }, el("b", {}, sum)), el("p", { class: "quiet" }, `${told.source}.${since} The standard asks for 95 % of a week's means (1008) within nominal ±10 %.`))];
   if (rows.length) {
     rows.sort((a, b) => a.inside - b.inside || b.u_max_v - a.u_max_v);
-    const titles = [["Customer", ""], ["Phase", ""], ["Within ±10 %", "num"], ["Lowest mean [V]", "num"], ["95 % up to [V]", "num"], ["Highest mean [V]", "num"], ["Range in ±10 %", ""], ["Means", "num"], ["Missing", "num"]];
+    const titles = [["Customer", ""], ["Phase", ""], ["Within ±10 %", "num"], ["Lowest mean [V]", "num"], ["97.5 % up to [V]", "num"], ["Highest mean [V]", "num"], ["Range in ±10 %", ""], ["Means", "num"], ["Missing", "num"]];
     const head = el("tr", {}, ...titles.map(([title, kind]) => el("th", { scope: "col", class: kind }, title)));
     const body = el("tbody", {}, ...rows.map((r) => {
       const cells = [r.phase, percent(r.inside), volts(r.u_min_v), volts(r.u_p95_v), volts(r.u_max_v), range(r, told.nominal_v), String(r.intervals), String(r.missing)];
