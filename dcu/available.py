@@ -88,10 +88,3 @@ class Forecaster:
     def as_status(self) -> dict[str, Any]:
         """For `headroom-dcu status`: OpenADR's AVAILABLE, by customer and quarter of an hour."""
         return {"made_utc_s": self.made_utc_s, "intervals": [one.as_entry() for one in self.newest]}
-
-    def as_rows(self) -> dict[str, Any]:
-        """The same, short: for each customer a row of `[low_w, expected_w, high_w]` a quarter of an hour."""
-        rows: dict[str, list[list[int]]] = {}
-        for one in self.newest:
-            rows.setdefault(one.meter, []).append([round(one.low_w), round(one.expected_w), round(one.high_w)])
-        return {"made_utc_s": self.made_utc_s, "step_s": SLOT_S, "rows_w": rows}

@@ -14,7 +14,7 @@ from dcu.available import Forecaster
 from dcu.decision_rows import row_of
 from dcu.hosting.engine import HostingEngine
 
-NEWS_MAX: Final = 200
+NEWS_MAX: Final = 128
 """Decisions kept for people who open the page later; the ledger has them all."""
 QUIET: Final = frozenset({"renewal", "window", "view"})
 """Kinds that come every few seconds; a renewal shows in its customer's row."""
@@ -68,7 +68,6 @@ def page_facts(engine: HostingEngine, recent: Recent, forecaster: Forecaster, ut
         "rule_facts": dict(engine.rule.facts()),
         "wanted_w": {str(grant.meter): grant.wanted_w for grant in engine.book.live},
         "headroom_w": forecaster.present_w,
-        "available": forecaster.as_rows(),
         "news": recent.news,
         "answers": recent.answers,
     }
