@@ -26,14 +26,21 @@ VIEWERS: Final = 10
 PAINTS: Final = 7
 WARM_S: Final = 5.0
 FLAGS: Final = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 VIEWER: Final = """
 import asyncio, sys
 async def look(port, token):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET /api/stream HTTP/1.1\\r\\nhost: 127.0.0.1\\r\\nauthorization: Bearer {token}\\r\\n\\r\\n".encode())
+    lines = ("GET /api/stream HTTP/1.1", "host: 127.0.0.1", f"authorization: Bearer {token}", "", "")
+    writer.write("\\r\\n".join(lines).encode())
     while await reader.read(65536):
         pass
 async def main():
@@ -60,7 +67,7 @@ async def measure(directory: Path, span_s: float) -> dict[str, Any]:
     """All of it."""
     street = LiveStreet(LiveSettings(), directory, directory / "page.sock")
     playing = asyncio.create_task(street.run())
-    while not street.lag.late_s:
+    while not street.lag.late_s:  # noqa: ASYNC110  # it warms up in one go
         await asyncio.sleep(0.2)
     found: dict[str, Any] = {"meters": 55, "seconds": span_s, "without_page": await dcu_span(street, span_s)}
     page = await start_page(directory, street.socket, street.ledger, street.network_file)

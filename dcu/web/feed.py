@@ -87,7 +87,7 @@ class Feed:
             snapshot = await self._ask()
             told = street_of(snapshot)
         except (OSError, TimeoutError) as error:
-            why = f"the DCU does not answer ({error.__class__.__name__})" if not str(error) else _plain(error)
+            why = _plain(error)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             why = "the DCU answers something that this version cannot read"
         else:
@@ -144,5 +144,7 @@ EMPTY: Final[dict[str, Any]] = {
 
 
 def _plain(error: BaseException) -> str:
-    detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, TimeoutError) and not error.strerror:
+        return f"the DCU does not answer within {ANSWER_S_MAX:g} s"
+    detail = error.strerror if isinstance(error, OSError) and error.strerror else error.__class__.__name__
     return f"the DCU does not answer ({detail})"

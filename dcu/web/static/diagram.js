@@ -135,7 +135,7 @@ export class Diagram {
     const wide = this.side > 300;
     house.cells = [cell(2, "start", "strong"), cell(wide ? 124 : 118, "end", "value"), cell(this.side - 6, "end", "value")];
     house.cells[0].append(meter.length > 10 ? `${meter.slice(0, 9)}…` : meter);
-    house.bar = { x: left + (wide ? 136 : 0), y: y - 5, width: wide ? 92 : 0, height: 10 };
+    house.bar = { x: left + (wide ? 136 : 0), y: y - 5, width: wide ? 82 : 0, height: 10 };
     for (const [name, value] of Object.entries(house.bar)) house.back.setAttribute(name, value);
     return [hit, lead, ...house.cells, house.gauge];
   }

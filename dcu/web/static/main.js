@@ -64,10 +64,12 @@ function head() {
   put($("clock"), look.utc_s === null ? "" : `${state === "live" ? "" : "last heard "}${date(look.heard_utc_s)}`);
   const since = look.heard_utc_s === null ? "The DCU has not been heard yet" : `What you see is from ${clock(look.heard_utc_s)} UTC`;
   $("notice").hidden = state === "live" || state === "stale";
-  put($("notice"), state === "down" ? `${since}. ${lost ? "This page's server cannot be reached; it is tried again." : look.why ?? ""}` : "");
+  put($("notice"), state === "down" ? `${since}. ${lost ? "This page's server cannot be reached; it is tried again." : sentence(look.why)}` : "");
   const fresh = look.alarms.filter((alarm) => alarm.level === "alarm" && !alarmsSaid.has(alarm.who + alarm.what));
   if (!fresh.length || say(`Alarm: ${fresh[0].who}, ${fresh[0].what}`)) alarmsSaid = new Set(look.alarms.map((alarm) => alarm.who + alarm.what));
 }
+
+const sentence = (words) => (words ? `${words[0].toUpperCase()}${words.slice(1)}.` : "");
 
 function take(look) {
   heard = performance.now();

@@ -24,7 +24,7 @@ function render(told) {
     : bad.length
       ? `${bad.length} of ${rows.length} phases are outside the band for more than 5 % of the time.`
       : `All ${rows.length} phases are within ±10 % for at least 95 % of the means.`;
-  const parts = [el("div", { class: "card" }, el("p", { class: bad.length ? "bad" : "" }, el("b", {}, sum)), el("p", { class: "quiet" }, `${told.source}.${since} The standard asks for 95 % of a week's means (1008) within nominal ±10 %.`))];
+  const parts = [el("div", { class: "card" }, el("p", { class: bad.length ? "bad" : "" }, el("b", {}, sum)), el("p", { class: "quiet" }, `${told.source[0].toUpperCase()}${told.source.slice(1)}.${since} The standard asks for 95 % of a week's means (1008) within nominal ±10 %.`))];
   if (rows.length) {
     rows.sort((a, b) => a.inside - b.inside || b.u_max_v - a.u_max_v);
     const titles = [["Customer", ""], ["Phase", ""], ["Within ±10 %", "num"], ["Lowest mean [V]", "num"], ["97.5 % up to [V]", "num"], ["Highest mean [V]", "num"], ["Range in ±10 %", ""], ["Means", "num"], ["Missing", "num"]];

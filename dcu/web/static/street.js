@@ -95,7 +95,7 @@ function figures(look) {
     tell(lowest, volts(low[0]), "V", `${low[1]}, ${gap(low[0] - band[0])}`, low[0] < band[0]);
   }
   const known = look.customers.filter((c) => c.quality === "good").length;
-  tell(exported, look.export_w === null ? "–" : (look.export_w / 1000).toFixed(1), "kW", `${known} of ${look.customers.length} meters known`, known < look.customers.length);
+  tell(exported, look.export_w === null ? "–" : (look.export_w / 1000).toFixed(1), "kW", `${known} of ${look.customers.length} meters known`);
   tell(increase, (look.increase_w / 1000).toFixed(1), "kW", look.policy ? `shared: ${look.policy.replace("_", " ")}` : "");
   tell(grants, String(look.granted), "", look.grants_max === null ? "" : `of ${look.grants_max} the line can renew`);
   tell(ledger, look.ledger_entries === null ? "–" : look.ledger_entries.toLocaleString("en"), "entries", look.ledger_head ? `root ${look.ledger_head.slice(0, 12)}…` : "");

@@ -22,7 +22,7 @@ from dcu.web.page import LOOPBACK_NAMES
 from dcu.web.tests.world import TOKEN, World, make_page, write_ledger
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
-PATHS = {
+PATHS: dict[str, type[models.Answer]] = {
     "/api/street": models.Street,
     "/api/feeder": models.Feeder,
     "/api/traces": models.Traces,

@@ -24,9 +24,15 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 VIEWS = ("street", "customers", "decisions", "line", "quality", "ledger")
 WAIT_S = 10.0
 EVIL = '<img src=x onerror="window.evil=1">'
@@ -231,7 +237,8 @@ def test_a_tampered_receipt_does_not_verify(browser: Browser, what: str) -> None
     good = str(browser.driver.find_element(By.ID, "receipt").get_attribute("value"))
     bad = TAMPERED[what](good)
     assert bad != good
-    put = "const box = document.getElementById('receipt'); box.value = arguments[0]; box.dispatchEvent(new Event('input'))"
+    box = "const box = document.getElementById('receipt');"
+    put = f"{box} box.value = arguments[0]; box.dispatchEvent(new Event('input'))"
     browser.driver.execute_script(put, bad)
     assert browser.text("#verdict") == ""
     browser.driver.find_element(By.ID, "verify").click()
