@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
+from dcu.garbage import TIDY_S
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
@@ -150,6 +151,8 @@ class Ports:
     page_door: StatusDoor | None = None
     store: StorePort | None = None
     notify: Notify = no_notify
+    tidy: Callable[[], None] | None = None
+    """Collects garbage; None where the interpreter does it by itself."""
     signals: Signals = Signals.LEFT_ALONE
 
 
@@ -262,6 +265,8 @@ class DcuDaemon:
         supervisor.worker("keys", self._keep_keys, STALL_S)
         if self.ports.store is not None:
             supervisor.worker("store", self.ports.store.run, math.inf)  # however long a disk hangs: we decide on
+        if self.ports.tidy is not None:
+            supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
@@ -303,6 +308,14 @@ class DcuDaemon:
                 await asyncio.sleep(PAUSE_S)
             progress()
             await asyncio.sleep(STALL_S / 3)
+
+    async def _tidy(self, progress: Progress) -> None:
+        """Collect garbage between decisions."""
+        assert self.ports.tidy is not None
+        while True:
+            self.ports.tidy()
+            progress()
+            await asyncio.sleep(TIDY_S)
 
     async def _poll(self, progress: Progress) -> None:
         clock = self.ports.clock

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dcu.config import DcuConfig
 from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
@@ -230,6 +231,7 @@ async def run_daemon(config: DcuConfig) -> int:
         page_door=door_of_page(config),
         store=store,
         notify=notify_from(),
+        tidy=Tidy(),
         signals=Signals.HANDLED,
     )
     try:

@@ -86,6 +86,8 @@ class HostingEngine:
         self._started_s = now
         self._decided_s = -math.inf
         self._viewed_s = now
+        self.newest_view: View | None = None
+        """What the rule made of the measurements last: every 15 s at least, if it foresees."""
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
@@ -106,6 +108,7 @@ class HostingEngine:
     def start(self) -> list[Output]:
         """The first entry of this epoch: decision number 0, the nominal limits; to be durable before anything is
         sent."""
+        self._rule.begin()
         limits = {state.entry.id: state.entry.nominal_limit_w for state in self.table.states()}
         return [self._journal.start(self._rule, limits)]
 
@@ -346,12 +349,16 @@ class HostingEngine:
         return outputs
 
     def _view(self, now: float) -> tuple[View, list[Output]]:
-        """The rule's view of now, and its record if later answers depend on it."""
+        """The rule's view of now, and what of it must be recorded because later views or answers depend on it."""
         self._viewed_s = now
-        view = self._rule.view(self.measurements(now), now)
-        if not self._rule.learns or "taught" not in (entry := view.as_entry()):
-            return view, []
-        return view, [self._journal.note("view", {"view": entry})]
+        measurements = self.measurements(now)
+        outputs: list[Output] = []
+        if self._rule.remembers:
+            outputs += self._journal.saw(measurements, now)
+        view = self.newest_view = self._rule.view(measurements, now)
+        if self._rule.learns and "taught" in (entry := view.as_entry()):
+            outputs.append(self._journal.lesson(entry))
+        return view, outputs
 
     def _may_rise(self, now: float) -> frozenset[MeterId]:
         """Whose grants could be raised before they are due: a nonce is there, and air time."""
