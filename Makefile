@@ -60,6 +60,7 @@ bench: $(STAMP)  ## Measure; JSON in out/bench
 	$(BIN)/python -m benchmarks.plc --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.ledger --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.web --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.store --out $(OUT)/bench
 
 lock: $(STAMP)  ## Renew requirements/*.txt (needs uv on the PATH)
 	sh requirements/lock.sh

@@ -63,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--out", type=Path, required=True, help="directory; days that are there already are left alone")
     export.add_argument("--json", action="store_true")
     export.set_defaults(command=_export)
+    forget = commands.add_parser(
+        "forget", help="delete a customer from the store, the DCU stopped; not from the ledger"
+    )
+    forget.add_argument("--config", type=Path, required=True)
+    forget.add_argument("meter")
+    forget.set_defaults(command=_forget)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
@@ -111,6 +117,15 @@ def _export(options: argparse.Namespace) -> int:
     order = Order(config.store_directory, config.dcu.id, names, config.store.export_ids == "salted")
     done = export(order, options.first, options.last, options.out)
     print(json.dumps(done.as_json(), indent=1) if options.json else done.as_text())
+    return EXIT_OK
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from dcu.store.forget import forget  # noqa: PLC0415  # opens the files for writing
+
+    config = _load(options.config)
+    rows = forget(config.store_directory, config.dcu.id, options.meter)
+    print(f"{options.meter}: {rows} rows deleted; the ledger forgets by headroom-ledger forget")
     return EXIT_OK
 
 

@@ -169,7 +169,7 @@ class Store(Section):
     substation_s: Annotated[float, Field(ge=1.0, le=600.0)] = 10.0
     events_days: Annotated[float, Field(ge=7.0, le=3650.0)] = 400.0
     readings_days: Annotated[float, Field(ge=1.0, le=90.0)] = 14.0
-    intervals_days: Annotated[float, Field(ge=30.0, le=3650.0)] = 800.0
+    intervals_days: Annotated[float, Field(ge=30.0, le=3650.0)] = 400.0
     telemetry_mib: Annotated[int, Field(ge=16, le=576)] = 512
     free_mib_min: Annotated[int, Field(ge=16, le=65536)] = 256
     reading_holds_s: Annotated[float, Field(ge=2.0, le=900.0)] | None = None

@@ -36,6 +36,10 @@ WAL_KEPT_BYTES: Final = 4 << 20
 CACHE_KIB: Final = 1024
 """[KiB] Pages a connection keeps in memory."""
 
+MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+"""The group may read, others may not: customers' readings are in it."""
+
 BUSY_MS: Final = 5000
 """[ms] How long to wait for somebody else's lock. Nobody but a person with a shell ever holds one."""
 
@@ -131,7 +135,7 @@ class Database:
         self.fresh = False
         self._connect = connect or _connect
         with _as_store_error(self.path):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+            _make_directory(directory)
             self._lock = _lock(self.path)
         try:
             with _as_store_error(self.path):
@@ -145,14 +149,16 @@ class Database:
         if bad is not None:
             self.aside = set_aside(self.path, bad)
         self.fresh = not self.path.exists() or self.path.stat().st_size == 0
-        connection = self._connect(_uri(self.path, "rwc"))
+        if self.fresh:
+            self.path.touch()
+            self.path.chmod(MODE)  # whatever the umask says; its log gets the same rights
+        connection = self._connect(_uri(self.path, "rw"))
         try:
             _tune(connection, self.kind)
             _migrate(connection, self.kind, dcu)
         except BaseException:
             connection.close()
             raise
-        self.path.chmod(0o640)
         return connection
 
     @contextlib.contextmanager
@@ -418,6 +424,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)  # the other file's thread may be making it
+        path.chmod(DIRECTORY_MODE)
 
 
 def _sync_directory(path: Path) -> None:

@@ -19,7 +19,6 @@ KINDS: Final = frozenset(
         "start",
         "quarantine ended",
         "grant",
-        "renewal",
         "denial",
         "lowered",
         "revoke",
@@ -29,7 +28,8 @@ KINDS: Final = frozenset(
         "forgotten",
     }
 )
-"""Entries that become events; windows and views are everybody's measurements and stay in the ledger alone."""
+"""Entries that become events. Windows and views, everybody's measurements, stay in the ledger alone, and so do
+renewals: nine of ten decisions, and what they changed is in the limit that each reading carries."""
 
 LEFT_OUT: Final = frozenset({"kind", "epoch", "seq", "meter", "utc_s", "schema", "sealed", "facts", "nominal_limit_w"})
 """Members that have a column of their own, or are of no use to a reader of events."""

@@ -1,8 +1,9 @@
 """Meter data for studies: a Parquet file for each day (UTC), in the layout that planning reads.
 
-Columns: ``customer`` (text), ``start_utc`` (timestamp [ms, UTC], starts of quarter-hours), ``import_wh``, ``export_wh``, ``pv_wh``
-[Wh], ``u_mean_v`` [V], the last four null where unknown. Every customer has all 96 quarter-hours of a day, ordered by
-customer and time; incomplete ones are null, never filled. ``pv_wh`` is always null: nobody measures PV by itself.
+Columns: ``customer`` (text), ``start_utc`` (timestamp [ms, UTC], starts of quarter-hours), ``import_wh``,
+``export_wh``, ``pv_wh`` [Wh], ``u_mean_v`` [V], the last four null where unknown. Every customer has all 96
+quarter-hours of a day, ordered by customer and time; incomplete ones are null, never filled. ``pv_wh`` is always null:
+nobody measures PV by itself.
 
 `pyarrow` is not on a DCU; it comes with the extra ``planning`` and is imported here alone, in a process of its own.
 """

@@ -22,7 +22,7 @@ import sqlite3
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,9 @@ TRIES: Final = 3
 
 CLOCK_S: Final = 3600.0
 """[s] Wall clock and monotonic clock may part by so much before age is no reason to delete any more."""
+
+STEADY_S: Final = 2 * 86400.0
+"""[s] They have to go together for so long again; a board without a battery jumps once after each start."""
 
 UTC_S_MIN: Final = 1_600_000_000.0
 """[s, Unix] A clock before September 2020 is not set; readings without a time are of no use."""
@@ -145,7 +148,8 @@ class Recorder:
         self._flush_s = self._sweep_s = clock.monotonic()
         self._behind = True
         self._low = False
-        self._clocks_s = clock.utc_s() - clock.monotonic()
+        self._apart_s = clock.utc_s() - clock.monotonic()
+        self._believe_s = -float("inf")
         self.events = Writer(directory, EVENTS, dcu, edge("events"), self, connect)
         self.telemetry = Writer(directory, TELEMETRY, dcu, edge("telemetry"), self, connect)
 
@@ -337,16 +341,19 @@ class Recorder:
                 progress()
 
     async def _sweep(self) -> None:
-        keeping = self._settings.keeping
-        drift_s = self._clock.utc_s() - self._clock.monotonic() - self._clocks_s
-        now_s = self._clock.utc_s() if abs(drift_s) < CLOCK_S else None
+        keeping, now = self._settings.keeping, self._clock.monotonic()
+        apart_s = self._clock.utc_s() - now
+        if abs(apart_s - self._apart_s) > CLOCK_S:
+            event(_LOG, logging.WARNING, "clock jumped", seconds=apart_s - self._apart_s)
+            self._apart_s, self._believe_s = apart_s, now + STEADY_S
+        now_s = self._clock.utc_s() if now >= self._believe_s else None
         await self._done(self.events, lambda connection: sweep_events(connection, now_s, keeping))
         await self._done(self.telemetry, lambda connection: sweep_telemetry(connection, now_s, keeping))
         await self._done(self.events, lambda _: drop_asides(self._directory))
 
     async def _follow(self, progress: Callable[[], None]) -> None:
         """Take over from the ledger what the events file does not have."""
-        facts = self._ledger
+        facts = replace(self._ledger, position=self._position)
         found = await self._done(self.events, lambda connection: settle(connection, facts))
         if found is None:
             return
@@ -389,7 +396,8 @@ class Recorder:
         self, connection: sqlite3.Connection, log: int, entries: Iterator[tuple[int, dict[str, Any]]]
     ) -> int:
         got = list(islice(entries, TAKE))
-        rows = [row for position, entry in got if (row := row_of(log, position, entry, 0.0)) is not None]
+        now_s = self._clock.utc_s()  # for an entry that says no time; all of `dcu.real` do
+        rows = [row for position, entry in got if (row := row_of(log, position, entry, now_s)) is not None]
         connection.executemany(PUT_EVENT, rows)
         if got:
             vkey = self._ledger.vkey if log == self._ledger.log else ""

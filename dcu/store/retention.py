@@ -27,6 +27,11 @@ STORE_BYTES_MAX: Final = 1 << 30
 """[byte] All of the store, bad files that were set aside included; those go first."""
 
 DAY_S: Final = 86400
+READINGS_MS_MIN: Final = 2 * DAY_S * 1000
+"""[ms] Readings of this time go last when telemetry has to make room."""
+
+FAR: Final = 1 << 62
+"""Beyond every time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Keeping:
 
     events_days: float = 400.0
     readings_days: float = 14.0
-    intervals_days: float = 800.0
+    intervals_days: float = 400.0
     telemetry_bytes: int = 512 << 20
 
 
@@ -67,13 +72,24 @@ def sweep_telemetry(connection: sqlite3.Connection, now_s: float | None, keeping
         for table in ("means", "quarters"):
             gone += _delete(connection, table, "start_s", round(now_s - keeping.intervals_days * DAY_S))
     if used_bytes(connection) > keeping.telemetry_bytes:
-        tables = (("readings", "at_ms"), ("quarters", "start_s"), ("means", "start_s"))
-        for table, column in tables:  # what can be made of others goes last
-            gone += (newest := _delete(connection, table, column, 1 << 62))
-            if newest:
-                break
+        gone += _make_room(connection)
     _give_back(connection)
     return gone
+
+
+def _make_room(connection: sqlite3.Connection) -> int:
+    """Delete what is missed least: readings before the newest two days, then the oldest intervals, then readings."""
+    newest_ms = connection.execute("SELECT max(at_ms) FROM readings").fetchone()[0]
+    if newest_ms is not None and (gone := _delete(connection, "readings", "at_ms", newest_ms - READINGS_MS_MIN)):
+        return gone
+    oldest = {
+        table: found
+        for table in ("means", "quarters")
+        if (found := connection.execute(f"SELECT min(start_s) FROM {table}").fetchone()[0]) is not None  # noqa: S608
+    }
+    if oldest:
+        return _delete(connection, min(oldest, key=oldest.__getitem__), "start_s", FAR)
+    return _delete(connection, "readings", "at_ms", FAR)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -93,7 +93,7 @@ def fetch(page: PageProcess) -> list[Any]:
     return answers
 
 
-def test_no_power_line_is_said_to_be_none() -> None:
+@pytest.mark.parametrize("told", [{}, {"plc": {}}, {"plc": {"nodes": 3}}])
+def test_no_power_line_is_said_to_be_none(told: dict[str, Any]) -> None:
     """A DCU of another version, or without a modem."""
-    for told in ({}, {"plc": {}}, {"plc": {"nodes": 3}}):
-        assert models.Line.model_validate(line_of(told)).known is False
+    assert models.Line.model_validate(line_of(told)).known is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -65,7 +66,8 @@ def test_what_was_committed_is_there_again(tmp_path: Path) -> None:
 
 
 def test_the_file_is_what_its_kind_says(tmp_path: Path) -> None:
-    """Log, durability, vacuum, the cap: each asked of SQLite itself."""
+    """Log, durability, vacuum, the cap: each asked of SQLite itself; rights whatever the umask says."""
+    before = os.umask(0o077)
     with opened(tmp_path) as database:
 
         def asked(pragma: str) -> object:
@@ -77,7 +79,10 @@ def test_the_file_is_what_its_kind_says(tmp_path: Path) -> None:
         assert asked("application_id") == KIND.application_id
         assert asked("user_version") == 1
         assert asked("max_page_count") == KIND.bytes_max // PAGE_BYTES
-    assert database.path.stat().st_mode & 0o777 == 0o640
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("things.sqlite*")}
+    os.umask(before)
+    assert modes.pop("things.sqlite.lock") == 0o600
+    assert modes == dict.fromkeys(("things.sqlite", "things.sqlite-wal", "things.sqlite-shm"), 0o640)
 
 
 def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -297,6 +302,63 @@ def test_a_reader_reads_while_the_writer_writes(tmp_path: Path) -> None:
         assert reader.execute("SELECT count(*) FROM rows").fetchone() == (1,)
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             reader.execute("DELETE FROM rows")
+
+
+READS: str = """
+import os, sys
+from dcu.store.tests.test_database import *
+os.setgid(12345); os.setgroups([]); os.setuid(54321)
+reader = open_reader(Path(sys.argv[1]), KIND)
+print(reader.execute("SELECT count(*) FROM rows").fetchone()[0])
+try:
+    open(KIND.path(Path(sys.argv[1])), "ab")
+except PermissionError:
+    print("cannot write")
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_of_the_group_reads_what_it_cannot_write(tmp_path: Path) -> None:
+    """The page runs as a user of its own: a member of the group, without any right to write, sees the newest commit."""
+    directory = tmp_path / "store"
+    with opened(directory) as database:
+        with database.transaction() as connection:
+            connection.execute("INSERT INTO rows VALUES (1, 'one')")
+        for path in (directory, *directory.iterdir()):
+            os.chown(path, 0, 12345)
+        for above in directory.parents[:-2]:
+            above.chmod(0o755)
+        command = [sys.executable, "-c", READS, str(directory)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.stdout.split("\n")[:2], done.stderr) == (["1", "cannot write"], "")
+
+
+REFUSED: str = """
+import os, sys
+from dcu.store.tests.test_database import *
+os.setgid(12345); os.setgroups([]); os.setuid(54321)
+try:
+    Database(Path(sys.argv[1]), KIND, "dcu-1")
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_directory_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    """One line, nothing set aside, the file as it was."""
+    directory = tmp_path / "store"
+    fill(directory)
+    before = KIND.path(directory).read_bytes()
+    for above in directory.parents[:-2]:
+        above.chmod(0o755)
+    directory.chmod(0o755)
+    command = [sys.executable, "-c", REFUSED, str(directory)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "Permission denied" in done.stdout
+    assert done.stderr == ""
+    assert KIND.path(directory).read_bytes() == before
+    assert asides(KIND.path(directory)) == []
 
 
 def test_a_reader_of_nothing_says_so(tmp_path: Path) -> None:

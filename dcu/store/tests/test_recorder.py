@@ -21,7 +21,7 @@ from dcu.store.derive import Deriving
 from dcu.store.entries import LedgerFacts, Source, ledger_source, logs
 from dcu.store.queries import events, present_week, trace, weeks
 from dcu.store.recorder import Recorder, Settings
-from dcu.store.retention import Keeping
+from dcu.store.retention import Keeping, sweep_telemetry
 from dcu.store.schema import EVENTS, TELEMETRY
 from dcu.store.tests.test_writer import Broken, connect
 from dcu.store.writer import Inline, State
@@ -471,14 +471,17 @@ async def test_what_is_too_old_goes(tmp_path: Path) -> None:
 
 
 async def test_a_clock_that_jumps_deletes_nothing(street: Street) -> None:
-    """2038 at noon: age is no reason any more in this run."""
+    """2038 at noon: age is no reason any more, until the clock has been steady for two days."""
     street.recorder.reported(METER, report(1))
     street.recorder.happened("meter silent", METER, {})
     await street.turn()
     street.clock.offset_s = 2_200_000_000.0
     await street.turn(100.0)
-    await street.turn(100.0)
+    await street.turn(module.STEADY_S - 100.0)
     assert (street.counted("readings"), len(street.kinds())) == (1, 1)
+    await street.turn(200.0)
+    await street.turn(0.0)
+    assert (street.counted("readings"), len(street.kinds())) == (0, 0)
 
 
 async def test_telemetry_keeps_its_size(tmp_path: Path) -> None:
@@ -501,6 +504,23 @@ async def test_telemetry_keeps_its_size(tmp_path: Path) -> None:
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert newest / 1000 > MONDAY_S + 40_000
     street.close()
+
+
+async def test_readings_of_the_last_days_outlive_old_intervals(street: Street) -> None:
+    """No room at all: readings before two days go first, then intervals, then the rest."""
+    await hours(street, 1)
+    with closing(sqlite3.connect(TELEMETRY.path(street.directory / "store"))) as direct:
+        direct.execute("INSERT INTO readings (at_ms, meter, import_wh, export_wh) VALUES (1000, 1, 0, 0)")
+        direct.commit()
+    keeping = replace(SETTINGS.keeping, telemetry_bytes=0, readings_days=1e6)
+    found = [(street.counted("readings"), street.counted("means") + street.counted("quarters"))]
+    while sum(found[-1]):
+        await street.recorder.telemetry.submit(lambda connection: sweep_telemetry(connection, None, keeping))
+        found.append((street.counted("readings"), street.counted("means") + street.counted("quarters")))
+    readings, intervals = found[0]
+    assert found[1] == (readings - 1, intervals)
+    assert found[-2] == (readings - 1, 0)
+    assert found[-1] == (0, 0)
 
 
 async def test_bad_files_make_room_when_it_is_needed(street: Street) -> None:

@@ -187,6 +187,31 @@ async def test_an_error_of_the_medium_ends_this_opening(tmp_path: Path, edge: Ca
         assert [opening.aside for opening in notes.openings] == [None, None]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM],
+)
+async def test_whatever_the_medium_says_no_file_is_set_aside(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full, read-only, gone, forbidden, no memory: none of it speaks of the file, and with the next opening all is
+    there."""
+    monkeypatch.setattr(Broken, "code", code)
+    async with writing(tmp_path, Inline) as (writer, notes):
+        await writer.submit(put(1))
+        Broken.at = "COMMIT"
+        found = await asyncio.gather(writer.submit(put(2)), return_exceptions=True)
+        assert isinstance(found[0], StoreError)
+        Broken.at = "PRAGMA user_version"
+        writer._reopen()
+        await asyncio.sleep(0)
+        assert writer.state is State.FAILED
+        writer._reopen()
+        assert await writer.submit(count) == 1
+        assert [opening.aside for opening in notes.openings] == [None, None]
+        assert len(notes.failures) == 2
+
+
 async def test_a_file_that_goes_bad_is_set_aside_at_the_next_opening(tmp_path: Path) -> None:
     """SQLite calls the file malformed while we write; after the pause there is a fresh one, and the old one is kept."""
     async with writing(tmp_path, Inline) as (writer, notes):
