@@ -35,7 +35,7 @@ export function draw(canvas, lines, { step_s, marks = [], low = null, high = nul
   if (high === null) top += room;
   const width = box.width - LEFT - RIGHT, height = box.height - TOP - BOTTOM;
   const count = Math.max(...lines.map((line) => line.values.length), 2);
-  const span = Math.max(count - 1, 299);
+  const span = Math.max(count - 1, step_s > 60 ? 1 : 299);
   const x = (k, n) => LEFT + width * (1 - (n - 1 - k) / span);
   const y = (v) => TOP + height * (1 - (v - bottom) / (top - bottom));
   pen.font = "11px system-ui, sans-serif";
@@ -55,10 +55,10 @@ export function draw(canvas, lines, { step_s, marks = [], low = null, high = nul
   pen.textAlign = "center";
   pen.textBaseline = "alphabetic";
   const minutes = (span * step_s) / 60;
-  const every = minutes > 8 ? 5 : minutes > 3 ? 2 : 1;
+  const every = minutes > 300 ? 240 : minutes > 8 ? 5 : minutes > 3 ? 2 : 1;
   for (let m = 0; m <= minutes; m += every) {
     const at = LEFT + width * (1 - (m * 60) / (span * step_s));
-    if (at > LEFT + 8) pen.fillText(m === 0 ? "now" : `−${m} min`, Math.min(at, LEFT + width - 10), box.height - 4);
+    if (at > LEFT + 8) pen.fillText(m === 0 ? "now" : every === 240 ? `−${m / 60} h` : `−${m} min`, Math.min(at, LEFT + width - 10), box.height - 4);
   }
   for (const mark of marks) {
     if (mark.at < bottom || mark.at > top) continue;

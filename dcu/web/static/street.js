@@ -12,6 +12,8 @@ let diagram = null;
 let traces = null;
 let asked = null;
 let names = "";
+let hours = 0;
+let past = null;
 let parts = null;
 
 export function start(world) {
@@ -167,6 +169,7 @@ export function chosen(world) {
   const name = world.chosen;
   traces = null;
   asked = name;
+  if (parts !== null) span(world, hours);
   if (name === null) return;
   $("pick").value = name;
   get(`/api/traces?meter=${encodeURIComponent(name)}`).then(
@@ -179,25 +182,68 @@ export function chosen(world) {
   );
 }
 
+const BIN_S = 300;
+
+/** The last day from the DCU's store, by bins of five minutes; null where it has none. */
+async function day(name) {
+  const rows = await get(`/api/readings?meter=${encodeURIComponent(name)}&hours=24`);
+  if (!rows.length) return null;
+  const count = 86400 / BIN_S, last = rows.at(-1).at_s;
+  const empty = () => new Array(count).fill(null);
+  const told = { step_s: BIN_S, u_v: empty(), u_low_v: empty(), export_w: empty(), limit_w: empty() };
+  const sums = empty().map(() => [0, 0]);
+  for (const r of rows) {
+    const k = count - 1 - Math.floor((last - r.at_s) / BIN_S);
+    const u = r.u_v.filter((v) => v !== null), p = r.p_w.filter((w) => w !== null);
+    if (k < 0 || k >= count) continue;
+    if (u.length) told.u_v[k] = Math.max(told.u_v[k] ?? -Infinity, ...u);
+    if (u.length) told.u_low_v[k] = Math.min(told.u_low_v[k] ?? Infinity, ...u);
+    if (p.length) sums[k] = [sums[k][0] - p.reduce((a, b) => a + b, 0), sums[k][1] + 1];
+    if (p.length) told.export_w[k] = sums[k][0] / sums[k][1];
+    if (r.limit_w !== null) told.limit_w[k] = r.limit_w;
+  }
+  return told;
+}
+
+function span(world, wanted) {
+  hours = wanted;
+  past = null;
+  for (const [button, one] of parts.spans) button.setAttribute("aria-pressed", String(one === hours));
+  put(parts.said, "");
+  const name = world.chosen;
+  if (hours === 0) charts(world);
+  else
+    day(name).then((found) => {
+      if (world.chosen !== name || hours === 0) return;
+      past = found;
+      put(parts.said, found === null ? "The DCU's store has no readings of this customer, or this page may not read it." : "");
+      charts(world);
+    }, () => {});
+}
+
 function row(title) {
   const value = el("dd");
   return [el("dt", {}, title), value];
 }
 
-function build() {
+function build(world) {
   const titles = ["Place", "Voltage", "Export now", "Limit", "Could have now", "Asked for", "Not more because", "Lease", "Reading"];
   const rows = titles.map(row);
   const bar = limitBar({ contract_w: 1, limit_w: 0 });
   const u = el("canvas", { role: "img" }), p = el("canvas", { role: "img" });
   const table = el("table", { class: "tiny" });
+  const spans = [["15 min", 0], ["24 h", 24]].map(([title, one]) => [el("button", { type: "button", "aria-pressed": String(one === hours) }, title), one]);
+  for (const [button, one] of spans) button.addEventListener("click", () => span(world, one));
+  const said = el("p", { class: "quiet" });
   $("detail").classList.add("live");
   $("detail").replaceChildren(
     el("dl", { class: "facts" }, ...rows.flat()),
+    el("div", { class: "choice", role: "group", "aria-label": "Time that the curves show" }, ...spans.map(([button]) => button)), said,
     el("figure", {}, el("figcaption", {}, el("span", {}, "Voltage [V]"), el("span", { class: "band-words" })), u),
     el("figure", {}, el("figcaption", {}, el("span", {}, "Export and limit [kW]"), el("span", {}, "dashed: nominal")), p),
     el("details", {}, el("summary", {}, "These minutes as numbers"), table),
   );
-  return { values: rows.map(([, value]) => value), bar, u, p, table };
+  return { values: rows.map(([, value]) => value), bar, u, p, table, spans, said };
 }
 
 let bars = null;
@@ -210,7 +256,7 @@ function customer(world) {
     parts = null;
     return;
   }
-  if (parts === null) parts = build();
+  if (parts === null) parts = build(world);
   put($("h-customer"), c.id);
   const good = c.quality === "good";
   const [place, voltage, exported, limit, headroom, wanted, why, lease, reading] = parts.values;
@@ -238,25 +284,26 @@ function customer(world) {
       traces[name].push(next[k]);
       if (traces[name].length > TRACE_MAX) traces[name].shift();
     });
-    charts(world);
+    if (hours === 0) charts(world);
   }
 }
 
 function charts(world) {
-  if (traces === null || parts === null || $("street").hidden) return;
+  const shown = hours === 0 ? traces : past;
+  if (shown === null || parts === null || $("street").hidden) return;
   const look = world.look;
   const c = look.customers.find((one) => one.id === world.chosen);
   if (c === undefined) return;
-  const { step_s } = traces;
+  const { step_s } = shown;
   const band = look.band_v;
   const marks = band ? [{ at: band[0], colour: "--bad" }, { at: band[1], colour: "--bad" }] : [];
   put($("detail").querySelector(".band-words"), band ? `dashed: band, ${band[0].toFixed(1)} to ${band[1].toFixed(1)} V` : "");
-  const lines = [{ values: traces.u_v, colour: "--ink" }];
-  if (c.phases.length > 1) lines.push({ values: traces.u_low_v, colour: "--quiet" });
+  const lines = [{ values: shown.u_v, colour: "--ink" }];
+  if (c.phases.length > 1) lines.push({ values: shown.u_low_v, colour: "--quiet" });
   chart(parts.u, lines, { step_s, marks, span: 2 });
-  const watts = [{ values: traces.limit_w, colour: "--granted", wide: 2, step: true }, { values: traces.export_w, colour: "--ink" }];
-  chart(parts.p, watts, { step_s, scale: 1000, low: Math.min(0, ...traces.export_w.filter((w) => w !== null)), marks: [{ at: c.nominal_w, colour: "--quiet", always: true }] });
-  words(traces);
+  const watts = [{ values: shown.limit_w, colour: "--granted", wide: 2, step: true }, { values: shown.export_w, colour: "--ink" }];
+  chart(parts.p, watts, { step_s, scale: 1000, low: Math.min(0, ...shown.export_w.filter((w) => w !== null)), marks: [{ at: c.nominal_w, colour: "--quiet", always: true }] });
+  words(shown);
 }
 
 /** The curves for those who do not see them: a sentence each, and every minute in a table. */
@@ -272,7 +319,7 @@ function words(told) {
   if (parts.u.getAttribute("aria-label") !== u_words) parts.u.setAttribute("aria-label", u_words);
   if (parts.p.getAttribute("aria-label") !== p_words) parts.p.setAttribute("aria-label", p_words);
   if (!parts.table.parentElement.open) return;
-  const every = Math.max(1, Math.round(60 / told.step_s));
+  const every = Math.max(1, Math.round((told.step_s > 60 ? 3600 : 60) / told.step_s));
   const rows = [];
   for (let k = told.u_v.length - 1; k >= 0; k -= every) rows.push(k);
   const cell = (v, f) => el("td", { class: "num" }, v === null ? "?" : f(v));

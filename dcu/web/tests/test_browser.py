@@ -290,3 +290,15 @@ def test_logging_out_ends_it(browser: Browser, tmp_path: Path) -> None:
     browser.driver.find_element(By.ID, "token").send_keys(TOKEN, Keys.ENTER)
     browser.until(lambda driver: driver.current_url.rstrip("/") == browser.address)
     browser.view("street")
+
+
+def test_a_day_comes_from_the_store_or_is_said_to_be_missing(browser: Browser) -> None:
+    """Here there is no store; the curves stay where they are, and back."""
+    browser.view("street")
+    day = browser.until(lambda driver: driver.find_element(By.XPATH, "//button[text()='24 h']"))
+    day.click()
+    browser.until(lambda _: "has no readings" in browser.text("#detail"))
+    assert day.get_attribute("aria-pressed") == "true"
+    assert violations(browser) == []
+    browser.driver.find_element(By.XPATH, "//button[text()='15 min']").click()
+    browser.until(lambda _: "has no readings" not in browser.text("#detail"))
