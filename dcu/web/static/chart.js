@@ -74,21 +74,28 @@ export function draw(canvas, lines, { step_s, marks = [], low = null, high = nul
     pen.strokeStyle = css(line.colour);
     pen.lineWidth = line.wide ?? 1.6;
     pen.beginPath();
-    let open = false, last = 0;
+    let open = false, last = 0, alone = null;
+    const dot = () => alone !== null && pen.rect(alone[0] - 1, alone[1] - 1, 2, 2);
     line.values.forEach((v, k) => {
       if (v === null) {
+        dot();
         open = false;
+        alone = null;
         return;
       }
       const at = x(k, line.values.length);
-      if (!open) pen.moveTo(at, y(v));
-      else {
+      if (!open) {
+        pen.moveTo(at, y(v));
+        alone = [at, y(v)];
+      } else {
+        alone = null;
         if (line.step) pen.lineTo(at, y(last));
         pen.lineTo(at, y(v));
       }
       open = true;
       last = v;
     });
+    dot();
     pen.stroke();
   }
 }
