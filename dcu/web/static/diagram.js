@@ -69,7 +69,7 @@ export class Diagram {
     this.side = Math.min(330, Math.max(196, this.wide * 0.42));
     const room = this.wide - this.side - 2 * PAD.right;
     const x = (from) => PAD.right + (room * (from - MARGIN)) / Math.max(1, tree.width - 2 * MARGIN);
-    const y = (from) => 30 + ((from - MARGIN) / STEP) * ROW;
+    const y = (from) => 22 + ROW / 2 + ((from - MARGIN) / STEP) * ROW;
     const runs = new Map();
     for (const e of tree.edges) {
       const d = `M${x(e.x0).toFixed(1)} ${y(e.y0).toFixed(1)}V${y(e.y1).toFixed(1)}H${x(e.x1).toFixed(1)}`;

@@ -270,11 +270,11 @@ function customer(world) {
     limit.replaceChildren(bars.words, renew(c));
   }
   bars.renew(c);
-  put(bars.words, `${power(c.limit_w)} (${c.source}); nominal ${power(c.nominal_w)}, contract ${power(c.contract_w)}`);
+  put(bars.words, `${good && c.linked ? "" : "last told: "}${power(c.limit_w)} (${c.source}); nominal ${power(c.nominal_w)}, contract ${power(c.contract_w)}`);
   put(headroom, c.contract_w <= c.nominal_w ? "nothing beyond nominal: its contract allows none" : c.headroom_w === null ? "not known" : `${power(c.headroom_w)}, alone`);
   put(wanted, c.wanted_w === null ? "nothing" : power(c.wanted_w));
   put(why, c.why_not_more ?? (c.granted_w === null ? "it does not ask" : "it has what it asked for"));
-  put(lease, c.granted_w === null ? "no grant" : `${duration(c.lease_left_s)} left of ${duration(look.lease_s)}; renewed every 15 s or so`);
+  put(lease, c.granted_w === null ? "no grant" : `${duration(c.lease_left_s)} left of ${duration(look.lease_s)}, unless it is renewed`);
   put(reading, `${c.age_s === null ? "none" : `${duration(c.age_s)} old`}; ${c.linked ? "session up" : "no session"}; relay ${c.relay}`);
   if (traces !== null && look.state === "live" && look.number !== traces.seen) {
     traces.seen = look.number;
