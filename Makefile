@@ -35,6 +35,8 @@ test: $(STAMP)  ## Unit, pair and street tests
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of the decoders, FUZZ_SECONDS=600 for each
 	$(BIN)/python -m shared.tests.fuzz --seconds $(FUZZ_SECONDS)
 	$(BIN)/python -m prime_plc.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m meter.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m dcu.ledger.tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .

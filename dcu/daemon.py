@@ -29,6 +29,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -36,7 +37,9 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
+from dcu.page_door import PageDoor
 from dcu.page_facts import Recent, page_facts
+from dcu.pings import Pings
 from dcu.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
@@ -54,6 +57,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
+from shared.status_socket import PING, STATUS
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -132,8 +136,11 @@ class StorePort(Protocol):
         """For people."""
 
 
-StatusDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
-"""Serves status snapshots for ever."""
+Answer = Callable[[str], Awaitable[dict[str, Any]]]
+"""What is to be said to a question of the status socket."""
+
+StatusDoor = Callable[[Answer, Progress], Awaitable[None]]
+"""Answers questions for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ class Ports:
     epoch: Epoch
     vault: VaultPort
     status_door: StatusDoor | None = None
-    page_door: StatusDoor | None = None
+    page_door: PageDoor | None = None
     store: StorePort | None = None
     notify: Notify = no_notify
     tidy: Callable[[], None] | None = None
@@ -172,7 +179,7 @@ class _Waiting:
     """A record, and the message about it that must not leave before."""
 
     record: Future[int]
-    output: SendDown | None
+    output: SendDown | SendAll | None
 
 
 class Scribe:
@@ -182,7 +189,7 @@ class Scribe:
     nor a stalled grant holds one up.
     """
 
-    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown], None], done: Future[int]) -> None:
+    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown | SendAll], None], done: Future[int]) -> None:
         self._ledger = ledger
         self._send = send
         self._newest = done
@@ -195,9 +202,10 @@ class Scribe:
         self._orderly.put(_Waiting(self._newest, None))
         return self._newest
 
-    def send(self, output: SendDown) -> None:
+    def send(self, output: SendDown | SendAll) -> None:
         """Send when its record, the newest one, is durable."""
-        lane = self._urgent if output.wait is Wait.BRIEFLY else self._orderly
+        brief = isinstance(output, SendAll) or output.wait is Wait.BRIEFLY
+        lane = self._urgent if brief else self._orderly
         lane.put(_Waiting(self._newest, output))
 
     async def run_orderly(self, clock: Clock, progress: Progress) -> None:
@@ -240,6 +248,7 @@ class DcuDaemon:
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
+        self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
@@ -269,7 +278,7 @@ class DcuDaemon:
             supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
-            supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
+            supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
         page = self.ports.page_door
         if page is not None:
             supervisor.worker("page", lambda progress: page(self.page, progress), STALL_S)
@@ -293,6 +302,19 @@ class DcuDaemon:
         )
         found |= {"counters": asdict(self.counters), "protection": self._gate.summary()}
         return found | page_facts(self.engine, self._recent, self._forecaster, self.ports.clock.utc_s())
+
+    async def answer(self, question: str) -> dict[str, Any]:
+        """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
+        or the ledger: who asks is not known."""
+        word, _, rest = question.strip().partition(" ")
+        if word == STATUS:
+            return self.status()
+        try:
+            if word == PING:
+                return await self._pings.ping(parse_eui48(rest))
+        except DecodeError as error:
+            return {"error": str(error)}
+        return {"error": f"seen {word[:16]!r}, expected nothing or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -365,6 +387,8 @@ class DcuDaemon:
                     self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
+            case sap.Pinged():
+                self._pings.heard(output)
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
@@ -421,7 +445,7 @@ class DcuDaemon:
                 record = self._scribe.record(output)
                 record.add_done_callback(partial(self._recorded, output.entry))
                 self._recent.note(output.entry, self.ports.clock.utc_s(), record)
-            case SendDown():
+            case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():
                 event(_LOG, logging.INFO, output.what, **output.fields)
@@ -443,9 +467,20 @@ class DcuDaemon:
         if self.ports.store is not None:
             self.ports.store.happened(what, meter, fields)
 
-    def _send(self, output: SendDown) -> None:
+    def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16
-        self._send_apdu(output.meter, encode_down(output.message, self._invoke_id))
+        apdu = encode_down(output.message, self._invoke_id)
+        if isinstance(output, SendAll):
+            self._send_to_all(apdu)
+        else:
+            self._send_apdu(output.meter, apdu)
+
+    def _send_to_all(self, apdu: bytes) -> None:
+        data = self._gate.protect_all(apdu)
+        if data is None:
+            self.counters.not_protected += 1
+        elif not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data)):
+            self.counters.inbox_full += 1
 
     def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
         data = self._gate.protect(meter, apdu)

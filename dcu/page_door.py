@@ -11,15 +11,15 @@ import contextlib
 import grp
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from shared.daemon import Progress
 from shared.errors import ConfigError, Fault
 
-if TYPE_CHECKING:
-    from dcu.daemon import StatusDoor
+PageDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
+"""Serves snapshots for ever."""
 
 ANSWER_S_MAX: Final = 5.0
 """[s] Who does not read the answer within this is cut off."""
@@ -39,7 +39,7 @@ def group_number(name: str, file: str) -> int:
         raise ConfigError(file, [Fault("status.page_group", name, "a group of this machine")]) from None
 
 
-def page_door(path: Path, group: int | None) -> StatusDoor:
+def page_door(path: Path, group: int | None) -> PageDoor:
     """Answers each connection with one JSON snapshot; this user may connect, and members of the group."""
 
     async def serve(snapshot: Callable[[], dict[str, Any]], progress: Progress) -> None:

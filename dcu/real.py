@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.daemon import STALL_S, Answer, Ports, StatusDoor, build
 from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
-from dcu.page_door import group_number, page_door
+from dcu.page_door import PageDoor, group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
 from dcu.store.entries import LedgerFacts, ledger_source, logs
 from dcu.store.recorder import Recorder
@@ -34,6 +34,7 @@ from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
 from shared.secret_files import COUNTERS, CounterFile
+from shared.status_socket import QUESTION_BYTES_MAX, QUESTION_S, STATUS
 
 PUBLISH_S: Final = 60.0
 """[s] An entry waits no longer for a head that outsiders see."""
@@ -156,20 +157,20 @@ class DiskVault:
 
 
 def status_door(path: Path) -> StatusDoor:
-    """A unix socket, readable by this user only, that answers every connection with one JSON snapshot."""
+    """A unix socket for this user and his group that answers each connection's question with one JSON object."""
 
-    async def serve(snapshot: Callable[[], dict[str, Any]], progress: Progress) -> None:
-        async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(answer: Answer, progress: Progress) -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
-                writer.write(json.dumps(snapshot()).encode())
+                writer.write(json.dumps(await answer(await _question(reader))).encode())
                 await writer.drain()
                 writer.close()
 
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # the ledger's lock says that no other instance serves it
         path.parent.mkdir(parents=True, exist_ok=True)
-        server = await asyncio.start_unix_server(answer, str(path), backlog=8)
-        path.chmod(0o600)
+        server = await asyncio.start_unix_server(talk, str(path), backlog=8, limit=QUESTION_BYTES_MAX)
+        path.chmod(0o660)
         try:
             while True:
                 progress()
@@ -181,13 +182,23 @@ def status_door(path: Path) -> StatusDoor:
     return serve
 
 
-def door_of_page(config: DcuConfig) -> StatusDoor | None:
+def door_of_page(config: DcuConfig) -> PageDoor | None:
     """Where the operator's page asks, if there is one."""
     status = config.status
     if status.page_socket is None:
         return None
     group = None if status.page_group is None else group_number(status.page_group, "status")
     return page_door(Path(status.page_socket), group)
+
+
+async def _question(reader: asyncio.StreamReader) -> str:
+    """The line that is asked; nothing from who says nothing for a while, or too much."""
+    try:
+        async with asyncio.timeout(QUESTION_S):
+            line = await reader.readline()
+    except (TimeoutError, ValueError):
+        return STATUS
+    return line.decode("ascii", "replace")
 
 
 async def run_daemon(config: DcuConfig) -> int:

@@ -16,11 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from dcu.available import Forecaster
-from dcu.daemon import StatusDoor
 from dcu.grid.feeder import Feeder
 from dcu.grid.network_file import save_network
 from dcu.hosting.headroom import GridLimits
-from dcu.page_door import page_door
+from dcu.page_door import PageDoor, page_door
 from dcu.page_facts import Recent, page_facts
 from dcu.status import snapshot
 from hil_tests.cores import WARM_UP_S, Street
@@ -176,7 +175,7 @@ class LiveStreet:
             await asyncio.sleep(LOOK_S)
 
 
-async def _serve(door: StatusDoor, page: Callable[[], dict[str, Any]]) -> None:
+async def _serve(door: PageDoor, page: Callable[[], dict[str, Any]]) -> None:
     await door(page, lambda: None)
 
 

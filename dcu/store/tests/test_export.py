@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from dcu.cli import main
 from dcu.store.database import Database, StoreError
 from dcu.store.export import Order, day, export, pseudonym
 from dcu.store.schema import TELEMETRY
@@ -119,15 +118,3 @@ def test_export_reads_while_the_dcu_writes(order: Order, tmp_path: Path) -> None
     """The fixture's writer is open all the time; a reader has the rows and cannot write."""
     with closing(sqlite3.connect(f"file:{TELEMETRY.path(order.directory)}?mode=ro", uri=True)) as reader:
         assert len(day(reader, order.meters, DAY_S, None)) == 192
-
-
-def test_the_command_needs_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A configuration whose DCU has never run: one line, exit code 2."""
-    example = (Path(__file__).parents[3] / "deploy" / "dcu.toml").read_text()
-    config = tmp_path / "dcu.toml"
-    config.write_text(example.replace("/var/lib/headroom-dcu", str(tmp_path / "state")))
-    assert main(["export", "--config", str(config), "--out", str(tmp_path / "out")]) == 2
-    assert "no such file" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as ended:
-        main(["export", "--config", str(config), "--out", "out", "--from", "yesterday"])
-    assert ended.value.code == 2
