@@ -62,6 +62,7 @@ bench: $(STAMP)  ## Measure; JSON in out/bench
 	$(BIN)/python -m benchmarks.plc --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.ledger --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.utility --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.web --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.store --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.planning --out $(OUT)/bench
 

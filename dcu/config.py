@@ -30,6 +30,7 @@ BusName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
 MeterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
+SocketPath = Annotated[str, Field(min_length=1, max_length=100)]
 PhaseName = Literal["L1", "L2", "L3"]
 Watts = Annotated[float, Field(ge=0.0, le=1e7)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
@@ -149,9 +150,12 @@ class Protection(Section):
 
 
 class Status(Section):
-    """Where `headroom-dcu status` asks."""
+    """Where `headroom-dcu status` asks, and where the operator's page does (unset: there is no page); ``page_group``
+    may then read there too."""
 
-    socket: Annotated[str, Field(min_length=1, max_length=100)]
+    socket: SocketPath
+    page_socket: SocketPath | None = None
+    page_group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
 
 
 class Utility(Section):

@@ -8,8 +8,9 @@ import math
 import random
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
@@ -36,6 +37,8 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
+from dcu.page_door import PageDoor
+from dcu.page_facts import Recent, page_facts
 from dcu.pings import Pings
 from dcu.status import snapshot
 from dcu.utility_side import UtilityPorts, UtilitySide
@@ -153,6 +156,7 @@ class Ports:
     epoch: Epoch
     vault: VaultPort
     status_door: StatusDoor | None = None
+    page_door: PageDoor | None = None
     store: StorePort | None = None
     notify: Notify = no_notify
     tidy: Callable[[], None] | None = None
@@ -250,6 +254,7 @@ class DcuDaemon:
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
+        self._recent = Recent()
         started: Future[int] = asyncio.get_running_loop().create_future()
         started.set_result(0)
         self._scribe = Scribe(ports.ledger, self._send, started)
@@ -287,6 +292,9 @@ class DcuDaemon:
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
+        page = self.ports.page_door
+        if page is not None:
+            supervisor.worker("page", lambda progress: page(self.page, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -301,6 +309,14 @@ class DcuDaemon:
         if self._utility is not None:
             stored["utility"] = self._utility.link.status()
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()} | stored
+
+    def page(self) -> dict[str, Any]:
+        """What the operator's page shows."""
+        found = snapshot(
+            self.engine, self.ports.ledger, self.ports.clock.monotonic(), self._stack.summary(), self.config
+        )
+        found |= {"counters": asdict(self.counters), "protection": self._gate.summary()}
+        return found | page_facts(self.engine, self._recent, self._forecaster, self.ports.clock.utc_s())
 
     async def answer(self, question: str) -> dict[str, Any]:
         """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
@@ -324,7 +340,7 @@ class DcuDaemon:
         """Keep the headroom of the next hours up to date, between decisions."""
         clock = self.ports.clock
         while True:
-            for _ in self._forecaster.work(clock.monotonic(), clock.utc_s()):
+            for _ in chain(self._forecaster.work(clock.monotonic(), clock.utc_s()), self._forecaster.look()):
                 progress()
                 await asyncio.sleep(PAUSE_S)
             progress()
@@ -445,6 +461,7 @@ class DcuDaemon:
                 record.add_done_callback(partial(self._recorded, output.entry))
                 if self._utility is not None:
                     record.add_done_callback(partial(self._utility.recorded, output.entry))
+                self._recent.note(output.entry, self.ports.clock.utc_s(), record)
             case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():

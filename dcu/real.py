@@ -20,6 +20,7 @@ from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
+from dcu.page_door import PageDoor, group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
 from dcu.store.entries import LedgerFacts, ledger_source, logs
 from dcu.store.recorder import Recorder
@@ -182,6 +183,15 @@ def status_door(path: Path) -> StatusDoor:
     return serve
 
 
+def door_of_page(config: DcuConfig) -> PageDoor | None:
+    """Where the operator's page asks, if there is one."""
+    status = config.status
+    if status.page_socket is None:
+        return None
+    group = None if status.page_group is None else group_number(status.page_group, "status")
+    return page_door(Path(status.page_socket), group)
+
+
 async def _question(reader: asyncio.StreamReader) -> str:
     """The line that is asked; nothing from who says nothing for a while, or too much."""
     try:
@@ -241,6 +251,7 @@ async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.Ex
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        page_door=door_of_page(config),
         store=store,
         notify=notify_from(),
         tidy=Tidy(),

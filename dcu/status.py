@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dcu.config import DcuConfig
 from dcu.hosting.engine import HostingEngine
 from dcu.hosting.measurements import SUBSTATION
+from shared.ids import format_eui48
 
 if TYPE_CHECKING:
     from dcu.daemon import LedgerPort
@@ -26,8 +27,11 @@ def snapshot(
         meters.append(
             {
                 "id": name,
+                "eui48": format_eui48(state.entry.eui48),
                 "bus": state.entry.bus,
                 "phases": [phase.name for phase in state.entry.phases],
+                "nominal_limit_w": state.entry.nominal_limit_w,
+                "contract_limit_w": state.entry.contract_limit_w,
                 "linked": state.linked,
                 "epoch": state.epoch,
                 "quality": point.quality.value,

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from dcu.ledger.store import verify
 from hil_tests.enrolment import RING, write_keys
 from hil_tests.jump import street_ready
 from hil_tests.observation import Observation
+from hil_tests.page import PageProcess, start_page
 from hil_tests.player import Ear, StreetError
 from hil_tests.scenario import CLIENTS, Scenario
 from hil_tests.virtual.em330 import Em330Server
@@ -54,7 +56,9 @@ class WallStreet:
         seed: int,
         line: LineSettings | None = None,
         utility: WallUtility | None = None,
+        on_page: Callable[[PageProcess], object] | None = None,
     ) -> None:
+        """``on_page``: hears of the operator's page once it listens; None: there is none."""
         loop = asyncio.get_running_loop()
         self._scenario = scenario
         self._ear = ear
@@ -78,6 +82,8 @@ class WallStreet:
         self._ports: dict[str, int] = {}
         self._token = secrets.token_hex(16)
         self._utility = utility
+        self._page: PageProcess | None = None
+        self._on_page = on_page
 
     @property
     def feeder(self) -> Feeder:
@@ -100,6 +106,8 @@ class WallStreet:
             await self._utility.start()
         self._write_configs()
         await asyncio.gather(*(self.launch(name) for name in (DCU, *CLIENTS)))
+        if self._on_page is not None:
+            await self._show(self._on_page)
 
     def _write_configs(self) -> None:
         token_file = self._state / "token"
@@ -169,6 +177,15 @@ class WallStreet:
     async def status(self, client: str) -> dict[str, Any]:
         return await self._home(client, "GET", "/v1/status", None)
 
+    async def _show(self, on_page: Callable[[PageProcess], object]) -> None:
+        """Start the operator's page; a street without one is still a street."""
+        try:
+            self._page = await start_page(self._state, self._short / "status.sock.page", self._state / DCU)
+        except DeviceError as error:
+            self._ear.note("no page", str(error))
+        else:
+            on_page(self._page)
+
     async def _home(self, client: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         try:
             return await asyncio.to_thread(_http, self._ports[client], self._token, method, path, body)
@@ -203,6 +220,8 @@ class WallStreet:
         if self._utility is not None:
             await self._utility.stop()
             self._utility.write(self._directory / UTILITY)
+        if self._page is not None:
+            await self._page.stop()
         for server in self._servers.values():
             await server.close()
         for board in self._boards.values():

@@ -67,6 +67,8 @@ class Predicted:
         nominal_v = settings.nominal_v(model)
         self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
         self._pupil = Pupil(self._ports, model.ports, model.port_labels, settings) if mixed else None
+        self.newest: Estimate | None = None
+        """What the last view rested on, for those who only look."""
         self.learns = mixed
         self._limits = GridLimits(
             *settings.limits_v(nominal_v),
@@ -118,7 +120,7 @@ class Predicted:
         return view
 
     def look(self, measurements: MeasurementSet, now: float) -> GridView:
-        estimate = self._estimator.take(measurements, now)
+        estimate = self.newest = self._estimator.take(measurements, now)
         lesson = None if self._pupil is None else self._pupil.lesson(measurements, now)
         return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
 
