@@ -36,7 +36,15 @@ from prime_plc.control import (
 )
 from prime_plc.links import PARENT
 from prime_plc.llc import LlcLink, deliver
-from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed, TransmitFrame
+from prime_plc.modem_host import (
+    FollowBeacons,
+    FrameReceived,
+    ModemLost,
+    ModemReady,
+    ModemSettings,
+    TransmitConfirmed,
+    TransmitFrame,
+)
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import (
     GENERIC_BYTES_MIN,
@@ -102,7 +110,7 @@ OWN_TREE_AVOID_S: Final = 120.0
 """[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
 
 Input = ModemReady | ModemLost | FrameReceived | TransmitConfirmed | MacInput
-Output = TransmitFrame | MacOutput
+Output = TransmitFrame | FollowBeacons | MacOutput
 
 
 class State(Enum):
@@ -261,7 +269,7 @@ class ServiceNode:
         self._search_until = now + self.settings.search_s
         self._weak_until = now + self.settings.weak_search_s
         self._call_at = now + self._draw.uniform(0.0, self._call_period_s) if self._searched else None
-        return []
+        return [FollowBeacons(b"", 0)]
 
     def _lost_modem(self, item: Input, _now: float) -> list[Output]:
         assert isinstance(item, ModemLost)
@@ -332,7 +340,8 @@ class ServiceNode:
         self.state = State.REGISTERING
         self._tries = 0
         self._retry_at = now + self._draw.uniform(0.0, spread_s)
-        return [Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")]
+        said = Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")
+        return [FollowBeacons(beacon.sna, beacon.sid), said]
 
     def _follow(self, beacon: Beacon, now: float) -> None:
         self.parent = beacon
