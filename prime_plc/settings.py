@@ -36,11 +36,11 @@ class MacSettings:
         robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
         asymmetry_db: a new neighbour gets what fits if it hears us worse by this than we hear it (ours; noise differs
             from place to place).
-        deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
+        deliveries_to_rise: that try the next step again; doubled for each try that fails, up to
             deliveries_to_rise_max (ours).
-        deliveries_to_prove: after a step up, that prove it (ours).
-        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is
-            a collision, and slow frames collide more).
+        share_memory: frames over which the share taken is reckoned for each scheme (ours).
+        losses_to_doubt: in a row, that end a step whatever else is known (ours; few are collisions or a burst, and slow
+            frames collide more).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -137,9 +137,8 @@ class MacSettings:
     asymmetry_db: float = 8.0
     deliveries_to_rise: int = 3
     deliveries_to_rise_max: int = 64
-    deliveries_to_prove: int = 6
-    losses_to_fall: int = 2
-    losses_to_doubt: int = 5
+    share_memory: int = 16
+    losses_to_doubt: int = 8
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
