@@ -190,6 +190,16 @@ class Links:
         link.forget(len(self._enter))
         return True
 
+    def unanswered(self, key: int) -> int:
+        """Losses since the neighbour took anything; asked so often, the count begins anew."""
+        link = self._links.get(key)
+        if link is None:
+            return 0
+        seen = link.unanswered
+        if seen >= self._settings.unanswered_max:
+            link.unanswered = 0
+        return seen
+
     def _ear_db(self, link: Link) -> float:
         """The best that the neighbour can be thought to hear of us [dB]."""
         if link.heard_s < link.told_until_s:

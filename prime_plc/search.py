@@ -46,6 +46,11 @@ class Heard:
     deaf_until_s: float = 0.0
 
     @property
+    def reachable(self) -> bool:
+        """Whether it has a way to the base, as far as it says."""
+        return bool(self.pdu[0] & 7)
+
+    @property
     def beacon(self) -> Beacon:
         """The last beacon."""
         beacon = decode_pdu(self.pdu, None)
@@ -127,6 +132,7 @@ class BeaconsHeard:
             and one.avoid_until_s <= now
             and one.snr_db >= snr_db_min
             and one.pdu[1] != except_sid
+            and one.reachable
         ]
         return min(usable, key=self.cost, default=None)
 

@@ -41,6 +41,7 @@ class MacSettings:
         share_memory: frames over which the share taken is reckoned for each scheme (ours).
         losses_to_doubt: in a row, that end a step whatever else is known (ours; few are collisions or a burst, and slow
             frames collide more).
+        unanswered_max: losses in a row after which another switch is looked for: this one does not hear us (ours).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -86,6 +87,8 @@ class MacSettings:
         promotion_settle_s: a node that called is looked after this long before another switch is made for it (ours).
         switches_max: switches of a subnetwork (ours; 254 numbers).
         idle_switch_s: a switch nobody is registered through is demoted after this (ours).
+        switch_hold_s: a switch that has lost its own place keeps what is below it together for this long (ours).
+        switch_doubt_s: a node whose switch says so looks for another one after this (ours).
         sid_rest_s: a switch number is not used again for this long (ours).
         switch_entry_s: a number below a switch is forgotten without traffic for this long (ours).
 
@@ -139,6 +142,7 @@ class MacSettings:
     deliveries_to_rise_max: int = 64
     share_memory: int = 16
     losses_to_doubt: int = 8
+    unanswered_max: int = 10
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -177,6 +181,8 @@ class MacSettings:
     promotion_settle_s: float = 25.0
     switches_max: int = 64
     idle_switch_s: float = 600.0
+    switch_hold_s: float = 60.0
+    switch_doubt_s: float = 20.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
 
