@@ -170,8 +170,12 @@ class Admission:
         node.last_heard_s = now
         self._agenda.schedule(node)
 
-    def answered(self, node: Node, alv: Alv) -> None:
-        """The answer to a keep-alive."""
+    def answered(self, node: Node, alv: Alv, now: float) -> None:
+        """The answer to a keep-alive; from now on both go by the period that was told."""
+        if alv.time > node.time:
+            node.time = alv.time
+            node.alive_by = now + TIME_S[node.time]
+            node.alive_at = self._next_alive(node.time, now)
         node.received_alive = (node.received_alive + 1) % 8
         node.answers += 1
         node.lost_down = (node.sent_alive - alv.rx_count) % 8
@@ -190,12 +194,12 @@ class Admission:
         return []
 
     def _ask_alive(self, node: Node, now: float) -> None:
-        node.time = max(node.time, self._time_code())
+        code = max(node.time, self._time_code())
         answered = node.last_heard_s >= node.asked_alive_s
         node.alive_at = self._next_alive(node.time, now, answered=answered)
         node.asked_alive_s = now
         node.alive_by = max(node.alive_by, node.last_heard_s + TIME_S[node.time])
-        alv = Alv(node.received_alive, node.sent_alive, node.time, SID_NONE)
+        alv = Alv(node.received_alive, node.sent_alive, code, SID_NONE)
         node.sent_alive = (node.sent_alive + 1) % 8
         node.round_trips += 1
         self._downlink.control(node, ControlType.ALV, alv.encode(), now)

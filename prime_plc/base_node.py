@@ -283,8 +283,8 @@ class BaseNode:
 
     # ---- control packets ---------------------------------------------------------------------------------------------
 
-    def _alive(self, item: _From[Alv], _now: float) -> list[Output]:
-        self._admission.answered(item.node, item.control)
+    def _alive(self, item: _From[Alv], now: float) -> list[Output]:
+        self._admission.answered(item.node, item.control, now)
         return []
 
     def _promotion(self, item: _From[Pro], now: float) -> list[Output]:

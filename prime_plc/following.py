@@ -32,6 +32,7 @@ class Following:
         self.by_s = 0.0
         self.doubted_s: float | None = None
         self._silence_s = 0.0
+        self._silent_s = 0.0
 
     def begin(self, chosen: Heard, beacon: Beacon, now: float) -> None:
         """This one is followed from now on."""
@@ -67,8 +68,17 @@ class Following:
             self.doubted_s = now
         self._lives(now)
 
+    def wait(self, now: float) -> None:
+        """Give a switch that has lost its own place some more time."""
+        self.doubted_s = now if now < self._silent_s else None
+        self._plan()
+
     def _lives(self, now: float) -> None:
         patience = self._settings.switch_patience if self._switching.lsid is not None else 1.0
-        self.by_s = now + self._silence_s * patience
+        self._silent_s = now + self._silence_s * patience
+        self._plan()
+
+    def _plan(self) -> None:
+        self.by_s = self._silent_s
         if self.doubted_s is not None:
             self.by_s = min(self.by_s, self.doubted_s + self._settings.switch_doubt_s)

@@ -484,9 +484,7 @@ class ServiceNode:
 
     def _wake_joined(self, now: float) -> list[Output]:
         if now >= self._following.by_s:
-            doubted = self._following.doubted_s is not None
-            self.beacons.forget(self.sna, self.sid)
-            return self._disconnect("the switch has lost the network" if doubted else "no beacon for too long", now)
+            return self._lost_switch(now)
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
         if self.transmitter.links.unanswered(PARENT) >= self.settings.unanswered_max:
@@ -500,6 +498,16 @@ class ServiceNode:
         if hopeless:
             outputs += self._disconnect("no answer to the connection request", now)
         return outputs
+
+    def _lost_switch(self, now: float) -> list[Output]:
+        """The switch above is silent, or says that it has no way to the base; for want of another one its word is
+        waited for."""
+        doubted = self._following.doubted_s is not None
+        if doubted and self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid) is None:
+            self._following.wait(now)
+            return []
+        self.beacons.forget(self.sna, self.sid)
+        return self._disconnect("the switch has lost the network" if doubted else "no beacon for too long", now)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 

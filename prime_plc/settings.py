@@ -64,6 +64,7 @@ class MacSettings:
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
+        register_repeat_s: the same for the first registration request, growing to that (ours).
         control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
         elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
         open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
@@ -161,6 +162,7 @@ class MacSettings:
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
+    register_repeat_s: float = 2.0
     control_repeats_max: int = 4
     elsewhere_repeats_max: int = 2
     open_repeats_max: int = 8
@@ -181,7 +183,7 @@ class MacSettings:
     promotion_settle_s: float = 25.0
     switches_max: int = 64
     idle_switch_s: float = 600.0
-    switch_hold_s: float = 60.0
+    switch_hold_s: float = 90.0
     switch_doubt_s: float = 20.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
@@ -197,9 +199,9 @@ class MacSettings:
     queue_max: int = 64
     data_ahead: int = 2
     uplink_aggregation: bool = False
-    hop_repeats_max: int = 1
+    hop_repeats_max: int = 3
     crowded_queue: int = 4
-    hop_wait_s: float = 0.3
+    hop_wait_s: float = 0.5
     hop_memory_s: float = 1.5
 
     window: int = 31
