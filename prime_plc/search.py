@@ -118,6 +118,12 @@ class BeaconsHeard:
         other = self.best(now, self._settings.join_snr_db, except_sid=except_sid)
         return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
 
+    def stronger(self, now: float, except_sid: int, level_max: int) -> bool:
+        """The same, clearly above what is joined."""
+        least_db = self._settings.join_snr_db + self._settings.stronger_db
+        other = self.best(now, least_db, except_sid=except_sid)
+        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+
     def forget(self, sna: bytes, sid: int) -> None:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)

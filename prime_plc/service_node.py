@@ -332,12 +332,17 @@ class ServiceNode:
         if heard is None or item.pdu[1] != self.sid or item.pdu[6:12] != self.sna:
             return None
         beacon = heard.beacon
+        doubted = self._following.doubted_s is not None
         self._following.beacon(item, beacon, now)
         if beacon.level != self.level:  # it has moved, and we with it
             self._uplink.level = beacon.level
             self.transmitter.custody.clear()
             if self.switching.suspended_until_s is None:
                 self.switching.level = beacon.level + 1
+        if doubted and self._following.doubted_s is None:
+            self.llc.hurry(now)
+        if self._following.weak(now) and self.beacons.stronger(now, self.sid, self._level_max):
+            return self._disconnect("a better switch is heard", now)
         return []
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
@@ -502,12 +507,15 @@ class ServiceNode:
     def _lost_switch(self, now: float) -> list[Output]:
         """The switch above is silent, or says that it has no way to the base; for want of another one its word is
         waited for."""
-        doubted = self._following.doubted_s is not None
-        if doubted and self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid) is None:
+        if self._following.silent(now):
+            self.beacons.forget(self.sna, self.sid)
+            return self._disconnect("no beacon for too long", now)
+        if self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid) is None:
             self._following.wait(now)
             return []
-        self.beacons.forget(self.sna, self.sid)
-        return self._disconnect("the switch has lost the network" if doubted else "no beacon for too long", now)
+        doubted = self._following.doubted_s is not None
+        self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
+        return self._disconnect("the switch has lost the network" if doubted else "beacons missed", now)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -552,11 +560,15 @@ class ServiceNode:
         deaf = self._neighbours.told_by_parent(item.control, now)
         return self._leave_deaf_switch(now) if deaf else []
 
+    @property
+    def _level_max(self) -> int:
+        """Of another switch to go to: one that has a tree of its own goes no deeper, for its tree would."""
+        return LEVEL_MAX if self.switching.lsid is None else self.level
+
     def _leave_deaf_switch(self, now: float) -> list[Output]:
         """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
         self.beacons.deaf(self.sna, self.sid, now + self.settings.robustness_hold_s)
-        level_max = LEVEL_MAX if self.switching.lsid is None else self.level
-        if self.beacons.other_ear(now, self.sid, level_max):
+        if self.beacons.other_ear(now, self.sid, self._level_max):
             return self._disconnect("the switch hardly hears us", now)
         self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
         return []

@@ -61,6 +61,9 @@ class MacSettings:
         search_more_s: once the first search is over, wait this long for a better one after the first beacon (ours).
         join_snr_db: a beacon weaker than this is joined only when nothing else has come for long (ours).
         weak_search_s: that long (ours).
+        weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
+            (ours).
+        weak_stay_s: but not sooner than this after it came (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
@@ -159,6 +162,9 @@ class MacSettings:
     search_more_s: float = 6.0
     join_snr_db: float = 10.0
     weak_search_s: float = 60.0
+    weak_snr_db: float = 7.0
+    stronger_db: float = 2.0
+    weak_stay_s: float = 30.0
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
