@@ -25,7 +25,7 @@ ALIVE_PER_PERIOD_ASKING: Final = 12
 UNKNOWN_ANSWER_S: Final = 2.0
 """[s] At most one "I do not know you" to the same number in this time."""
 
-TWICE_S: Final = 2.0
+TWICE_S: Final = 8.0
 """[s] A registration request this soon after its acknowledgement is a late copy of the same one."""
 
 STRANGER_SID_REST_S: Final = 900.0
@@ -81,7 +81,6 @@ class Admission:
                 return []
             self._switches.suspend(node)
             self._renew(node, reg, now)
-            node.talked = True
         if node is None:
             refusal = self._refusal(packet.sid)
             if refusal is not None:
@@ -102,6 +101,7 @@ class Admission:
         """A known node begins anew."""
         node.capabilities = reg.capabilities
         node.acknowledged = False
+        node.begun_anew = True
         node.alive_by = now + TIME_S[node.time]
         node.registered_s = node.last_heard_s = now
 

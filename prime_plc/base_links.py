@@ -39,8 +39,10 @@ class BaseLinks:
         if con.type != ConnectionType.LLC_4_32 or not con.arq or not known or con.lcid < LCID_FIRST:
             self._refuse(node, con.lcid, con.type, now)
             return []
-        if node.connection is not None and node.lcid == con.lcid and not node.talked:
-            self._downlink.control(node, ControlType.CON, node.accept, now)  # our acceptance was lost
+        if node.connection is not None and node.lcid == con.lcid and not node.begun_anew:
+            # Our acceptance was lost, or this is a late copy: a node that begins anew registers first, and one that
+            # only opens another connection gives it another number.
+            self._downlink.control(node, ControlType.CON, node.accept, now)
             return []
         outputs = self.close(node, "opened anew")
         node.address = self._addresses.setdefault(con.data, ADDRESS_FIRST + len(self._addresses))
@@ -48,7 +50,7 @@ class BaseLinks:
         pair = AddressPair(node.address, ADDRESS_BASE)
         node.accept = Con(False, True, con.lcid, ConnectionType.LLC_4_32, pair.encode()).encode()
         node.connection = Connection(self._settings, node.hops)
-        node.talked = False
+        node.begun_anew = False
         self._downlink.control(node, ControlType.CON, node.accept, now)
         return [*outputs, LinkUp(node.eui48, con.data, node.address)]
 
@@ -71,7 +73,6 @@ class BaseLinks:
             self._refuse(node, packet.lcid, ConnectionType.LLC_4_32, now)
             return []
         sdus, tokens = node.connection.receive(packet.payload, now)
-        node.talked = True
         if node.sid == SID_BASE:
             for _ in tokens:
                 self._transmitter.links.delivered(node.lnid)

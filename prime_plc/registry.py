@@ -35,6 +35,7 @@ class Node:
         lsid: its own number as a switch, None for a terminal.
         switching: whether it beacons (it has acknowledged its slot).
         childless_since_s: when the last node below it went [s].
+        begun_anew: whether it has registered again since its connection was opened.
         acknowledged: whether it has confirmed its registration.
         alive_by: when it is removed without a sign of life [s].
         round_trips, answers: keep-alives sent and answered.
@@ -66,7 +67,7 @@ class Node:
     accept: bytes = b""
     address: int = 0
     connection: Connection | None = None
-    talked: bool = False
+    begun_anew: bool = False
     serial: bytes = b""
     last_heard_s: float = 0.0
 

@@ -208,7 +208,7 @@ class MacSettings:
     hop_repeats_max: int = 3
     crowded_queue: int = 4
     hop_wait_s: float = 0.5
-    hop_memory_s: float = 1.5
+    hop_memory_s: float = 3.0
 
     window: int = 31
     window_start: int = 4
