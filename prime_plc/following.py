@@ -21,6 +21,7 @@ UNEASY_CHANCE: Final = 1e-3
 MISSED_MEMORY: Final = 16
 """Beacons over which the share missed is reckoned."""
 
+MISSED_FIRST: Final = 0.2
 MISSED_MIN: Final = 0.05
 MISSED_MAX: Final = 0.6
 
@@ -39,6 +40,7 @@ class Following:
         self._settings = settings
         self._transmitter = transmitter
         self._switching = switching
+        self._missed = MISSED_FIRST
         self.end()
 
     def end(self) -> None:
@@ -47,7 +49,6 @@ class Following:
         self.by_s = 0.0
         self.doubted_s: float | None = None
         self.since_s = 0.0
-        self._missed = MISSED_MIN
         self._beacon_s = 0.0
         self._silence_s = 0.0
         self._silent_s = 0.0

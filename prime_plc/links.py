@@ -12,6 +12,7 @@ in a row count. What the neighbour says of our signal (PRM) is believed at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -63,6 +64,14 @@ WORTH: Final = 1.1
 ROBUST_TRIES: Final = 3
 """Repetitions of one hop from which on a frame takes the next more robust scheme."""
 
+DEAF_CHANCE: Final = 1e-4
+"""That so many frames in a row are not taken by chance alone."""
+
+LOSS_MEMORY: Final = 64
+LOSS_MIN: Final = 0.3
+LOSS_MAX: Final = 0.8
+"""Frames over which the share of losses is reckoned, and what it is believed to be at least and at most."""
+
 DOUBTS: Final = 2
 """What a share of frames taken starts from counts like so many of them."""
 
@@ -90,6 +99,7 @@ class Link:
         good: deliveries since the step was taken.
         lost: losses in a row.
         unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
+        loss: share of losses, over many frames.
         rise: deliveries that try the next step again; twice as many after each try that failed.
     """
 
@@ -104,6 +114,7 @@ class Link:
     good: int = 0
     lost: int = 0
     unanswered: int = 0
+    loss: float = LOSS_MIN
     frames: int = 0
     losses: int = 0
     deliveries: int = 0
@@ -115,6 +126,8 @@ class Link:
 
     def note(self, taken: float, memory: int) -> None:
         """A frame with the present scheme was taken (1) or not (0)."""
+        self.loss += (1.0 - taken - self.loss) / LOSS_MEMORY
+        self.loss = min(LOSS_MAX, max(LOSS_MIN, self.loss))
         self.counts[self.step] = count = min(self.counts[self.step] + 1, memory)
         self.shares[self.step] += (taken - self.shares[self.step]) / (count + DOUBTS)
 
@@ -190,15 +203,16 @@ class Links:
         link.forget(len(self._enter))
         return True
 
-    def unanswered(self, key: int) -> int:
-        """Losses since the neighbour took anything; asked so often, the count begins anew."""
+    def deaf(self, key: int) -> bool:
+        """Whether the neighbour has taken nothing for more frames in a row than chance explains, given how many it
+        takes otherwise; said once, then the count begins anew."""
         link = self._links.get(key)
-        if link is None:
-            return 0
-        seen = link.unanswered
-        if seen >= self._settings.unanswered_max:
+        if link is None or link.unanswered < self._settings.unanswered_min:
+            return False
+        found = link.unanswered * math.log(link.loss) < math.log(DEAF_CHANCE)
+        if found:
             link.unanswered = 0
-        return seen
+        return found
 
     def _ear_db(self, link: Link) -> float:
         """The best that the neighbour can be thought to hear of us [dB]."""

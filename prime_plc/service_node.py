@@ -492,7 +492,7 @@ class ServiceNode:
             return self._lost_switch(now)
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
-        if self.transmitter.links.unanswered(PARENT) >= self.settings.unanswered_max:
+        if self.transmitter.links.deaf(PARENT):
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
         asked = self._calls.due(now)
