@@ -306,7 +306,9 @@ class BaseNode:
 
     def _robust(self, item: _From[Prm], now: float) -> list[Output]:
         prm, node = item.control, item.node
-        if not prm.response and node.sid == SID_BASE:
+        if prm.response and node.sid == SID_BASE:
+            self.transmitter.taken(node.lnid, now)
+        elif node.sid == SID_BASE:
             known = self.transmitter.links.told(node.lnid, prm.snr, now)
             self._downlink.control(node, ControlType.PRM, Prm(True, not known, prm.snr).encode(), now)
         return []

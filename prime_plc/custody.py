@@ -4,7 +4,8 @@ The specification repeats a packet end to end only. Over four hops with a few pe
 bursts it is hopeless; and the sign that a hop has worked is on the line anyway: the next hop sends the same packet with
 another LEVEL, or, at the last hop, the acknowledgement of its connection comes back through us. So whoever sends a
 packet that will be relayed keeps it until it hears one of the two, and repeats it a few times. A receiver cannot tell
-a repetition from the first copy: ARQ drops it, and our switches remember what they have passed on.
+a repetition from the first copy: ARQ drops it, and our switches remember what they have passed on. They answer a
+repetition of it by a PRM response that nobody has asked for: "I hear you so well", which is short and ends the repeating.
 
 A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
 """
@@ -22,6 +23,9 @@ from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
+TAKEN_S_MAX = 1.0
+"""[s] From a repetition to the neighbour's word that it has it."""
+
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 
@@ -96,6 +100,15 @@ class Custody:
             if same and not mine.control and kept.outgoing.downlink != downlink and acknowledges(packet, mine):
                 done.append(body)
         return self._release(done, now)
+
+    def taken(self, neighbour: int, now: float) -> bool:
+        """The neighbour has answered a repetition; whether one of the last moments is in our keeping."""
+        kept = [
+            (one.sent_s, body)
+            for body, one in self._kept.items()
+            if one.outgoing.neighbour == neighbour and one.outgoing.tries and now - one.sent_s < TAKEN_S_MAX
+        ]
+        return bool(kept) and bool(self._release([max(kept)[1]], now))
 
     def _release(self, bodies: list[bytes], now: float) -> list[int]:
         neighbours = []

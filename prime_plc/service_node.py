@@ -356,7 +356,7 @@ class ServiceNode:
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
         registering = self.state is State.REGISTERING
-        pdu = self._ear.above(item, self._following, now, registering=registering)
+        pdu = self._ear.above(item, self._following, self._neighbours, now, registering=registering)
         if pdu is None:
             return None
         outputs: list[Output] = []

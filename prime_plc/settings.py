@@ -213,7 +213,7 @@ class MacSettings:
     window: int = 31
     window_start: int = 4
     retransmit_s_min: float = 1.0
-    retransmit_hop_s: float = 3.0
+    retransmit_hop_s: float = 8.0
     transmissions_max: int = 8
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 1.5

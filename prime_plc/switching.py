@@ -37,6 +37,7 @@ class Switching:
     Attributes:
         lsid: own switch number; known from the promotion on, before the slot is.
         level: of our own beacons, one more than the parent's.
+        again: whether the last PDU brought something that had been passed on before.
         suspended_until_s: while we have lost our own place we go on beaconing, with quality 0, until then [s]: whoever
             hangs on us waits, and nobody new comes; None otherwise.
     """
@@ -53,6 +54,7 @@ class Switching:
         self.level = 0
         self.table = SwitchTable(settings.switch_entry_s)
         self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
+        self.again = False
         self.answered = 0
         self.beacons = 0
 
@@ -169,10 +171,11 @@ class Switching:
             self._learn(packet, now, downlink=False)
             if not self._answer_again(packet, now):
                 onward.append(packet)
+        self.again = False
         if onward:
             level = self.level - 1
             keep = Keep.LAST if level == 0 else Keep.ONWARD
-            self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
+            self.again = self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
         return own
 
     def _answer_again(self, packet: Packet, now: float) -> bool:
@@ -200,6 +203,7 @@ class Switching:
 
     def down(self, pdu: GenericPdu, now: float) -> None:
         """Pass on what comes from above for somebody below."""
+        self.again = False
         if self.lsid is None:
             return
         routes: dict[tuple[int | None, Keep], list[Packet]] = {}
@@ -214,7 +218,8 @@ class Switching:
                         del self._acknowledgements[next(iter(self._acknowledgements))]
                 self._learn(packet, now, downlink=True)
         for (neighbour, keep), packets in routes.items():
-            self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
+            again = self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
+            self.again |= again and neighbour is not None
 
     def _route(self, packet: Packet) -> tuple[int | None, Keep] | None:
         """Next hop of a downlink packet; None if it does not go through us."""
