@@ -251,9 +251,7 @@ class BaseNode:
         if top is None:
             return
         self.transmitter.links.heard(top.lnid, item.snr_db, now)
-        if packet.control:  # always in the most robust modulation, which says nothing
-            return
-        index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now)
+        index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now, control=packet.control)
         if index is not None:
             self._downlink.control(top, ControlType.PRM, Prm(False, False, index).encode(), now)
 

@@ -73,7 +73,7 @@ class Custody:
         if self._settings.hop_repeats_max == 0:
             return
         usual_s = min(HOP_WAIT_S_MAX, max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s))
-        wait_s = airtime_s + usual_s * (1 + outgoing.tries) * self._draw.uniform(0.9, 1.3)
+        wait_s = airtime_s + usual_s * 2**outgoing.tries * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not (
                 expects_acknowledgement(packet) or expects_answer(packet, downlink=outgoing.downlink)

@@ -12,7 +12,6 @@ in a row count. What the neighbour says of our signal (PRM) is believed at once.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,6 +46,10 @@ HOP_COST: Final = {
 }
 """Cost of one hop in UPCOST and DNCOST (recalled; 4 for DBPSK_C is captured, those of the robust schemes are ours)."""
 
+BAD_HOP_COST: Final = HOP_COST[Scheme.ROBUST_DBPSK]
+POOR_SHARE: Final = 0.5
+"""Of frames taken, below which a hop is one to stay away from (ours)."""
+
 COST_MAX: Final = 255
 STEP_DB: Final = 3.0
 """[dB] One step of the SNR index 0 to 7."""
@@ -63,14 +66,6 @@ WORTH: Final = 1.1
 
 ROBUST_TRIES: Final = 3
 """Repetitions of one hop from which on a frame takes the next more robust scheme."""
-
-DEAF_CHANCE: Final = 1e-4
-"""That so many frames in a row are not taken by chance alone."""
-
-LOSS_MEMORY: Final = 64
-LOSS_MIN: Final = 0.3
-LOSS_MAX: Final = 0.8
-"""Frames over which the share of losses is reckoned, and what it is believed to be at least and at most."""
 
 DOUBTS: Final = 2
 """What a share of frames taken starts from counts like so many of them."""
@@ -99,7 +94,6 @@ class Link:
         good: deliveries since the step was taken.
         lost: losses in a row.
         unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
-        loss: share of losses, over many frames.
         rise: deliveries that try the next step again; twice as many after each try that failed.
     """
 
@@ -114,7 +108,6 @@ class Link:
     good: int = 0
     lost: int = 0
     unanswered: int = 0
-    loss: float = LOSS_MIN
     frames: int = 0
     losses: int = 0
     deliveries: int = 0
@@ -126,8 +119,6 @@ class Link:
 
     def note(self, taken: float, memory: int) -> None:
         """A frame with the present scheme was taken (1) or not (0)."""
-        self.loss += (1.0 - taken - self.loss) / LOSS_MEMORY
-        self.loss = min(LOSS_MAX, max(LOSS_MIN, self.loss))
         self.counts[self.step] = count = min(self.counts[self.step] + 1, memory)
         self.shares[self.step] += (taken - self.shares[self.step]) / (count + DOUBTS)
 
@@ -204,13 +195,15 @@ class Links:
         return True
 
     def deaf(self, key: int) -> bool:
-        """Whether the neighbour has taken nothing for more frames in a row than chance explains, given how many it
-        takes otherwise; said once, then the count begins anew."""
+        """Whether the neighbour takes hardly anything, in the most robust scheme too; said once for what is known."""
         link = self._links.get(key)
-        if link is None or link.unanswered < self._settings.unanswered_min:
+        if link is None:
             return False
-        found = link.unanswered * math.log(link.loss) < math.log(DEAF_CHANCE)
+        settings = self._settings
+        known = link.step == 0 and link.counts[0] >= settings.share_memory
+        found = link.unanswered >= settings.unanswered_max or (known and link.shares[0] < settings.share_min)
         if found:
+            link.forget(len(self._enter))
             link.unanswered = 0
         return found
 
@@ -292,6 +285,11 @@ class Links:
         """Modulation that a signal allows, without history."""
         return self._settings.schemes[self._fitting(snr_db)]
 
-    def hop_cost(self, snr_db: float) -> int:
-        """Cost of a hop of this signal."""
-        return HOP_COST[self.allowed(snr_db)]
+    def hop_cost(self, key: int) -> int:
+        """Cost of the hop to a neighbour; one that hears us badly, or takes few of our frames, costs most."""
+        link = self._links.get(key)
+        if link is None:
+            return HOP_COST[self._settings.scheme]
+        told_weak = link.heard_s < link.told_until_s and link.told_db < self._enter[0]
+        poor = link.counts[link.step] >= self._settings.share_memory and link.shares[link.step] < POOR_SHARE
+        return BAD_HOP_COST if told_weak or poor else HOP_COST[self._settings.schemes[link.step]]

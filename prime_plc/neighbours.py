@@ -33,11 +33,8 @@ class Neighbours:
         self._watch.clear()
 
     def received(self, key: int, item: FrameReceived, now: float) -> None:
-        """A frame of a neighbour for us: tell it when its modulation does not fit; that of control packets says
-        nothing."""
-        if glance(item.pdu).control >= 0:
-            return
-        index = self._watch.observe(key, item.scheme, item.snr_db, now)
+        """A frame of a neighbour for us: tell it when its modulation does not fit."""
+        index = self._watch.observe(key, item.scheme, item.snr_db, now, control=glance(item.pdu).control >= 0)
         if index is None:
             return
         self._tell(key, Prm(False, False, index), now)

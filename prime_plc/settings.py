@@ -41,7 +41,9 @@ class MacSettings:
         share_memory: frames over which the share taken is reckoned for each scheme (ours).
         losses_to_doubt: in a row, that end a step whatever else is known (ours; few are collisions or a burst, and slow
             frames collide more).
-        unanswered_min: losses in a row before a switch may be thought not to hear us (ours).
+        unanswered_max: losses in a row after which another switch is looked for: this one does not hear us (ours).
+        share_min: the same for the share of frames taken in the most robust scheme (ours; with bursts that take a third
+            of everything 0.44 of the hops are seen to work).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -146,7 +148,8 @@ class MacSettings:
     deliveries_to_rise_max: int = 64
     share_memory: int = 16
     losses_to_doubt: int = 8
-    unanswered_min: int = 8
+    unanswered_max: int = 16
+    share_min: float = 0.2
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0

@@ -12,7 +12,7 @@ from typing import Final
 from prime_plc.channel import Keep
 from prime_plc.control import Bsi, ControlType, Mul, Pro
 from prime_plc.custody import acknowledges
-from prime_plc.links import COST_MAX, HOP_COST, PARENT, quality_index
+from prime_plc.links import COST_MAX, PARENT, quality_index
 from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet
@@ -135,7 +135,7 @@ class Switching:
         assert self.lsid is not None
         link = self._transmitter.links.get(PARENT)
         snr_db = SNR_UNKNOWN_DB if link is None else link.snr_db
-        hop = HOP_COST[self._transmitter.links.scheme(PARENT)]
+        hop = self._transmitter.links.hop_cost(PARENT)
         return Beacon(
             quality=min(parent.quality, quality_index(snr_db)),
             sid=self.lsid,
