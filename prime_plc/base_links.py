@@ -73,9 +73,6 @@ class BaseLinks:
             self._refuse(node, packet.lcid, ConnectionType.LLC_4_32, now)
             return []
         sdus, tokens = node.connection.receive(packet.payload, now)
-        if node.sid == SID_BASE:
-            for _ in tokens:
-                self._transmitter.links.delivered(node.lnid)
         outputs: list[MacOutput] = [DataConfirmed(token, node.eui48, DataResult.ACKNOWLEDGED) for token in tokens]
         if node.connection.sendable:
             self._agenda.wants_to_send(node)
@@ -104,10 +101,7 @@ class BaseLinks:
         return outputs
 
     def _feed_from(self, node: Node, connection: Connection, now: float) -> list[MacOutput]:
-        before = connection.timeouts
         payloads = connection.packets(now, self._settings.data_ahead)
-        if connection.timeouts > before and node.sid == SID_BASE:
-            self._transmitter.links.lost(node.lnid)
         for payload in payloads:
             self._downlink.data(node, payload, now)
         if connection.failed:

@@ -14,8 +14,8 @@ from prime_plc.switching import QUALITY_LOST, Switching
 from prime_plc.transmitter import Transmitter
 
 
-SILENT_CHANCE: Final = 1e-5
-UNEASY_CHANCE: Final = 1e-3
+SILENT_CHANCE: Final = 1e-6
+UNEASY_CHANCE: Final = 1e-4
 """That so many beacons are missed in a row by chance alone: then the switch is gone, or another one is better (ours)."""
 
 MISSED_MEMORY: Final = 16

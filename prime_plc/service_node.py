@@ -58,7 +58,7 @@ from prime_plc.pdu import (
 )
 from prime_plc.phy import PhyMode
 from prime_plc.role import ControlT, Input, Output, refused
-from prime_plc.sap import ChangeGroup, DataConfirmed, DataResult, Happened, SendData, Want, Wish
+from prime_plc.sap import ChangeGroup, Happened, SendData, Want, Wish
 from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.searching import Searching
 from prime_plc.settings import MacSettings
@@ -377,15 +377,10 @@ class ServiceNode:
             return self._control(packet, now)
         self.received["data"] += 1
         try:
-            outputs = self.llc.data(packet.lcid, packet.payload, now)
+            return [*self.llc.data(packet.lcid, packet.payload, now)]
         except DecodeError:
             self._ear.undecodable += 1
             return []
-        if self.level == 0:  # nobody is overheard passing it on, so this is how a hop to the base is known to work
-            for output in outputs:
-                if isinstance(output, DataConfirmed) and output.result is DataResult.ACKNOWLEDGED:
-                    self.transmitter.links.delivered(PARENT)
-        return [*outputs]
 
     def _control(self, packet: Packet, now: float) -> list[Output]:
         self.received["control"] += 1

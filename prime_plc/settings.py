@@ -217,7 +217,7 @@ class MacSettings:
     window_start: int = 4
     retransmit_s_min: float = 1.0
     retransmit_hop_s: float = 8.0
-    transmissions_max: int = 8
+    transmissions_max: int = 12
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 1.5
     burst_s: float = 2.0
