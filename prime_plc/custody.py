@@ -76,7 +76,7 @@ class Custody:
         wait_s = airtime_s + usual_s * 2**outgoing.tries * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not (
-                expects_acknowledgement(packet) or expects_answer(packet, downlink=outgoing.downlink)
+                expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)
             ):
                 continue
             body = packet.encode()
@@ -155,15 +155,16 @@ class Custody:
             self._deadlines.set(body, None)
 
 
-def expects_acknowledgement(packet: Packet) -> bool:
-    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only."""
+def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
+    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
+    middle of a burst not at once."""
     if packet.control:
         return False
     try:
-        _, used = ArqHeader.decode(packet.payload)
+        header, used = ArqHeader.decode(packet.payload)
     except DecodeError:
         return False
-    return len(packet.payload) > used
+    return len(packet.payload) > used and (header.flush or not at_once)
 
 
 def acknowledges(answer: Packet, packet: Packet) -> bool:
