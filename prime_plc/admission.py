@@ -178,6 +178,8 @@ class Admission:
             node.alive_at = self._next_alive(node.time, now)
         node.received_alive = (node.received_alive + 1) % 8
         node.answers += 1
+        if alv.ssid not in {SID_NONE, node.lsid}:
+            self._switches.disown(node, alv.ssid, now)
         node.lost_down = (node.sent_alive - alv.rx_count) % 8
 
     def tend(self, node: Node, now: float) -> list[MacOutput]:
@@ -209,7 +211,7 @@ class Admission:
             return self._tree.remove(node, "registration never acknowledged", now)
         self._agenda.schedule(node)
         if ctype in {ControlType.PRO, ControlType.BSI} and not node.switching:
-            return self._tree.end_switching(node, "promotion never acknowledged", now)
+            return self._switches.demote(node, "promotion never acknowledged", now)  # it may beacon all the same
         return []
 
     def _time_code(self) -> int:

@@ -9,7 +9,7 @@ from prime_plc.downlink import Downlink
 from prime_plc.llc import LCID_FIRST, deliver
 from prime_plc.lpdu import ADDRESS_BASE, ADDRESS_FIRST, IDENTIFIER_BYTES_MAX, AddressPair, Lpdu
 from prime_plc.pdu import Packet
-from prime_plc.registry import SID_BASE, Node, Registry
+from prime_plc.registry import Node, Registry
 from prime_plc.sap import DataConfirmed, DataResult, LinkDown, LinkUp, MacOutput, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.transmitter import Transmitter

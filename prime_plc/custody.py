@@ -4,9 +4,9 @@ The specification repeats a packet end to end only. Over four hops with a few pe
 bursts it is hopeless; and the sign that a hop has worked is on the line anyway: the next hop sends the same packet with
 another LEVEL, or, at the last hop, the acknowledgement of its connection comes back through us. So whoever sends a
 packet that will be relayed keeps it until it hears one of the two, and repeats it a few times. The same holds for a
-question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell
-a repetition from the first copy: ARQ drops it, and our switches remember what they have passed on. They answer a
-repetition of it by a PRM response that nobody has asked for: "I hear you so well", which is short and ends the repeating.
+question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell a repetition from the first copy: ARQ drops
+it, and our switches remember what they have passed on. They answer a repetition of it by a PRM response that nobody has
+asked for: "I hear you so well", which is short and ends the repeating.
 
 A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
 """

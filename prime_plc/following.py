@@ -13,10 +13,9 @@ from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.switching import QUALITY_LOST, Switching
 from prime_plc.transmitter import Transmitter
 
-
 SILENT_CHANCE: Final = 1e-6
 UNEASY_CHANCE: Final = 1e-4
-"""That so many beacons are missed in a row by chance alone: then the switch is gone, or another one is better (ours)."""
+"""That so many beacons are missed in a row by chance: then the switch is gone, or another one is better (ours)."""
 
 MISSED_MEMORY: Final = 16
 """Beacons over which the share missed is reckoned."""
@@ -57,7 +56,7 @@ class Following:
     def begin(self, chosen: Heard, beacon: Beacon, now: float) -> None:
         """This one is followed from now on."""
         self._transmitter.links.heard(PARENT, chosen.snr_db, now)
-        # A switch that moves within its network keeps the frame until a beacon is timed: its neighbours' slots are near.
+        # A switch that moves keeps the frame until a beacon is timed: its neighbours' slots are near.
         clock = self._transmitter.clock
         follow = clock.beacon if self._switching.slot is None else clock.rough_beacon
         follow(chosen.start_s, beacon.position, beacon.count, beacon.cfp, beacon.seq)

@@ -36,9 +36,7 @@ class RobustnessWatch:
         """Forget all neighbours."""
         self._seen.clear()
 
-    def observe(
-        self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False
-    ) -> int | None:
+    def observe(self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False) -> int | None:
         """A frame for us came in; the SNR index to tell its sender, if it should be told now. The modulation of a
         control packet is no choice, but a signal that is too weak for it is worth a word early."""
         fits = self._bears(scheme, snr_db) if control else self._fits(scheme, snr_db)

@@ -49,7 +49,7 @@ class StackSettings:
     trace: bool = False
 
 
-_FROM_PORT: Final = frozenset((BytesReceived, MessageReceived))
+_FROM_PORT: Final = (BytesReceived, MessageReceived)
 _FROM_MODEM: Final = (FrameReceived, TransmitConfirmed, ModemReady, ModemLost)
 
 
@@ -71,7 +71,7 @@ class Stack:
         return min(node, modem)
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if type(item) in _FROM_PORT:  # most of all inputs
+        if isinstance(item, _FROM_PORT):  # most of all inputs
             return self._join(self._modem.handle(item, now), now)
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:

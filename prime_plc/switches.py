@@ -90,7 +90,7 @@ class Switches:
                 self._promise(below, below.lsid, now)
         return [Happened("switch", f"{format_eui48(node.eui48)} beacons as {node.lsid}, hop {node.hops}")]
 
-    # ---- switches that come back --------------------------------------------------------------------------------------
+    # ---- switches that come back -------------------------------------------------------------------------------------
 
     def move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
         """A switch registers elsewhere: it keeps its number, its slot and everybody below (our choice). The old way is
@@ -165,6 +165,11 @@ class Switches:
             return [Happened("promotion refused", f"{format_eui48(node.eui48)}: no switch number left")]
         self._downlink.expect(node, ControlType.PRO, Pro(False, 0, node.time, sid).encode(), now)
         return [Happened("promoting", f"{format_eui48(node.eui48)} as switch {sid}")]
+
+    def disown(self, node: Node, lsid: int, now: float) -> None:
+        """The node says that it is a switch of a number that is not its own: whoever registers there is lost."""
+        if ControlType.PRO not in node.pending:
+            self._downlink.expect(node, ControlType.PRO, Pro(True, 0, node.time, lsid).encode(), now)
 
     def demote(self, node: Node, why: str, now: float) -> list[MacOutput]:
         """Make a switch a terminal again."""
