@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -28,8 +29,7 @@ class Fork:
 
     def __init__(self) -> None:
         self.snr_db: dict[frozenset[str], float] = {
-            frozenset(pair): 25.0
-            for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
+            frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
         }
         self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))))
         self.ether.add_base()
@@ -132,7 +132,7 @@ def test_a_base_follows_its_clock_slowly() -> None:
     clock.add(1.0, 1.002, 1000 + round(0.992 / TICK_S))
     times = [1.0 + number * FRAME_S for number in range(1, 400)]
     booked += [clock.booked(at_s) for at_s in times]
-    steps = [(later - earlier) * TICK_S for earlier, later in zip(booked, booked[1:], strict=False)]
+    steps = [(later - earlier) * TICK_S for earlier, later in itertools.pairwise(booked)]
     assert max(abs(step - FRAME_S) for step in steps) < 60e-6 * FRAME_S + TICK_S
     assert clock.host_s(booked[-1]) == pytest.approx(times[-1], abs=1e-4)
 
@@ -164,7 +164,7 @@ def control(ctype: ControlType, lnid: int, payload: bytes) -> Packet:
 
 
 def test_questions_are_repeated_and_answers_are_not() -> None:
-    """By direction: a request for registration up and its answer down, but not the acknowledgement; a promotion down but
+    """By direction: a registration asked for, up, and answered, down, but not acknowledged; a promotion down but
     not its refusal."""
     reg = Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode()
     promotion, refusal = (Pro(negative, 0, 2, nsid).encode() for negative, nsid in ((False, 7), (True, 0xFF)))
