@@ -2,7 +2,8 @@
 
 `python -m benchmarks.decision [--windows N] [--out DIR]` prints the table and writes `decision.json`. A window is
 everything between the reports and the verdicts: estimate, allocation over all customers, exact confirmation. Wall-clock
-time, and beside it the processor's, which a busy machine disturbs less.
+time, and beside it the processor's, which a busy machine disturbs less. Garbage is collected between the windows, as
+the daemon does; `--collector python` leaves it to the interpreter.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.feeders import tree_feeder
+from dcu.garbage import Tidy
 from dcu.grid.compiler import compile_network
 from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
@@ -38,8 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--collector", choices=("daemon", "python"), default="daemon")
     options = parser.parse_args()
-    rows = [measure(case, policy, options.windows) for case in CASES for policy in Policy]
+    tidy = Tidy() if options.collector == "daemon" else None
+    rows = [measure(case, policy, options.windows, tidy) for case in CASES for policy in Policy]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "decision.json").write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
@@ -47,7 +51,7 @@ def main() -> None:
         print(f"{row['case']:26} {row['policy']:13} {wall}   processor {cpu}")
 
 
-def measure(case: tuple[str, int, str], policy: Policy, windows: int) -> dict[str, Any]:
+def measure(case: tuple[str, int, str], policy: Policy, windows: int, tidy: Tidy | None = None) -> dict[str, Any]:
     """Percentiles over windows with fresh draws, wishes and asker each."""
     name, customers, kind = case
     model = compile_network(tree_feeder(customers, kind))
@@ -72,6 +76,8 @@ def measure(case: tuple[str, int, str], policy: Policy, windows: int) -> dict[st
         )
         reserved = {e.id: float(granted[j]) for j, e in enumerate(entries) if j != asker}
         question = Question(wishes, reserved, 10_000)
+        if tidy is not None:
+            tidy()
         began = time.perf_counter(), time.process_time()
         answer = rule.answer(rule.view(measured, 15.0 * k), question)
         spent = time.perf_counter() - began[0], time.process_time() - began[1]

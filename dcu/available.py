@@ -16,6 +16,7 @@ from dcu.hosting.engine import HostingEngine
 from dcu.hosting.forecast import SLOT_S, STEPS, Available, History, forecast
 from dcu.hosting.measurements import SUBSTATION
 from dcu.hosting.predicted import Predicted
+from dcu.hosting.view import GridView
 
 CUSTOMERS_MAX: Final = 200
 """A forecast for more would hold up decisions; beyond it none is made."""
@@ -39,14 +40,17 @@ class Forecaster:
         slot = int(utc_s // SLOT_S)
         if self._rule is None or self._history is None or slot == self._slot:
             return
-        measurements = self._engine.measurements(now)
-        estimate = self._rule.estimate(measurements, now)
-        if estimate.situation is None:
+        view = self._engine.newest_view  # the rule itself is shown nothing: what it sees, the ledger must keep
+        if not isinstance(view, GridView) or view.estimate.situation is None:
             return  # tried again at the next call
-        self._slot = slot
+        measurements, estimate = self._engine.measurements(now), view.estimate
         busbar = next(p for p in measurements.points if p.name == SUBSTATION)
-        busbar_v = float(np.mean([u for u in busbar.u_v if u is not None]))
-        self._history.add(utc_s, estimate.situation.p_w, busbar_v)
+        volts = [u for u in busbar.u_v if u is not None]
+        if not volts:
+            return
+        self._slot = slot
+        busbar_v = float(np.mean(volts))
+        self._history.add(utc_s, view.estimate.situation.p_w, busbar_v)
         prospect = self._rule.prospect(estimate)
         claims = tuple(self._claims())
         granted_w = {str(g.meter): g.limit_w for g in self._engine.book.live}

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     _reading_parsers(commands)
     _receipt_parsers(commands)
-    again = _command(commands, "replay", "decide every recorded window again and compare, to the byte", _replay)
+    again = _command(commands, "replay", "make every recorded view and decision again, and compare", _replay)
     again.add_argument("--config", type=Path, required=True, help="the daemon's configuration, its model beside it")
     gone = _command(commands, "forget", "delete a customer's values beside the log; the DCU must not run", _forget)
     gone.add_argument("dcu", help="the DCU's id, as configured")
@@ -381,13 +381,17 @@ def replay_again(directory: Path, config: Path, *, as_json: bool) -> int:
 
     found = replay_ledger(load_config(config, DcuConfig).beside(config.parent), directory)
     if as_json:
-        counts = {"windows": found.windows, "decisions": found.decisions, "unknown": found.unknown}
+        names = ("windows", "decisions", "unknown", "views", "unseen", "near")
+        counts = {name: getattr(found, name) for name in names}
         print(json.dumps({**counts, "differences": found.differences}))
     else:
         wrong = found.differences
         verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
         unknown = f", {found.unknown} whose inputs were deleted" if found.unknown else ""
-        print(f"{found.windows} windows, {found.decisions} decisions{unknown}: {verdict}")
+        unseen = f" ({found.unseen} not: their readings are not there)" if found.unseen else ""
+        near = f", {found.near} of them but for a last digit" if found.near else ""
+        views = f", {found.views} views made again{unseen}"
+        print(f"{found.windows} windows, {found.decisions} decisions{views}{unknown}: {verdict}{near}")
     return EXIT_FAILED if found.differences else EXIT_OK
 
 

@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     safety.add_argument("--seed", type=int, default=1)
     safety.add_argument("--errors", choices=("exact", "class1"), default="exact", help="of meters and model")
     safety.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)")
+    safety.add_argument(
+        "--sequence-share",
+        type=_share,
+        default=0.02,
+        help="share of states that are minutes of a street (default 0.02)",
+    )
     safety.add_argument("--json", action="store_true")
     safety.set_defaults(command=_safety)
     evaluate_command.add_parser(commands)
@@ -141,16 +147,27 @@ def _safety(options: argparse.Namespace) -> int:
 
     errors = {"exact": EXACT, "class1": CLASS_1}[options.errors]
     network = load_network(options.feeder)
-    found = evaluate_safety(network, options.states, options.seed, errors, jobs=options.jobs)
+    found = evaluate_safety(
+        network, options.states, options.seed, errors, jobs=options.jobs, sequence_share=options.sequence_share
+    )
     if options.json:
         print(json.dumps(found.as_json(), indent=1))
     else:
         print(
             f"{found.states} states, {found.wishes} claims, limited by the grid in {found.limited_states}: "
-            f"{found.unsafe} unsafe; {100 * found.granted_fraction:.2f} % of the feasible increase granted; "
+            f"{found.unsafe} unsafe; {100 * found.granted_fraction:.2f} % of the feasible increase granted "
+            f"({100 * found.granted_of_together:.2f} % of what could be if all used theirs); "
+            f"{found.sequences} of the states minutes of a street, {found.sequence_windows} windows; "
             f"linear bound holds in {100 * found.bound_coverage:.2f} %"
         )
     return EXIT_OK if not found.unsafe else EXIT_FAILED
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"seen {text}, expected 0 to 1")
+    return number
 
 
 def _positive(text: str) -> int:

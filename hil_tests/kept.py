@@ -34,20 +34,24 @@ DIFFERENCES_MAX: Final = 20
 @dataclass(frozen=True, slots=True)
 class Reproduced:
     """What came of deciding a day again: windows, the decisions they made, decisions that no window made (`alone`, not
-    decided again); `differing` counts what did not come out as recorded, or was damaged."""
+    decided again); `views` made again from the readings; `near` came out the same but for a last digit; `differing`
+    counts what did not come out as recorded, or was damaged."""
 
     entries: int
     bytes: int
     windows: int
     decisions: int
     alone: int
+    views: int
+    near: int
     differing: int
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
         verdict = "all reproduced" if not self.differing else f"{self.differing} NOT reproduced"
         alone = f" ({self.alone} decisions without a window not looked at)" if self.alone else ""
-        return f"{self.windows} windows, {self.decisions} decisions, {verdict}{alone}"
+        near = f", {self.near} but for a last digit" if self.near else ""
+        return f"{self.windows} windows, {self.decisions} decisions, {verdict}{near}, {self.views} views{alone}"
 
     @property
     def size(self) -> str:
@@ -97,6 +101,8 @@ def reproduce(directory: Path) -> Reproduced:
         found.windows,
         found.decisions,
         found.alone,
+        found.views,
+        found.near,
         len(found.differences),
         tuple(found.differences[:DIFFERENCES_MAX]),
     )

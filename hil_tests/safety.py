@@ -11,8 +11,9 @@ granted, and how often the linear prediction's bound covers the exact voltages.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -29,15 +30,18 @@ from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
+from hil_tests.safety_sequences import MeterErrors, Minutes
 from shared.ids import BusId, Eui48, MeterId, Phase
 
 Reals = NDArray[np.float64]
+States = Callable[[Reals, NDArray[np.int64], Reals], Reals]
+"""Draws (n_state, n) of now, with some ports' limits (n_level, n_wish) used."""
 
 NOMINAL_W: Final = 500.0
 WANTED_W: Final = (2_000.0, 10_000.0)
 CLAIMS_MAX: Final = 12
-LEVELS: Final = 65
-"""Candidates of one round of the bisection; three rounds resolve 10 kW to 0.04 W."""
+LEVELS, ZOOMS = 17, 5
+"""Candidates of one round of the bisection, and rounds; they resolve 10 kW to 0.01 W."""
 BOUND_EVERY: Final = 10
 """The bound is looked at in each tenth state; its derivatives cost more than the decision."""
 SPOILED_SHARE: Final = 0.02
@@ -45,6 +49,8 @@ SPOILED_SHARE: Final = 0.02
 LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
 """Parts of the band below and above the feeder's own no-load voltage."""
 CHUNK: Final = 500
+SEQUENCE_SHARE: Final = 0.02
+"""Share of states that are some minutes long; one costs as much as fifty windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,19 @@ class Safety:
     states: int
     unsafe: int
     granted_fraction: float
+    """Of the common increase that the true network bears in whichever phases it is used."""
     bound_coverage: float
+    granted_of_together: float
+    """The same of what it bears if all use theirs, so that those on other phases may count on each other."""
     wishes: int
     limited_states: int
     """States in which the grid, not the wishes, set the level."""
     spoiled_states: int
     """States with a reading that cannot be used; any grant there would be unsafe."""
+    sequences: int
+    """States that were some minutes of a street (`safety_sequences`), not one window."""
+    sequence_windows: int
+    """Windows of these in which something was granted, renewed or raised, each judged."""
     worst_excess: float
     """[limit] How far the worst granted state is beyond its limits (negative: inside)."""
 
@@ -92,11 +105,14 @@ class _Tally:
     unsafe: int = 0
     granted_w: float = 0.0
     feasible_w: float = 0.0
+    together_w: float = 0.0
     looked: int = 0
     covered: int = 0
     wishes: int = 0
     limited: int = 0
     spoiled: int = 0
+    sequences: int = 0
+    windows: int = 0
     worst: float = -np.inf
 
     def add(self, other: _Tally) -> None:
@@ -106,14 +122,20 @@ class _Tally:
 
 
 def evaluate_safety(
-    network: Network, states: int, seed: int, errors: Errors = EXACT, band_pct: float = 10.0, jobs: int = 1
+    network: Network,
+    states: int,
+    seed: int,
+    errors: Errors = EXACT,
+    band_pct: float = 10.0,
+    jobs: int = 1,
+    sequence_share: float = SEQUENCE_SHARE,
 ) -> Safety:
     """Run `states` random states of a feeder; the same seed gives the same figures, whatever the number of jobs.
 
     The band lies around the open-circuit voltage of the feeder, so that any published feeder has headroom to share.
     """
     chunks = [
-        _Chunk(network, min(CHUNK, states - first), (seed, first // CHUNK), errors, band_pct)
+        _Chunk(network, min(CHUNK, states - first), (seed, first // CHUNK), errors, band_pct, sequence_share)
         for first in range(0, states, CHUNK)
     ]
     total = _Tally()
@@ -124,9 +146,12 @@ def evaluate_safety(
         total.unsafe,
         total.granted_w / total.feasible_w if total.feasible_w else 1.0,
         total.covered / total.looked if total.looked else 1.0,
+        total.granted_w / total.together_w if total.together_w else 1.0,
         total.wishes,
         total.limited,
         total.spoiled,
+        total.sequences,
+        total.windows,
         float(total.worst),
     )
 
@@ -138,6 +163,7 @@ class _Chunk:
     seed: tuple[int, int]
     errors: Errors
     band_pct: float
+    sequence_share: float
 
 
 def _map(chunks: Sequence[_Chunk], jobs: int) -> Sequence[_Tally]:
@@ -161,8 +187,24 @@ def _run(chunk: _Chunk) -> _Tally:
     rule = truth.rule(errors, with_wrong_impedances(network, errors.model, random) if errors.model else None)
     tally = _Tally()
     for state in range(chunk.states):
-        _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
+        if random.random() < chunk.sequence_share:
+            _one_sequence(truth, rule, errors, random, tally)
+        else:
+            _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
     return tally
+
+
+def _one_sequence(truth: _Truth, rule: Predicted, errors: Errors, random: np.random.Generator, tally: _Tally) -> None:
+    p, q = truth.draw(random)
+    n = len(p)
+    voltage, power = (1 + random.uniform(-share, share, n) for share in (errors.voltage, errors.power))
+    rule.begin()
+    found = Minutes(truth, rule, MeterErrors(voltage, power, errors.step_v, errors.step_w), p, q, random).play()
+    tally.states += 1
+    tally.sequences += 1
+    tally.windows += found.windows
+    tally.unsafe += found.unsafe > 0
+    tally.worst = max(tally.worst, found.worst)
 
 
 def _one_state(
@@ -175,15 +217,16 @@ def _one_state(
     measured = truth.measure(p, q, u[0], errors, random)
     if spoiled:
         measured = _spoil(measured, random)
-    rule.forget()
+    rule.begin()
     answer = rule.answer(rule.view(measured, 0.0), Question(wishes, {}, len(wishes)))
     granted = {v.meter: v.limit_w for v in answer.verdicts if v.act is Act.GRANT}
     limits = np.array([granted.get(w.meter, NOMINAL_W) for w in wishes])
     at = np.array([truth.port[w.meter] for w in wishes])
-    after = _used(p, at, limits[None, :])
-    nominal = _used(p, at, np.full((1, len(wishes)), NOMINAL_W))
-    now_over, nominal_over, after_over = truth.beyond(np.concatenate([p[None, :], nominal, after]), q)
-    beyond = float((after_over - np.maximum(np.maximum(now_over, nominal_over), 0.0)).max())
+    after = truth.in_some_phases(p, at, limits[None, :])
+    nominal = truth.in_some_phases(p, at, np.full((1, len(wishes)), NOMINAL_W))
+    over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q)
+    borne = np.maximum(over[len(after) :].max(axis=0), 0.0)
+    beyond = float((over[: len(after)] - borne).max())
     tally.states += 1
     tally.wishes += len(wishes)
     tally.worst = max(tally.worst, beyond)
@@ -192,13 +235,14 @@ def _one_state(
         tally.unsafe += bool(granted)
         return
     tally.unsafe += beyond > FLOW_ERROR
-    level = truth.level(p, q, at, wishes[0].wanted_w)
+    level, together = (truth.level(p, q, at, wishes[0].wanted_w, states) for states in (truth.in_some_phases, _used))
     tally.limited += level < wishes[0].wanted_w - 1.0
     tally.granted_w += max(0.0, min(float(limits.min()), level) - NOMINAL_W)
     tally.feasible_w += max(0.0, level - NOMINAL_W)
+    tally.together_w += max(0.0, together - NOMINAL_W)
     if look:
         tally.looked += 1
-        tally.covered += _bound_holds(truth.feeder, p, q, after[0])
+        tally.covered += _bound_holds(truth.feeder, p, q, after[-1])
 
 
 def with_wrong_impedances(network: Network, share: float, random: np.random.Generator) -> Network:
@@ -271,6 +315,10 @@ class _Truth:
         rule.limit_voltages(self.u_low_v, self.u_high_v)
         return rule
 
+    def phases(self) -> tuple[str, ...]:
+        """Of every port."""
+        return self.feeder.model.port_labels
+
     def draw(self, random: np.random.Generator) -> tuple[Reals, Reals]:
         """Evening to noon: log-normal draws, some houses already exporting up to their nominal limit."""
         p = random.lognormal(5.6, 1.0, self._n) * random.uniform(0.2, 2.0)
@@ -320,12 +368,24 @@ class _Truth:
             parts.append(amps / model.rating_a[self._rated] - 1)
         return np.concatenate(parts, axis=1)
 
-    def level(self, p: Reals, q: Reals, at: NDArray[np.int64], wanted_w: float) -> float:
-        """The highest common limit that the true network bears [W], by bisection."""
+    def in_some_phases(self, p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
+        """Draws with the limits (n_state, n_wish) used in one phase, in two, in all, the others as they are: every
+        choice of each (n_state * n_choice, n), state by state; in all phases last."""
+        mine = np.array(self.phases())[at]
+        labels = sorted(set(mine.tolist()))
+        choices = [np.isin(mine, c) for size in range(1, len(labels) + 1) for c in combinations(labels, size)]
+        used = np.where(np.array(choices)[None, :, :], -limits_w[:, None, :], p[at])
+        found = np.repeat(p[None, :], len(limits_w) * len(choices), axis=0)
+        found[:, at] = used.reshape(len(found), len(at))
+        return found
+
+    def level(self, p: Reals, q: Reals, at: NDArray[np.int64], wanted_w: float, states: States) -> float:
+        """The highest common limit that the true network bears [W], by bisection; `states` says how it is used."""
         low, high = NOMINAL_W, wanted_w
-        for _ in range(3):
+        for _ in range(ZOOMS):
             levels = np.linspace(low, high, LEVELS)
-            beyond = self.beyond(_used(p, at, np.repeat(levels[:, None], len(at), axis=1)), q)
+            draws = states(p, at, np.repeat(levels[:, None], len(at), axis=1))
+            beyond = self.beyond(draws, q).reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
             good = np.asarray((beyond <= np.maximum(beyond[0], 0.0)).all(axis=1), dtype=bool)
             last = len(good) - 1 if good.all() else int(good.argmin()) - 1
             if last < 0:

@@ -10,7 +10,7 @@ from prime_plc.control import TIME_S, Alv, Capabilities, ControlType, Reg
 from prime_plc.downlink import Downlink
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, SID_NONE, Packet
 from prime_plc.registry import SID_BASE, Node, Registry
-from prime_plc.sap import Happened, MacOutput
+from prime_plc.sap import Happened, MacOutput, Pinged
 from prime_plc.settings import MacSettings
 from prime_plc.switches import Switches
 from prime_plc.tree import Tree
@@ -170,7 +170,7 @@ class Admission:
         node.last_heard_s = now
         self._agenda.schedule(node)
 
-    def answered(self, node: Node, alv: Alv, now: float) -> None:
+    def answered(self, node: Node, alv: Alv, now: float) -> list[MacOutput]:
         """The answer to a keep-alive; from now on both go by the period that was told."""
         if alv.time > node.time:
             node.time = alv.time
@@ -181,6 +181,14 @@ class Admission:
         if alv.ssid not in {SID_NONE, node.lsid}:
             self._switches.disown(node, alv.ssid, now)
         node.lost_down = (node.sent_alive - alv.rx_count) % 8
+        asked_s, node.pinged_s = node.pinged_s, None
+        return [] if asked_s is None else [Pinged(node.eui48, now - asked_s)]
+
+    def ping(self, node: Node, now: float) -> None:
+        """Send a keep-alive now, whose answer is told."""
+        node.pinged_s = now
+        self._ask_alive(node, now)
+        self._agenda.schedule(node)
 
     def tend(self, node: Node, now: float) -> list[MacOutput]:
         """What time alone demands of one node: repeat, keep alive, remove, send again."""

@@ -40,7 +40,7 @@ from prime_plc.phy import PhyMode
 from prime_plc.registry import SID_BASE, Node, Registry
 from prime_plc.robustness import RobustnessWatch
 from prime_plc.role import BROADCAST_LCID_4_32, ControlT, Input, Output, refused
-from prime_plc.sap import Action, GroupChanged, Happened, Manage, SendBroadcast, SendData
+from prime_plc.sap import Action, GroupChanged, Happened, Manage, Pinged, SendBroadcast, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.slots import SlotTable
 from prime_plc.subheader import SarHeader, SarType
@@ -282,8 +282,7 @@ class BaseNode:
     # ---- control packets ---------------------------------------------------------------------------------------------
 
     def _alive(self, item: _From[Alv], now: float) -> list[Output]:
-        self._admission.answered(item.node, item.control, now)
-        return []
+        return [*self._admission.answered(item.node, item.control, now)]
 
     def _promotion(self, item: _From[Pro], now: float) -> list[Output]:
         return [*self._switches.control(item.node, item.control, now)]
@@ -329,13 +328,18 @@ class BaseNode:
 
     def _manage(self, item: Manage, now: float) -> list[Output]:
         node = self.nodes.get(item.eui48)
+        if item.action is Action.PING and node is None:
+            return [Pinged(item.eui48, None)]
         if node is None:
             return [Happened(f"cannot {item.action.value}", f"{format_eui48(item.eui48)} is not registered")]
         if item.action is Action.PROMOTE:
             return [*self._switches.promote(node, now)] if node.lsid is None else []
         if item.action is Action.DEMOTE:
             return [*self._switches.demote(node, "as told", now)]
-        self._admission.send_away(node, now)
+        if item.action is Action.PING:
+            self._admission.ping(node, now)
+        else:
+            self._admission.send_away(node, now)
         return []
 
     def _broadcast(self, item: SendBroadcast, now: float) -> list[Output]:

@@ -24,6 +24,9 @@ Reals = NDArray[np.float64]
 Q_UNKNOWN: Final = 0.5
 """Contraction that is assumed where no ratio of steps is known: a start that good was a solution already."""
 Q_MAX: Final = 0.999
+ROUGH_PU: Final = 1e-6
+"""Steps larger than this are made with single-precision impedances, which are half the memory to read; what they spoil
+(a few 1e-8 of nominal) the next step takes away. The last step, which says how good the state is, is always double."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +38,8 @@ class _Sorted:
     u_open_v: Complexes
     per_nominal: Reals
     parts: tuple[tuple[slice, Complexes], ...]
+    rough: tuple[tuple[slice, NDArray[np.complex64]], ...]
+    """The parts in single precision."""
     common: tuple[Complexes, Complexes] | None
     """What all lines share: (n, conductors) and (conductors, n), whose product is added to the parts."""
 
@@ -52,6 +57,18 @@ class _Sorted:
         np.conjugate(i, out=i)
         for at, part in self.parts:
             np.matmul(part, i[at], out=out[at])
+        self._add_common(i, out)
+
+    def rough_step(self, given: Complexes, u: Complexes, i: Complexes, out: Complexes) -> None:
+        """The same with the lines' own parts of Z in single precision."""
+        np.divide(given, u, out=i)
+        np.conjugate(i, out=i)
+        short = i.astype(np.complex64)
+        for at, part in self.rough:
+            out[at] = part @ short[at]
+        self._add_common(i, out)
+
+    def _add_common(self, i: Complexes, out: Complexes) -> None:
         out += self.u_open_v
         if self.common is not None:
             out += self.common[0] @ (self.common[1] @ i)
@@ -71,7 +88,8 @@ def _sorted(model: PortModel) -> _Sorted:
     else:
         order = np.arange(len(z))
         parts, common = ((slice(0, len(z)), z),), None
-    return _Sorted(order, np.argsort(order), model.u_open_v[order], 1 / model.u_nominal_v[order], parts, common)
+    rough = tuple((at, part.astype(np.complex64)) for at, part in parts)
+    return _Sorted(order, np.argsort(order), model.u_open_v[order], 1 / model.u_nominal_v[order], parts, rough, common)
 
 
 def solve_one(
@@ -91,19 +109,22 @@ def solve_one(
     u = by.u_open_v.copy() if near_u_v is None else near_u_v[by.order]
     new, i = np.empty_like(u), np.empty_like(u)
     before, q_before = 0.0, Q_FIRST
+    advance, exact = by.rough_step, False
     with np.errstate(all="ignore"):
         for _ in range(STEPS_MAX):
-            by.step(given, u, i, new)
+            advance(given, u, i, new)
             u, new = new, u
             new -= u
             step = float((np.abs(new) * by.per_nominal).max())
             ratio = min(step / before, Q_MAX) if before > QUIET else Q_UNKNOWN
             q = max(ratio, q_before)
-            if step * q <= tolerance_pu * (1 - q):
+            if exact and step * q <= tolerance_pu * (1 - q):
                 return u[by.back], i[by.back]
             if not step < np.inf:
                 break
             before, q_before = step, ratio if before else Q_FIRST
+            if step <= ROUGH_PU:
+                advance, exact = by.step, True
     lost = np.full(len(u), np.nan + 0j)
     return lost, lost
 
@@ -116,5 +137,5 @@ def one_step(
     given = -(p_w + 1j * q_var)[by.order]
     u = by.u_open_v if near_u_v is None else near_u_v[by.order]
     new, i = np.empty_like(u), np.empty_like(u)
-    by.step(given, u, i, new)
+    by.rough_step(given, u, i, new)
     return new[by.back], i[by.back]

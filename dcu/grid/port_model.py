@@ -122,24 +122,6 @@ class PortModel:
             return z
         return self.z
 
-    def z_rows(self, at: NDArray[np.int64]) -> Complexes:
-        """Some rows of Z [ohm] (len(at), n), without making the whole."""
-        if not isinstance(self.z, Lines):
-            return self.z[at]
-        if "line of port" not in self.memo:
-            line, place = np.empty(len(self.ports), dtype=np.int64), np.empty(len(self.ports), dtype=np.int64)
-            for g, ports in enumerate(self.z.ports):
-                line[ports], place[ports] = g, np.arange(len(ports))
-            self.memo["line of port"] = line, place
-        line, place = self.memo["line of port"]
-        z = (self.z.transfer[at] @ self.z.z_busbar_ohm) @ self.z.transfer.T
-        mine = line[at]
-        for g, (ports, part) in enumerate(zip(self.z.ports, self.z.parts, strict=True)):
-            own = np.flatnonzero(mine == g)
-            if len(own):
-                z[own[:, None], ports] += part[place[at[own]]]
-        return z
-
     def three_phase_buses(self) -> list[tuple[str, tuple[int, int, int], int | None]]:
         """Bus, rows of its L1 L2 L3 and of its N (if it has one) among the nodes, where all three phases are there."""
         rows: dict[str, dict[str, int]] = {}

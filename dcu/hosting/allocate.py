@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,7 @@ NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 """Exceeded where not even the nominal limits have a power-flow solution."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
+SPREADS_KEPT: Final = 8
 SPARE: Final = 4e-6
 """[limit] What is not worth another step: 1 mV."""
 
@@ -139,13 +141,18 @@ def allocate(
 class Spread:
     """How claims lie on the ports: draws from limits, and slopes by claim from slopes by port."""
 
-    def __init__(self, claims: tuple[Claim, ...]) -> None:
-        counts = np.array([len(c.ports) for c in claims], dtype=np.int64)
-        self._ports = np.array([port for c in claims for port in c.ports], dtype=np.int64)
-        self._owner = np.repeat(np.arange(len(claims)), counts)
+    def __init__(self, ports: tuple[tuple[int, ...], ...]) -> None:
+        counts = np.array([len(own) for own in ports], dtype=np.int64)
+        self._ports = np.array([port for own in ports for port in own], dtype=np.int64)
+        self._owner = np.repeat(np.arange(len(ports)), counts)
         self._share = 1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
+
+    @staticmethod
+    def of(claims: tuple[Claim, ...]) -> Spread:
+        """Of some claims; the same street wishes window after window."""
+        return _spread(tuple(c.ports for c in claims))
 
     def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
         """Draws at the ports (n_state, n) [W] with each claim's limit (n_state, n_claim) fully used."""
@@ -159,6 +166,11 @@ class Spread:
         if self._alike:
             return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
         return np.add.reduceat(own, self._starts, axis=1)
+
+
+@lru_cache(maxsize=SPREADS_KEPT)
+def _spread(ports: tuple[tuple[int, ...], ...]) -> Spread:
+    return Spread(ports)
 
 
 def jain(gained_w: Reals) -> float:
@@ -208,7 +220,7 @@ class _Sharing:
     flows: int = 0
 
     def __post_init__(self) -> None:
-        self.spread = Spread(self.claims)
+        self.spread = Spread.of(self.claims)
         self.nominal, self.wanted, self.minimum = (
             np.array(values, dtype=float)
             for values in (

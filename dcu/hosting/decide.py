@@ -1,8 +1,8 @@
 """A decision window: what is asked, and what comes of it. The words that engine, rules, ledger and replay share.
 
 A rule takes a *view* of the measurements (everything it will use of them, as JSON types, so that the ledger can keep
-it) and answers questions about it. Answering is a pure function: the same view and question give the same verdicts,
-on another day and another machine.
+it) and answers questions about it. Answering is a pure function: the same view and question give the same verdicts on
+another day, to the byte; on another machine but for a last digit (`replay`).
 """
 
 from __future__ import annotations
@@ -195,11 +195,21 @@ class Rule(Protocol):
     def learns(self) -> bool:
         """Whether its answers depend on the views it had before, so that all of them must be recorded."""
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a view depends on the measurement sets before it, so that all of them must be recorded."""
+
     def facts(self) -> dict[str, Any]:
         """What the rule rests on besides views and questions (model hash, policy, settings), for the ledger."""
 
     def view(self, measurements: MeasurementSet, now: float) -> View:
         """Take in a measurement set at ``now`` [s]; may remember."""
+
+    def look(self, measurements: MeasurementSet, now: float) -> View:
+        """The same without what it would teach: an entry may teach that again."""
+
+    def begin(self) -> None:
+        """Forget the measurement sets, as a start does; not what was learnt."""
 
     def recall(self, entry: Mapping[str, Any]) -> View:
         """The view that an entry keeps."""

@@ -41,6 +41,8 @@ SPREADS: Final = 3.0
 SOURCE_MIN, SOURCE_MAX = 0.5, 1.5
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
+SOURCES_MAX: Final = 8
+"""Models kept at hand, one for each step: a busbar wanders over a few."""
 MINUTE_S: Final = 60.0
 TEN_MINUTES_S: Final = 600.0
 KEEP_EVERY_S: Final = 1.0
@@ -204,20 +206,24 @@ class Estimator:
     def forget(self) -> None:
         """Residuals of nobody."""
         self._memory = self._fresh()
+        self._source = 1.0
 
     def _fresh(self) -> _Memory:
         return _Memory(Residuals(self._metered, self._nominal_v, self._accuracy.noise_v))
 
     def model_at(self, source: float) -> PortModel:
-        """The model with its source's voltage times a factor."""
+        """The model with its source's voltage times a factor; those asked for last are kept."""
         if source not in self._by_source:
+            if len(self._by_source) >= SOURCES_MAX:
+                del self._by_source[next(iter(self._by_source))]
             m = self._model
             scaled = {
                 name: source * getattr(m, name)
                 for name in ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
             }
-            self._by_source[source] = replace(m, **scaled, memo={})
-        return self._by_source[source]
+            self._by_source[source] = replace(m, **scaled, memo={"z": m.z_ohm})
+        found = self._by_source[source] = self._by_source.pop(source)
+        return found
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
@@ -258,7 +264,7 @@ class Estimator:
         moved = np.where(self._metered, np.abs(lift - memory.residuals.anchor_v), 0.0)
         margin = (
             accuracy.voltage_class_pct / 100 * level
-            + np.maximum(SPREADS * np.sqrt(memory.residuals.variance), self._reached(news.off_v, level))
+            + np.maximum(SPREADS * memory.residuals.spread_v, self._reached(news.off_v, level))
             + accuracy.model_error_pct / 100 * moved
         )
         situation = Situation(

@@ -137,61 +137,110 @@ def largest_sum(a: Reals, b: Reals, low: Reals, high: Reals) -> tuple[Reals, NDA
     Returns:
         x, the rows that are tight, and their prices; None if there is no solution, or rounding hides it.
     """
-    gain = 1 - TIE * np.arange(len(low)) / len(low)
-    x = high.copy()
-    tight: list[int] = []
-    basic: list[int] = []
+    simplex = _Simplex(a, b, low, high)
     for _ in range(PIVOTS_MAX):
-        of_tight = a[tight]
-        try:
-            inverse = np.linalg.inv(of_tight[:, basic])
-        except np.linalg.LinAlgError:
+        if not simplex.solve():
             return None
-        x[basic] = 0.0
-        x[basic] = inverse @ (b[tight] - of_tight @ x)
-        price = gain[basic] @ inverse
-        over = a @ x - b
-        over[tight] = -np.inf
+        broken = simplex.most_broken()
+        if broken is None:
+            return np.clip(simplex.x, low, high), np.array(simplex.tight, dtype=np.int64), simplex.price
+        if not simplex.mend(broken):
+            return None
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Broken:
+    """What is violated most: a row or, as if it were one, the bound of a basic claim (`leaves`, else `FREE`); its
+    slopes (m); by how much."""
+
+    row: int
+    leaves: int
+    slopes: Reals
+    gap: float
+
+
+class _Simplex:
+    """One programme on its way: tight rows, the basic claims that keep them tight, everybody else at a bound."""
+
+    def __init__(self, a: Reals, b: Reals, low: Reals, high: Reals) -> None:
+        self._a, self._b, self._low, self._high = a, b, low, high
+        self._gain = 1 - TIE * np.arange(len(low)) / len(low)
+        self.x = high.copy()
+        self.tight: list[int] = []
+        self._basic: list[int] = []
+        self.price: Reals = np.zeros(0)
+        self._of_tight = a[self.tight]
+        self._inverse: Reals = np.zeros((0, 0))
+
+    def solve(self) -> bool:
+        """Basic claims from the tight rows, and the rows' prices; False if rounding hides them."""
+        self._of_tight, basic = self._a[self.tight], self._basic
+        try:
+            self._inverse = np.asarray(np.linalg.inv(self._of_tight[:, basic]))
+        except np.linalg.LinAlgError:
+            return False
+        self.x[basic] = 0.0
+        self.x[basic] = self._inverse @ (self._b[self.tight] - self._of_tight @ self.x)
+        self.price = self._gain[basic] @ self._inverse
+        return True
+
+    def most_broken(self) -> _Broken | None:
+        """None if nothing is."""
+        x, low, high, basic = self.x, self._low, self._high, self._basic
+        over = self._a @ x - self._b
+        over[self.tight] = -np.inf
         outside = np.maximum(low[basic] - x[basic], x[basic] - high[basic])
-        row, column = int(over.argmax()) if len(b) else 0, int(outside.argmax()) if basic else 0
-        by_row, by_column = over[row] if len(b) else -np.inf, outside[column] if basic else -np.inf
+        row, column = int(over.argmax()) if len(over) else 0, int(outside.argmax()) if basic else 0
+        by_row, by_column = over[row] if len(over) else -np.inf, outside[column] if basic else -np.inf
         gap = float(max(by_row, by_column))
         if gap <= TIGHT_W:
-            return np.clip(x, low, high), np.array(tight, dtype=np.int64), price
-        leaves = basic[column] if by_column > by_row else FREE
-        if leaves == FREE:
-            violated = a[row]
-        else:  # the bound of a basic claim, as if it were a row
-            violated = np.zeros(len(x))
-            violated[leaves] = 1.0 if x[leaves] > high[leaves] else -1.0
-        weights = violated[basic] @ inverse
-        moved = violated - weights @ of_tight  # by which a claim moves what is violated, basic claims following
-        moved[basic] = 0.0
-        left = gain - price @ of_tight
-        at_high = x >= high
-        helps = (np.where(at_high, moved, -moved) > PIVOT_MIN) & (high > low)
-        loose = np.flatnonzero(weights > PIVOT_MIN)
-        candidates = np.flatnonzero(helps)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            of_claims, of_rows = left[candidates] / moved[candidates], price[loose] / weights[loose]
-        when = np.concatenate([np.maximum(of_claims, 0.0), of_rows])
-        room = np.concatenate([np.abs(moved[candidates]) * (high - low)[candidates], np.full(len(loose), np.inf)])
-        order = np.argsort(when, kind="stable")
-        last = int(np.searchsorted(np.cumsum(room[order]), gap))
-        if last == len(order):
             return None
-        if leaves != FREE:
-            x[leaves] = high[leaves] if violated[leaves] > 0 else low[leaves]
-            basic.remove(leaves)
+        if by_column <= by_row:
+            return _Broken(row, FREE, self._a[row], gap)
+        leaves = basic[column]
+        slopes = np.zeros(len(x))
+        slopes[leaves] = 1.0 if x[leaves] > high[leaves] else -1.0
+        return _Broken(row, leaves, slopes, gap)
+
+    def mend(self, broken: _Broken) -> bool:
+        """Move the cheapest claims to their other bound until what was broken just holds; False if all of them are not
+        enough."""
+        low, high, x = self._low, self._high, self.x
+        weights = broken.slopes[self._basic] @ self._inverse
+        moved = broken.slopes - weights @ self._of_tight  # by which a claim moves it, basic claims following
+        moved[self._basic] = 0.0
+        at_high = x >= high
+        candidates = np.flatnonzero((np.where(at_high, moved, -moved) > PIVOT_MIN) & (high > low))
+        loose = np.flatnonzero(weights > PIVOT_MIN)
+        order, last = self._cheapest(candidates, loose, moved, weights, broken.gap)
+        if last == len(order):
+            return False
+        if broken.leaves != FREE:
+            x[broken.leaves] = (high if broken.slopes[broken.leaves] > 0 else low)[broken.leaves]
+            self._basic.remove(broken.leaves)
         else:
-            tight.append(row)
+            self.tight.append(broken.row)
         flipped = candidates[order[:last]]
         x[flipped] = np.where(at_high[flipped], low[flipped], high[flipped])
         if order[last] < len(candidates):
-            basic.append(int(candidates[order[last]]))
+            self._basic.append(int(candidates[order[last]]))
         else:
-            tight.remove(tight[int(loose[order[last] - len(candidates)])])
-    return None
+            self.tight.remove(self.tight[int(loose[order[last] - len(candidates)])])
+        return True
+
+    def _cheapest(
+        self, candidates: NDArray[np.int64], loose: NDArray[np.int64], moved: Reals, weights: Reals, gap: float
+    ) -> tuple[NDArray[np.int64], int]:
+        """Candidates, and behind them rows that may become loose, in the order of the price at which they move; the
+        place of the one that closes the gap."""
+        left = self._gain - self.price @ self._of_tight
+        of_claims, of_rows = left[candidates] / moved[candidates], self.price[loose] / weights[loose]
+        when = np.concatenate([np.maximum(of_claims, 0.0), of_rows])
+        width = np.abs(moved[candidates]) * (self._high - self._low)[candidates]
+        room = np.concatenate([width, np.full(len(loose), np.inf)])
+        order = np.argsort(when, kind="stable")
+        return order, int(np.searchsorted(np.cumsum(room[order]), gap))
 
 
 class _Filling:

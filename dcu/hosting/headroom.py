@@ -26,6 +26,12 @@ FLOW_TOLERANCE_PU: Final = 1e-9
 """Of a power flow behind a decision: far below any meter, so that two of them may be compared."""
 
 
+CURVED: Final = 0.1
+"""Share by which relief may be more than it is to first order about no load: voltages move by a tenth."""
+FEW: Final = 0.1
+"""Share of the ports up to which a product with only their columns is the faster one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GridLimits:
     """What the grid bears: voltage across each port [V] (n), magnitude of each observed current [A] (k, infinite where
@@ -186,11 +192,15 @@ class Outlook:
     def relief(self, unused_w: Reals) -> Reals:
         """Voltages only; a current on a neutral that other phases would balance is not looked at."""
         found = np.zeros(len(self.names))
-        n = len(unused_w)
-        by_draw = rise(self.model)
-        found[:n] = np.maximum(by_draw, 0.0) @ unused_w  # drawing raises the voltage: exporting lowers it
-        found[n : 2 * n] = np.maximum(-by_draw, 0.0) @ unused_w
-        return found
+        lowers, lifts = _relieving(self.model)
+        where = np.flatnonzero(unused_w)
+        if len(where) > FEW * len(unused_w):
+            where = np.arange(len(unused_w))
+        n, unused = len(unused_w), unused_w[where].astype(np.float32)
+        if len(where) < n:
+            lowers, lifts = lowers[:, where], lifts[:, where]
+        found[:n], found[n : 2 * n] = lowers @ unused, lifts @ unused
+        return (1 + CURVED) * found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
@@ -205,7 +215,7 @@ class Outlook:
         port = rows[volts] % n
         error: Reals = self.now.model_error * np.sign(np.abs(u[port]) - self._u_model[port])
         factor: Reals = (sign[volts] + error) / self.model.u_nominal_v[port]
-        found[volts] = _along(u[port], self.model.z_rows(port), di) * factor[:, None]
+        found[volts] = _along(u[port], self.model.z_ohm[port], di) * factor[:, None]
         amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
         if len(amps):
             at = rows[amps] - 2 * n
@@ -226,6 +236,19 @@ def rise(model: PortModel) -> Reals:
         u = model.u_open_v
         model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u))) / model.u_nominal_v[:, None]
     found: Reals = model.memo["rise"]
+    return found
+
+
+def _relieving(model: PortModel) -> tuple[Reals, Reals]:
+    """By how much the exports of all ports lower, and how much they lift, every voltage (n, n) [share of nominal/W];
+    kept with the model."""
+    if "relieving" not in model.memo:
+        by_draw = rise(model)  # drawing raises the voltage: exporting lowers it
+        model.memo["relieving"] = (
+            np.maximum(by_draw, 0.0).astype(np.float32),
+            np.maximum(-by_draw, 0.0).astype(np.float32),
+        )
+    found: tuple[Reals, Reals] = model.memo["relieving"]
     return found
 
 

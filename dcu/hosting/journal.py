@@ -13,6 +13,8 @@ from typing import Any, Final
 from dcu.hosting.decide import Answer, Binding, Question, Rule, Verdict, View
 from dcu.hosting.exchange import Record
 from dcu.hosting.grants import LiveGrant
+from dcu.hosting.measurements import MeasurementSet
+from dcu.hosting.readings import SetWriter
 from shared.ids import Epoch, MeterId
 from shared.messages import DecisionId, Reason, Request
 
@@ -31,6 +33,7 @@ class Journal:
         self._epoch, self._lease_s = epoch, lease_s
         self._seq = 0
         self._window = 0
+        self._sets = SetWriter()
         self.recent: deque[str] = deque(maxlen=RECENT)
 
     def next_decision(self) -> DecisionId:
@@ -47,11 +50,25 @@ class Journal:
         """Something that is no decision of ours."""
         return Record({"kind": kind, "epoch": self._epoch, "seq": None, **fields})
 
+    def saw(self, measurements: MeasurementSet, now: float) -> list[Record]:
+        """A set that a rule with a memory sees at ``now`` [s]; it goes into the next entry of a view, unless too much
+        waits for that already."""
+        self._sets.saw(measurements, now)
+        return [self.note("readings", {"readings": self._sets.entry()})] if self._sets.full else []
+
+    def lesson(self, view: dict[str, Any]) -> Record:
+        """A view that has taught something."""
+        return self.note("view", {"view": view, **self._seen()})
+
+    def _seen(self) -> dict[str, Any]:
+        """The sets since the last entry of a view; nothing for a rule without a memory."""
+        return {"readings": self._sets.entry()} if self._sets.count else {}
+
     def window(self, rule: str, view: View, question: Question, answer: Answer) -> tuple[Record, Inputs]:
         """A window with everything its answer depends on; its decisions refer to it."""
         self._window += 1
         inputs = {"window": self._window}
-        asked = {"view": view.as_entry(), "question": question.as_entry()}
+        asked = {"view": view.as_entry(), "question": question.as_entry(), **self._seen()}
         return self.note("window", {**inputs, "rule": rule, **asked, "answer": answer.as_entry()}), inputs
 
     def granted(self, kind: str, decision: DecisionId, request: Request, verdict: Verdict, inputs: Inputs) -> Record:

@@ -34,7 +34,6 @@ Nomenclature: n ports; p_w, q_var import positive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +42,6 @@ from numpy.typing import NDArray
 
 from dcu.hosting.headroom import Situation
 from dcu.hosting.regression import Regression
-from shared.errors import ConfigError, Fault
 
 Reals = NDArray[np.float64]
 
@@ -62,9 +60,6 @@ SPREADS: Final = (1.0, 0.7, 0.5, 0.35)
 SPREAD_SAFETY: Final = 1.4
 """The likeliest spread is taken one size larger."""
 FIT_SETS_MIN: Final = 720
-LEARNED_SHARE: Final = 0.5
-"""A port is learned when the bound on what its own export does is at most this share of the effect."""
-PROBE_W: Final = 1000.0
 NEAR: Final = 0.004
 """[nominal] While no voltage has been moved by more in magnitude, steps go by the bounds of every port alone."""
 
@@ -388,44 +383,3 @@ class LearnedSensitivity:
     def by_currents(self, ports: NDArray[np.int64], of: NDArray[np.int64]) -> tuple[Reals, Reals]:
         """What an ampere (active, reactive) of some ports does to others: (ports, of) [V]."""
         return self._theta[np.ix_(of, ports)].T, self._theta[np.ix_(len(self.labels) + of, ports)].T
-
-    def learned(self) -> NDArray[np.bool_]:
-        """Which ports (n) are known well enough for their export to be judged."""
-        n = len(self.labels)
-        here = Situation(np.zeros(n), np.zeros(n), np.full(n, 230.0), np.zeros(n))
-        found = self.change(here, -PROBE_W * np.eye(n))
-        return np.asarray(np.diag(found.bound_v) <= LEARNED_SHARE * np.abs(np.diag(found.du_v)))
-
-    def saved(self) -> dict[str, Reals]:
-        """Everything learnt, as arrays to be restored at the next start."""
-        found = {"spread": np.array(self.spread), "labels": self._phase.astype(float)}
-        for name, part in zip((*PHASES, "busbar"), (*self._parts, self._busbar), strict=True):
-            found |= {f"{name}_{key}": array for key, array in part.saved().items()}
-        return found
-
-    def restore(self, arrays: Mapping[str, Reals]) -> None:
-        """Take over what `saved` gave, refreshed; the next set begins a new recent mean.
-
-        Raises:
-            ConfigError: arrays of another street, missing, or not finite; nothing is changed then.
-        """
-        wanted = self.saved()
-        faults = [
-            Fault(name, "nothing" if name not in arrays else f"shape {arrays[name].shape}", f"{old.shape}, finite")
-            for name, old in wanted.items()
-            if name not in arrays or arrays[name].shape != old.shape or not np.isfinite(arrays[name]).all()
-        ]
-        if not faults and not np.array_equal(arrays["labels"], wanted["labels"]):
-            faults = [Fault("labels", "other phases", ", ".join(self.labels))]
-        bad = [k for k in wanted if k.endswith("_noise") and not faults and arrays[k].min() <= 0]
-        if not faults and not (arrays["spread"].min() > 0 and arrays["spread"].max() <= SPREAD_SAFETY):
-            bad.append("spread")
-        if faults := faults or [Fault(name, "out of range", "above 0") for name in bad]:
-            raise ConfigError("learned sensitivities", faults)
-        self.spread = [(float(own), float(other)) for own, other in arrays["spread"]]
-        self._last, self._fresh = np.zeros(0), 0
-        for name, part in zip((*PHASES, "busbar"), (*self._parts, self._busbar), strict=True):
-            part.restore({key: arrays[f"{name}_{key}"] for key in ("a", "b", "noise", "shared", "counts")})
-        for f, part in enumerate(self._parts):
-            part.expect(self._covariance(f, self.spread[f]))
-        self._settle()

@@ -54,11 +54,6 @@ class LearnedOutlook:
             bound = bound + self.now.model_error * np.sign(du[rows % n])[:, None] * change
         return np.asarray((sign * change + bound) / self._nominal[rows % n][:, None])
 
-    def reason(self, binding: Constraint) -> str:
-        """Why a binding constraint binds: its kind, or `not_learned` while its port is not."""
-        at = self.sensitivity.ports.index(binding.place) if binding.place in self.sensitivity.ports else None
-        return binding.kind if at is None or self.sensitivity.learned()[at] else "not_learned"
-
 
 class MixedOutlook:
     """Two outlooks on one situation, of a model and of what was learnt; where both know a constraint the larger excess

@@ -64,7 +64,8 @@ class Pupil:
         assumed = Learning(asynchrony=ASYNCHRONY) if learning is None else learning
         self.sensitivity = LearnedSensitivity(names, labels, assumed)
         accuracy = settings.accuracy
-        self._levels = Levels(self.sensitivity, (accuracy.voltage_class_pct + accuracy.contradiction_pct) / 100)
+        self._allowed = (accuracy.voltage_class_pct + accuracy.contradiction_pct) / 100
+        self.begin()
         self._phases = [[k for k, label in enumerate(labels) if label == phase] for phase in PHASES]
         self._settings = settings
         inside = (settings.band_pct - settings.guard_pct) / 100
@@ -85,6 +86,10 @@ class Pupil:
             names += [entry.id if alone else f"{entry.id} {phase.name}" for phase in entry.phases]
             labels += [phase.name for phase in entry.phases]
         return Pupil(PortMap(of_meter, ()), tuple(names), tuple(labels), settings, learning)
+
+    def begin(self) -> None:
+        """Levels of nobody."""
+        self._levels = Levels(self.sensitivity, self._allowed)
 
     def look(
         self, measurements: MeasurementSet, now: float
@@ -156,6 +161,7 @@ class Learned:
     name = NAME
     foresees = True
     learns = True
+    remembers = True
 
     def __init__(
         self, entries: tuple[MeterEntry, ...], settings: GridSettings, learning: Learning | None = None
@@ -179,9 +185,16 @@ class Learned:
         }
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
+        view = self.look(measurements, now)
+        if view.taught is not None:
+            self.pupil.teach(view.taught)
+        return view
+
+    def begin(self) -> None:
+        self.pupil.begin()
+
+    def look(self, measurements: MeasurementSet, now: float) -> GridView:
         situation, missing, lesson = self.pupil.look(measurements, now)
-        if lesson is not None:
-            self.pupil.teach(lesson)
         estimate = Estimate(1.0, situation, missing, ())
         return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
 

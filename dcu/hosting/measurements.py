@@ -36,6 +36,7 @@ class Point:
         u_v: voltages of the connected phases [V], None where unknown.
         p_w, q_var: draws of the connected phases, import positive, None where unknown.
         age_s: of the reading [s], None without one.
+        taken_at_s: when it was taken [s], None without one.
     """
 
     name: MeterId
@@ -45,6 +46,7 @@ class Point:
     age_s: float | None
     p_w: tuple[float | None, ...] = ()
     q_var: tuple[float | None, ...] = ()
+    taken_at_s: float | None = None
 
     @property
     def powers_known(self) -> bool:
@@ -110,7 +112,7 @@ def _point(
         return Point(name, Quality.MISSING, (), None, None)
     age_s = now - at_s
     if reading is None:
-        return Point(name, Quality.INVALID, (), None, age_s)
+        return Point(name, Quality.INVALID, (), None, age_s, taken_at_s=at_s)
     if name == SUBSTATION:  # the busbar is measured on the phases its meter is connected to, at least one
         phases = tuple(phase for phase in phases if reading.u_v[phase] is not None)
     u_v, p_w, q_var = (
@@ -122,4 +124,4 @@ def _point(
         quality = Quality.STALE
     elif not u_v or None in u_v or not age_s >= 0:
         quality = Quality.INVALID
-    return Point(name, quality, u_v, export_w, age_s, p_w, q_var)
+    return Point(name, quality, u_v, export_w, age_s, p_w, q_var, at_s)

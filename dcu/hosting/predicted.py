@@ -39,6 +39,7 @@ class Predicted:
 
     name = NAME
     foresees = True
+    remembers = True
 
     def __init__(
         self,
@@ -113,11 +114,20 @@ class Predicted:
         return self._estimator.take(measurements, now)
 
     def view(self, measurements: MeasurementSet, now: float) -> GridView:
+        view = self.look(measurements, now)
+        if self._pupil is not None and view.taught is not None:
+            self._pupil.teach(view.taught)
+        return view
+
+    def look(self, measurements: MeasurementSet, now: float) -> GridView:
         estimate = self._estimator.take(measurements, now)
         lesson = None if self._pupil is None else self._pupil.lesson(measurements, now)
-        if self._pupil is not None and lesson is not None:
-            self._pupil.teach(lesson)
         return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
+
+    def begin(self) -> None:
+        self._estimator.forget()
+        if self._pupil is not None:
+            self._pupil.begin()
 
     def recall(self, entry: Mapping[str, Any]) -> GridView:
         view = GridView.from_entry(entry)
@@ -146,10 +156,6 @@ class Predicted:
         """Other limits than the band's, port by port [V] (n)."""
         self._limits = replace(self._limits, u_low_v=u_low_v, u_high_v=u_high_v)
 
-    def forget(self) -> None:
-        """Start anew, as after a restart: no residuals."""
-        self._estimator.forget()
-
     def prospect(self, estimate: Estimate) -> Prospect:
         """The grid as an allocation sees it."""
         assert estimate.situation is not None
@@ -165,6 +171,7 @@ class NoModel:
     name = NAME
     foresees = False
     learns = False
+    remembers = False
 
     def __init__(self, why: ConfigError, band: Band) -> None:
         self.why, self._band = why, band
@@ -176,6 +183,12 @@ class NoModel:
         del now
         estimate = Estimate(1.0, None, (Binding(Reason.MODEL_UNUSABLE, SUBSTATION),), ())
         return GridView(estimate, outside(measurements.points, self._band))
+
+    def look(self, measurements: MeasurementSet, now: float) -> GridView:
+        return self.view(measurements, now)
+
+    def begin(self) -> None:
+        pass
 
     def recall(self, entry: Mapping[str, Any]) -> GridView:
         return GridView.from_entry(entry)

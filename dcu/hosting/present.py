@@ -34,6 +34,7 @@ class PresentVoltages:
     name = NAME
     foresees = False
     learns = False
+    remembers = False
 
     def __init__(self, band: Band) -> None:
         self._band = band
@@ -44,6 +45,12 @@ class PresentVoltages:
     def view(self, measurements: MeasurementSet, now: float) -> PresentView:
         del now
         return PresentView(measurements, outside(measurements.points, self._band))
+
+    def look(self, measurements: MeasurementSet, now: float) -> PresentView:
+        return self.view(measurements, now)
+
+    def begin(self) -> None:
+        pass
 
     def recall(self, entry: Mapping[str, Any]) -> PresentView:
         points = tuple(

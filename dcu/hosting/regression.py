@@ -13,7 +13,6 @@ covariance of theta_i is `W diag(1 / (1 + m / s_i^2)) W'`, `W = L V`. `refresh` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -120,20 +119,3 @@ class Regression:
         noise = self._counted
         seen = self._axes.T @ self.b / noise
         return float(0.5 * (seen**2 * self._gain).sum() + 0.5 * np.log(self._gain).sum())
-
-    def saved(self) -> dict[str, NDArray[np.float64]]:
-        """What was learnt, as arrays."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "noise": self.noise,
-            "shared": self.shared,
-            "counts": np.array([self.sets, self.skipped], float),
-        }
-
-    def restore(self, arrays: Mapping[str, Reals]) -> None:
-        """Take over what `saved` gave; the caller has checked it."""
-        self.a, self.b, self.noise, self.shared = (arrays[name].copy() for name in ("a", "b", "noise", "shared"))
-        self._recent = np.zeros(len(self.noise))
-        self.sets, self.skipped = (int(count) for count in arrays["counts"])
-        self.refresh()

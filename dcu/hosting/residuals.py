@@ -4,20 +4,25 @@ Meters report one after the other, and a house that switches between two reports
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
 instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
 moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way
-it has moved with probability `g = f / 2`: its expectation has come as far, its variance is `g (1 - g)` times the square
-of what it changed. Grants are lowered together and clouds shade everybody, so what moves a voltage the same way is
-added up as it is, not by squares; up and down are taken as independent. From that doubt follows how much the residual
-may teach.
+it has moved with probability `g = f / 2`: its expectation has come as far. Whatever it really did, it was at one of the
+two, `1 - g` of the change away at most: three *doubts* are that bound. Grants are lowered together and clouds shade
+everybody, so what moves a voltage the same way is added up as it is, not by squares.
 
-Each port's residual is filtered as a constant that drifts slowly: mean `m`, variance `P` of the mean,
+Each port's residual is filtered as a constant that drifts slowly. A reading `r` is off by noise, which is another one
+each time, and by what is in doubt, which need not be: a house that always switches right after its report makes every
+reading of its neighbour wrong the same way, however many there are. So the mean `m` has a variance `P` of what averages
+out, and a share `B` of doubt that does not: the weighted mean of the doubts that it was learnt with,
 
-    K = P / (P + R),   m += K (r - m),   P = (1 - K) P + Q dt,   R = noise^2 + doubt^2
+    m += K (r - m),   P = (1 - K)^2 P + K^2 noise^2 + Q dt,   B = (1 - K) B + K doubt
 
-(Kalman's filter of one state). A fresh port knows nothing and believes its first clear residual whole. A residual that
+(a filter that considers the doubt, and takes it as the same in all readings). `K` is what makes `sqrt(P) + B` smallest:
+Kalman's gain where doubt is alike, less where a reading is in more doubt than the mean, nothing at all where it would
+only make it less sure. A fresh port knows nothing and believes its first clear residual whole. A residual that
 surprises moves nothing by itself but widens `P` until the margin reaches it; the next one, if it says the same, is then
 believed, and if not, `P` narrows again. The noise of a
 reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
-for the street; it begins with what the site declares.
+for the street; it begins with what the site declares. What a house does between two reports that show the same draw is
+not seen here: meters report a change by more than `report_change_w` at once.
 
 A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the
 idle feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the
@@ -53,8 +58,8 @@ NOISE_SHARE: Final = 0.005
 """Weight of one clear reading in what noise readings have; some two hundred count."""
 NOISE_MIN_V: Final = 0.04
 """[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
-LINEAR: Final = 0.1
-"""Share by which what draws change is wrong to first order."""
+LINEAR: Final = 0.15
+"""Share by which what draws change is wrong to first order about no load."""
 KEPT: Final = 16
 """Reports of each port that are remembered: a busy meter says more in one interval than a quiet one in five."""
 BUSBARS_MAX: Final = 256
@@ -104,8 +109,8 @@ class Now:
 
 
 class Residuals:
-    """Mean and variance by port (n) [V], the lift they were learnt at; ports whose readings contradict the model, or
-    could not be judged for too long."""
+    """Mean by port (n) [V], its variance [V2] and the doubt in it that does not average out [V], the lift they were
+    learnt at; ports whose readings contradict the model, or could not be judged for too long."""
 
     def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
         """Nothing known.
@@ -119,6 +124,7 @@ class Residuals:
         self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
+        self.doubt_v = np.zeros(n)
         self.anchor_v = np.zeros(n)
         self.contradicts = np.zeros(n, dtype=bool)
         self._unjudged_s = np.full(n, np.inf)
@@ -133,6 +139,11 @@ class Residuals:
     def noise_v(self) -> float:
         """Standard deviation of a clear reading [V]."""
         return float(self._noise**0.5)
+
+    @property
+    def spread_v(self) -> Reals:
+        """How unsure each mean is, as a standard deviation (n) [V]: what averages out, and what does not."""
+        return np.asarray(np.sqrt(self.variance) + self.doubt_v)
 
     def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
         """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
@@ -197,9 +208,9 @@ class Residuals:
         silent = self._metered & (self._t[:, -1] < seen.taken_s[at, None] - NEW_S)
         unknown_v = np.abs(reach * np.where(silent, UNSEEN_W, 0.0)).sum(axis=1)
         off_v = seen.u_v[at] - level_v[at] - shift_v
-        noise = self.variance[at] + self._noise
+        usual_v = np.sqrt(self.variance[at] + self._noise) + self.doubt_v[at]
         excused_v = np.minimum(SURPRISE * np.hypot(known_v, unknown_v), DOUBT_MAX * self._nominal_v[at])
-        surprise = np.abs(off_v) > SURPRISE * np.sqrt(noise) + excused_v
+        surprise = np.abs(off_v) > SURPRISE * usual_v + excused_v
         found = Now(np.zeros(len(level_v)), np.zeros(len(level_v), dtype=bool))
         found.off_v[at] = np.where(surprise, off_v, 0.0)
         found.contradicts[at] = np.abs(off_v) > allowed * self._nominal_v[at] + excused_v
@@ -241,7 +252,7 @@ class Residuals:
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Expectation of every port at some instants (k, n), and its standard deviation with the sign of the change."""
+        """Expectation of every port at some instants (k, n), and its doubt with the sign of the change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
@@ -252,7 +263,7 @@ class Residuals:
         share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
         share = np.where(passed <= NEW_S, 0.0, share)
         value = np.where(unseen, last, first + share * (last - first))
-        spread = np.sqrt(share * (1 - share)) * (last - first)
+        spread = np.where(share > 0, (1 - share) / SURPRISE, 0.0) * (last - first)
         return value, np.where(unseen & self._metered, UNSEEN_W, spread)
 
     def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:
@@ -261,17 +272,20 @@ class Residuals:
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
         found = self._odd_out(found, allowed)
-        ports, doubt = found.ports, found.doubt_v**2
-        known, off = self.variance[ports], found.residual_v - self.mean_v[ports]
-        surprise = off**2 > SURPRISE**2 * (known + self._noise + doubt)
+        ports, doubt = found.ports, found.doubt_v
+        known, shared, off = self.variance[ports], self.doubt_v[ports], found.residual_v - self.mean_v[ports]
+        surprise = np.abs(off) > SURPRISE * (np.sqrt(known + self._noise) + shared + doubt)
         # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until then
         # the margin covers both.
-        self.variance[ports[surprise]] = np.maximum(known, (off / SURPRISE) ** 2)[surprise]
-        gain = np.where(surprise, 0.0, known / (known + self._noise + doubt))
+        reached = np.maximum(np.abs(off) / SURPRISE - shared, 0.0) ** 2
+        gain = np.where(surprise, 0.0, _gain(known, self._noise, shared - doubt))
         self.mean_v[ports] += gain * off
         self.anchor_v[ports] += gain * (found.lift_v - self.anchor_v[ports])
-        self.variance[ports[~surprise]] = ((1 - gain) * known)[~surprise]
-        for scatter in (off**2 - known - doubt)[~surprise & (np.maximum(known, doubt) < self._noise)]:
+        self.doubt_v[ports] = (1 - gain) * shared + gain * doubt
+        averaged = (1 - gain) ** 2 * known + gain**2 * self._noise
+        self.variance[ports] = np.where(surprise, np.maximum(known, reached), averaged)
+        clear = ~surprise & (np.maximum(known, np.maximum(shared, doubt) ** 2) < self._noise)
+        for scatter in (off**2 - known - doubt**2)[clear]:
             self._noise = max(self._noise + NOISE_SHARE * (float(scatter) - self._noise), NOISE_MIN_V**2)
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
@@ -283,9 +297,20 @@ class Residuals:
         return found.where(~odd)
 
 
+def _gain(known: Reals, noise: float, better: Reals) -> Reals:
+    """The weight K of readings (m) that makes the square root of `(1 - K)^2 known + K^2 noise`, less K times by how
+    much less they are in doubt than the means [V] (m), smallest."""
+    total = known + noise
+    left = np.maximum(total - better**2, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = better * np.sqrt(known * noise / left) / total
+    return np.where(left > 0, np.clip(known / total + step, 0.0, 1.0), np.where(better > 0, 1.0, 0.0))
+
+
 def _doubt(moved_v: Reals) -> Reals:
-    """Of what draws may have moved voltages by (m, n) [V]: (m). Up and down are independent."""
-    return np.asarray(np.hypot(np.maximum(moved_v, 0.0).sum(axis=1), np.minimum(moved_v, 0.0).sum(axis=1)))
+    """Of what draws may have moved voltages by to first order (m, n) [V]: (m). All those up, or all those down."""
+    up, down = np.maximum(moved_v, 0.0).sum(axis=1), np.maximum(-moved_v, 0.0).sum(axis=1)
+    return np.asarray((1 + LINEAR) * np.maximum(up, down))
 
 
 def _reach(model: PortModel) -> Reals:

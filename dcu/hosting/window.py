@@ -14,7 +14,7 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +26,7 @@ from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Sprea
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.relief import Sober
 from shared.ids import MeterId
 from shared.messages import Reason
 
@@ -36,6 +37,13 @@ RISE_SHARE: Final = 0.02
 """[W], share of the grant: a limit is raised before its renewal is due if it grows by more."""
 HALVINGS_MAX: Final = 5
 """Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
+BELIEVED: Final = 0.5
+"""[guard] Relief that is counted on before it is seen: raises are confirmed half a guard inside the band."""
+ROWS_MAX: Final = 64
+"""Constraints looked at when a step is cut short; an exact flow looks at all."""
+CHORDS_MAX: Final = 4
+SHORT: Final = 0.98
+"""A chord is as far off as the flow is not linear."""
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -101,17 +109,23 @@ def answer_window(
     if prospect is None:
         return Answer(refusals(question, estimate.unknown[0]))
     verdicts = Verdicts(question.places)
-    high = _rows(outside, site.ports, len(prospect.now.p_w)) + estimate.blocked
+    high = _high(outside, estimate.blocked, site, prospect)
     return _Window(prospect, high, question, site.ports, site.meter_at, site.settings, verdicts).answer()
 
 
-def _rows(outside: tuple[Binding, ...], ports: PortMap, n: int) -> tuple[int, ...]:
-    """Constraints (first n above, then n below) that measured points exceed; those of all ports where the point is
-    none of them."""
-    found: list[int] = []
+def _high(
+    outside: tuple[Binding, ...], blocked: tuple[int, ...], site: Site, prospect: Prospect
+) -> tuple[tuple[int, Binding], ...]:
+    """Constraints that nobody may push any further, and what to call them. First n are the ports' upper limits, the
+    next n their lower ones: those that measured points exceed (of all ports, where the point is none of them), and
+    those of ports that have been high for long."""
+    n, found = len(prospect.now.p_w), list[tuple[int, Binding]]()
     for binding in outside:
         below = n if binding.reason is Reason.UNDERVOLTAGE else 0
-        found += [below + port for port in ports.of_meter.get(binding.point, range(n))]
+        found += [(below + port, binding) for port in site.ports.of_meter.get(binding.point, range(n))]
+    for port in blocked:
+        place = prospect.names[port].place
+        found.append((port, Binding(Reason.OVERVOLTAGE, site.meter_at.get(place, MeterId(place)))))
     return tuple(found)
 
 
@@ -148,8 +162,12 @@ class _Judge:
     anyway."""
 
     def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
-        self._prospect, self._claims, self._others_p_w, self._floor = prospect, claims, others_p_w, floor
-        self._spread = Spread(claims)
+        self._prospect, self._others_p_w = prospect, others_p_w
+        self._floor, self._looked = floor, False
+        self._spread = Spread.of(claims)
+        self._nominal_w = np.array([c.nominal_w for c in claims])
+        self._names = [MeterId(c.name) for c in claims]
+        self._known: dict[bytes, Reals] = {}
         self._present = np.full(len(floor), -np.inf)
         self._worst = np.full(len(floor), np.inf)
         if prospect.widens:  # what is measured to be too much may not be doubted into more
@@ -157,20 +175,37 @@ class _Judge:
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        limits_w = np.array([max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in self._claims])
+        limits_w = np.maximum(self._nominal_w, [reserved_w.get(name, 0.0) for name in self._names])
         return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        return np.asarray(self._prospect.excess(self._powers(reserved_w))[0])
+        p_w = self._powers(reserved_w)
+        key = p_w.tobytes()
+        if key not in self._known:
+            self._known[key] = np.asarray(self._prospect.excess(p_w)[0])
+        return self._known[key]
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
         if not reserved_w:
             return False
         present = self._excess(reserved_w)
-        if np.isfinite(present).all():
-            self._present = present
-        return not (present <= self._tolerated(tolerance)).all() or not np.isfinite(present).all()
+        if not np.isfinite(present).all():
+            return True
+        self._present = present
+        return not self._within(present, lambda: self._tolerated(tolerance))
+
+    def _within(self, excess: Reals, limit: Callable[[], Reals]) -> bool:
+        """Whether limits are kept; where they are not, the nominal limits may be as far beyond them, with their exports
+        too relieving only as far as they are measured."""
+        if bool((excess <= limit()).all()):
+            return True
+        if self._looked:
+            return False
+        at_nominal, self._looked = self._excess({}), True
+        if np.isfinite(at_nominal).all():
+            self._floor = np.maximum(self._floor, at_nominal)
+        return bool((excess <= limit()).all())
 
     def _tolerated(self, tolerance: float) -> Reals:
         return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
@@ -182,7 +217,7 @@ class _Judge:
     def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Judged with a tolerance on every limit that the nominal limits keep."""
         excess = self._excess(reserved_w)
-        return bool(np.isfinite(excess).all() and (excess <= self._limit(tolerance)).all())
+        return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
 
     def raised(
         self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float
@@ -190,6 +225,9 @@ class _Judge:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
         start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
+        found_w = self._part_way(targets, start, reserved_w, tolerance)
+        if found_w is not None:
+            return found_w
         rising = tuple(
             Claim(c.name, c.ports, start[MeterId(c.name)], c.wanted_w, c.minimum_w)
             for c in targets
@@ -208,19 +246,50 @@ class _Judge:
             grown = (grown + held_w) / 2
         return start
 
+    def _part_way(
+        self,
+        targets: tuple[Claim, ...],
+        start_w: Mapping[MeterId, float],
+        reserved_w: Mapping[MeterId, float],
+        tolerance: float,
+    ) -> dict[MeterId, float] | None:
+        """As `raised`, everybody as far as those constraints bear that he pushes, by the chord from what is reserved;
+        None where that does not get there."""
+        names = [MeterId(c.name) for c in targets]
+        start = np.array([start_w[name] for name in names])
+        way = np.array([c.wanted_w for c in targets]) - start
+        spread, share = Spread.of(targets), np.ones(len(targets))
+        here, limit = self._excess(reserved_w), self._limit(tolerance)
+        for _ in range(CHORDS_MAX):
+            limits_w = start + share * np.maximum(way, 0.0)
+            found = {m: max(start_w[m], _down(x)) for m, x in zip(names, limits_w.tolist(), strict=True)}
+            all_w = {**reserved_w, **found}
+            there = self._excess(all_w)
+            over = np.flatnonzero(there > limit)
+            if not np.isfinite(there).all() or not np.isfinite(here).all():
+                return None
+            if not len(over):
+                return found
+            room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
+            worst = np.argsort(room)[:ROWS_MAX]
+            pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
+            share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
+        return None
+
 
 @dataclass(slots=True, eq=False)
 class _Window:
     """One answer on its way."""
 
     prospect: Prospect
-    high: tuple[int, ...]
-    """Constraints that nobody may push any further."""
+    high: tuple[tuple[int, Binding], ...]
+    """Constraints that nobody may push any further, and what to call them."""
     question: Question
     ports: PortMap
     meter_at: Mapping[str, MeterId]
     settings: GridSettings
     verdicts: Verdicts
+    high_slopes: Reals | None = None
 
     def answer(self) -> Answer:
         question = self.question
@@ -234,7 +303,10 @@ class _Window:
         if shares.exceeded is NO_FLOW:
             return self._nothing(wishes, shares)
         share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
-        why = {w.meter: self._why(b) for w, b in zip(wishes, shares.binding, strict=True)}
+        why = {
+            w.meter: self._why(b) or self._pushed(self.ports.of_meter[w.meter])
+            for w, b in zip(wishes, shares.binding, strict=True)
+        }
         reserved = question.reserved_w
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
@@ -287,29 +359,34 @@ class _Window:
         )
         if not live:
             return {}
-        shares, _ = self._shares(live)
+        claims, others_p_w = tuple(map(self._claim, live)), self._others(live)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(live, live))
         return {
             w.meter: min(_down(float(x)), share_w[w.meter]) if x < w.wanted_w - LEAST_W else share_w[w.meter]
             for w, x in zip(live, shares.limits_w, strict=True)
         }
 
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
-        """What the policy gives, and who judges reservations by the same limits."""
-        claims = tuple(self._claim(w) for w in wishes)
-        others_p_w = self._held({w.meter for w in wishes})
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(wishes))
-        return shares, _Judge(self.prospect, claims, others_p_w, shares.floor)
+        """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
+        not by no more than keeps everybody inside the band if it does not come."""
+        missing = self._missing(wishes, tuple(w for w in wishes if w.used_w is not None))
+        claims, others_p_w = tuple(map(self._claim, wishes)), self._others(wishes)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
+        sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
+        return shares, _Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
 
-    def _missing(self, wishes: tuple[Wish, ...]) -> Reals | None:
-        """What grants that are seen not to be used take off no other phase's voltage (n_constraint). A reservation that
-        nobody wishes any more is held, but what it relieves is what is measured."""
+    def _missing(self, wishes: tuple[Wish, ...], seen: tuple[Wish, ...]) -> Reals | None:
+        """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
+        (n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is measured."""
         now_w = self.prospect.now.p_w
-        unused_w = np.maximum(0.0, now_w - self._held({w.meter for w in wishes}))
-        for wish in wishes:
-            if wish.granted_w is not None and wish.used_w is not None:
-                ports = list(self.ports.of_meter[wish.meter])
-                unused_w[ports] = max(0.0, wish.granted_w - wish.used_w) / len(ports)
+        unused_w = np.maximum(0.0, now_w - self._others(wishes))
+        for wish in seen:
+            ports = list(self.ports.of_meter[wish.meter])
+            unused_w[ports] = np.maximum(0.0, now_w[ports] + (wish.granted_w or 0.0) / len(ports))
         return self.prospect.relief(unused_w) if unused_w.any() else None
+
+    def _others(self, wishes: tuple[Wish, ...]) -> Reals:
+        return self._held({w.meter for w in wishes})
 
     def _keep_or_end(self, wish: Wish, why: Binding) -> None:
         """A grant that is worth nothing now is kept alive by a watt, unless that is below what its owner can use."""
@@ -323,15 +400,20 @@ class _Window:
         """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
         ports = self.ports.of_meter[wish.meter]
         wanted_w = max(wish.wanted_w, wish.nominal_w)
-        if self.high and self._pushes(ports):
+        if self._pushed(ports) is not None:
             wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
         minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
         return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
 
-    def _pushes(self, ports: tuple[int, ...]) -> bool:
-        rows = np.array(self.high, dtype=np.int64)
-        slopes = self.prospect.slopes(self.prospect.now.p_w, rows)[:, list(ports)]
-        return bool((slopes.sum(axis=1) < -1e-9).any())
+    def _pushed(self, ports: tuple[int, ...]) -> Binding | None:
+        """The first point out of band or long high that an export at some ports pushes."""
+        if not self.high:
+            return None
+        if self.high_slopes is None:
+            rows = np.array([row for row, _ in self.high], dtype=np.int64)
+            self.high_slopes = self.prospect.slopes(self.prospect.now.p_w, rows)
+        pushes = np.flatnonzero(self.high_slopes[:, list(ports)].sum(axis=1) < -1e-9)
+        return self.high[int(pushes[0])][1] if len(pushes) else None
 
     def _held(self, asking: set[MeterId]) -> Reals:
         """Draws as measured, with reservations of meters that ask for nothing fully used."""

@@ -22,7 +22,7 @@ from dcu.ledger.journal import journal_path, journals, read_heading, scan
 from dcu.ledger.layout import LedgerError, Place, current, ended, read_key
 from dcu.ledger.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, root_at
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint, parse_checkpoint, parse_note
-from dcu.ledger.seal import Part, matches, unpack_part_files
+from dcu.ledger.seal import Part, matches, unpack_part_file
 from dcu.ledger.tiles import ENTRIES, WIDTH, pack_entries, tile_path, unpack_entries
 from shared.errors import DecodeError
 
@@ -200,8 +200,8 @@ def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: P
 # ---- one log ---------------------------------------------------------------------------------------------------------
 
 
-def read_kept(place: Place) -> Iterator[tuple[bytes, list[Part]]]:
-    """Leaf and parts of a log's entries, as far as they can be read; hashes are not compared.
+def read_kept(place: Place, first: int = 0) -> Iterator[tuple[bytes, list[Part]]]:
+    """Leaf and parts of a log's entries from ``first``, as far as they can be read; hashes are not compared.
 
     Raises:
         LedgerError: it has no key.
@@ -213,15 +213,15 @@ def read_kept(place: Place) -> Iterator[tuple[bytes, list[Part]]]:
     except (DecodeError, OSError):
         tail = None
     size = claimed_size(place.checkpoint) if tail is None else tail.heading.first
-    for number in range(size // WIDTH):
+    for number in range(first // WIDTH, size // WIDTH):
         try:
             leaves = unpack_entries((place.public / tile_path(ENTRIES, number)).read_bytes(), WIDTH)
-            parts = unpack_part_files(place.parts(number).read_bytes(), WIDTH)
+            parts = unpack_part_file(place.parts(number).read_bytes(), WIDTH)
         except (OSError, DecodeError):
             return
-        yield from zip(leaves, parts, strict=True)
+        yield from islice(zip(leaves, parts, strict=True), max(0, first - number * WIDTH), None)
     if tail is not None:
-        for one in tail.kept:
+        for one in tail.kept[max(0, first - size) :]:
             yield one.leaf, one.parts
 
 
@@ -234,7 +234,7 @@ def read_at(place: Place, position: int) -> list[Part]:
     """
     path = place.parts(position // WIDTH)
     if path.exists():
-        return unpack_part_files(path.read_bytes(), WIDTH)[position % WIDTH]
+        return unpack_part_file(path.read_bytes(), WIDTH)[position % WIDTH]
     for journal in journals(place.private):
         tail = scan(journal, key_of(place), None)
         if 0 <= position - tail.heading.first < len(tail.kept):
@@ -435,7 +435,7 @@ class _Checker:
         if self._whole:
             beside = self._place.parts(number)
             self._left.discard(beside)
-            parts = unpack_part_files(beside.read_bytes(), WIDTH)
+            parts = unpack_part_file(beside.read_bytes(), WIDTH)
         self._check_bundle_partials(number, leaves)
         for level, at, content in self._take(leaves, parts):
             tile = self._place.public / tile_path(level, at)

@@ -19,7 +19,7 @@ from dcu.ledger.files import Files, RealFiles, write_whole
 from dcu.ledger.journal import commit_frame, entry_frame, heading_frame, journals, scan
 from dcu.ledger.layout import Place, current, ended
 from dcu.ledger.recover import BAD
-from dcu.ledger.seal import EVERYBODY, Part, pack_parts, unpack_part_files
+from dcu.ledger.seal import EVERYBODY, Part, pack_part_file, pack_parts, unpack_part_file
 from dcu.ledger.store import Ledger, LedgerError, lock
 from dcu.ledger.tiles import ENTRIES, WIDTH, tile_path, unpack_entries
 
@@ -113,7 +113,7 @@ class _Eraser:
             return scan(path, key_of(place), None).kept
         number = int("".join(path.relative_to(place.private / "parts").parts).replace("x", ""))
         leaves = unpack_entries((place.public / tile_path(ENTRIES, number)).read_bytes(), WIDTH)
-        return [Kept(*pair) for pair in zip(leaves, unpack_part_files(path.read_bytes(), WIDTH), strict=True)]
+        return [Kept(*pair) for pair in zip(leaves, unpack_part_file(path.read_bytes(), WIDTH), strict=True)]
 
     def _is_present(self, one: Kept, *, before: bool) -> bool:
         said = parse_leaf(one.leaf)
@@ -157,7 +157,7 @@ def _number(path: Path) -> tuple[int, str]:
 def _packed(task: _Task, kept: list[Kept]) -> bytes:
     """The content of a file with these parts."""
     if task.path.parent != task.place.private:
-        return b"".join(pack_parts(one.parts) for one in kept)
+        return pack_part_file(pack_parts(one.parts) for one in kept)
     old = scan(task.path, key_of(task.place), None)
     frames = [entry_frame(one.leaf, pack_parts(one.parts)) for one in kept]
     return b"".join((heading_frame(old.heading), *frames, commit_frame(old.commit)))

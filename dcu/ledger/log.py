@@ -22,7 +22,7 @@ from dcu.ledger.layout import Place, pack_key, read_key
 from dcu.ledger.merkle import HASH_BYTES, leaf_hash
 from dcu.ledger.note import SEED_BYTES, Checkpoint, Note, Signer
 from dcu.ledger.recover import BAD, EndedError, Finder, Found, put_tail_aside
-from dcu.ledger.seal import pack_parts
+from dcu.ledger.seal import pack_part_file, pack_parts
 from dcu.ledger.tiles import ENTRIES, WIDTH, pack_entries, tile_path
 from shared.errors import DecodeError
 
@@ -149,7 +149,7 @@ class Log:
         for at in range(count):
             these = slice(at * WIDTH, (at + 1) * WIDTH)
             self._write(public / tile_path(ENTRIES, first + at), pack_entries([one.leaf for one in self._tail[these]]))
-            self._write(self.place.parts(first + at), b"".join(parts[these]))
+            self._write(self.place.parts(first + at), pack_part_file(parts[these]))
         for level, number, content in self._filled:
             self._write(public / tile_path(level, number), content)
         self._release(Durable.NOW)  # a crash before this line, and the old journal does it all again

@@ -16,7 +16,7 @@ from dcu.ledger.journal import MAGIC, Heading, JournalScan, journals, read_headi
 from dcu.ledger.layout import LedgerError, Place
 from dcu.ledger.merkle import leaf_hash, root_at
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint
-from dcu.ledger.seal import matches, unpack_part_files
+from dcu.ledger.seal import matches, unpack_part_file
 from dcu.ledger.tiles import WIDTH, TileStore
 from shared.errors import DecodeError
 
@@ -118,7 +118,7 @@ class Finder:
         for number in range(max(0, size // WIDTH - BUNDLES_CHECKED), size // WIDTH):
             try:
                 leaves = store.entries(number)
-                parts = unpack_part_files(self._place.parts(number).read_bytes(), WIDTH)
+                parts = unpack_part_file(self._place.parts(number).read_bytes(), WIDTH)
                 whole = [leaf_hash(leaf) for leaf in leaves] == store.hashes(0, number)
                 whole = whole and all(
                     matches(beside, parse_leaf(leaf).get("sealed")) for leaf, beside in zip(leaves, parts, strict=True)

@@ -10,14 +10,15 @@ Whose is what:
 * a member of an object whose key is a customer;
 * a text that is a customer, or begins with one and a blank (a port);
 * beside the ``meter`` of a decision, its ``request``;
-* a ``view`` that does not name its points, and the hash over one that does: `EVERYBODY`'s, because each customer's
-  values are in it.
+* a ``view`` that does not name its points, the hash over one that does, and ``readings``: `EVERYBODY`'s, because each
+  customer's values are in it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,10 @@ NOBODY: Final = ""
 SALT_BYTES: Final = 16
 PART_BYTES_MAX: Final = 1 << 20
 PARTS_MAX: Final = 1 << 16
+SQUEEZED: Final = b"\x01"
+"""First byte of a bundle's file that is compressed; one that is not begins with a count, and so with 0."""
+FILE_BYTES_MAX: Final = 1 << 28
+"""Of a bundle's parts, unpacked."""
 
 WORDS: Final = frozenset({"kind", "reason", "rule", "act", "standing", "quality", "objection", "source"})
 """Members whose texts are words of the schema, whatever customers are called."""
@@ -86,7 +91,7 @@ def split(entry: Mapping[str, Any], customers: frozenset[str]) -> tuple[dict[str
     for key, value in entry.items():
         if key == "request" and owner in customers:
             walk.take(str(owner), [key], value)
-        elif key == "view" and not (isinstance(value, dict) and "points" in value):
+        elif key == "readings" or (key == "view" and not (isinstance(value, dict) and "points" in value)):
             walk.take(EVERYBODY, [key], value)
         elif key == "view" and "sha256" in value:
             walk.take(EVERYBODY, [key, "sha256"], value["sha256"])
@@ -238,12 +243,39 @@ def unpack_parts(data: bytes, at: int) -> tuple[list[Part], int]:
     return parts, at
 
 
-def unpack_part_files(data: bytes, count: int) -> list[list[Part]]:
-    """The parts of so many entries.
+def pack_part_file(packed: Iterable[bytes]) -> bytes:
+    """What a bundle's entries have beside the log, as a file: compressed, because neighbours say much the same."""
+    squeezed = zlib.compress(b"".join(packed))
+    return b"".join((SQUEEZED, zlib.crc32(squeezed).to_bytes(4, "big"), squeezed))
+
+
+def expanded(data: bytes) -> bytes:
+    """The content of such a file; deflate has bits that mean nothing, so its bytes have a checksum of their own.
+
+    Raises:
+        DecodeError: damaged.
+    """
+    if not data.startswith(SQUEEZED):
+        return data
+    squeezed, inflate = data[5:], zlib.decompressobj()
+    if zlib.crc32(squeezed) != int.from_bytes(data[1:5], "big"):
+        raise DecodeError("parts: the file's checksum does not fit")
+    try:
+        found = inflate.decompress(squeezed, FILE_BYTES_MAX)
+    except zlib.error as error:
+        raise DecodeError(f"parts: {error}") from error
+    if not inflate.eof or inflate.unused_data:
+        raise DecodeError(f"parts: cut off, too long, or more than {FILE_BYTES_MAX} bytes")
+    return found
+
+
+def unpack_part_file(data: bytes, count: int) -> list[list[Part]]:
+    """The parts of so many entries, from a bundle's file.
 
     Raises:
         DecodeError: not just those.
     """
+    data = expanded(data)
     found, at = [], 0
     for _ in range(count):
         parts, at = unpack_parts(data, at)

@@ -110,7 +110,10 @@ def test_what_was_forgotten_is_not_decided_again() -> None:
     compared."""
 
     class Known:
-        name, learns = "r", True
+        name, learns, remembers = "r", True, True
+
+        def begin(self) -> None:
+            pass
 
         def facts(self) -> dict[str, Any]:
             return {}
@@ -128,7 +131,7 @@ def test_what_was_forgotten_is_not_decided_again() -> None:
     whole = {"kind": "window", "epoch": 1, "window": 2}
     orphan = {"kind": "grant", "epoch": 1, "seq": 2, "window": 7, "meter": "m1", "limit_w": 1}
     found = replay(Known(), [start, window, grant, lesson, whole, orphan])  # type: ignore[arg-type]
-    assert (found.windows, found.unknown) == (0, 3)
+    assert (found.windows, found.unknown, found.views, found.unseen) == (0, 3, 0, 3)
     assert found.differences == ["decision 1.2: its window says None"]
 
 

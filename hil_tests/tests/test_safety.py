@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dcu.grid.network_file import save_network
 from dcu.grid.tests.golden import MADE_UP, feeder
-from hil_tests import safety
+from dcu.hosting import residuals, window
+from dcu.hosting.predicted import Predicted
+from dcu.hosting.site_settings import SiteSettings
+from hil_tests import safety, safety_sequences
 from hil_tests.cli import main
 from hil_tests.safety import CLASS_1, EXACT, Errors, evaluate_safety
 
 
 def test_no_grant_is_unsafe_and_nearly_all_is_given_when_measurements_are_exact() -> None:
-    found = evaluate_safety(feeder("eulv").network, 60, 3, EXACT)
+    found = evaluate_safety(feeder("eulv").network, 60, 3, EXACT, sequence_share=0.0)
     assert found.unsafe == 0
     assert found.limited_states > 10
     assert found.granted_fraction > 0.97
+    assert found.granted_of_together > 0.9
     assert found.bound_coverage > 0.999
 
 
@@ -42,6 +50,55 @@ def test_the_judge_sees_a_grant_on_a_reading_that_cannot_be_used(monkeypatch: py
     assert evaluate_safety(feeder("eulv").network, 40, 4).unsafe == 0
     monkeypatch.setattr(safety, "_spoil", lambda measured, _random: measured)
     assert evaluate_safety(feeder("eulv").network, 40, 4).unsafe > 10
+
+
+@pytest.mark.parametrize("errors", [EXACT, CLASS_1])
+def test_no_grant_is_unsafe_in_minutes_of_a_street(errors: Errors) -> None:
+    """Reports one after the other, houses that switch between them, raises, renewals, silence."""
+    found = evaluate_safety(feeder("eulv").network, 25, 3, errors, sequence_share=1.0)
+    assert found.unsafe == 0
+    assert found.sequences == 25
+    assert found.sequence_windows > 100
+
+
+def test_sequences_see_relief_that_is_counted_on_before_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that believes a grant to be used at once, as long as nobody sees otherwise."""
+    monkeypatch.setattr(window, "BELIEVED", np.inf)
+    monkeypatch.setattr(safety._Truth, "rule", _with_guard(safety._Truth.rule))
+    found = evaluate_safety(feeder("eulv").network, 60, 5, EXACT, sequence_share=1.0)
+    assert found.unsafe >= 3
+    assert found.worst_excess > 1e-3
+
+
+def _with_guard(honest: Callable[..., Predicted]) -> Callable[..., Predicted]:
+    """A rule whose guard is not nothing, so that a share of it is something."""
+
+    def rule(*args: object) -> Predicted:
+        found = honest(*args)
+        found._site = replace(found._site, settings=replace(found._site.settings, guard_pct=1e-9))
+        return found
+
+    return rule
+
+
+def test_sequences_see_a_doubt_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Houses switch right after their reports; readings are taken for surer than they are."""
+    monkeypatch.setattr(residuals, "_doubt", lambda moved_v: 0.0 * moved_v.sum(axis=1))
+    found = evaluate_safety(feeder("eulv").network, 60, 5, EXACT, sequence_share=1.0)
+    assert found.unsafe >= 1
+
+
+def test_sequences_see_a_grant_while_a_meter_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site takes readings of any age."""
+    monkeypatch.setattr(safety_sequences, "SILENT_SHARE", 1.0)
+    monkeypatch.setattr(safety_sequences, "ROUNDS", 12)
+    assert evaluate_safety(feeder("eulv").network, 6, 5, EXACT, sequence_share=1.0).unsafe == 0
+    monkeypatch.setattr(safety_sequences, "SiteSettings", _ageless)
+    assert evaluate_safety(feeder("eulv").network, 6, 5, EXACT, sequence_share=1.0).unsafe >= 2
+
+
+def _ageless(reading_age_s_max: float, **others: Any) -> SiteSettings:
+    return SiteSettings(reading_age_s_max=100 * reading_age_s_max, **others)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

@@ -53,10 +53,5 @@ def test_beyond_the_nose_there_is_nothing(model: PortModel) -> None:
     assert np.isnan(i).all()
 
 
-def test_rows_of_z_are_those_of_the_whole(model: PortModel) -> None:
-    rows = np.array([len(model.ports) - 1, 0, 3, 0])
-    assert model.z_rows(rows) == pytest.approx(model.z_ohm[rows], rel=1e-12)
-
-
 def test_a_large_feeder_is_by_lines() -> None:
     assert isinstance(compile_network(tree_feeder(100, "three")).z, Lines)

@@ -4,13 +4,15 @@ phase, readings have a resolution of 0.1 V and noise. Exact power flows judge.""
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.allocate import Allocation, Claim, Policy, allocate
-from dcu.hosting.headroom import Constraint, GridLimits, Outlook, Situation
+from dcu.hosting.headroom import GridLimits, Outlook, Situation
 from dcu.hosting.learned import (
     CURVATURE_OTHER,
     CURVATURE_OWN,
@@ -20,7 +22,6 @@ from dcu.hosting.learned import (
 from dcu.hosting.learned_outlook import LearnedOutlook, MixedOutlook
 from dcu.hosting.regression import Regression
 from dcu.hosting.tests.pv_street import PORTS, Street, flow, seen_by_meters, street
-from shared.errors import ConfigError
 
 Reals = NDArray[np.float64]
 
@@ -97,7 +98,24 @@ def test_after_two_days_the_bound_holds_for_grants_far_beyond_what_was_seen(
     assert np.mean(held) >= 0.999
     rise, bound = np.concatenate(moved), np.concatenate(width)
     assert (bound[rise > 5] / rise[rise > 5]).mean() < 0.25  # measured 0.19
-    assert taught.learned().all()
+    assert judged(taught).all()
+
+
+def judged(sensitivity: LearnedSensitivity) -> NDArray[np.bool_]:
+    """Which ports are known so well that an export of 1 kW moves their voltage by at least twice the doubt."""
+    here = Situation(np.zeros(PORTS), np.zeros(PORTS), np.full(PORTS, 230.0), np.zeros(PORTS))
+    found = sensitivity.change(here, -1000.0 * np.eye(PORTS))
+    return np.asarray(np.diag(found.bound_v) <= 0.5 * np.abs(np.diag(found.du_v)))
+
+
+def assert_as_much(one: LearnedSensitivity, other: LearnedSensitivity, seen: Street) -> None:
+    """Both make the same, to the bit, of 3 kW more at each port."""
+    k = SETS + 700
+    asked = seen.p_w[k : k + 1] - 3000.0 * np.eye(PORTS)
+    a, b = (sensitivity.change(_now(seen, k), asked) for sensitivity in (one, other))
+    assert one.sets == other.sets
+    assert np.array_equal(a.du_v, b.du_v)
+    assert np.array_equal(a.bound_v, b.bound_v)
 
 
 def test_what_it_grants_is_safe_and_most_of_what_a_perfect_model_grants(
@@ -162,7 +180,7 @@ def test_slopes_follow_what_is_predicted(true: Street, taught: LearnedSensitivit
     assert outlook.slopes(here, rows) == pytest.approx(expected, abs=0.02 * np.abs(expected).max())
 
 
-def test_before_it_has_learnt_it_says_no_and_why(true: Street, seen: Street) -> None:
+def test_before_it_has_learnt_it_says_no(true: Street, seen: Street) -> None:
     k = 1440 + 400
     assert allocate(Outlook(MODEL, LIMITS, _now(seen, k)), _claims(true, 3), Policy.EQUAL).limits_w.min() > 4000
     sensitivity = _new()
@@ -170,11 +188,9 @@ def test_before_it_has_learnt_it_says_no_and_why(true: Street, seen: Street) -> 
     found = _allocate(outlook, _claims(true, 3))
     assert (found.limits_w == NOMINAL_W).all()
     assert found.exceeded is not None
-    assert outlook.reason(found.exceeded) == "not_learned"
-    assert outlook.reason(Constraint("current", "elsewhere")) == "current"
-    assert not sensitivity.learned().any()
+    assert not judged(sensitivity).any()
     _teach(sensitivity, seen, range(60))  # an hour of the night
-    assert not sensitivity.learned().any()
+    assert not judged(sensitivity).any()
 
 
 def test_the_share_for_curvature_covers_what_a_law_in_currents_misses(true: Street) -> None:
@@ -218,7 +234,7 @@ def test_a_tap_changer_is_not_taken_for_the_customers_work(seen: Street) -> None
 def test_sets_that_cannot_teach_change_nothing(seen: Street) -> None:
     sensitivity = _new()
     _teach(sensitivity, seen, range(100))
-    before = {name: array.copy() for name, array in sensitivity.saved().items()}
+    twin = copy.deepcopy(sensitivity)
     time_s = seen.time_s[100]
     good = seen.u_v[100], seen.p_w[100], seen.q_var[100], seen.busbar_v[100]
     for which in range(4):
@@ -230,45 +246,18 @@ def test_sets_that_cannot_teach_change_nothing(seen: Street) -> None:
     assert not sensitivity.update(seen.time_s[99] + 1.0, *good)  # too early
     assert not sensitivity.update(time_s + 3600.0, *good)  # the first after a gap
     assert not sensitivity.update(time_s, *good)  # backwards
-    after = sensitivity.saved()
-    assert all(np.array_equal(before[name], after[name]) for name in before)
+    for one in (sensitivity, twin):
+        one.refresh()  # with everything that was added up
+    assert_as_much(sensitivity, twin, seen)
     assert sensitivity.update(time_s + 60.0, *good)
 
 
-def test_what_was_learnt_survives_a_restart_and_is_the_same_every_time(
-    seen: Street, taught: LearnedSensitivity
-) -> None:
-    saved = taught.saved()
-    again = _new()
-    again.restore(saved)
-    k = SETS + 700
-    asked = seen.p_w[k : k + 1] - 3000.0 * np.eye(PORTS)
-    taught.refresh()
-    one, two = taught.change(_now(seen, k), asked), again.change(_now(seen, k), asked)
-    assert np.array_equal(one.du_v, two.du_v)
-    assert np.array_equal(one.bound_v, two.bound_v)
+def test_what_is_learnt_is_the_same_every_time(seen: Street) -> None:
+    """So that a restart can learn it again from the ledger."""
     first, second = _new(), _new()
     for sensitivity in (first, second):
         _teach(sensitivity, seen, range(120))
-    assert all(np.array_equal(first.saved()[name], second.saved()[name]) for name in saved)
-
-
-def test_a_saved_state_that_does_not_fit_is_refused_and_changes_nothing(taught: LearnedSensitivity) -> None:
-    good = taught.saved()
-    fresh = _new()
-    before = {name: array.copy() for name, array in fresh.saved().items()}
-    wrong = [
-        {k: v for k, v in good.items() if k != "L2_a"},
-        good | {"L1_b": good["L1_b"][:-1]},
-        good | {"L3_a": good["L3_a"] * np.nan},
-        good | {"busbar_noise": -good["busbar_noise"]},
-        good | {"spread": 0 * good["spread"]},
-        good | {"labels": good["labels"][::-1].copy()},
-    ]
-    for arrays in wrong:
-        with pytest.raises(ConfigError):
-            fresh.restore(arrays)
-        assert all(np.array_equal(before[name], array) for name, array in fresh.saved().items())
+    assert_as_much(first, second, seen)
 
 
 def test_the_larger_of_two_outlooks_counts(true: Street, seen: Street, taught: LearnedSensitivity) -> None:

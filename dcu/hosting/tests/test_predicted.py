@@ -13,7 +13,7 @@ from dcu.grid.tests.golden import feeder
 from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Binding, Question, Standing, Wish
-from dcu.hosting.estimate import Accuracy, PortMap
+from dcu.hosting.estimate import SOURCES_MAX, Accuracy, PortMap
 from dcu.hosting.exchange import Record, ReleaseArrived, ReportArrived, StorageFailed, SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
@@ -481,6 +481,24 @@ def test_what_nobody_meters_is_part_of_the_level() -> None:
     off = np.abs(estimate.situation.u_v - world.voltages())[seen]
     assert (off <= estimate.situation.margin_v[seen] + 0.1).all()
     assert estimate.situation.p_w[[world.houses[n].port for n in blind]].sum() < -400.0 * len(blind)
+
+
+def test_a_busbar_that_wanders_keeps_few_models() -> None:
+    """From 80 % to 120 % and back: as many scaled models as are named are kept, those of now among them."""
+    model = feeder("eulv").model
+    world = street(pv=0)
+    assert isinstance(world.rule, Predicted)
+    estimator = world.rule._estimator
+    for source in [*np.arange(0.8, 1.2, 0.01), *np.arange(1.2, 0.8, -0.01)]:
+        world.source = float(source)
+        world.now += 20.0
+        world.report()
+        estimate = world.rule.estimate(world.engine.measurements(world.now), world.now)
+        assert len(estimator._by_source) <= SOURCES_MAX
+        scaled = estimator.model_at(estimate.source)
+        assert scaled.u_open_v == pytest.approx(estimate.source * model.u_open_v)
+        assert estimator.model_at(estimate.source) is scaled
+    assert len(estimator._by_source) == SOURCES_MAX
 
 
 def test_after_a_storage_error_nothing_is_looked_at_or_recorded() -> None:

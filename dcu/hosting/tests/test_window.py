@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.decide import Act, Answer, Question, Standing, View, Wish
+from dcu.hosting.decide import Act, Answer, Binding, Question, Standing, View, Wish
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import NOMINAL_W, Neighbourhood
+from dcu.hosting.view import GridView
 from dcu.hosting.window import GridSettings
 from shared.ids import MeterId
 from shared.messages import Reason
@@ -17,6 +20,7 @@ GRID = GridSettings(nominal_voltage_v=240.0, band_pct=8.0, balancing_bus="1", ac
 OLD, NEW = MeterId("m40"), MeterId("m52")
 """Two neighbours on one phase: what one exports, the other cannot."""
 OTHER_PHASE = MeterId("m27")
+FAR = MeterId("m0")
 ALL_W = 20_000.0
 
 
@@ -74,6 +78,49 @@ def test_a_question_that_waits_does_not_shield_its_grant_from_being_lowered(worl
     assert acts(found)[NEW] == [Act.WAIT, Act.LOWER]
     lowered = next(v.limit_w for v in found.verdicts if v.act is Act.LOWER)
     assert NOMINAL_W < lowered <= alone.limit_w + 50.0
+
+
+def test_a_step_that_must_be_short_is_about_as_long_as_the_grid_bears(world: Neighbourhood) -> None:
+    """The neighbour holds much more than its share: who asks gets what that leaves, to 250 W, and a
+    customer far away gets at once what it would get without them."""
+    (alone,) = answer(world, asks(OLD)).verdicts
+    held = holds(OLD, alone.limit_w - 2_000.0)
+    found = answer(world, held, asks(NEW), Wish(FAR, Standing.ASKS, NOMINAL_W, 700.0, 0.0))
+    got_w = {v.meter: v.limit_w for v in found.verdicts if v.act is Act.GRANT}
+    assert got_w[FAR] == 700.0
+    p = world.draws()
+    p[[int(OLD[1:]), int(FAR[1:])]] = -held.granted_w, -700.0  # type: ignore[operator]
+    for watts, inside in ((0.0, True), (250.0, False)):
+        p[int(NEW[1:])] = -(got_w[NEW] + watts)
+        assert (world.voltages(p).max() <= 240.0 * 1.08) == inside
+
+
+@pytest.mark.parametrize("kind", [Reason.OVERVOLTAGE, Reason.UNDERVOLTAGE])
+def test_who_pushes_a_point_that_is_outside_is_told_which(world: Neighbourhood, kind: Reason) -> None:
+    """A neighbour's reading beyond the band, as it was read: the denial names it with its value. Nobody's export pushes
+    a voltage down on its own phase, so that a low one denies nothing there."""
+    plain = view(world)
+    assert isinstance(plain, GridView)
+    beyond = Binding(kind, OLD, 261.5)
+    (verdict,) = answer(world, asks(NEW), seen=replace(plain, outside=(beyond,))).verdicts
+    if kind is Reason.OVERVOLTAGE:
+        assert (verdict.act, verdict.binding) == (Act.DENY, beyond)
+    else:
+        assert verdict.act is Act.GRANT
+
+
+def test_who_pushes_a_port_that_has_been_high_for_long_is_told_which(world: Neighbourhood) -> None:
+    """A live grant goes on as it is, and says why it does not grow; a question is denied."""
+    plain = view(world)
+    assert isinstance(plain, GridView)
+    assert world.rule is not None
+    port = int(OLD[1:])
+    seen = replace(plain, estimate=replace(plain.estimate, blocked=(port,)))
+    due = Wish(NEW, Standing.DUE, NOMINAL_W, ALL_W, 0.0, 700.0)
+    (denied,) = answer(world, asks(NEW), seen=seen).verdicts
+    (renewed,) = answer(world, due, seen=seen).verdicts
+    assert (denied.act, denied.binding) == (Act.DENY, Binding(Reason.OVERVOLTAGE, OLD))
+    assert (renewed.act, renewed.limit_w, renewed.binding) == (Act.RENEW, 700.0, Binding(Reason.OVERVOLTAGE, OLD))
 
 
 @pytest.mark.parametrize("standing", [Standing.DUE, Standing.HOLDS, Standing.ASKS])

@@ -18,7 +18,7 @@ from dcu.ledger.forget import KIND, forget
 from dcu.ledger.layout import LedgerError, current
 from dcu.ledger.policy import Policy
 from dcu.ledger.receipt import check_receipt, make_receipt
-from dcu.ledger.seal import Part, pack_parts, unpack_part_files, unpack_parts
+from dcu.ledger.seal import Part, expanded, pack_part_file, pack_parts, unpack_part_file, unpack_parts
 from dcu.ledger.store import Ledger, read, verify
 from dcu.ledger.tests.test_store import FailingFiles, Unsynced, written
 from shared.errors import DecodeError, DeviceError
@@ -51,11 +51,22 @@ GRANT: dict[str, Any] = {
     "reason": "GRANTED",
     "kept_by": {"reason": "OVERVOLTAGE", "binding": "grant L1", "value": 252.25},
 }
-LESSON = {"kind": "view", "epoch": 1, "seq": None, "view": {"situation": {"p_w": [-777.5, -888.5]}, "blocked": ["m1"]}}
+LESSON: dict[str, Any] = {
+    "kind": "view",
+    "epoch": 1,
+    "seq": None,
+    "view": {"situation": {"p_w": [-777.5, -888.5]}, "blocked": ["m1"]},
+    "readings": {"first": 0, "sets": [[7.0, [["m1", 6.5, "good", [243.25], [-777.5], [0.0]]]]], "sha256": "5ea1"},
+}
 DAY = [START, WINDOW, GRANT, LESSON]
 """Two customers, one of whom is unluckily called like a kind of entry."""
 
 SECRETS = [b"m1", b"777.5", b"888.5", b"4321.5", b"243.25", b"244.5", b"2345.5", b"100.5", b"grant L1", b"5ea1"]
+
+
+def all_bytes(directory: Path) -> bytes:
+    """Of every file, with what is compressed in it."""
+    return b"".join(expanded(path.read_bytes()) for path in directory.rglob("*") if path.is_file())
 
 
 def policy_of(directory: Path) -> Policy:
@@ -129,7 +140,7 @@ def test_what_is_forgotten_is_gone_and_the_log_still_verifies(tmp_path: Path, ex
     before = verify(tmp_path)
     found = forget(tmp_path, "dcu", "m1", Unsynced())
     assert (found.own, found.shared) == (6, 4)
-    everything = b"".join(path.read_bytes() for path in place.base.rglob("*") if path.is_file())
+    everything = all_bytes(place.base)
     for secret in (b'"m1"', b"777.5", b"4321.5", b"243.25", b"100.5", b"5ea1"):
         assert secret not in everything
     for kept in (b"244.5", b"2345.5", b"grant L1"):
@@ -167,7 +178,7 @@ def test_an_interrupted_deletion_is_finished_by_the_next(tmp_path: Path) -> None
         except (OSError, LedgerError):
             forget(directory, "dcu", "m1", Unsynced())
         assert verify(directory).faults == []
-        private = b"".join(path.read_bytes() for path in place.private.rglob("*") if path.is_file())
+        private = all_bytes(place.private)
         assert b"777.5" not in private
     assert failing > 10
 
@@ -229,12 +240,29 @@ def test_any_entry_comes_back_equal(value: Any) -> None:
     assert restore(kept.leaf, gone)["forgotten"] == len(gone)
 
 
+def test_a_bundle_is_a_fraction_of_its_parts_and_every_flipped_byte_of_it_is_seen() -> None:
+    """Windows of a street say much the same; deflate alone would let bits pass that mean nothing. Files that are not
+    compressed are read, too."""
+    keep = EntryWriter(random.Random(1).randbytes, frozenset({"m1", "grant"})).keep
+    parts = [keep({**WINDOW, "window": k}).parts for k in range(20)]
+    plain = [pack_parts(those) for those in parts]
+    packed = pack_part_file(plain)
+    assert unpack_part_file(packed, 20) == unpack_part_file(b"".join(plain), 20) == parts
+    assert len(packed) < len(b"".join(plain)) / 3
+    for at in range(len(packed)):
+        with pytest.raises(DecodeError):
+            unpack_part_file(packed[:at] + bytes((packed[at] ^ 1 << at % 8,)) + packed[at + 1 :], 20)
+    for other in (packed[:-1], packed + b"x", b""):
+        with pytest.raises(DecodeError):
+            unpack_part_file(other, 20)
+
+
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.binary(max_size=200))
 def test_garbage_beside_the_log_is_refused_as_such(data: bytes) -> None:
     """`DecodeError` and nothing else; a part that fits nowhere is refused too."""
     with contextlib.suppress(DecodeError):
-        unpack_part_files(data, 3)
+        unpack_part_file(data, 3)
     kept = EntryWriter(random.Random(1).randbytes, frozenset({"m1"})).keep({"meter": "m1"})
     strange = Part.of(canonical(["", "m1", [[["nowhere", 3], data.hex()]]]))
     with pytest.raises(DecodeError):

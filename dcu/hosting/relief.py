@@ -1,0 +1,53 @@
+"""Relief counted as it is measured: an export that nobody has seen holds nobody's voltage down.
+
+In a feeder of three phases an export on one phase can lower the voltage of another. Who is granted more may use it at
+once or not at all, and nobody knows before the next report. So every constraint is asked for its worst case: with all
+exports that push it fully used, and those that relieve it only as far as they are measured now. Two who are raised in
+one window, on two phases, do not count on each other; each may count on what the other is seen to export.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcu.hosting.headroom import Constraint, Prospect, Rows, Situation
+
+Reals = NDArray[np.float64]
+
+
+class Sober:
+    """`Prospect` of another one, less what exports beyond the measured ones would relieve; a little of it is believed
+    as long as it is not seen to be missing."""
+
+    def __init__(self, prospect: Prospect, missing: Reals | None, believed: float) -> None:
+        """Of a prospect.
+
+        Args:
+            prospect: where all exports are fully used.
+            missing: what exports that are seen not to happen relieve (n_constraint); None for nothing.
+            believed: how much more may be counted on [share of a limit].
+        """
+        self._inner, self._missing, self._believed = prospect, 0.0 if missing is None else missing, believed
+        self.now: Situation = prospect.now
+        self.names: tuple[Constraint, ...] = prospect.names
+        self.widens: bool = prospect.widens
+
+    def excess(self, p_w: Reals) -> Reals:
+        states = np.atleast_2d(p_w)
+        return np.asarray(self._inner.excess(states) + np.array([self._doubted(p) for p in states]))
+
+    def guess(self, p_w: Reals) -> Reals:
+        return np.asarray(self._inner.guess(p_w) + self._doubted(p_w))
+
+    def relief(self, unused_w: Reals) -> Reals:
+        return self._inner.relief(unused_w)
+
+    def slopes(self, p_w: Reals, rows: Rows) -> Reals:
+        """Beyond what is measured an export relieves nothing."""
+        found = self._inner.slopes(p_w, rows)
+        return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
+
+    def _doubted(self, p_w: Reals) -> Reals:
+        unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
+        return np.asarray(np.maximum(unseen - self._believed, self._missing))

@@ -1,0 +1,94 @@
+"""Nobody's grant rests on an export that nobody has seen; what is seen counts."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from dcu.grid.tests.golden import feeder
+from dcu.hosting.allocate import Policy
+from dcu.hosting.decide import Act, Question, Standing, Wish
+from dcu.hosting.estimate import Accuracy
+from dcu.hosting.headroom import GridLimits, Outlook, Situation
+from dcu.hosting.relief import Sober
+from dcu.hosting.site_settings import SiteSettings
+from dcu.hosting.tests.neighbourhood import NOMINAL_W, Neighbourhood
+from dcu.hosting.window import GridSettings
+from shared.ids import MeterId
+
+HIGH_V = 240.0 * 1.08
+SITE = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0)
+MODEL = feeder("eulv").model
+LABELS = MODEL.port_labels
+
+
+def street(policy: Policy = Policy.EQUAL) -> Neighbourhood:
+    grid = GridSettings(policy, 240.0, 8.0, balancing_bus="1", accuracy=Accuracy(0.0, 0.0))
+    found = Neighbourhood(feeder("eulv"), grid, SITE, "1")
+    found.pass_time(100.0)
+    return found
+
+
+def granted(world: Neighbourhood, asking: list[int], wanted_w: float = 20_000.0) -> dict[int, float]:
+    """What some get who ask in one window."""
+    assert world.rule is not None
+    wishes = tuple(Wish(MeterId(f"m{k}"), Standing.ASKS, NOMINAL_W, wanted_w, 0.0) for k in asking)
+    seen = world.rule.view(world.engine.measurements(world.now), world.now)
+    found = world.rule.answer(seen, Question(wishes, {}, 100)).verdicts
+    return {int(v.meter[1:]): v.limit_w for v in found if v.act is Act.GRANT}
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_grants_of_one_window_do_not_count_on_each_other(policy: Policy) -> None:
+    """Twenty ask at once on three phases. Whichever phases use what they got, and whichever do not, no voltage leaves
+    the band, also not by what is believed beforehand; with all in use there is room left, some of it being relief."""
+    world = street(policy)
+    asking = sorted(np.random.default_rng(3).choice(55, 20, replace=False).tolist())
+    limits_w = granted(world, asking)
+    assert len(limits_w) >= 6
+    worst = {}
+    for size in (1, 2, 3):
+        for used in combinations(("L1", "L2", "L3"), size):
+            p = world.draws()
+            for port, limit_w in limits_w.items():
+                if LABELS[port] in used:
+                    p[port] = -limit_w
+            worst[used] = float(world.voltages(p).max())
+    assert max(worst.values()) <= HIGH_V
+    assert worst["L1", "L2", "L3"] < max(worst.values()) - 0.1
+
+
+def test_an_export_that_is_measured_relieves() -> None:
+    """The same household asks beside a street that draws, and beside one whose other phases export."""
+    world = street()
+    port = 52
+    (alone_w,) = granted(world, [port]).values()
+    for house in world.houses.values():
+        if LABELS[house.port] != LABELS[port] and house.port % 3 == 0:
+            house.load_w = -NOMINAL_W
+    world.pass_time(100.0)
+    (beside_w,) = granted(world, [port]).values()
+    assert beside_w > alone_w + 50.0
+
+
+def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
+    """Draws that push a voltage are taken as they are; beyond the measured exports others take nothing off it, but for
+    what is believed, and not even that where it is seen to be missing."""
+    n = len(MODEL.ports)
+    now = Situation(np.full(n, -1_000.0), np.zeros(n), np.full(n, 240.0), np.zeros(n))
+    plain = Outlook(MODEL, GridLimits.of(MODEL, 8.0), now)
+    relieved = int(plain.relief(np.ones(n))[:n].argmax())
+    p = now.p_w - np.where(np.array(LABELS) == LABELS[relieved], 0.0, 3_000.0)
+    before, after = (float(plain.excess(x)[0][relieved]) for x in (now.p_w, p))
+    believed = 1e-4
+    assert after < before - 10 * believed, "others hold it down"
+    sober = Sober(plain, None, believed)
+    assert float(sober.excess(now.p_w)[0][relieved]) == before, "what is measured counts"
+    assert before - believed - 1e-9 <= float(sober.excess(p)[0][relieved]) <= before + 0.2 * (before - after)
+    missing = np.full(len(plain.names), 0.5)
+    assert float(Sober(plain, missing, 1.0).excess(p)[0][relieved]) == pytest.approx(after + 0.5)
+    rows = np.array([relieved])
+    assert (sober.slopes(p, rows)[0, p < now.p_w] <= 0).all()
+    assert (plain.slopes(p, rows)[0, p < now.p_w] > 0).any()
