@@ -7,7 +7,7 @@ import logging
 import math
 import random
 from asyncio import Future
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
+from dcu.doors import PageDoor, StatusDoor
 from dcu.garbage import TIDY_S
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
@@ -37,7 +38,6 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
-from dcu.page_door import PageDoor
 from dcu.page_facts import Recent, page_facts
 from dcu.pings import Pings
 from dcu.status import snapshot
@@ -135,13 +135,6 @@ class StorePort(Protocol):
 
     def status(self) -> dict[str, Any]:
         """For people."""
-
-
-Answer = Callable[[str], Awaitable[dict[str, Any]]]
-"""What is to be said to a question of the status socket."""
-
-StatusDoor = Callable[[Answer, Progress], Awaitable[None]]
-"""Answers questions for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,9 +441,10 @@ class DcuDaemon:
             case Release():
                 self._put(ReleaseArrived(meter, apdu.message))
 
-    def _put(self, item: Input) -> None:
-        if not self._inbox.put(item):
-            self.counters.inbox_full += 1
+    def _put(self, item: Input) -> bool:
+        taken = self._inbox.put(item)
+        self.counters.inbox_full += not taken
+        return taken
 
     # ---- engine to world ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
 from asyncio import Future
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from dcu.daemon import STALL_S, Answer, Ports, StatusDoor, build
+from dcu.daemon import Ports, build
+from dcu.doors import PageDoor, group_number, page_door, status_door
 from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
-from dcu.page_door import PageDoor, group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
 from dcu.store.entries import LedgerFacts, ledger_source, logs
 from dcu.store.recorder import Recorder
@@ -28,14 +27,13 @@ from dcu.store.writer import Threaded
 from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
-from shared.daemon import Progress, Signals
+from shared.daemon import Signals
 from shared.errors import ConfigError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
 from shared.secret_files import COUNTERS, CounterFile
-from shared.status_socket import QUESTION_BYTES_MAX, QUESTION_S, STATUS
 
 PUBLISH_S: Final = 60.0
 """[s] An entry waits no longer for a head that outsiders see."""
@@ -157,32 +155,6 @@ class DiskVault:
         return found.st_ino, found.st_mtime_ns
 
 
-def status_door(path: Path) -> StatusDoor:
-    """A unix socket for this user and his group that answers each connection's question with one JSON object."""
-
-    async def serve(answer: Answer, progress: Progress) -> None:
-        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                writer.write(json.dumps(await answer(await _question(reader))).encode())
-                await writer.drain()
-                writer.close()
-
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # the ledger's lock says that no other instance serves it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        server = await asyncio.start_unix_server(talk, str(path), backlog=8, limit=QUESTION_BYTES_MAX)
-        path.chmod(0o660)
-        try:
-            while True:
-                progress()
-                await asyncio.sleep(STALL_S / 3)
-        finally:
-            server.close()
-            path.unlink(missing_ok=True)
-
-    return serve
-
-
 def door_of_page(config: DcuConfig) -> PageDoor | None:
     """Where the operator's page asks, if there is one."""
     status = config.status
@@ -190,16 +162,6 @@ def door_of_page(config: DcuConfig) -> PageDoor | None:
         return None
     group = None if status.page_group is None else group_number(status.page_group, "status")
     return page_door(Path(status.page_socket), group)
-
-
-async def _question(reader: asyncio.StreamReader) -> str:
-    """The line that is asked; nothing from who says nothing for a while, or too much."""
-    try:
-        async with asyncio.timeout(QUESTION_S):
-            line = await reader.readline()
-    except (TimeoutError, ValueError):
-        return STATUS
-    return line.decode("ascii", "replace")
 
 
 async def run_daemon(config: DcuConfig) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,11 +18,11 @@ from dcu.config import DcuConfig
 from dcu.grid.port_model import load_model
 from dcu.hosting.decide import Rule
 from dcu.ledger.audit import read_kept
-from dcu.ledger.entry import restore
+from dcu.ledger.entry import FORGOTTEN, START, restore
 from dcu.ledger.layout import Place, current, ended
 from dcu.ledger.note import Verifier
 from dcu.ledger.receipt import make_receipt
-from dcu.ledger.store import Ledger, read
+from dcu.ledger.store import Ledger
 from dcu.site import predicted_rule
 from dcu.store.database import StoreError, open_reader
 from dcu.store.queries import weeks
@@ -30,7 +32,7 @@ from dcu.utility.commands import Refusal
 from dcu.utility.documents import DECISIONS, Class, decision, decision_name
 from dcu.utility.mqtt import MqttBroker
 from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
-from dcu.utility_side import REFUSED, UtilityPorts
+from dcu.utility_side import HOLD, REFUSED, UtilityPorts
 from shared.errors import ConfigError, DecodeError, Fault
 from shared.log import event, get_logger
 
@@ -39,6 +41,9 @@ ResultT = TypeVar("ResultT")
 RECOVER_MAX: Final = 100_000
 """Entries told again after the outbox was lost; nobody knows which of them had arrived. Consumers know them by id."""
 CATCH_UP: Final = 500
+"""Decisions of one transaction."""
+LOOKED_AT: Final = 5000
+"""Entries looked at in one go while the DCU runs: about a second."""
 HEAD_BYTES_MAX: Final = 1 << 16
 
 _LOG: Final = get_logger("dcu")
@@ -82,9 +87,9 @@ class DiskFiles:
     async def weeks(self, after_s: int) -> list[dict[str, Any]]:
         return await self._outbox.elsewhere(lambda: finished_weeks(self._config, after_s))
 
-    async def refill(self) -> None:
+    async def refill(self) -> bool:
         position = self._ledger.position
-        await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position))
+        return await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position, LOOKED_AT))
 
     async def rule(self, sha256: str) -> Rule:
         return await self._outbox.elsewhere(lambda: rule_of(self._config, sha256))
@@ -158,13 +163,12 @@ def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
         if outbox.aside is not None:
             event(_LOG, logging.ERROR, "outbox set aside", why=outbox.aside.reason, kept=str(outbox.aside.path))
         if outbox.fresh:
-            recall(outbox, read(config.state_directory))
-        told = refill(outbox, config, ledger.position)
+            recall(outbox, remembered(config.state_directory))
+        with contextlib.suppress(OutboxFull):  # the link sends what is there, and comes back for the rest
+            refill(outbox, config, ledger.position)
     except BaseException:
         outbox.close()
         raise
-    if told:
-        event(_LOG, logging.INFO, "decisions found again for the utility", entries=told)
     return ThreadedOutbox(outbox)
 
 
@@ -173,24 +177,40 @@ def log_number(directory: Path) -> int:
     return 1 + len(ended(directory))
 
 
-def entries_of(place: Place) -> Iterator[dict[str, Any]]:
-    """Entries of a log in order."""
-    for leaf, parts in read_kept(place):
+def entries_of(place: Place, first: int = 0) -> Iterator[dict[str, Any]]:
+    """Entries of a log in order, from ``first``."""
+    for leaf, parts in read_kept(place, first):
         try:
             yield restore(leaf, parts)
         except DecodeError:
             return
 
 
-def recall(outbox: Outbox, entries: Iterator[dict[str, Any]]) -> None:
+REMEMBERED: Final = tuple(f'"kind":"{kind}"'.encode() for kind in (START, COMMAND, REFUSED, HOLD))
+
+
+def remembered(directory: Path) -> Iterator[dict[str, Any]]:
+    """Of all logs of a ledger the entries that `recall` needs; the others, nearly all, are not even parsed."""
+    for place in (*ended(directory), current(directory)):
+        for leaf, parts in read_kept(place):
+            if any(words in leaf for words in REMEMBERED):
+                with contextlib.suppress(DecodeError):
+                    yield restore(leaf, parts)
+
+
+def recall(outbox: Outbox, entries: Iterable[dict[str, Any]]) -> None:
     """Numbers that are spent and what commands have set, from the ledger: an outbox that was lost must let no command
-    act twice."""
+    act twice. A hold that the newest start has seen begins anew."""
     last, settings = 0, dict[str, Any]()
     for entry in entries:
         if entry.get("kind") in {COMMAND, REFUSED} and entry.get("refused") != Refusal.RETAINED:
             number = entry.get("number")
             last = max(last, number) if isinstance(number, int) else last
-        if entry.get("kind") == COMMAND and entry.get("outcome") == "done":
+        if entry.get("kind") == START:
+            settings.pop("hold_s", None)  # one that went on was ordered again
+        elif entry.get("kind") == HOLD:
+            settings["hold_s"] = entry.get("hold_s")
+        elif entry.get("kind") == COMMAND and entry.get("outcome") == "done":
             _remember(settings, entry.get("order"))
     outbox.rebuild(last, settings)
 
@@ -205,37 +225,46 @@ def _remember(settings: dict[str, Any], order: Any) -> None:
             settings["band_pct"] = band_pct
         case {"kind": "load_model", "sha256": str(sha256)}:
             settings["model"] = sha256
+        case {"kind": "revoke_all", "hold_s": int() | float() as hold_s} if hold_s:
+            settings["hold_s"] = hold_s
 
 
-def refill(outbox: Outbox, config: DcuConfig, end: int) -> int:
-    """Put entries below ``end`` that the outbox has missed; how many that were."""
-    directory = config.state_directory
-    try:
-        return catch_up(outbox, config.dcu.id, log_number(directory), end, entries_of(current(directory)))
-    except OutboxFull as full:  # the link sends what is there, and comes back for the rest
-        event(_LOG, logging.ERROR, "outbox full", why=str(full))
-        return 0
+def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None) -> bool:
+    """Put entries below ``end`` that the outbox has missed; whether there are more than the ``most`` looked at.
+
+    Raises:
+        OutboxFull: no room for all of them.
+    """
+    directory, log = config.state_directory, log_number(config.state_directory)
+    first = missed_from(outbox, log, end)
+    until = end if most is None else min(end, first + most)
+    told = catch_up(outbox, config.dcu.id, Cursor(log, first), until, entries_of(current(directory), first))
+    if told:
+        event(_LOG, logging.INFO, "decisions found again for the utility", entries=told)
+    return until < end
 
 
-def catch_up(outbox: Outbox, dcu: str, log: int, end: int, entries: Iterator[dict[str, Any]]) -> int:
-    """Put what a crash has kept from the outbox; how many entries that were."""
+def missed_from(outbox: Outbox, log: int, end: int) -> int:
+    """The first entry of a log that the outbox may have missed."""
     cursor = outbox.cursor
     if cursor is None:  # a link that is new tells nothing old; one that lost its outbox tells a lot again
-        first = end if outbox.aside is None else max(0, end - RECOVER_MAX)
-    else:
-        first = cursor.position if cursor.log == log else 0
-    items: list[Item] = []
-    told = 0
-    if first < end:
-        for position, entry in enumerate(entries):
-            if position < first or entry.get("kind") not in DECISIONS or entry.get("forgotten"):
-                continue
-            name = decision_name(dcu, log, position)
-            items.append(Item(Class.DECISION, decision(log, position, entry, recovered=True), name))
-            told += 1
-            if len(items) >= CATCH_UP:
-                outbox.put(items, Cursor(log, position + 1))
-                items = []
+        return end if outbox.aside is None else max(0, end - RECOVER_MAX)
+    return min(end, cursor.position) if cursor.log == log else 0
+
+
+def catch_up(outbox: Outbox, dcu: str, first: Cursor, end: int, entries: Iterator[dict[str, Any]]) -> int:
+    """Put decisions among the entries from ``first``, which comes first, to ``end``; how many they were."""
+    log, items, told = first.log, list[Item](), 0
+    for position, entry in enumerate(islice(entries, end - first.position), first.position):
+        kind = entry.get("kind")
+        if kind not in DECISIONS or (entry.get(FORGOTTEN) and kind != COMMAND):
+            continue  # a command is put even without its values: it is what ends it
+        name = decision_name(dcu, log, position)
+        items.append(Item(Class.DECISION, decision(log, position, entry, recovered=True), name))
+        told += 1
+        if len(items) >= CATCH_UP:
+            outbox.put(items, Cursor(log, position + 1))
+            items = []
     outbox.put(items, Cursor(log, end))
     return told
 
@@ -255,7 +284,8 @@ def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> 
     broker = MqttBroker(config.dcu.id, address, None if files is None else files.context())
     log = log_number(config.state_directory)
     disk = DiskFiles(config, ledger, outbox)
-    return UtilityPorts(outbox, broker, disk, log, config, settings_of(outbox.outbox))
+    behind = missed_from(outbox.outbox, log, ledger.position) < ledger.position
+    return UtilityPorts(outbox, broker, disk, log, config, settings_of(outbox.outbox), behind)
 
 
 def settings_of(outbox: Outbox) -> dict[str, Any]:

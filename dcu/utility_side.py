@@ -7,6 +7,7 @@ commands have set is kept beside the outbox and holds after a restart, but only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from asyncio import Future
@@ -45,7 +46,7 @@ from dcu.utility.commands import (
 )
 from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
 from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
-from dcu.utility.outbox import COMMAND, ITEM_BYTES_MAX, Item
+from dcu.utility.outbox import COMMAND, Item, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress, Supervisor
 from shared.errors import HeadroomError
@@ -57,7 +58,7 @@ LOOK_S: Final = 1.0
 CHECKPOINT_S: Final = 60.0
 STALL_S: Final = 45.0
 """[s] Longer than the link waits for an acknowledgement."""
-RECEIPT_BYTES_MAX: Final = ITEM_BYTES_MAX // 2
+RECEIPT_BYTES_MAX: Final = 1 << 17
 WEEKS_S: Final = 3600.0
 """[s] Between two looks at the weeks that have ended."""
 WEEK_S: Final = 604_800
@@ -65,6 +66,9 @@ TOLD: Final = "statistics_s"
 READINGS_MAX: Final = 100
 """Readings in one report."""
 REFUSED: Final = "command refused"
+HOLD: Final = "hold again"
+ROOM_S: Final = 0.05
+"""[s] Between two looks at a mailbox that was full."""
 
 _LOG: Final = get_logger("dcu")
 
@@ -82,8 +86,8 @@ class SiteFiles(Protocol):
         """EN 50160 figures of finished weeks that began later than ``after_s`` [s, Unix], with ``meter`` and
         ``start_s``."""
 
-    async def refill(self) -> None:
-        """Put what the ledger has and the outbox missed."""
+    async def refill(self) -> bool:
+        """Put some of what the ledger has and the outbox missed; whether there is more."""
 
     async def rule(self, sha256: str) -> Rule:
         """The rule that decides by a model file (HeadroomError: it cannot be used here)."""
@@ -97,6 +101,7 @@ class UtilityPorts:
         log: number of the ledger's log that is written.
         configured: the configuration without what commands have set.
         settings: what commands had set before this start.
+        behind: whether the ledger has entries for which the outbox had no room at this start.
     """
 
     outbox: OutboxPort
@@ -105,6 +110,7 @@ class UtilityPorts:
     log: int
     configured: DcuConfig
     settings: Mapping[str, Any]
+    behind: bool = False
 
 
 class UtilitySide:
@@ -116,7 +122,7 @@ class UtilitySide:
         ports: UtilityPorts,
         clock: Clock,
         draw: Any,
-        put: Callable[[Ordered], None],
+        put: Callable[[Ordered], bool],
         alarms: Callable[[], Mapping[str, str]],
     ) -> None:
         """For a configuration that has a utility.
@@ -125,7 +131,7 @@ class UtilitySide:
             engine: whom commands act on.
             ports: the link's.
             clock, draw: the daemon's.
-            put: hands an order to the engine.
+            put: hands an order to the engine; False while its mailbox is full.
             alarms: the DCU's own, what by source.
         """
         config = ports.configured
@@ -137,10 +143,13 @@ class UtilitySide:
         self.link = UtilityLink(config.dcu.id, ports.log, ports.outbox, ports.broker, judge, clock, draw)
         self.link.epoch = engine.epoch
         self.link.refill = ports.files.refill
+        if ports.behind:
+            self.link.missed()
         self._set = dict(ports.settings)
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[str, str], None] = {}
         self._head: str | None = None
+        self._hold_end_s = math.inf
         self.forecaster: Forecaster | None = None
         self._forecast_utc_s: float | None = None
 
@@ -161,7 +170,7 @@ class UtilitySide:
     async def _take_commands(self, progress: Progress) -> None:
         hold_s = float(self._set.get("hold_s") or 0.0)
         if hold_s:  # how much of it is over nobody knows after a restart: it begins anew
-            self._order(AllRevoked(hold_s), "hold again", {"hold_s": hold_s})
+            await self._order(AllRevoked(hold_s), HOLD, {"hold_s": hold_s})
         await self.link.run_desk(self, progress)
 
     async def objection(self, order: Order) -> tuple[Refusal, str] | None:
@@ -182,6 +191,11 @@ class UtilitySide:
     @property
     def _configured_w(self) -> dict[str, float]:
         return {meter.id: meter.nominal_limit_w for meter in self._config.meters}
+
+    async def _keep_setting(self, name: str, value: Any) -> None:
+        """Beside those that an order sets when it is accepted (OutboxFull: there is no room)."""
+        await self._ports.outbox.call(lambda outbox: outbox.keep_setting(name, value))
+        self._set[name] = value
 
     def _limits_objection(self, limits: Mapping[str, float]) -> tuple[Refusal, str] | None:
         configured_w = self._configured_w
@@ -213,16 +227,17 @@ class UtilitySide:
                 found["policy"] = policy
             case SetBand(band_pct=band_pct):
                 found["band_pct"] = band_pct
-            case LoadModel(sha256=sha256):
-                found["model"] = sha256
             case RevokeAll(hold_s=hold_s) if hold_s:
                 found["hold_s"] = hold_s
-        self._set |= found
         return found
 
     async def carry_out(self, command: Command) -> Item | None:
         about, item, outcome, detail = command.as_entry(), None, "done", ""
         change: Change = Nothing()
+        if (why := await self._objection_again(command.order)) is not None:
+            await self._order(change, COMMAND, {**about, "outcome": "failed", "detail": why})
+            return None
+        self._set |= self.settings(command.order)
         match command.order:
             case SetNominalLimits(limits=limits):
                 change = NominalLimits({MeterId(meter): float(limit_w) for meter, limit_w in limits.items()})
@@ -236,13 +251,21 @@ class UtilitySide:
                 change, outcome, detail = await self._another_rule(sha256)
             case GiveReceipt():
                 item, outcome, detail = await self._receipt(command, command.order)
-        self._order(change, COMMAND, {**about, "outcome": outcome, "detail": detail})
+        await self._order(change, COMMAND, {**about, "outcome": outcome, "detail": detail})
         return item
+
+    async def _objection_again(self, order: Order) -> str | None:
+        """Between acceptance and effect there may be a restart with a configuration that has become stricter."""
+        if isinstance(order, LoadModel):
+            return None  # loading it looks at everything, and says so
+        found = await self.objection(order)
+        return None if found is None else f"{found[0].value}: {found[1]}"[:200]
 
     async def _another_rule(self, sha256: str) -> tuple[Change, str, str]:
         """The rule that was looked at when the command was judged; after a restart it is loaded again."""
         try:
             rule = self._rules.pop(sha256, None) or await self._ports.files.rule(sha256)
+            await self._keep_setting("model", sha256)  # not before it has loaded: without a model nobody is granted
         except (HeadroomError, OSError, ValueError) as error:
             return Nothing(), "failed", str(error)[:200]
         rule.adjust(policy=self._set.get("policy"), band_pct=self._set.get("band_pct"))
@@ -259,12 +282,16 @@ class UtilitySide:
         name = f"{self._config.dcu.id}/answer/{command.sha256[:16]}/receipt"
         return Item(Class.ANSWER, told, name), "done", ""
 
-    def refused(self, refused: Refused, unrecorded: int) -> None:
+    async def refused(self, refused: Refused, unrecorded: int) -> None:
         more = {"unrecorded": unrecorded} if unrecorded else {}
-        self._order(Nothing(), REFUSED, {**refused.as_entry(), **more})
+        await self._order(Nothing(), REFUSED, {**refused.as_entry(), **more})
 
-    def _order(self, change: Change, kind: str, about: Mapping[str, Any]) -> None:
-        self._put(Ordered(change, kind, about))
+    async def _order(self, change: Change, kind: str, about: Mapping[str, Any]) -> None:
+        """To the engine, as soon as its mailbox has room: what was accepted is carried out."""
+        if isinstance(change, AllRevoked):
+            self._hold_end_s = self._clock.monotonic() + change.hold_s
+        while not self._put(Ordered(change, kind, about)):  # noqa: ASYNC110  # a mailbox tells nobody that it has room
+            await asyncio.sleep(ROOM_S)
 
     # ---- what is told ------------------------------------------------------------------------------------------------
 
@@ -286,9 +313,9 @@ class UtilitySide:
             if now >= weeks_s:
                 weeks_s = now + WEEKS_S
                 await self._tell_weeks()
-            if self._set.get("hold_s") and not self._engine.held(now):
-                self._set["hold_s"] = 0.0
-                await self._ports.outbox.call(lambda outbox: outbox.keep_setting("hold_s", 0.0))
+            if self._set.get("hold_s") and now > self._hold_end_s + LOOK_S and not self._engine.held(now):
+                with contextlib.suppress(OutboxFull):  # tried again; until then a restart holds once more
+                    await self._keep_setting("hold_s", 0.0)
             progress()
             await asyncio.sleep(LOOK_S)
 
@@ -328,8 +355,9 @@ class UtilitySide:
         if weeks:
             items = [Item(Class.STATISTICS, *_week(self._ports.configured.dcu.id, one)) for one in weeks]
             newest_s = max(one["start_s"] for one in weeks)
-            await self._ports.outbox.call(lambda outbox: outbox.put(items))
-            await self._ports.outbox.call(lambda outbox: outbox.keep_setting(TOLD, newest_s))
+            with contextlib.suppress(OutboxFull):  # the store has them, and the next look finds them there
+                await self._ports.outbox.call(lambda outbox: outbox.put(items))
+                await self._ports.outbox.call(lambda outbox: outbox.keep_setting(TOLD, newest_s))
 
     def _tell_report(self, now: float) -> None:
         readings = list(self._readings(now))

@@ -19,7 +19,7 @@ from dcu.available import Forecaster
 from dcu.grid.feeder import Feeder
 from dcu.grid.network_file import save_network
 from dcu.hosting.headroom import GridLimits
-from dcu.page_door import PageDoor, page_door
+from dcu.doors import PageDoor, page_door
 from dcu.page_facts import Recent, page_facts
 from dcu.status import snapshot
 from hil_tests.cores import WARM_UP_S, Street

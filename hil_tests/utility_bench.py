@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,7 +13,7 @@ from dcu.config import DcuConfig
 from dcu.hosting.decide import Rule
 from dcu.ledger.layout import current
 from dcu.ledger.note import Verifier
-from dcu.ledger.store import Ledger, read
+from dcu.ledger.store import Ledger
 from dcu.utility.commands import sign
 from dcu.utility.outbox import Outbox
 from dcu.utility_real import (
@@ -22,6 +22,7 @@ from dcu.utility_real import (
     recall,
     receipt_text,
     refill,
+    remembered,
     rule_of,
     settings_of,
 )
@@ -65,8 +66,8 @@ class DirectFiles:
     async def weeks(self, after_s: int) -> list[dict[str, Any]]:
         return [one for one in self.ended if one["start_s"] > after_s]
 
-    async def refill(self) -> None:
-        refill(self._outbox, self._config, self._ledger.position)
+    async def refill(self) -> bool:
+        return refill(self._outbox, self._config, self._ledger.position)
 
     async def rule(self, sha256: str) -> Rule:
         return rule_of(self._config, sha256)
@@ -77,14 +78,10 @@ def memory_ports(config: DcuConfig, ledger: Ledger, broker: MemoryBroker) -> Uti
     directory: Path = config.state_directory
     outbox = Outbox(config.store_directory, config.dcu.id)
     if outbox.fresh:
-        recall(outbox, _entries(directory))
+        recall(outbox, remembered(directory))
     refill(outbox, config, ledger.position)
     files, log = DirectFiles(config, ledger, outbox), log_number(directory)
     return UtilityPorts(DirectOutbox(outbox), broker, files, log, config, settings_of(outbox))
-
-
-def _entries(directory: Path) -> Iterator[dict[str, Any]]:
-    return read(directory)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from dcu.doors import status_door
 from dcu.pings import PING_GAP_S, PING_S_MAX, Pings
-from dcu.real import status_door
 from prime_plc.cli import main
 from prime_plc.sap import Action, Manage, Pinged
 from shared.clock import Timer
@@ -146,8 +146,8 @@ async def _run(door: Any, answer: Any, served: asyncio.Event) -> None:
     await door(answer, served.set)
 
 
-async def test_the_socket_takes_one_question_and_is_for_its_own_group(tmp_path: Path) -> None:
-    """Status without a word, a ping with two; others than user and group have no access."""
+async def test_the_socket_takes_one_question_and_is_for_its_own_user(tmp_path: Path) -> None:
+    """Status without a word, a ping with two; nobody else has access: the page is in the group."""
     path = tmp_path / "status.sock"
     modes: list[int] = []
 
@@ -158,7 +158,7 @@ async def test_the_socket_takes_one_question_and_is_for_its_own_group(tmp_path: 
     answers, questions = await through(path, talk)
     assert questions == ["", "ping AA:BB:CC:00:00:01"]
     assert [one["seen"] for one in answers] == questions
-    assert modes == [0o660]
+    assert modes == [0o600]
     assert not path.exists()
 
 

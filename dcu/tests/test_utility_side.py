@@ -11,27 +11,33 @@ from typing import Any
 
 import pytest
 
+from dcu.available import CUSTOMERS_MAX
 from dcu.cli import main
 from dcu.config import DcuConfig
+from dcu.hosting.forecast import STEPS
 from dcu.ledger.layout import current
-from dcu.ledger.store import Ledger, read
+from dcu.ledger.store import Ledger
 from dcu.store.database import Database
 from dcu.store.schema import TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
-from dcu.utility.documents import Class
-from dcu.utility.outbox import Cursor, Lane, Outbox
+from dcu.utility.documents import Class, available
+from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull
 from dcu.utility_real import (
     RECOVER_MAX,
     catch_up,
     entries_of,
     finished_weeks,
+    missed_from,
     open_outbox,
     recall,
+    refill,
+    remembered,
     rule_of,
     settings_of,
+    utility_ports,
 )
-from dcu.utility_side import ordered_config
+from dcu.utility_side import HOLD, ordered_config
 from shared.config import check_config
 from shared.errors import ConfigError
 
@@ -210,10 +216,10 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
 def test_a_command_that_the_ledger_has_is_answered_and_not_carried_out_again(tmp_path: Path, ledger: Ledger) -> None:
     """The crash came after the record and before the outbox knew."""
     outbox = Outbox(tmp_path / "other", "substation-1")
-    recall(outbox, read(tmp_path))
+    recall(outbox, remembered(tmp_path))
     ledger.append(command(3, {"kind": "revoke_all", "hold_s": 0.0}))
     outbox.put([], Cursor(1, 1))
-    catch_up(outbox, "substation-1", 1, ledger.position, entries_of(current(tmp_path)))
+    catch_up(outbox, "substation-1", Cursor(1, 1), ledger.position, entries_of(current(tmp_path), 1))
     assert outbox.waiting == {"answer": 1, "decision": 1}
     assert outbox.unfinished() == []
     outbox.close()
@@ -224,10 +230,71 @@ def test_after_another_log_has_begun_everything_of_it_is_told(tmp_path: Path, le
     outbox = Outbox(tmp_path / "other", "substation-1")
     outbox.put([], Cursor(1, 500))
     ledger.append_all([grant(1), grant(2)])
-    catch_up(outbox, "substation-1", 2, ledger.position, entries_of(current(tmp_path)))
+    assert missed_from(outbox, 2, ledger.position) == 0
+    catch_up(outbox, "substation-1", Cursor(2, 0), ledger.position, entries_of(current(tmp_path)))
     assert outbox.waiting == {"decision": 3}
     assert outbox.cursor == Cursor(2, 3)
     assert RECOVER_MAX > 3
+    outbox.close()
+
+
+def test_an_outbox_that_a_crash_left_before_it_was_told_of_spent_numbers_is_told_at_the_next_start(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """The file exists, and nothing is in it; a hold that the newest start took over goes on, an older one does not."""
+    hold = {"kind": "revoke_all", "hold_s": 60.0}
+    ledger.append_all([command(5, hold), {"kind": "start", "epoch": 2, "seq": 0, "facts": {}}])
+    Outbox(config(tmp_path).store_directory, "substation-1").close()
+    outbox = open_outbox(config(tmp_path), ledger)
+    assert (outbox.outbox.last_number, settings_of(outbox.outbox)) == (5, {})
+    outbox.close()
+    again = Outbox(tmp_path / "other", "substation-1")
+    ledger.append({"kind": HOLD, "epoch": 2, "seq": None, "hold_s": 60.0})
+    recall(again, remembered(tmp_path))
+    assert settings_of(again) == {"hold_s": 60.0}
+    again.close()
+
+
+def test_what_was_missed_comes_in_pieces_from_where_it_began(tmp_path: Path, ledger: Ledger) -> None:
+    """Seven entries, three looked at in one go: three goes, each entry once, none before the gap."""
+    subject = config(tmp_path)
+    outbox = Outbox(subject.store_directory, "substation-1")
+    outbox.put([], Cursor(1, 1))
+    ledger.append_all([grant(n) for n in range(7)])
+    assert [refill(outbox, subject, ledger.position, 3) for _ in range(3)] == [True, True, False]
+    outbox.connected()
+    assert positions(outbox) == list(range(1, 8))
+    outbox.close()
+
+
+def test_decisions_that_a_start_had_no_room_for_are_not_passed_over(tmp_path: Path, ledger: Ledger) -> None:
+    """The outbox is full at a start: it says that it is behind, and where it was."""
+    subject = config(tmp_path)
+    open_outbox(subject, ledger).close()
+    ledger.append_all([grant(n) for n in range(5)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Outbox, "put", _no_room)
+        outbox = open_outbox(subject, ledger)
+    ports = utility_ports(subject, ledger, outbox)
+    assert ports.behind
+    assert outbox.outbox.cursor == Cursor(1, 1)
+    outbox.close()
+    outbox = open_outbox(subject, ledger)
+    assert not utility_ports(subject, ledger, outbox).behind
+    outbox.close()
+
+
+def _no_room(*_: object) -> None:
+    raise OutboxFull("no room")
+
+
+def test_the_longest_forecast_is_kept(tmp_path: Path) -> None:
+    """As many customers as are forecast for, names and numbers as long as they may be, all quarters of an hour."""
+    one = {"meter": "m" * 16, "low_w": -1e7, "expected_w": 12345678.9, "high_w": 12345678.9}
+    intervals = [one | {"start_s_from_now": 900.0 * n} for n in range(STEPS) for _ in range(CUSTOMERS_MAX)]
+    outbox = Outbox(tmp_path, "substation-1")
+    outbox.put([Item(Class.AVAILABLE, available(1_790_000_000.123, intervals))])
+    assert outbox.waiting == {"available": 1}
     outbox.close()
 
 

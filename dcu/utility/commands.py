@@ -265,7 +265,8 @@ class Judge:
             return Refused(no.why, no.detail, found)
         number = _number_of(content) if content.get("dcu") == self._dcu else None
         try:
-            heading = self._heading(content, last, retained=retained)
+            _new(number, last, retained=retained)
+            heading = self._heading(content)
             order = _order(heading)
             _in_time(heading, utc_s)
         except _No as no:
@@ -288,9 +289,7 @@ class Judge:
             raise _No(Refusal.BAD_SIGNATURE, f"of key {key}") from None
         return content, key
 
-    def _heading(self, content: dict[str, Any], last: int, *, retained: bool) -> _Heading:
-        if retained:
-            raise _No(Refusal.RETAINED, "the broker had kept it")
+    def _heading(self, content: dict[str, Any]) -> _Heading:
         if content.get("version") != VERSION:
             raise _No(Refusal.UNKNOWN_VERSION, f"seen {str(content.get('version'))[:20]}, expected {VERSION}")
         try:
@@ -299,8 +298,6 @@ class Judge:
             raise _No(Refusal.BAD_FORM, _first(error)) from None
         if heading.dcu != self._dcu:
             raise _No(Refusal.OTHER_DCU, f"seen {heading.dcu!r}, expected {self._dcu!r}")
-        if heading.number <= last:
-            raise _No(Refusal.OLD_NUMBER, f"seen {heading.number}, expected more than {last}")
         return heading
 
 
@@ -315,6 +312,14 @@ class _No(Exception):
 def _number_of(content: Mapping[str, Any]) -> int | None:
     number = content.get("number")
     return number if type(number) is int and 1 <= number <= WHOLE_MAX else None
+
+
+def _new(number: int | None, last: int, *, retained: bool) -> None:
+    """Looked at before what a command says, because one that is old spends nothing and can come again and again."""
+    if retained:
+        raise _No(Refusal.RETAINED, "the broker had kept it")
+    if number is not None and number <= last:
+        raise _No(Refusal.OLD_NUMBER, f"seen {number}, expected more than {last}")
 
 
 def _order(heading: _Heading) -> Order:

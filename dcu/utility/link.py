@@ -49,6 +49,9 @@ REFUSALS_RECORDED_MAX: Final = 10
 """Refusals that can be had for nothing (no signature, or a repeated one) and are recorded at once; after that one in
 `REFUSAL_S`. All are counted."""
 REFUSAL_S: Final = 60.0
+STRANGER_S: Final = 0.05
+"""[s] Pause after a message that nobody with a key has signed: the broker waits for its acknowledgement, and a flood
+costs little of the processor that decisions need."""
 CHEAP: Final = frozenset({Refusal.OLD_NUMBER, Refusal.RETAINED, Refusal.OTHER_DCU})
 
 _LOG: Final = get_logger("utility")
@@ -117,7 +120,7 @@ class Site(Protocol):
         """Do it, and record it (an entry of kind `outbox.COMMAND` with ``outcome`` and ``detail``); once more after a
         crash before the record. What there is to tell besides."""
 
-    def refused(self, refused: Refused, unrecorded: int) -> None:
+    async def refused(self, refused: Refused, unrecorded: int) -> None:
         """Record a refusal, and how many before it were not."""
 
 
@@ -151,8 +154,9 @@ class UtilityLink:
         self._send_now: Inbox[None] = Inbox("utility sender", 1)
         self._arrived: Inbox[Arrival] = Inbox("utility commands", ARRIVED_MAX)
         self._gap = self._full = False
-        self.refill: Callable[[], Awaitable[None]] | None = None
-        """Puts what the ledger has and the outbox missed; None where nobody can."""
+        self.refill: Callable[[], Awaitable[bool]] | None = None
+        """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
+        None where nobody can."""
         self._online: bool | None = None
         self._lost: str | None = None
         self.epoch = 0
@@ -173,6 +177,10 @@ class UtilityLink:
             name = decision_name(self._dcu, self._log, position)
             item = Item(Class.DECISION, decision(self._log, position, entry), name)
         self._enqueue(_Waiting(item, position))
+
+    def missed(self) -> None:
+        """The ledger has entries that the outbox has not."""
+        self._gap = True
 
     def _enqueue(self, waiting: _Waiting) -> None:
         if len(self._pending) >= PENDING_MAX:
@@ -201,6 +209,7 @@ class UtilityLink:
                 batch = [self._pending.popleft() for _ in range(min(PUT_MAX, len(self._pending)))]
                 await self._keep(batch)
                 self._send_now.put(None)
+                progress()
             progress()
 
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
@@ -212,6 +221,13 @@ class UtilityLink:
         except OutboxFull as full:
             self.counters["not put"] += len(items)
             self._note_full(full, gap=bool(positions))
+        except ValueError as error:  # one item that cannot be kept takes neither the others nor the daemon with it
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._keep([waiting])
+            else:
+                self.counters["not put"] += 1
+                event(_LOG, logging.ERROR, "item cannot be kept", why=str(error))
 
     def _note_full(self, full: OutboxFull, *, gap: bool) -> None:
         """No room: the link goes on with what it has; decisions are in the ledger, and are put once there is room."""
@@ -232,6 +248,9 @@ class UtilityLink:
                 await self._serve(session, progress)
             except LinkLost as lost:
                 self._note(online=False, why=str(lost))
+            except OutboxFull as full:  # even what has left cannot be crossed out; it goes again under the same names
+                self._note_full(full, gap=False)
+                self._note(online=False, why=str(full))
             finally:
                 if session is not None:
                     await session.close()
@@ -253,12 +272,21 @@ class UtilityLink:
             batch = await self._outbox.call(lambda outbox, ask=ask: _next(outbox, ask))  # type: ignore[misc]
             if batch is None and self._gap and self.refill is not None:
                 self._gap = self._full = False  # first: what is missed from now on opens another gap
-                await self.refill()
+                await self._refill(self.refill, progress)
             elif batch is None:
                 await self._send_now.wait(self._clock, self._clock.monotonic() + IDLE_S)
                 self._send_now.take()
             else:
                 await self._send(session, self._courier.wary(batch), progress)
+
+    async def _refill(self, refill: Callable[[], Awaitable[bool]], progress: Progress) -> None:
+        try:
+            more = await refill()
+        except OutboxFull as full:
+            self._note_full(full, gap=True)
+            await self._pause(IDLE_S, progress)
+        else:
+            self._gap = self._gap or more
 
     async def _send(self, session: Session, batch: Batch, progress: Progress) -> None:
         payload = message(self._dcu, batch.kind, batch.items)
@@ -299,10 +327,12 @@ class UtilityLink:
         """Take commands one after the other, those first that a crash has interrupted."""
         for command in await self._outbox.call(Outbox.unfinished):
             await self._carry_out(site, command)
+            progress()
         while True:
             await self._arrived.wait(self._clock, self._clock.monotonic() + IDLE_S)
             while (arrival := self._arrived.take()) is not None:
                 await self._take(site, arrival)
+                progress()  # a flood must not look like a worker that hangs
             progress()
 
     async def _take(self, site: Site, arrival: Arrival) -> None:
@@ -325,6 +355,8 @@ class UtilityLink:
             await self._carry_out(site, command)
         else:
             await self._refuse(site, judged)
+            if not judged.authentic:
+                await asyncio.sleep(STRANGER_S)
             arrival.acknowledge()
 
     async def _objection(self, site: Site, order: Order) -> tuple[Refusal, str] | None:
@@ -351,7 +383,7 @@ class UtilityLink:
                 self._note_full(full, gap=False)
             self.counters["commands repeated"] += again
             self._send_now.put(None)
-        if not refused.authentic or refused.why in CHEAP:
+        if refused.number is None or refused.why in CHEAP:  # it has spent no number: anybody can send it again
             now = self._clock.monotonic()
             self._recordable = min(
                 REFUSALS_RECORDED_MAX, self._recordable + int((now - self._recordable_s) / REFUSAL_S)
@@ -362,7 +394,7 @@ class UtilityLink:
                 self._unrecorded += 1
                 return
             self._recordable -= 1
-        site.refused(refused, self._unrecorded)
+        await site.refused(refused, self._unrecorded)
         self._unrecorded = 0
         event(_LOG, logging.WARNING, "command refused", why=refused.why.value, detail=refused.detail)
 

@@ -65,8 +65,8 @@ Draw = Callable[[int], bytes]
 """So many random bytes."""
 
 BATCH_ITEMS_MAX: Final = 256
-ITEM_BYTES_MAX: Final = 1 << 18
-"""A receipt with its proof is the longest item."""
+ITEM_BYTES_MAX: Final = 1 << 19
+"""A forecast for two hundred customers is the longest item."""
 
 QUOTA: Final[Mapping[Class, int]] = {
     Class.ALARM: 10_000,
@@ -148,8 +148,9 @@ class Outbox:
 
     @property
     def fresh(self) -> bool:
-        """Whether the file was made just now: numbers and settings must come from the ledger."""
-        return self._database.fresh
+        """Whether the ledger has not yet told what it remembers of commands; so, too, after a crash that came between
+        making the file and being told."""
+        return self._fact("last", None) is None
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from dcu.utility.commands import BYTES_MAX, Command, Judge, Order, Refusal, Refused
 from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX
 from dcu.utility.documents import Class, decision
-from dcu.utility.link import REFUSALS_RECORDED_MAX, Arrival, UtilityLink
-from dcu.utility.outbox import COMMAND, Item, Outbox
+from dcu.utility.link import REFUSALS_RECORDED_MAX, STRANGER_S, Arrival, UtilityLink
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
 from hil_tests import utility_outage
 from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox
 from hil_tests.utility_outage import Outage
@@ -51,7 +52,7 @@ class Desk:
         self.position += 1
         return None
 
-    def refused(self, refused: Refused, unrecorded: int) -> None:
+    async def refused(self, refused: Refused, unrecorded: int) -> None:
         self.refusals.append((refused.why, unrecorded))
 
 
@@ -337,14 +338,94 @@ def test_a_flood_of_nonsense_is_counted_and_hardly_recorded(tmp_path: Path) -> N
     assert answers(subject) == []
 
 
+def test_a_bad_command_that_comes_again_and_again_is_hardly_recorded(tmp_path: Path) -> None:
+    """Signed, of a bad form, and sent again by somebody who has heard it: it spends nothing, so it costs nothing."""
+
+    async def play(subject: Bench) -> None:
+        for number in (1, "one"):
+            payload = subject.commander.command({"kind": "revoke_all"}, UTC_S, number=number, comment="hello")
+            for _ in range(300):
+                subject.broker.command(payload)
+                await asyncio.sleep(0.1)
+
+    subject = bench(tmp_path, play)
+    assert subject.link.counters["refused bad_form"] == 301
+    assert len(subject.desk.refusals) <= REFUSALS_RECORDED_MAX + 3
+    assert subject.desk.done == []
+
+
+def test_a_flood_neither_looks_like_a_hang_nor_takes_the_processor(tmp_path: Path) -> None:
+    """Nonsense that never ends, faster than it is looked at: the desk shows progress, and takes its time."""
+    shown: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        subject = UtilityLink(
+            DCU,
+            1,
+            DirectOutbox(Outbox(tmp_path, DCU)),
+            MemoryBroker(MemoryUtility()),
+            Judge(DCU, ()),
+            LoopClock(loop),
+            random.Random(1),
+        )
+        desk = asyncio.ensure_future(subject.run_desk(Desk(), lambda: shown.append(loop.time())))
+        until_s = loop.time() + 100.0
+        while loop.time() < until_s:
+            subject._arrive(Arrival(b"nonsense", retained=False, acknowledge=lambda: None))
+            await asyncio.sleep(STRANGER_S / 5)
+        desk.cancel()
+        await asyncio.gather(desk, return_exceptions=True)
+        assert 1800 < subject.counters["refused not_json"] <= 2001
+
+    run_virtual(main)
+    assert max(b - a for a, b in pairwise(shown)) < 1.0
+
+
+def test_an_item_that_cannot_be_kept_takes_nothing_with_it(tmp_path: Path) -> None:
+    """A number that is none, in the middle of what is put at once: the others arrive, decisions and all."""
+
+    async def play(subject: Bench) -> None:
+        subject.link.tell(Item(Class.ALARM, {"n": 1}))
+        subject.link.tell(Item(Class.AVAILABLE, {"low_w": float("nan")}))
+        subject.link.recorded(0, {"kind": "grant"})
+        await asyncio.sleep(5.0)
+        assert subject.outbox.cursor == Cursor(1, 1)
+
+    subject = bench(tmp_path, play)
+    assert [len(subject.broker.utility.of(word)) for word in ("alarm", "available", "decision")] == [1, 0, 1]
+    assert subject.link.counters["not put"] == 1
+
+
+def test_a_medium_without_room_for_crossing_out_ends_nothing(tmp_path: Path) -> None:
+    """What has left cannot be settled: it leaves again under its name, and is settled once there is room."""
+
+    async def play(subject: Bench) -> None:
+        real, subject.outbox.settle = subject.outbox.settle, _full  # type: ignore[method-assign]
+        subject.link.tell(Item(Class.ALARM, {"n": 1}))
+        await asyncio.sleep(30.0)
+        subject.outbox.settle = real  # type: ignore[method-assign]
+        await asyncio.sleep(BACK_OFF_S_MAX + 5.0)
+        assert subject.outbox.waiting == {}
+
+    subject = bench(tmp_path, play)
+    assert [item["n"] for item in subject.broker.utility.of("alarm")] == [1]
+    assert subject.broker.utility.doubled > 1
+
+
+def _full(*_: object) -> None:
+    raise OutboxFull("no room")
+
+
 def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
     """No room while the broker is away: commands are not accepted, decisions are found again in the ledger, once."""
     ledger: list[dict[str, Any]] = []
 
     async def play(subject: Bench) -> None:
-        async def refill() -> None:
+        async def refill() -> bool:
             items = [Item(Class.DECISION, decision(1, n, e), f"{DCU}/decision/1/{n}") for n, e in enumerate(ledger)]
             subject.outbox.put(items)
+            return False
 
         subject.link.refill = refill
         subject.broker.go()

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
 
 NOW = 1_790_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -147,7 +147,7 @@ def test_what_cannot_be_kept_changes_nothing(outbox: Outbox) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         outbox.put([report(1), Item(Class.REPORT, {"p_w": float("nan")}), report(2)], Cursor(1, 9))
     with pytest.raises(ValueError, match="at most"):
-        outbox.put([report(1), Item(Class.REPORT, {"text": "x" * (1 << 18)})])
+        outbox.put([report(1), Item(Class.REPORT, {"text": "x" * ITEM_BYTES_MAX})])
     assert (outbox.waiting, outbox.cursor, drain(outbox)) == ({}, None, [])
 
 

@@ -1,4 +1,4 @@
-"""The page's socket says how things are, to those who may know, and takes no orders."""
+"""The sockets of a DCU say how things are to those who may know, take no orders, and cost decisions next to nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 from asyncio import Future
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcu import page_door as door_room
-from dcu.page_door import group_number, page_door
+from dcu import doors as door_room
+from dcu.doors import group_number, page_door
 from dcu.page_facts import NEWS_MAX, Recent
 from shared.errors import ConfigError
 
@@ -83,6 +84,25 @@ async def test_who_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: pytest.
         with contextlib.suppress(ConnectionResetError):
             got = await hear(path)
         assert len(got) < 20_000_000
+
+
+async def test_who_asks_without_end_does_not_have_it_made_without_end(tmp_path: Path) -> None:
+    """A page that somebody has broken into asks as fast as it can: a snapshot is made five times a second at most."""
+    path, made, loop = tmp_path / "page.sock", list[float](), asyncio.get_running_loop()
+
+    def snapshot() -> dict[str, Any]:
+        made.append(loop.time())
+        return {}
+
+    up = asyncio.Event()
+    task = asyncio.ensure_future(page_door(path, None)(snapshot, up.set))
+    await up.wait()
+    for _ in range(100):
+        assert await hear(path) == b"{}"
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert all(b - a >= door_room.SNAPSHOT_S for a, b in pairwise(made))
+    assert len(made) < 100
 
 
 def grant(seq: int, kind: str = "grant", **more: Any) -> dict[str, Any]:
