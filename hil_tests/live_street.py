@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from dcu.available import Forecaster
+from dcu.doors import PageDoor, page_door
 from dcu.grid.feeder import Feeder
 from dcu.grid.network_file import save_network
 from dcu.hosting.headroom import GridLimits
-from dcu.doors import PageDoor, page_door
 from dcu.page_facts import Recent, page_facts
 from dcu.status import snapshot
 from hil_tests.cores import WARM_UP_S, Street
