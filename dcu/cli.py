@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--json", action="store_true")
     export.set_defaults(command=_export)
     forget = commands.add_parser(
-        "forget", help="delete a customer from the store, the DCU stopped; not from the ledger"
+        "forget", help="delete a customer from the store and from what waits for the utility, the DCU stopped"
     )
     forget.add_argument("--config", type=Path, required=True)
     forget.add_argument("meter")
@@ -126,10 +127,16 @@ def _export(options: argparse.Namespace) -> int:
 
 def _forget(options: argparse.Namespace) -> int:
     from dcu.store.forget import forget  # noqa: PLC0415  # opens the files for writing
+    from dcu.utility.outbox import UTILITY, Outbox  # noqa: PLC0415  # the same
 
     config = _load(options.config)
     rows = forget(config.store_directory, config.dcu.id, options.meter)
-    print(f"{options.meter}: {rows} rows deleted; the ledger forgets by headroom-ledger forget")
+    waiting = 0
+    if UTILITY.path(config.store_directory).exists():
+        with closing(Outbox(config.store_directory, config.dcu.id)) as outbox:
+            waiting = outbox.forget(options.meter)
+    told = f"{rows} rows deleted, {waiting} items that wait for the utility emptied"
+    print(f"{options.meter}: {told}; the ledger forgets by headroom-ledger forget")
     return EXIT_OK
 
 

@@ -212,7 +212,8 @@ class Store(Section):
     """Events, telemetry and what is made of it, beside the ledger.
 
     ``telemetry_mib`` is what readings and intervals may take before the oldest readings go early; the whole store
-    stays below 1 GiB. ``free_mib_min`` is the room that is left to the ledger. ``reading_holds_s`` is how long a
+    stays below 1 GiB. ``free_mib_min`` is the room that is left to the ledger; with four times as much there is an
+    alarm. ``reading_holds_s`` is how long a
     reading stands for in a mean, twice the report interval if unset. ``energy_step_wh`` is how finely the meters'
     registers move. ``export_ids`` says whether studies get the meters' names or salted hashes of them.
     """
@@ -222,7 +223,7 @@ class Store(Section):
     events_days: Annotated[float, Field(ge=7.0, le=3650.0)] = 400.0
     readings_days: Annotated[float, Field(ge=1.0, le=90.0)] = 14.0
     intervals_days: Annotated[float, Field(ge=30.0, le=3650.0)] = 400.0
-    telemetry_mib: Annotated[int, Field(ge=16, le=576)] = 512
+    telemetry_mib: Annotated[int, Field(ge=16, le=512)] = 512
     free_mib_min: Annotated[int, Field(ge=16, le=65536)] = 256
     reading_holds_s: Annotated[float, Field(ge=2.0, le=900.0)] | None = None
     energy_step_wh: Annotated[float, Field(gt=0.0, le=1000.0)] = 100.0

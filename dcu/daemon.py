@@ -309,6 +309,7 @@ class DcuDaemon:
             self.engine, self.ports.ledger, self.ports.clock.monotonic(), self._stack.summary(), self.config
         )
         found |= {"counters": asdict(self.counters), "protection": self._gate.summary()}
+        found["short_of_room"] = self._short_of_room
         return found | page_facts(self.engine, self._recent, self._forecaster, self.ports.clock.utc_s())
 
     async def answer(self, question: str) -> dict[str, Any]:
@@ -479,11 +480,17 @@ class DcuDaemon:
             self.ports.store.happened(what, meter, fields)
 
     def _own_alarms(self) -> dict[str, str]:
-        """Identity alarms of meters, and the balancing meter's."""
+        """Identity alarms of meters, the balancing meter's, and the medium's."""
         alarms: dict[str, str] = dict(self._gate.summary()["alarms"])
+        if self._short_of_room:
+            alarms["medium"] = "nearly full"
         if self._substation not in {"", "good"}:
             alarms["balancing meter"] = self._substation
         return alarms
+
+    @property
+    def _short_of_room(self) -> bool:
+        return self.ports.store is not None and bool(self.ports.store.status().get("short_space"))
 
     def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16

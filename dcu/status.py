@@ -111,6 +111,8 @@ def _store(found: dict[str, Any]) -> list[str]:
     files = ", ".join(f"{name} {state}" for name, state in found["files"].items())
     lost = f"{found['readings_dropped']} readings and {found['events_dropped']} events lost"
     low = ["ALARM store: the medium is nearly full, no telemetry is written"] if found["low_space"] else []
+    if found.get("short_space") and not low:
+        low = [f"ALARM store: the medium is nearly full, {found['free_bytes'] >> 20} MiB are left to the ledger"]
     aside = [f"ALARM store: {found['set_aside']} bad files set aside"] if found["set_aside"] else []
     return [f"store: {files}; {found['readings']} readings kept, {lost}", *low, *aside]
 

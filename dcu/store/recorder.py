@@ -71,6 +71,10 @@ TRIES: Final = 3
 CLOCK_S: Final = 3600.0
 """[s] Wall clock and monotonic clock may part by so much before age is no reason to delete any more."""
 
+SHORT: Final = 4
+"""With so many times the room that telemetry leaves to the ledger there is an alarm: nothing deletes the ledger, and
+without room for it nobody is granted anything."""
+
 STEADY_S: Final = 2 * 86400.0
 """[s] They have to go together for so long again; a board without a battery jumps once after each start."""
 
@@ -147,7 +151,8 @@ class Recorder:
         self._noted = 0
         self._flush_s = self._sweep_s = clock.monotonic()
         self._behind = True
-        self._low = False
+        self._low = self._short = False
+        self._free_bytes: int | None = None
         self._apart_s = clock.utc_s() - clock.monotonic()
         self._believe_s = -float("inf")
         self.events = Writer(directory, EVENTS, dcu, edge("events"), self, connect)
@@ -201,6 +206,8 @@ class Recorder:
             "behind_ledger": self._behind,
             "waiting": len(self._readings) + len(self._events),
             "low_space": self._low,
+            "short_space": self._short,
+            "free_bytes": self._free_bytes,
             **asdict(self.counters),
         }
 
@@ -254,8 +261,17 @@ class Recorder:
         if now >= self._sweep_s:
             self._sweep_s = now + SWEEP_S
             await self._sweep()
+        self._look_at_room()
         if self._behind and self.events.state is State.GOOD:
             await self._follow(progress)
+
+    def _look_at_room(self) -> None:
+        """Log once when there is little of it, and once when there is enough again."""
+        free, before = self._free_bytes, self._short
+        self._short = free is not None and free < SHORT * self._settings.free_bytes_min
+        if self._short != before:
+            level = logging.ERROR if self._short else logging.INFO
+            event(_LOG, level, "medium nearly full" if self._short else "medium has room again", free_bytes=free)
 
     def close(self) -> None:
         """Write what waits and give the files back."""
@@ -314,7 +330,8 @@ class Recorder:
     def _put_readings(
         self, connection: sqlite3.Connection, readings: Sequence[tuple[float, str, Reading, float | None]]
     ) -> int:
-        self._low = free_bytes(self._directory) < self._settings.free_bytes_min
+        self._free_bytes = free_bytes(self._directory)
+        self._low = self._free_bytes < self._settings.free_bytes_min
         if self._low:
             return 0
         connected, known = self._numbered

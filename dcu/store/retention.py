@@ -15,7 +15,7 @@ ROWS: Final = 5000
 """Rows that one sweep of a table deletes at most; a clock that lies cannot empty a file before somebody looks."""
 
 EVENT_ROWS_MAX: Final = 300_000
-"""Events kept; at about 350 bytes each half of the events file."""
+"""Events kept; at about 300 bytes each half of the events file."""
 
 FREE_SHARE: Final = 0.25
 """Share of a file that may be free pages before some are given back to the file system."""
@@ -24,7 +24,8 @@ VACUUM_PAGES: Final = 256
 """Pages given back at a time."""
 
 STORE_BYTES_MAX: Final = 1 << 30
-"""[byte] All of the store, bad files that were set aside included; those go first."""
+"""[byte] All of the store, the utility's outbox and bad files that were set aside included; those go first. The caps of
+the three files leave 64 MiB for their logs."""
 
 DAY_S: Final = 86400
 READINGS_MS_MIN: Final = 2 * DAY_S * 1000

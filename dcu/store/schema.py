@@ -68,8 +68,8 @@ TELEMETRY_TABLES: Final = (
     "CREATE TABLE made (what TEXT PRIMARY KEY, until_s INTEGER NOT NULL) STRICT",
 )
 
-EVENTS: Final = FileKind("events", 0x48524556, Durability.EVERY_COMMIT, (EVENT_TABLES,), 256 * MIB)
+EVENTS: Final = FileKind("events", 0x48524556, Durability.EVERY_COMMIT, (EVENT_TABLES,), 192 * MIB)
 """Events, and what the utility link must not lose: every commit is on the medium."""
 
-TELEMETRY: Final = FileKind("telemetry", 0x48525445, Durability.NOT_THE_NEWEST, (TELEMETRY_TABLES,), 640 * MIB)
+TELEMETRY: Final = FileKind("telemetry", 0x48525445, Durability.NOT_THE_NEWEST, (TELEMETRY_TABLES,), 576 * MIB)
 """Readings and what is made of them: the newest seconds may go."""

@@ -17,12 +17,13 @@ from dcu.config import DcuConfig
 from dcu.hosting.forecast import STEPS
 from dcu.ledger.layout import current
 from dcu.ledger.store import Ledger
-from dcu.store.database import Database
-from dcu.store.schema import TELEMETRY
+from dcu.store.database import WAL_KEPT_BYTES, Database
+from dcu.store.retention import STORE_BYTES_MAX
+from dcu.store.schema import EVENTS, TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class, available
-from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
 from dcu.utility_real import (
     RECOVER_MAX,
     catch_up,
@@ -296,6 +297,16 @@ def test_the_longest_forecast_is_kept(tmp_path: Path) -> None:
     outbox.put([Item(Class.AVAILABLE, available(1_790_000_000.123, intervals))])
     assert outbox.waiting == {"available": 1}
     outbox.close()
+
+
+def test_the_files_of_the_store_fit_their_gigabyte_together() -> None:
+    """At their caps, with what SQLite keeps of their logs; telemetry makes room well before its cap."""
+    kinds = (EVENTS, TELEMETRY, UTILITY)
+    assert sum(kind.bytes_max for kind in kinds) + 3 * 2 * WAL_KEPT_BYTES <= STORE_BYTES_MAX
+    most = check_config("dcu.toml", content() | {"store": {"telemetry_mib": 512}}, DcuConfig)
+    assert most.store_settings.keeping.telemetry_bytes + (64 << 20) <= TELEMETRY.bytes_max
+    with pytest.raises(ConfigError, match="telemetry_mib"):
+        check_config("dcu.toml", content() | {"store": {"telemetry_mib": 513}}, DcuConfig)
 
 
 def test_weeks_that_have_ended_come_from_the_store_and_only_new_ones(tmp_path: Path) -> None:

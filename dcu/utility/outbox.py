@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from dcu.store.database import Aside, Connect, Database, Durability, FileKind
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
-from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, with_id
+from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
 from shared.errors import DecodeError, HeadroomError
 
 TABLES: Final = (
@@ -345,6 +345,31 @@ class Outbox:
     ) -> None:
         name = f"{self._dcu}/answer/{sha256[:16]}/{outcome}"
         self._insert(connection, Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
+
+    # ---- a customer who leaves ---------------------------------------------------------------------------------------
+
+    def forget(self, meter: str) -> int:
+        """Take what names a customer out of what waits and out of commands that are done; how many items that were.
+
+        A decision stays, by its place in the ledger and its kind alone; everything else goes. What was ordered for him
+        holds as long as he is configured, so his nominal limit stays until he is not.
+        """
+        self._database.connection.execute("PRAGMA secure_delete = ON")
+        said = encode_text(meter)
+        with self._changing() as connection:
+            rows = connection.execute("SELECT id, class, body FROM items").fetchall()
+            named = [(row, Class(kind), body) for row, kind, packed in rows if said in (body := _unpacked(packed))]
+            for row, kind, body in named:
+                if kind is Class.DECISION:
+                    less = _packed(encode(_without_most(json.loads(body))))
+                    connection.execute("UPDATE items SET body = ? WHERE id = ?", (less, row))
+                else:
+                    connection.execute("DELETE FROM items WHERE id = ?", (row,))
+                    self._count[kind] -= 1
+            done = connection.execute("SELECT number, body FROM commands WHERE done IS NOT NULL").fetchall()
+            gone = [(number,) for number, body in done if json.dumps(meter) in body]
+            connection.executemany("UPDATE commands SET body = '' WHERE number = ?", gone)
+        return len(named)
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 

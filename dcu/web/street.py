@@ -145,6 +145,8 @@ def _alarms(
         yield "note", "DCU", "has just started; nothing is granted until no earlier grant can be in use"
     if snapshot["substation"]["quality"] != "good":
         yield "alarm", "substation", f"the balancing meter's reading is {snapshot['substation']['quality']}"
+    if snapshot.get("short_of_room"):
+        yield "alarm", "DCU", "its medium is nearly full; without room for the ledger nobody is granted anything"
     for meter, what in snapshot.get("protection", {}).get("alarms", {}).items():
         yield "alarm", str(meter), str(what)
     for customer in customers:

@@ -349,7 +349,25 @@ async def test_a_full_medium_is_left_to_the_ledger(tmp_path: Path) -> None:
     await street.turn()
     assert street.recorder.counters.readings_dropped == 1
     assert street.recorder.status()["low_space"] is True
+    assert street.recorder.status()["short_space"] is True
     assert street.seqs() == [1]
+    street.close()
+
+
+async def test_little_room_is_told_before_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times what is left to the ledger: telemetry goes on, and there is an alarm; with five times it is over."""
+    street = Street(tmp_path, replace(SETTINGS, free_bytes_min=1000))
+    await street.turn()
+    found = []
+    for seq, room in enumerate((5000, 3000, 5000), 1):
+        monkeypatch.setattr(module, "free_bytes", lambda _, room=room: room)
+        street.recorder.reported(METER, report(seq))
+        street.clock.now += SETTINGS.batch_s
+        await street.turn()
+        await street.turn()
+        status = street.recorder.status()
+        found.append((status["short_space"], status["low_space"], status["free_bytes"], status["readings_dropped"]))
+    assert found == [(False, False, 5000, 0), (True, False, 3000, 0), (False, False, 5000, 0)]
     street.close()
 
 

@@ -151,6 +151,31 @@ def test_what_cannot_be_kept_changes_nothing(outbox: Outbox) -> None:
     assert (outbox.waiting, outbox.cursor, drain(outbox)) == ({}, None, [])
 
 
+def test_a_customer_who_leaves_is_in_no_byte_and_no_decision_is_missing(tmp_path: Path) -> None:
+    """His decisions, one that names him as what bound another, a report, a receipt; others' and their order stay."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([entry(0, meter="meter_1"), entry(1, meter="other"), entry(2, meter="other", binding="meter_1")])
+    outbox.put([entry(3, meter="meter_11"), Item(Class.REPORT, {"readings": [{"resource": "meter_1"}]}), report(7)])
+    limits = command(1, kind="set_nominal_limits", limits={"meter_1": 5.0})
+    outbox.accept(limits, {})
+    outbox.put([done(limits, 4)])
+    assert outbox.forget("meter_1") == 4
+    assert outbox.forget("meter_1") == 0
+    found = {item["id"]: item for item in drain(outbox)}
+    decisions = [item for name, item in found.items() if "/decision/" in name]
+    assert [item["position"] for item in decisions] == [0, 1, 2, 3, 4]
+    assert [item.get("left_out", False) for item in decisions] == [True, False, True, False, True]
+    assert [item["n"] for name, item in found.items() if "/report/" in name] == [7]
+    outbox.close()
+    assert b"meter_1" not in (tmp_path / "utility.sqlite").read_bytes().replace(b"meter_11", b"")
+
+
+def done(ordered: Command, position: int) -> Item:
+    """The ledger's entry about a command."""
+    told = {"kind": "command", "epoch": 1, "seq": None, **ordered.as_entry(), "outcome": "done", "detail": ""}
+    return Item(Class.DECISION, decision(1, position, told), f"dcu-1/decision/1/{position}")
+
+
 def test_an_entry_that_is_too_long_is_told_by_its_place(outbox: Outbox) -> None:
     """A decision is never dropped; whoever needs all of it asks for a receipt."""
     outbox.put([entry(4, text="x" * (1 << 19))])
