@@ -401,7 +401,7 @@ def test_a_medium_without_room_for_crossing_out_ends_nothing(tmp_path: Path) -> 
     """What has left cannot be settled: it leaves again under its name, and is settled once there is room."""
 
     async def play(subject: Bench) -> None:
-        real, subject.outbox.settle = subject.outbox.settle, _full  # type: ignore[method-assign]
+        real, subject.outbox.settle = subject.outbox.settle, _full  # type: ignore[assignment, method-assign]
         subject.link.tell(Item(Class.ALARM, {"n": 1}))
         await asyncio.sleep(30.0)
         subject.outbox.settle = real  # type: ignore[method-assign]

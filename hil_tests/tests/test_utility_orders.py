@@ -165,7 +165,7 @@ def test_weeks_that_a_full_outbox_has_no_room_for_are_told_later(tmp_path: Path)
 
     async def main() -> None:
         subject = Side(tmp_path, config(tmp_path), {})
-        put, subject.box.outbox.put = subject.box.outbox.put, _full  # type: ignore[method-assign]
+        put, subject.box.outbox.put = subject.box.outbox.put, _full  # type: ignore[assignment, method-assign]
         telling = asyncio.ensure_future(subject.side._tell(lambda: None))
         await asyncio.sleep(10.0)
         assert not telling.done()
