@@ -268,7 +268,7 @@ class UtilitySide:
             await self._keep_setting("model", sha256)  # not before it has loaded: without a model nobody is granted
         except (HeadroomError, OSError, ValueError) as error:
             return Nothing(), "failed", str(error)[:200]
-        rule.adjust(policy=self._set.get("policy"), band_pct=self._set.get("band_pct"))
+        rule.adjust(policy=self._set.get("policy"), band_pct=allowed_band_pct(self._config, self._set))
         return AnotherRule(rule), "done", f"model {rule.facts().get('model')}"
 
     async def _receipt(self, command: Command, order: GiveReceipt) -> tuple[Item | None, str, str]:
@@ -426,10 +426,9 @@ def ordered_config(config: DcuConfig, settings: Mapping[str, Any]) -> DcuConfig:
             for meter in config.meters
         ]
     }
-    band_pct, policy, model = settings.get("band_pct"), settings.get("policy"), settings.get("model")
-    if band_pct is not None and config.utility is not None:
-        most = config.utility.band_pct_max(config)
-        changes["site"] = config.site.model_copy(update={"band_pct": min(band_pct, most)})
+    policy, model = settings.get("policy"), settings.get("model")
+    if (band_pct := allowed_band_pct(config, settings)) is not None:
+        changes["site"] = config.site.model_copy(update={"band_pct": band_pct})
     if policy is not None:
         changes["decision"] = config.decision.model_copy(update={"policy": policy})
     if model is not None and config.model is not None and config.utility is not None:
@@ -438,3 +437,11 @@ def ordered_config(config: DcuConfig, settings: Mapping[str, Any]) -> DcuConfig:
         if value:
             event(_LOG, logging.INFO, "ordered by the utility", setting=name)
     return config.model_copy(update=changes)
+
+
+def allowed_band_pct(config: DcuConfig, settings: Mapping[str, Any]) -> float | None:
+    """The band that a command has set [% of nominal], as far as the configuration still allows it; None if none has."""
+    band_pct = settings.get("band_pct")
+    if band_pct is None or config.utility is None:
+        return None
+    return float(min(band_pct, config.utility.band_pct_max(config)))

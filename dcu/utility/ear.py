@@ -18,6 +18,9 @@ from shared.errors import DeviceError
 
 Tell = Callable[[str, dict[str, Any]], None]
 
+SEEN_MAX: Final = 1_000_000
+"""Ids that are remembered: about a week of a DCU of a hundred meters, twenty of them with grants."""
+
 LAST: Final = frozenset({"done", "failed", "refused"})
 """After these answers there comes no other."""
 
@@ -34,19 +37,21 @@ def _client(address: Address, files: TlsFiles | None) -> Client:
 
 
 async def listen(address: Address, files: TlsFiles | None, tell: Tell, topic: str = "headroom/+/up/#") -> None:
-    """Tell every item once, until cancelled; ids that were told are not told again.
+    """Tell every item once, until cancelled; ids that were told are not told again, as far as `SEEN_MAX` reaches.
 
     Raises:
         DeviceError: the broker is not reached, or goes away.
     """
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     try:
         async with _client(address, files) as client:
             await client.subscribe(topic, qos=1)
             async for message in client.messages:
                 for item in _items(bytes(message.payload)):
                     if (name := str(item.get("id"))) not in seen or name == "None":
-                        seen.add(name)
+                        seen[name] = None
+                        if len(seen) > SEEN_MAX:
+                            del seen[next(iter(seen))]
                         tell(str(message.topic), item)
     except MqttError as error:
         raise DeviceError(f"{address.host}:{address.port}: {error}") from error

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from dcu.config import DcuConfig
-from dcu.hosting.decide import Rule
+from dcu.hosting.decide import Band, Rule
 from dcu.hosting.engine import HostingEngine
-from dcu.hosting.orders import AllRevoked, NominalLimits, Nothing, Ordered
+from dcu.hosting.orders import AllRevoked, AnotherRule, NominalLimits, Nothing, Ordered
+from dcu.hosting.present import PresentVoltages
 from dcu.tests.test_utility_side import config
-from dcu.utility.commands import Command, RevokeAll, SetNominalLimits
+from dcu.utility.commands import Command, LoadModel, RevokeAll, SetNominalLimits
 from dcu.utility.link import LinkLost, Session
 from dcu.utility.outbox import Outbox, OutboxFull
 from dcu.utility_side import ROOM_S, UtilityPorts, UtilitySide
 from hil_tests.virtual.loop import run_virtual
 from shared.clock import LoopClock
-from shared.errors import ConfigError
+from shared.errors import ConfigError, Fault
 from shared.ids import Epoch
 
 
@@ -42,7 +43,9 @@ class Files:
         return False
 
     async def rule(self, sha256: str) -> Rule:
-        raise ConfigError(sha256, [])
+        if sha256 != GOOD:
+            raise ConfigError(sha256, [Fault("file", "nothing", "a model")])
+        return PresentVoltages(Band.around(230.0, 5.0))
 
 
 class Nowhere:
@@ -89,6 +92,7 @@ def command(order: Any) -> Command:
     return Command(1, "0" * 64, "k", order)
 
 
+GOOD = "1" * 64
 LOWER = SetNominalLimits(kind="set_nominal_limits", limits={"meter-1": 700.0})
 
 
@@ -120,6 +124,35 @@ def test_a_command_that_a_restart_finds_too_generous_fails(tmp_path: Path) -> No
         assert isinstance(order.change, Nothing)
         assert order.about["outcome"] == "failed"
         assert "above_configured" in order.about["detail"]
+
+    run_virtual(main)
+
+
+def test_a_model_is_loaded_with_the_band_that_the_configuration_allows_now(tmp_path: Path) -> None:
+    """A command had set 9 % when 9 % was allowed; 5 % is now, and another model does not bring the 9 % back."""
+
+    async def main() -> None:
+        subject = Side(tmp_path, config(tmp_path), {"band_pct": 9.0})
+        await subject.side.carry_out(command(LoadModel(kind="load_model", sha256=GOOD)))
+        change = subject.given[0].change
+        assert isinstance(change, AnotherRule)
+        assert isinstance(change.rule, PresentVoltages)
+        assert change.rule.facts() == PresentVoltages(Band.around(230.0, 5.0)).facts()
+        assert subject.box.outbox.setting("model") == GOOD
+
+    run_virtual(main)
+
+
+def test_a_model_that_fails_to_load_is_not_tried_again_at_the_next_start(tmp_path: Path) -> None:
+    """Without a model nobody would be granted anything."""
+
+    async def main() -> None:
+        subject = Side(tmp_path, config(tmp_path), {})
+        order = LoadModel(kind="load_model", sha256="0" * 64)
+        assert subject.side.settings(order) == {}
+        await subject.side.carry_out(command(order))
+        assert subject.given[0].about["outcome"] == "failed"
+        assert subject.box.outbox.setting("model") is None
 
     run_virtual(main)
 

@@ -151,6 +151,18 @@ def test_what_cannot_be_kept_changes_nothing(outbox: Outbox) -> None:
     assert (outbox.waiting, outbox.cursor, drain(outbox)) == ({}, None, [])
 
 
+def test_an_order_of_a_newer_program_stays_for_it_and_ends_nothing(tmp_path: Path) -> None:
+    """Accepted, then the program was put back: the others are carried out."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    for number in (1, 2):
+        outbox.accept(command(number), {})
+    with outbox._database.transaction() as connection:
+        connection.execute("UPDATE commands SET body = ? WHERE number = 1", ('{"kind": "of tomorrow"}',))
+    assert [one.number for one in outbox.unfinished()] == [2]
+    assert outbox.last_number == 2
+    outbox.close()
+
+
 def test_a_customer_who_leaves_is_in_no_byte_and_no_decision_is_missing(tmp_path: Path) -> None:
     """His decisions, one that names him as what bound another, a report, a receipt; others' and their order stay."""
     outbox = Outbox(tmp_path, "dcu-1")
