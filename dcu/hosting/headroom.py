@@ -156,7 +156,11 @@ class Outlook:
         self._u_model = np.abs(self._at(now.p_w)[0])
 
     def excess(self, p_w: Reals) -> Reals:
-        return np.array([self._exceed(*self._at(p)) for p in np.atleast_2d(p_w)])
+        states = np.atleast_2d(p_w)
+        found = np.empty((len(states), len(self.names)))
+        for row, p in zip(found, states, strict=True):
+            self._exceed(*self._at(p), row)
+        return found
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of one state, sought from the one that was solved last."""
@@ -167,16 +171,22 @@ class Outlook:
         self._last = self._solved[key]
         return self._last
 
-    def _exceed(self, u: Complexes, i: Complexes) -> Reals:
-        found: Reals = np.empty(len(self.names))
+    def _exceed(self, u: Complexes, i: Complexes, found: Reals) -> Reals:
         if not np.isfinite(u).all():
             found.fill(np.inf)
             return found
         seen, n, k = self._observed, len(u), len(self._observed.rated)
-        change = np.abs(u) - self._u_model
-        error = self.now.model_error * np.abs(change)
-        found[:n] = (self._over_v + change + error) / self.model.u_nominal_v
-        found[n : 2 * n] = (self._under_v - change + error) / self.model.u_nominal_v
+        change = np.abs(u)
+        change -= self._u_model
+        over, under = found[: 2 * n].reshape(2, n)
+        np.add(self._over_v, change, out=over)
+        np.subtract(self._under_v, change, out=under)
+        np.abs(change, out=change)
+        change *= self.now.model_error
+        over += change
+        under += change
+        over /= self.model.u_nominal_v
+        under /= self.model.u_nominal_v
         if k:
             found[2 * n : 2 * n + k] = np.abs(seen.open_a + seen.h @ i) / seen.i_max_a - 1
         if seen.buses is not None:
@@ -187,20 +197,19 @@ class Outlook:
     def guess(self, p_w: Reals) -> Reals:
         """One step of the power flow from the state that was solved last."""
         near = None if self._last is None else self._last[0]
-        return self._exceed(*one_step(self.model, p_w, self.now.q_var, near))
+        return self._exceed(*one_step(self.model, p_w, self.now.q_var, near), np.empty(len(self.names)))
 
     def relief(self, unused_w: Reals) -> Reals:
         """Voltages only; a current on a neutral that other phases would balance is not looked at."""
         found = np.zeros(len(self.names))
-        lowers, lifts = _relieving(self.model)
+        by_export, n = _relieving(self.model), len(unused_w)
         where = np.flatnonzero(unused_w)
-        if len(where) > FEW * len(unused_w):
-            where = np.arange(len(unused_w))
-        n, unused = len(unused_w), unused_w[where].astype(np.float32)
-        if len(where) < n:
-            lowers, lifts = lowers[:, where], lifts[:, where]
-        found[:n], found[n : 2 * n] = lowers @ unused, lifts @ unused
-        return (1 + CURVED) * found
+        if len(where) > FEW * n:
+            found[: 2 * n] = by_export @ unused_w.astype(np.float32)
+        elif len(where):
+            found[: 2 * n] = by_export[:, where] @ unused_w[where].astype(np.float32)
+        found *= 1 + CURVED
+        return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
@@ -239,16 +248,13 @@ def rise(model: PortModel) -> Reals:
     return found
 
 
-def _relieving(model: PortModel) -> tuple[Reals, Reals]:
-    """By how much the exports of all ports lower, and how much they lift, every voltage (n, n) [share of nominal/W];
-    kept with the model."""
+def _relieving(model: PortModel) -> NDArray[np.float32]:
+    """By how much the exports of all ports lower every voltage, and below that by how much they lift it (2n, n) [share
+    of nominal/W]; kept with the model."""
     if "relieving" not in model.memo:
         by_draw = rise(model)  # drawing raises the voltage: exporting lowers it
-        model.memo["relieving"] = (
-            np.maximum(by_draw, 0.0).astype(np.float32),
-            np.maximum(-by_draw, 0.0).astype(np.float32),
-        )
-    found: tuple[Reals, Reals] = model.memo["relieving"]
+        model.memo["relieving"] = np.concatenate([np.maximum(by_draw, 0.0), np.maximum(-by_draw, 0.0)]).astype("f4")
+    found: NDArray[np.float32] = model.memo["relieving"]
     return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, Prospect, Rows, Situation
+from dcu.hosting.headroom import CURVED, Constraint, Prospect, Rows, Situation
 
 Reals = NDArray[np.float64]
 
@@ -35,7 +35,10 @@ class Sober:
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
-        return np.asarray(self._inner.excess(states) + np.array([self._doubted(p) for p in states]))
+        found = self._inner.excess(states)
+        for row, p in zip(found, states, strict=True):
+            row += self._doubted(p)
+        return found
 
     def guess(self, p_w: Reals) -> Reals:
         return np.asarray(self._inner.guess(p_w) + self._doubted(p_w))
@@ -44,10 +47,17 @@ class Sober:
         return self._inner.relief(unused_w)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
-        """Beyond what is measured an export relieves nothing."""
+        """Beyond what is measured an export relieves nothing, and what it might relieve is taken for a little more than
+        it is."""
+        found = self._inner.slopes(p_w, rows)
+        return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, -CURVED * found), found)
+
+    def pushes(self, p_w: Reals, rows: Rows) -> Reals:
+        """The same, relief left out: who pushes a constraint, and not who merely does not relieve it."""
         found = self._inner.slopes(p_w, rows)
         return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
 
     def _doubted(self, p_w: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
-        return np.asarray(np.maximum(unseen - self._believed, self._missing))
+        unseen -= self._believed
+        return np.maximum(unseen, self._missing, out=unseen)

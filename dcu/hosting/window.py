@@ -167,7 +167,7 @@ class _Judge:
     """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
     anyway."""
 
-    def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
+    def __init__(self, prospect: Sober, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
         self._prospect, self._others_p_w = prospect, others_p_w
         self._floor, self._looked = floor, False
         self._spread = Spread.of(claims)
@@ -278,7 +278,7 @@ class _Judge:
                 return found
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
+            pushes = spread.by_limit(self._prospect.pushes(self._powers(all_w), over[worst])) > 0
             share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
         return None
 
