@@ -141,7 +141,7 @@ class Spread:
         self.ports = np.array([port for own in ports for port in own], dtype=np.int64)
         """Of all claims, one after the other."""
         self._owner = np.repeat(np.arange(len(ports)), counts)
-        self._share = 1 / counts[self._owner]
+        self._minus_share = -1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
 
@@ -159,12 +159,12 @@ class Spread:
         """Draws at the ports (n) [W] with each claim's limit (n_claim) fully used; or of several states (n_state, )."""
         p = np.empty((*limits_w.shape[:-1], len(others_p_w)))
         p[...] = others_p_w
-        p[..., self.ports] = -limits_w[..., self._owner] * self._share
+        p.T[self.ports] = (limits_w.T[self._owner].T * self._minus_share).T
         return p
 
     def by_limit(self, by_port: Reals) -> Reals:
         """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
-        own: Reals = by_port[:, self.ports] * -self._share
+        own: Reals = by_port[:, self.ports] * self._minus_share
         if self._alike:
             return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
         return np.add.reduceat(own, self._starts, axis=1)

@@ -216,26 +216,30 @@ class Outlook:
         u, i = self._at(p_w)
         seen, n, k = self._observed, len(u), len(self._observed.rated)
         found = np.zeros((len(rows), n))
-        if not np.isfinite(u).all():
+        if not len(rows) or not np.isfinite(u).all():
             return found
         di: Complexes = np.asarray(-1 / np.conj(u))
-        sign: Reals = np.where(rows < n, 1.0, -1.0)
-        volts = np.flatnonzero(rows < 2 * n)
-        port = rows[volts] % n
-        error: Reals = self.now.model_error * np.sign(np.abs(u[port]) - self._u_model[port])
-        factor: Reals = (sign[volts] + error) / self.model.u_nominal_v[port]
-        found[volts] = _along(u[port], self.model.z_ohm[port], di) * factor[:, None]
+        volts = rows < 2 * n
+        only_volts = bool(volts.all())
+        port = (rows if only_volts else rows[volts]) % n
+        change = np.abs(u[port]) - self._u_model[port]
+        sign = np.where((rows if only_volts else rows[volts]) < n, 1.0, -1.0)
+        factor: Reals = (sign + self.now.model_error * np.sign(change)) / self.model.u_nominal_v[port]
+        by_volts = _along(u[port], self.model.z_ohm[port], di, factor)
+        if only_volts:
+            return by_volts
+        found[volts] = by_volts
         amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
         if len(amps):
             at = rows[amps] - 2 * n
             value = seen.open_a[at] + seen.h[at] @ i
-            found[amps] = _along(value, seen.h[at], di) / seen.i_max_a[at][:, None]
+            found[amps] = _along(value, seen.h[at], di, 1 / seen.i_max_a[at])
         rest = np.flatnonzero(rows >= 2 * n + k)
         if len(rest) and seen.buses is not None:
             forward, backward = seen.buses.of(i)
             at = rows[rest] - 2 * n - k
             scale = np.abs(forward[at]) * self.limits.vuf_max
-            found[rest] = _along(backward[at], seen.buses.backward_h[at], di) / scale[:, None]
+            found[rest] = _along(backward[at], seen.buses.backward_h[at], di, 1 / scale)
         return found
 
 
@@ -243,7 +247,7 @@ def rise(model: PortModel) -> Reals:
     """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
     if "rise" not in model.memo:
         u = model.u_open_v
-        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u))) / model.u_nominal_v[:, None]
+        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u)), 1 / model.u_nominal_v)
     found: Reals = model.memo["rise"]
     return found
 
@@ -258,9 +262,9 @@ def _relieving(model: PortModel) -> NDArray[np.float32]:
     return found
 
 
-def _along(value: Complexes, transfer: Complexes, di: Complexes) -> Reals:
-    """Derivative of `|value|` (m) by each draw (n), value being linear in the currents: (m, n)."""
-    turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
+def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) -> Reals:
+    """Derivative of `|value|` (m) by each draw (n), value being linear in the currents, times a factor (m): (m, n)."""
+    turn = np.conj(value) * factor / np.maximum(np.abs(value), 1e-12)
     return np.asarray((transfer * (turn[:, None] * di)).real)
 
 

@@ -230,7 +230,8 @@ class _Judge:
     ) -> dict[MeterId, float]:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
-        start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
+        names = [MeterId(c.name) for c in targets]
+        start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
         found_w = self._part_way(targets, start, reserved_w, tolerance)
         if found_w is not None:
             return found_w
@@ -422,8 +423,7 @@ class _Window:
         """Draws as measured, with reservations of meters that ask for nothing fully used."""
         p = self.prospect.now.p_w.copy()
         for meter, limit_w in self.question.reserved_w.items():
-            ports = list(self.ports.of_meter.get(meter, ()))
-            if meter not in asking and ports:
+            if meter not in asking and (ports := list(self.ports.of_meter.get(meter, ()))):
                 p[ports] = -limit_w / len(ports)
         return p
 
@@ -472,7 +472,7 @@ class _Window:
 
     def _whys(self, wishes: tuple[Wish, ...], shares: Allocation) -> dict[MeterId, Binding | None]:
         """What keeps each wish from more; many share one constraint."""
-        known = {id(c): self._why(c) for c in shares.binding}
+        known = {key: self._why(c) for key, c in {id(c): c for c in shares.binding}.items()}
         return {
             w.meter: known[id(c)] or (self._pushed(self.ports.of_meter[w.meter]) if self.high else None)
             for w, c in zip(wishes, shares.binding, strict=True)
