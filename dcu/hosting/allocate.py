@@ -231,8 +231,8 @@ class _Sharing:
                 [c.minimum_w for c in self.claims],
             )
         )
-        assert (self.nominal >= 0).all() and (self.nominal <= self.wanted).all() and (self.minimum <= self.wanted).all()
-        assert np.isfinite(self.wanted).all(), "nobody wants without end"
+        assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
+        assert (self.minimum <= self.wanted).all()
         self.out = np.zeros(len(self.claims), dtype=bool)
         self.frozen = np.full(len(self.claims), FREE)
 

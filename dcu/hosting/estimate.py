@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import solve_one
+from dcu.grid.one_state import solve_from_idle
 from dcu.grid.port_model import PortModel
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
@@ -269,8 +269,8 @@ class Estimator:
             + accuracy.model_error_pct / 100 * moved
         )
         situation = Situation(
-            np.round(p, DECIMALS_W),
-            np.round(q, DECIMALS_W),
+            p,
+            q,
             np.round(level, DECIMALS_V),
             np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
@@ -290,6 +290,7 @@ class Estimator:
             values[ports] = _flat([getattr(point, name) for point, _ in known], counts)
         ages = np.array([point.age_s or 0.0 for point, _ in known])
         seen.taken_s[ports] = np.repeat(now - ages, counts)
+        _round(seen.p_w, seen.q_var)
         return seen
 
     def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, Complexes, float, float] | None:
@@ -298,7 +299,7 @@ class Estimator:
         measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
-            u, i = solve_one(model, p, q, FLOW_TOLERANCE_PU)
+            u, i = solve_from_idle(model, p, q, FLOW_TOLERANCE_PU)
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None
@@ -341,6 +342,7 @@ class Estimator:
                 share = base / base.sum() if base.sum() else np.full(len(free), 1 / len(free))
                 p[free] += short_p[n] * share
                 q[free] += short_q[n] * share
+        _round(p, q)
         return None
 
     def _reached(self, off_v: Reals, level_v: Reals) -> Reals:
@@ -367,6 +369,12 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+def _round(*draws: Reals) -> None:
+    """To what decisions see, in place: the flow of the estimate is then the one that they start from."""
+    for values in draws:
+        np.round(values, DECIMALS_W, out=values)
 
 
 def _flat(rows: Sequence[tuple[float | None, ...]], counts: Sequence[int]) -> list[float | None]:

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import one_step, solve_one
+from dcu.grid.one_state import one_step, solve_from_idle, solve_one
 from dcu.grid.port_model import PortModel
 
 Reals = NDArray[np.float64]
@@ -151,9 +151,10 @@ class Outlook:
         self.names = self._observed.names
         self._over_v = now.u_v + now.margin_v - limits.u_high_v
         self._under_v = limits.u_low_v - now.u_v + now.margin_v
-        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {}
-        self._last: tuple[Complexes, Complexes] | None = None
-        self._u_model = np.abs(self._at(now.p_w)[0])
+        solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
+        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
+        self._last = solved
+        self._u_model = np.abs(solved[0])
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
@@ -166,7 +167,7 @@ class Outlook:
         """Port voltages and currents of one state, sought from the one that was solved last."""
         key = p_w.tobytes()
         if key not in self._solved:
-            near = None if self._last is None or np.isnan(self._last[0][0]) else self._last[0]
+            near = None if np.isnan(self._last[0][0]) else self._last[0]
             self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
         self._last = self._solved[key]
         return self._last
@@ -196,8 +197,7 @@ class Outlook:
 
     def guess(self, p_w: Reals) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        near = None if self._last is None else self._last[0]
-        return self._exceed(*one_step(self.model, p_w, self.now.q_var, near), np.empty(len(self.names)))
+        return self._exceed(*one_step(self.model, p_w, self.now.q_var, self._last[0]), np.empty(len(self.names)))
 
     def relief(self, unused_w: Reals) -> Reals:
         """Voltages only; a current on a neutral that other phases would balance is not looked at."""

@@ -36,8 +36,8 @@ class Sober:
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
         found = self._inner.excess(states)
-        for row, p in zip(found, states, strict=True):
-            row += self._doubted(p)
+        for k, p in enumerate(states):
+            found[k] += self._doubted(p)
         return found
 
     def guess(self, p_w: Reals) -> Reals:
