@@ -242,9 +242,8 @@ class _Judge:
         )
         if not rising:
             return start
-        grown = allocate(
-            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
-        ).limits_w
+        others_p_w, missing, wary = self._powers(reserved_w), -self._limit(tolerance), self._prospect.warier()
+        grown = allocate(self._prospect, rising, Policy.FIRST_COME, others_p_w, missing, rough=True, wary=wary).limits_w
         held_w = np.array([c.nominal_w for c in rising])
         for _ in range(HALVINGS_MAX):
             found = {MeterId(c.name): max(c.nominal_w, _down(float(x))) for c, x in zip(rising, grown, strict=True)}
@@ -279,7 +278,7 @@ class _Judge:
                 return found
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            pushes = spread.by_limit(self._prospect.pushes(self._powers(all_w), over[worst])) > 0
+            pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
             share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
         return None
 

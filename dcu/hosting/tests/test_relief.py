@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.allocate import Claim, Policy, allocate
+from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
@@ -95,7 +95,7 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
 
 
 def test_steps_know_that_relief_beyond_what_is_measured_is_no_room() -> None:
-    """To first order and by exact flows alike: what others export more takes nothing off a voltage, but adds a little."""
+    """To first order and by exact flows alike: what others export more takes nothing off, but adds a little."""
     n = len(MODEL.ports)
     now = Situation(np.zeros(n), np.zeros(n), np.full(n, 240.0), np.zeros(n))
     plain = Outlook(MODEL, GridLimits.of(MODEL, 8.0), now)
@@ -106,23 +106,7 @@ def test_steps_know_that_relief_beyond_what_is_measured_is_no_room() -> None:
     relief = float((plain.excess(here) - plain.excess(there))[0, rows[0]])
     assert relief > 1e-3
     change = float((sober.excess(there) - sober.excess(here))[0, rows[0]])
-    expected = float((sober.slopes(here, rows) @ (there - here))[0])
+    expected = float((sober.warier().slopes(here, rows) @ (there - here))[0])
     for seen in (change, expected):
         assert 0 < seen < 0.3 * relief
-    assert (
-        float((sober.pushes(here, rows) @ (there - here))[0]) <= 0 < -float((plain.slopes(here, rows) @ exports)[0]) + 1
-    )
-
-
-def test_a_raise_that_counts_on_nobody_is_found_in_a_few_flows() -> None:
-    """Everybody's limit, one after the other, where the exports of three phases hold each other down."""
-    n = len(MODEL.ports)
-    now = Situation(np.full(n, 300.0), np.zeros(n), np.full(n, 240.0), np.zeros(n))
-    limits = GridLimits.of(MODEL, 8.0)
-    claims = tuple(Claim(f"c{k}", (k,), 0.0, 20_000.0) for k in range(n))
-    sober = Sober(Outlook(MODEL, limits, now), None, 0.0)
-    found = allocate(sober, claims, Policy.FIRST_COME, rough=True)
-    assert found.flows <= 6
-    assert float(sober.excess(-found.limits_w).max()) <= 0
-    exact = allocate(sober, claims, Policy.FIRST_COME)
-    assert found.limits_w.sum() > 0.9 * exact.limits_w.sum()
+    assert (sober.slopes(here, rows)[0, exports > 0] == 0).all(), "nobody is stopped by it as long as steps arrive"
