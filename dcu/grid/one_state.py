@@ -132,7 +132,7 @@ def solve_one(
 
 
 def solve_from_idle(model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float) -> tuple[Complexes, Complexes]:
-    """`solve_one` from no load; the last one is kept with the model: what a view was made from its answer asks again."""
+    """`solve_one` from no load; the last is kept with the model: what a view was made from its answer asks again."""
     kept = model.memo.get("from idle")
     if kept is None or kept[2] != tolerance_pu or not (kept[0] == p_w).all() or not (kept[1] == q_var).all():
         kept = (p_w.copy(), q_var.copy(), tolerance_pu, solve_one(model, p_w, q_var, tolerance_pu))

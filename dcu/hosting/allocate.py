@@ -61,10 +61,6 @@ NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 SPREADS_KEPT: Final = 8
-ROOMY: Final = 1e-4
-"""[limit] Rough limits that leave more than this are worth another step: 23 mV."""
-ARRIVES: Final = 0.5
-"""Part of an excess that may be left after a step; where there is more, steps do not arrive."""
 SPARE: Final = 4e-6
 """[limit] What is not worth another step: 1 mV."""
 
@@ -119,7 +115,6 @@ def allocate(
     missing: Reals | None = None,
     *,
     rough: bool = False,
-    wary: Prospect | None = None,
 ) -> Allocation:
     """Limits for all claims, in their order (the order of arrival for `first_come`).
 
@@ -132,10 +127,9 @@ def allocate(
         others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
         missing: by how much each constraint must stay below its limit (n_constraint); None for 0.
         rough: whether the first limits that an exact flow finds good will do, a few per cent of an increase short.
-        wary: the same grid with other slopes, for when steps by the first ones do not arrive.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
-    return _Sharing(prospect, claims, policy, others, missing, rough, wary).run()
+    return _Sharing(prospect, claims, policy, others, missing, rough).run()
 
 
 class Spread:
@@ -205,7 +199,6 @@ class _Sharing:
     others_p_w: Reals
     missing: Reals | None
     rough: bool
-    wary: Prospect | None
     spread: Spread = field(init=False)
     nominal: Reals = field(init=False)
     wanted: Reals = field(init=False)
@@ -261,16 +254,12 @@ class _Sharing:
         self.known = _Slopes(self.prospect, self.spread, self._powers(start), len(here))
         x = best = start
         filled = self._first(near, start, here)
-        missed = np.inf
         while self.flows < (WIDENING_FLOWS_MAX if self.prospect.widens else FLOWS_MAX):
             x = filled.limits_w
             here = self._excess(x)
             if not np.isfinite(here).all():
                 break
             near |= _worst(here - self.limit)
-            missed, missed_before = float((here - self.limit).max()), missed
-            if self.wary is not None and missed > max(ARRIVES * missed_before, 0.0):
-                self.prospect, self.wary = self.wary, None
             if self.flows == CHORD and not self.prospect.widens:
                 self.known.bend(x - nominal, here - at_nominal)
             else:
@@ -278,7 +267,7 @@ class _Sharing:
             lost = self._give_up(x, self.hot & (here > self.limit))
             good = self._good(here)
             best = x if good else best
-            if good and not lost and (self._will_do(here) or self._full(filled, here)):
+            if good and not lost and (self.rough or self._full(filled, here)):
                 break
             filled = self._fill(x, near, self.limit - here)
             if good and not lost and float(np.abs(filled.limits_w - x).max()) <= RESOLUTION_W:
@@ -330,10 +319,6 @@ class _Sharing:
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
         return bool(lost.any())
-
-    def _will_do(self, here: Reals) -> bool:
-        """Whether rough limits need no other step: not those of a wary one, which may be far inside."""
-        return self.rough and float((here - self.limit).max()) > -ROOMY
 
     def _full(self, filled: Filled, here: Reals) -> bool:
         """Whether what keeps claims from more has nothing left to give: another step would not move them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import CURVED, Constraint, Prospect, Rows, Situation
+from dcu.hosting.headroom import Constraint, Prospect, Rows, Situation
 
 Reals = NDArray[np.float64]
 
@@ -20,19 +20,15 @@ class Sober:
     """`Prospect` of another one, less what exports beyond the measured ones would relieve; a little of it is believed
     as long as it is not seen to be missing."""
 
-    def __init__(
-        self, prospect: Prospect, missing: Reals | float | None, believed: float, *, wary: bool = False
-    ) -> None:
+    def __init__(self, prospect: Prospect, missing: Reals | None, believed: float) -> None:
         """Of a prospect.
 
         Args:
             prospect: where all exports are fully used.
             missing: what exports that are seen not to happen relieve (n_constraint); None for nothing.
             believed: how much more may be counted on [share of a limit].
-            wary: see `slopes`.
         """
         self._inner, self._missing, self._believed = prospect, 0.0 if missing is None else missing, believed
-        self._wary = wary
         self.now: Situation = prospect.now
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
@@ -51,16 +47,9 @@ class Sober:
         return self._inner.relief(unused_w)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
-        """Beyond what is measured an export relieves nothing. What it might relieve is doubted by a little more than it
-        is: a wary one knows it, so that steps arrive where many of these add up; else it is left out, and nobody is
-        stopped by it."""
+        """Beyond what is measured an export relieves nothing."""
         found = self._inner.slopes(p_w, rows)
-        unseen = -CURVED * found if self._wary else 0.0
-        return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, unseen), found)
-
-    def warier(self) -> Sober:
-        """The same with wary slopes."""
-        return Sober(self._inner, self._missing, self._believed, wary=True)
+        return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
 
     def _doubted(self, p_w: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))

@@ -242,8 +242,9 @@ class _Judge:
         )
         if not rising:
             return start
-        others_p_w, missing, wary = self._powers(reserved_w), -self._limit(tolerance), self._prospect.warier()
-        grown = allocate(self._prospect, rising, Policy.FIRST_COME, others_p_w, missing, rough=True, wary=wary).limits_w
+        grown = allocate(
+            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
+        ).limits_w
         held_w = np.array([c.nominal_w for c in rising])
         for _ in range(HALVINGS_MAX):
             found = {MeterId(c.name): max(c.nominal_w, _down(float(x))) for c, x in zip(rising, grown, strict=True)}

@@ -92,21 +92,3 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
     rows = np.array([relieved])
     assert (sober.slopes(p, rows)[0, p < now.p_w] <= 0).all()
     assert (plain.slopes(p, rows)[0, p < now.p_w] > 0).any()
-
-
-def test_steps_know_that_relief_beyond_what_is_measured_is_no_room() -> None:
-    """To first order and by exact flows alike: what others export more takes nothing off, but adds a little."""
-    n = len(MODEL.ports)
-    now = Situation(np.zeros(n), np.zeros(n), np.full(n, 240.0), np.zeros(n))
-    plain = Outlook(MODEL, GridLimits.of(MODEL, 8.0), now)
-    sober = Sober(plain, None, 0.0)
-    rows = np.array([int(plain.relief(np.ones(n))[:n].argmax())])
-    exports = np.where(np.array(LABELS) == LABELS[rows[0]], 0.0, 500.0)
-    here, there = np.full(n, -1_000.0), -1_000.0 - exports
-    relief = float((plain.excess(here) - plain.excess(there))[0, rows[0]])
-    assert relief > 1e-3
-    change = float((sober.excess(there) - sober.excess(here))[0, rows[0]])
-    expected = float((sober.warier().slopes(here, rows) @ (there - here))[0])
-    for seen in (change, expected):
-        assert 0 < seen < 0.3 * relief
-    assert (sober.slopes(here, rows)[0, exports > 0] == 0).all(), "nobody is stopped by it as long as steps arrive"
