@@ -1,4 +1,4 @@
-"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, a status socket."""
+"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, the store's threads, a status socket."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.daemon import STALL_S, Answer, Ports, StatusDoor, build
 from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
+from dcu.page_door import PageDoor, group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
+from dcu.store.entries import LedgerFacts, ledger_source, logs
+from dcu.store.recorder import Recorder
+from dcu.store.writer import Threaded
+from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
-from shared.errors import ConfigError, HeadroomError
+from shared.errors import ConfigError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
 from shared.secret_files import COUNTERS, CounterFile
+from shared.status_socket import QUESTION_BYTES_MAX, QUESTION_S, STATUS
 
 PUBLISH_S: Final = 60.0
 """[s] An entry waits no longer for a head that outsiders see."""
@@ -38,7 +44,7 @@ _LOG: Final = get_logger("dcu")
 
 
 class ThreadedLedger:
-    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not.
+    """`dcu.daemon.LedgerPort` with a thread of its own: it waits for the disk so that the loop need not.
 
     Entries that arrive while the disk is busy are written with the next fsync, all of them. Outsiders see a head over
     everything `PUBLISH_S` after the first entry that they have not seen.
@@ -152,20 +158,20 @@ class DiskVault:
 
 
 def status_door(path: Path) -> StatusDoor:
-    """A unix socket, readable by this user only, that answers every connection with one JSON snapshot."""
+    """A unix socket for this user and his group that answers each connection's question with one JSON object."""
 
-    async def serve(snapshot: Callable[[], dict[str, Any]], progress: Progress) -> None:
-        async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(answer: Answer, progress: Progress) -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
-                writer.write(json.dumps(snapshot()).encode())
+                writer.write(json.dumps(await answer(await _question(reader))).encode())
                 await writer.drain()
                 writer.close()
 
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # the ledger's lock says that no other instance serves it
         path.parent.mkdir(parents=True, exist_ok=True)
-        server = await asyncio.start_unix_server(answer, str(path), backlog=8)
-        path.chmod(0o600)
+        server = await asyncio.start_unix_server(talk, str(path), backlog=8, limit=QUESTION_BYTES_MAX)
+        path.chmod(0o660)
         try:
             while True:
                 progress()
@@ -175,6 +181,25 @@ def status_door(path: Path) -> StatusDoor:
             path.unlink(missing_ok=True)
 
     return serve
+
+
+def door_of_page(config: DcuConfig) -> PageDoor | None:
+    """Where the operator's page asks, if there is one."""
+    status = config.status
+    if status.page_socket is None:
+        return None
+    group = None if status.page_group is None else group_number(status.page_group, "status")
+    return page_door(Path(status.page_socket), group)
+
+
+async def _question(reader: asyncio.StreamReader) -> str:
+    """The line that is asked; nothing from who says nothing for a while, or too much."""
+    try:
+        async with asyncio.timeout(QUESTION_S):
+            line = await reader.readline()
+    except (TimeoutError, ValueError):
+        return STATUS
+    return line.decode("ascii", "replace")
 
 
 async def run_daemon(config: DcuConfig) -> int:
@@ -189,19 +214,34 @@ async def run_daemon(config: DcuConfig) -> int:
     ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
+    with contextlib.ExitStack() as open_things:
+        return await _run(config, ledger, open_things)
+
+
+async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.ExitStack) -> int:
+    clock = LoopClock()
+    facts = LedgerFacts(
+        logs(configured.state_directory), ledger.position, ledger.vkey, ledger_source(configured.state_directory)
+    )
+    store = Recorder(configured.store_directory, configured.dcu.id, clock, Threaded, facts, configured.store_settings)
+    open_things.callback(store.close)  # closed after the ledger, whose last entries it takes
+    threaded = ThreadedLedger(ledger, clock.utc_s)
+    open_things.callback(threaded.close)
+    config, utility = configured, None
+    if configured.utility is not None:
+        from dcu.utility_real import open_outbox, utility_ports  # noqa: PLC0415  # MQTT; only where there is a utility
+
+        outbox = open_outbox(configured, ledger)
+        open_things.callback(outbox.close)
+        utility = utility_ports(configured, ledger, outbox)
+        config = ordered_config(configured, utility.settings)
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):
         event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
     lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    clock = LoopClock()
-    threaded = ThreadedLedger(ledger, clock.utc_s)
-    try:
-        vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
-    except HeadroomError:
-        threaded.close()
-        raise
+    vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -211,11 +251,11 @@ async def run_daemon(config: DcuConfig) -> int:
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        page_door=door_of_page(config),
+        store=store,
         notify=notify_from(),
         tidy=Tidy(),
         signals=Signals.HANDLED,
+        utility=utility,
     )
-    try:
-        return await build(config, ports, rule).run()
-    finally:
-        threaded.close()
+    return await build(config, ports, rule).run()

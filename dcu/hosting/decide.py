@@ -217,6 +217,10 @@ class Rule(Protocol):
     def answer(self, view: View, question: Question) -> Answer:
         """Decide; remembers nothing."""
 
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        """Share by another policy, or keep to another band [% of nominal], from now on; its facts change with it. What
+        it does not know (a policy where nothing is shared) is left alone."""
+
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         """Whether the export of a meter pushes a point that is outside the band further out."""
 

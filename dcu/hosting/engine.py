@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dcu.hosting.airtime import Pace
@@ -25,6 +26,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -32,6 +34,7 @@ from dcu.hosting.exchange import (
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
 from dcu.hosting.journal import Inputs, Journal
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
+from dcu.hosting.orders import AllRevoked, AnotherRule, BandWidth, NominalLimits, Nothing, Ordered, Sharing
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.questions import Pending, Questions
 from dcu.hosting.raises import Raises
@@ -56,6 +59,10 @@ QUARANTINE_S: Final = reserved_for_s(LEASE_S_MAX) + 1.0
 
 RAISE: Final = 1.02
 """A limit that grows by less is as good as the same."""
+GROUP_REVOKES_MIN: Final = 4
+"""So many grants ended at once are also told to the whole street: by then that is less air than the repetitions of lost
+messages to each, and who does not hear his own message may hear that one."""
+
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -102,6 +109,7 @@ class HostingEngine:
         self._reports = Pace(now)
         self._quarantined = True
         self._storage_failed = False
+        self._held_until_s = -math.inf
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -161,6 +169,10 @@ class HostingEngine:
         """Whether nothing may be granted yet."""
         return self._quarantined
 
+    def held(self, now: float) -> bool:
+        """Whether the utility has ordered that nobody gets anything."""
+        return now < self._held_until_s
+
     @property
     def wake_at(self) -> float | None:
         deadlines = [self.book.wake_at, self._window_at, self._correspondence.wake_at, self._questions.wake_at]
@@ -209,6 +221,8 @@ class HostingEngine:
                 self._renewable.clear()
                 self._raises.clear()
                 return [Event("storage failed", {"reason": item.reason})]
+            case Ordered():
+                return self._order(item, now)
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
@@ -261,6 +275,7 @@ class HostingEngine:
         self._watch(meter, now)
         if self._rule.foresees:
             outputs += self._revoke_if_persistent(now)
+        outputs += self._correspondence.remind(state.entry, report, now)
         outputs += self._follow_up(meter, report, now)
         return outputs
 
@@ -308,6 +323,8 @@ class HostingEngine:
                 return [SendDown(meter, told)]
             case Reason() as objection:
                 return self._deny(meter, request, Binding(objection, meter), {})
+            case None if self.held(now) and meter in self._questions.pending:
+                return self._deny(meter, self._questions.answered(meter), Binding(Reason.OPERATOR, meter), {})
             case None:
                 return []
 
@@ -346,7 +363,7 @@ class HostingEngine:
             outputs.append(record)
         for verdict in answer.verdicts:
             outputs += self._carry_out(verdict, inputs, now)
-        return outputs
+        return outputs + self._to_all(outputs)
 
     def _view(self, now: float) -> tuple[View, list[Output]]:
         """The rule's view of now, and what of it must be recorded because later views or answers depend on it."""
@@ -433,6 +450,44 @@ class HostingEngine:
             Event("denied", {"meter": meter, **binding.as_entry(), "decision": str(decision)}),
         ]
 
+    # ---- orders of the utility ---------------------------------------------------------------------------------------
+
+    def _order(self, item: Ordered, now: float) -> list[Output]:
+        """Record an order, then carry it out."""
+        outputs: list[Output] = [self._journal.note(item.kind, dict(item.about))]
+        match item.change:
+            case NominalLimits(limits_w):
+                for meter, limit_w in limits_w.items():
+                    entry = self.table.set_nominal(meter, limit_w)
+                    outputs += self._correspondence.renamed(entry, now) if self.table[meter].linked else []
+            case Sharing(policy):
+                self._rule.adjust(policy=policy)
+            case BandWidth(band_pct):
+                self._settings = replace(self._settings, band_pct=band_pct)
+                self._rule.adjust(band_pct=band_pct)
+                self._violations.band = self._settings.revocation_band(self._rule.foresees)
+            case AnotherRule(rule):
+                self._rule = rule
+                self._rule.begin()
+                self._violations.band = self._settings.revocation_band(rule.foresees)
+            case AllRevoked(hold_s):
+                self._held_until_s = max(self._held_until_s, now + hold_s)
+                outputs += self._revoke_all(now)
+            case Nothing():
+                pass
+        return outputs
+
+    def _revoke_all(self, now: float) -> list[Output]:
+        """Nobody keeps anything, and who has asked hears no."""
+        outputs: list[Output] = []
+        for grant in self.book.live:
+            outputs += self._lower(grant.meter, 0.0, Binding(Reason.OPERATOR, grant.meter), {}, now)
+        outputs += self._to_all(outputs)
+        for meter in list(self._questions.pending):
+            request = self._questions.answered(meter)
+            outputs += self._deny(meter, request, Binding(Reason.OPERATOR, meter), {})
+        return outputs
+
     # ---- revocation --------------------------------------------------------------------------------------------------
 
     def _watch(self, name: MeterId, now: float) -> None:
@@ -460,7 +515,21 @@ class HostingEngine:
             inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
             for meter in blamed:
                 outputs += self._lower(meter, 0.0, binding, inputs, now)
-        return outputs
+        return outputs + self._to_all(outputs)
+
+    def _to_all(self, outputs: list[Output]) -> list[Output]:
+        """After many revokes one for the whole street, which takes nothing from whose grant goes on.
+
+        It names no customer, for everybody reads it, and no decision of its own: its number is that of the last revoke.
+        It voids all nonces, so it is not sent in a window that also grants.
+        """
+        messages = [output.message for output in outputs if isinstance(output, SendDown)]
+        ended = [message for message in messages if isinstance(message, Revoke) and not message.limit_w]
+        if len(ended) < GROUP_REVOKES_MIN or any(isinstance(message, Grant) for message in messages):
+            return []
+        limit_w = max((grant.limit_w for grant in self.book.live), default=0.0)
+        message = Revoke(ended[-1].decision, ended[-1].reason, None, None, limit_w)
+        return [SendAll(message), Event("revoked for all", {"grants": len(ended), "limit_w": limit_w})]
 
     def _known_s(self, point: MeterId, now: float) -> float:
         """Until when a point is known to be outside: a rule that foresees has lowered grants meanwhile, and waits for a

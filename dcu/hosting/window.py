@@ -86,6 +86,16 @@ class GridSettings:
         """Voltages allowed for decisions, phase to neutral."""
         return Band.around(self.nominal_voltage_v, self.band_pct)
 
+    def limits_v(self, nominal_v: Reals) -> tuple[Reals, Reals]:
+        """Voltages to stay within when something is raised [V] (n), for these nominal voltages (n)."""
+        inside = (self.band_pct - self.guard_pct) / 100
+        return nominal_v * (1 - inside), nominal_v * (1 + inside)
+
+    def adjusted(self, policy: str | None, band_pct: float | None) -> GridSettings:
+        """With another policy or band, where one is given."""
+        wanted = self.policy if policy is None else Policy(policy)
+        return replace(self, policy=wanted, band_pct=self.band_pct if band_pct is None else band_pct)
+
     def nominal_v(self, model: PortModel) -> Reals:
         """Nominal voltage across each port of a model [V] (n)."""
         between_phases = np.array([len(label) > 2 for label in model.port_labels], dtype=bool)
