@@ -2,10 +2,8 @@
 
 Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
-instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
-moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way
-it has moved with probability `g = f / 2`: its expectation has come as far. Whatever it really did, it was at one of the
-two, `1 - g` of the change away at most: three *doubts* are that bound. Grants are lowered together and clouds shade
+instant of the reading lies between the reports before and after it. The model gets the middle of the two, which is half
+of the change away from either at most: three *doubts* are that bound. Grants are lowered together and clouds shade
 everybody, so what moves a voltage the same way is added up as it is, not by squares.
 
 Each port's residual is filtered as a constant that drifts slowly. A reading `r` is off by noise, which is another one
@@ -22,7 +20,7 @@ surprises moves nothing by itself but widens `P` until the margin reaches it; th
 believed, and if not, `P` narrows again. The noise of a
 reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
 for the street; it begins with what the site declares. What a house does between two reports that show the same draw is
-not seen here: meters report a change by more than `report_change_w` at once.
+not seen here; only meters with `report_change_w` tell it.
 
 A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the
 idle feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the
@@ -48,9 +46,10 @@ Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.0003
+DRIFT: Final = 0.00015
 """[nominal] By which a residual drifts within `DRIFT_S`: a meter's error follows its temperature, an EM330's by at most
-0.02 % a kelvin. What a wrong model does as the load changes is not drift: see `anchor_v`."""
+0.02 % a kelvin. The mean lags behind a steady change by some minutes; with this the margin covers that lag up to some
+6 K an hour. What a wrong model does as the load changes is not drift: see `anchor_v`."""
 DRIFT_S: Final = 3600.0
 SURPRISE: Final = 3.0
 """Standard deviations beyond which a residual is not the constant that it was."""
@@ -252,18 +251,16 @@ class Residuals:
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Expectation of every port at some instants (k, n), and its doubt with the sign of the change."""
+        """Draw to be taken for every port at some instants (k, n), and its doubt with the sign of the change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
         first, last = table[ports, lower], table[ports, upper]
         unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
-        begun_s, ended_s = np.where(unseen, 0.0, self._t[ports, lower]), self._t[ports, upper]
-        passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
-        share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
-        share = np.where(passed <= NEW_S, 0.0, share)
-        value = np.where(unseen, last, first + share * (last - first))
-        spread = np.where(share > 0, (1 - share) / SURPRISE, 0.0) * (last - first)
+        between = ~unseen & (upper != lower) & (at_s[:, None] > np.where(unseen, 0.0, self._t[ports, lower]) + NEW_S)
+        half = np.where(between, (last - first) / 2, 0.0)
+        value = np.where(unseen, last, first + half)
+        spread = half / SURPRISE
         return value, np.where(unseen & self._metered, UNSEEN_W, spread)
 
     def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:

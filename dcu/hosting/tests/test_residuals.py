@@ -118,6 +118,20 @@ def test_constant_errors_are_learnt_and_the_margin_covers_what_is_left(p_w: Call
     assert not world.residuals.contradicts.any()
 
 
+def test_all_houses_in_step_with_their_reports_do_not_make_anybody_too_sure() -> None:
+    """All shift by 190 W right after their reports, for which nobody reports; it is said at the next one, and taken
+    back after it. Every level is within its margin though all readings are misled alike."""
+
+    def in_step(now: float) -> Reals:
+        own_s = np.arange(N) % 20
+        return np.asarray(draws(1) + 190.0 * (((now - own_s - 1) // 20) % 2))
+
+    world = World(in_step)
+    world.play(1200)
+    assert np.abs(world.residuals.mean_v).max() > 0.05, "they are misled indeed"
+    assert (np.abs(world.residuals.mean_v) <= world.spread_v() + 0.05).all()
+
+
 def test_a_busy_meter_makes_the_others_unsure_by_no_more_than_its_own_changes() -> None:
     """One house switches every 3 s: it reports more often than is remembered of a quiet one's interval. What stays in
     doubt is a part of what its 800 W do to each neighbour, and no reading is lost."""
