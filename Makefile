@@ -35,6 +35,8 @@ test: $(STAMP)  ## Unit, pair and street tests
 fuzz: $(STAMP)  ## Coverage-guided fuzzing of the decoders, FUZZ_SECONDS=600 for each
 	$(BIN)/python -m shared.tests.fuzz --seconds $(FUZZ_SECONDS)
 	$(BIN)/python -m prime_plc.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m meter.tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m dcu.ledger.tests.fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(STAMP)  ## Style, types, import contracts
 	$(BIN)/ruff check .
@@ -59,6 +61,7 @@ bench: $(STAMP)  ## Measure; JSON in out/bench
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.plc_street --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.plc --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.ledger --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.store --out $(OUT)/bench
 
 lock: $(STAMP)  ## Renew requirements/*.txt (needs uv on the PATH)
 	sh requirements/lock.sh

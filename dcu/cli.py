@@ -1,4 +1,4 @@
-"""`headroom-dcu`: run, check-config, status, verify-ledger."""
+"""`headroom-dcu`: run, check-config, status, verify-ledger, replay, export."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ EXAMPLE: Final = """examples:
   headroom-dcu status --config /etc/headroom/dcu.toml
   headroom-dcu replay /var/lib/headroom-dcu --config dcu.toml
   headroom-dcu verify-ledger /var/lib/headroom-dcu
+  headroom-dcu export --config dcu.toml --from 2026-11-01 --to 2026-11-07 --out meter-data
 """
 
 
@@ -54,6 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     again.add_argument("--config", type=Path, required=True, help="the daemon's configuration, its model beside it")
     again.add_argument("--json", action="store_true")
     again.set_defaults(command=_replay)
+    export = commands.add_parser("export", help="write meter data for studies: Parquet, a file for each day (UTC)")
+    export.add_argument("--config", type=Path, required=True)
+    export.add_argument("--from", dest="first", type=date_of, help="first day; the oldest that is kept if left out")
+    export.add_argument("--to", dest="last", type=date_of, help="last day; the newest whole one if left out")
+    export.add_argument("--out", type=Path, required=True, help="directory; days that are there already are left alone")
+    export.add_argument("--json", action="store_true")
+    export.set_defaults(command=_export)
+    forget = commands.add_parser(
+        "forget", help="delete a customer from the store, the DCU stopped; not from the ledger"
+    )
+    forget.add_argument("--config", type=Path, required=True)
+    forget.add_argument("meter")
+    forget.set_defaults(command=_forget)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
@@ -92,6 +107,34 @@ def _replay(options: argparse.Namespace) -> int:
     from dcu.ledger_command import replay_again  # noqa: PLC0415  # NumPy
 
     return replay_again(options.directory, options.config, as_json=options.json)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from dcu.store.export import Order, export  # noqa: PLC0415  # only this command writes Parquet
+
+    config = _load(options.config)
+    names = [entry.id for entry in config.entries]
+    order = Order(config.store_directory, config.dcu.id, names, config.store.export_ids == "salted")
+    done = export(order, options.first, options.last, options.out)
+    print(json.dumps(done.as_json(), indent=1) if options.json else done.as_text())
+    return EXIT_OK
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from dcu.store.forget import forget  # noqa: PLC0415  # opens the files for writing
+
+    config = _load(options.config)
+    rows = forget(config.store_directory, config.dcu.id, options.meter)
+    print(f"{options.meter}: {rows} rows deleted; the ledger forgets by headroom-ledger forget")
+    return EXIT_OK
+
+
+def date_of(text: str) -> date:
+    """A day, for argparse."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a day as in 2026-11-21") from error
 
 
 def _load(path: Path) -> DcuConfig:

@@ -11,6 +11,9 @@ from dcu.hosting.airtime import Airtime as LineAirtime
 from dcu.hosting.site_settings import SiteSettings
 from dcu.keys import KeyRing, load_ring
 from dcu.meters import MeterEntry
+from dcu.store.derive import Deriving
+from dcu.store.recorder import Settings as StoreSettings
+from dcu.store.retention import Keeping
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
@@ -149,6 +152,27 @@ class Status(Section):
     socket: Annotated[str, Field(min_length=1, max_length=100)]
 
 
+class Store(Section):
+    """Events, telemetry and what is made of it, beside the ledger.
+
+    ``telemetry_mib`` is what readings and intervals may take before the oldest readings go early; the whole store
+    stays below 1 GiB. ``free_mib_min`` is the room that is left to the ledger. ``reading_holds_s`` is how long a
+    reading stands for in a mean, twice the report interval if unset. ``energy_step_wh`` is how finely the meters'
+    registers move. ``export_ids`` says whether studies get the meters' names or salted hashes of them.
+    """
+
+    batch_s: Annotated[float, Field(ge=1.0, le=60.0)] = 10.0
+    substation_s: Annotated[float, Field(ge=1.0, le=600.0)] = 10.0
+    events_days: Annotated[float, Field(ge=7.0, le=3650.0)] = 400.0
+    readings_days: Annotated[float, Field(ge=1.0, le=90.0)] = 14.0
+    intervals_days: Annotated[float, Field(ge=30.0, le=3650.0)] = 400.0
+    telemetry_mib: Annotated[int, Field(ge=16, le=576)] = 512
+    free_mib_min: Annotated[int, Field(ge=16, le=65536)] = 256
+    reading_holds_s: Annotated[float, Field(ge=2.0, le=900.0)] | None = None
+    energy_step_wh: Annotated[float, Field(gt=0.0, le=1000.0)] = 100.0
+    export_ids: Literal["salted", "plain"] = "salted"
+
+
 class DcuConfig(Section):
     """The whole file."""
 
@@ -161,6 +185,7 @@ class DcuConfig(Section):
     plc: Plc
     protection: Protection
     status: Status
+    store: Store = Field(default_factory=Store)
     meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
 
     @model_validator(mode="after")
@@ -200,6 +225,25 @@ class DcuConfig(Section):
     def state_directory(self) -> Path:
         """Where the ledger lives."""
         return Path(self.dcu.state_directory)
+
+    @property
+    def store_directory(self) -> Path:
+        """Where events and telemetry live."""
+        return self.state_directory / "store"
+
+    @property
+    def store_settings(self) -> StoreSettings:
+        """How they are kept."""
+        asked = self.store
+        hold_s = asked.reading_holds_s or 2 * self.airtime.report_interval_s
+        kept = (asked.events_days, asked.readings_days, asked.intervals_days, asked.telemetry_mib << 20)
+        return StoreSettings(
+            Deriving(hold_s, asked.energy_step_wh, self.site.nominal_voltage_v),
+            Keeping(*kept),
+            asked.batch_s,
+            asked.substation_s,
+            asked.free_mib_min << 20,
+        )
 
     @property
     def entries(self) -> tuple[MeterEntry, ...]:

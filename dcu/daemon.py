@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
@@ -26,12 +28,15 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
     Wait,
 )
+from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
+from dcu.pings import Pings
 from dcu.status import snapshot
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
@@ -49,6 +54,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
+from shared.status_socket import PING, STATUS
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -65,6 +71,9 @@ KEYS_S: Final = 10.0
 
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
+
+KEPT_EVENTS: Final = frozenset({"meter silent", "meter linked", "storage failed"})
+"""Transitions of the engine that the store keeps; decisions it has from the ledger."""
 
 _LOG: Final = get_logger("dcu")
 
@@ -102,8 +111,33 @@ class LedgerPort(Protocol):
         """Write entries in the order of the calls; the future is done when the entry is durable, or fails."""
 
 
-StatusDoor = Callable[[Callable[[], dict[str, Any]], Progress], Awaitable[None]]
-"""Serves status snapshots for ever."""
+class StorePort(Protocol):
+    """Keeps what people and studies want to know later. Takes no time, refuses nothing, decides nothing."""
+
+    def reported(self, meter: MeterId, report: Report) -> None:
+        """A meter's report was believed."""
+
+    def substation_read(self, name: str, reading: Reading) -> None:
+        """The balancing meter was read."""
+
+    def decided(self, position: int, entry: Mapping[str, Any]) -> None:
+        """An entry is durable in the ledger."""
+
+    def happened(self, what: str, meter: str | None, fields: Mapping[str, object]) -> None:
+        """Something that is not in the ledger."""
+
+    async def run(self, progress: Progress) -> None:
+        """Work, for ever."""
+
+    def status(self) -> dict[str, Any]:
+        """For people."""
+
+
+Answer = Callable[[str], Awaitable[dict[str, Any]]]
+"""What is to be said to a question of the status socket."""
+
+StatusDoor = Callable[[Answer, Progress], Awaitable[None]]
+"""Answers questions for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +152,7 @@ class Ports:
     epoch: Epoch
     vault: VaultPort
     status_door: StatusDoor | None = None
+    store: StorePort | None = None
     notify: Notify = no_notify
     tidy: Callable[[], None] | None = None
     """Collects garbage; None where the interpreter does it by itself."""
@@ -140,7 +175,7 @@ class _Waiting:
     """A record, and the message about it that must not leave before."""
 
     record: Future[int]
-    output: SendDown | None
+    output: SendDown | SendAll | None
 
 
 class Scribe:
@@ -150,7 +185,7 @@ class Scribe:
     nor a stalled grant holds one up.
     """
 
-    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown], None], done: Future[int]) -> None:
+    def __init__(self, ledger: LedgerPort, send: Callable[[SendDown | SendAll], None], done: Future[int]) -> None:
         self._ledger = ledger
         self._send = send
         self._newest = done
@@ -163,9 +198,10 @@ class Scribe:
         self._orderly.put(_Waiting(self._newest, None))
         return self._newest
 
-    def send(self, output: SendDown) -> None:
+    def send(self, output: SendDown | SendAll) -> None:
         """Send when its record, the newest one, is durable."""
-        lane = self._urgent if output.wait is Wait.BRIEFLY else self._orderly
+        brief = isinstance(output, SendAll) or output.wait is Wait.BRIEFLY
+        lane = self._urgent if brief else self._orderly
         lane.put(_Waiting(self._newest, output))
 
     async def run_orderly(self, clock: Clock, progress: Progress) -> None:
@@ -208,6 +244,7 @@ class DcuDaemon:
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
+        self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
@@ -219,7 +256,9 @@ class DcuDaemon:
         """Run until stopped (0), or until a part fails (1)."""
         for output in self.engine.start():
             assert isinstance(output, Record), output
-            await self.ports.ledger.append(output.entry)  # the epoch is durable before the modem is even opened
+            position = await self.ports.ledger.append(output.entry)  # the epoch, before the modem is even opened
+            if self.ports.store is not None:
+                self.ports.store.decided(position, output.entry)
         supervisor = Supervisor(self.ports.clock, self.ports.notify, self.ports.signals)
         supervisor.worker("engine", self._decide, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
@@ -228,11 +267,13 @@ class DcuDaemon:
         supervisor.worker("revokes", lambda progress: self._scribe.run_urgent(self.ports.clock, progress), STALL_S)
         supervisor.worker("forecast", self._forecast, STALL_S)
         supervisor.worker("keys", self._keep_keys, STALL_S)
+        if self.ports.store is not None:
+            supervisor.worker("store", self.ports.store.run, math.inf)  # however long a disk hangs: we decide on
         if self.ports.tidy is not None:
             supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
-            supervisor.worker("status", lambda progress: door(self.status, progress), STALL_S)
+            supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -243,7 +284,21 @@ class DcuDaemon:
         """What people ask for."""
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
-        return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()}
+        stored = {} if self.ports.store is None else {"store": self.ports.store.status()}
+        return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()} | stored
+
+    async def answer(self, question: str) -> dict[str, Any]:
+        """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
+        or the ledger: who asks is not known."""
+        word, _, rest = question.strip().partition(" ")
+        if word == STATUS:
+            return self.status()
+        try:
+            if word == PING:
+                return await self._pings.ping(parse_eui48(rest))
+        except DecodeError as error:
+            return {"error": str(error)}
+        return {"error": f"seen {word[:16]!r}, expected nothing or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -274,6 +329,8 @@ class DcuDaemon:
             began_s = clock.monotonic()
             result = await self._reader.read()
             reading = result if isinstance(result, Reading) else None
+            if reading is not None and self.ports.store is not None:
+                self.ports.store.substation_read(SUBSTATION, reading)
             self._note_substation("good" if reading is not None else str(result))
             self._put(SubstationRead(reading))
             progress()
@@ -314,6 +371,8 @@ class DcuDaemon:
                     self._gated(self._gate.link(output.peer, isinstance(output, sap.LinkUp)))
             case sap.DataConfirmed():
                 self.counters.not_delivered += output.result is not sap.DataResult.ACKNOWLEDGED
+            case sap.Pinged():
+                self._pings.heard(output)
             case sap.Happened():
                 event(_LOG, logging.INFO, output.what, detail=output.detail)
 
@@ -338,6 +397,7 @@ class DcuDaemon:
                 case IdentityAlarm():
                     address = format_eui48(output.eui48)
                     event(_LOG, logging.ERROR, "keys used by another device", meter=output.meter, eui48=address)
+                    self._keep("keys used by another device", output.meter, {"eui48": address})
 
     def _believed(self, meter: MeterId, plain: bytes) -> None:
         try:
@@ -350,6 +410,8 @@ class DcuDaemon:
         match apdu.message:
             case Report():
                 self._put(ReportArrived(meter, apdu.message))
+                if self.ports.store is not None:
+                    self.ports.store.reported(meter, apdu.message)
             case Request():
                 self._put(RequestArrived(meter, apdu.message))
             case Release():
@@ -364,21 +426,43 @@ class DcuDaemon:
     def _perform(self, output: Output) -> None:
         match output:
             case Record():
-                self._scribe.record(output).add_done_callback(self._recorded)
-            case SendDown():
+                self._scribe.record(output).add_done_callback(partial(self._recorded, output.entry))
+            case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():
                 event(_LOG, logging.INFO, output.what, **output.fields)
+                if output.what in KEPT_EVENTS:
+                    meter = output.fields.get("meter")
+                    self._keep(output.what, None if meter is None else str(meter), {})
 
-    def _recorded(self, record: Future[int]) -> None:
+    def _recorded(self, entry: Mapping[str, Any], record: Future[int]) -> None:
         """A record that fails stops all granting at once; the daemon then ends, and recovers by starting again."""
-        error = None if record.cancelled() else record.exception()
+        if record.cancelled():
+            return
+        error = record.exception()
         if error is not None:
             self._put(StorageFailed(str(error)))
+        elif self.ports.store is not None:
+            self.ports.store.decided(record.result(), entry)
 
-    def _send(self, output: SendDown) -> None:
+    def _keep(self, what: str, meter: str | None, fields: Mapping[str, object]) -> None:
+        if self.ports.store is not None:
+            self.ports.store.happened(what, meter, fields)
+
+    def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16
-        self._send_apdu(output.meter, encode_down(output.message, self._invoke_id))
+        apdu = encode_down(output.message, self._invoke_id)
+        if isinstance(output, SendAll):
+            self._send_to_all(apdu)
+        else:
+            self._send_apdu(output.meter, apdu)
+
+    def _send_to_all(self, apdu: bytes) -> None:
+        data = self._gate.protect_all(apdu)
+        if data is None:
+            self.counters.not_protected += 1
+        elif not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data)):
+            self.counters.inbox_full += 1
 
     def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
         data = self._gate.protect(meter, apdu)

@@ -16,7 +16,7 @@ from dcu.keys import KeyRing
 from shared.cosem_security import KEY_AUTHENTICATION, KEY_ENCRYPTION, encode_keys
 from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId, format_eui48
-from shared.protection import PairKeys, find, is_protected, parse, wrap
+from shared.protection import PairKeys, find, is_protected, parse, protect_group, wrap
 from shared.session import End, Own, Pace, Refusal, Refusals, Session
 
 
@@ -112,6 +112,12 @@ class Gate:
         """A message ready to leave; None while the meter is not there, or without a counter."""
         door = self._doors.get(meter)
         return door.session.protect(plain) if door is not None and door.session is not None and door.open else None
+
+    def protect_all(self, plain: bytes) -> bytes | None:
+        """A message for everybody, under the street's group keys, which can only lower; None without a counter, or
+        without anybody who would know us by our title."""
+        counter = self._own.counter.take() if any(door.open for door in self._doors.values()) else None
+        return None if counter is None else protect_group(plain, self._ring.group, self._own.title, counter)
 
     def receive(self, peer: Eui48, data: bytes, now: float) -> list[Output]:
         """What a frame from this address comes to."""

@@ -1,4 +1,4 @@
-"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, a status socket."""
+"""The real world for a DCU: serial port, Modbus TCP, a ledger thread, the store's threads, a status socket."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from dcu.config import DcuConfig
-from dcu.daemon import STALL_S, Ports, StatusDoor, build
+from dcu.daemon import STALL_S, Answer, Ports, StatusDoor, build
 from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
 from dcu.site import recall_lessons, rule_or_nothing
+from dcu.store.entries import LedgerFacts, ledger_source, logs
+from dcu.store.recorder import Recorder
+from dcu.store.writer import Threaded
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
@@ -30,6 +33,7 @@ from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
 from shared.secret_files import COUNTERS, CounterFile
+from shared.status_socket import QUESTION_BYTES_MAX, QUESTION_S, STATUS
 
 PUBLISH_S: Final = 60.0
 """[s] An entry waits no longer for a head that outsiders see."""
@@ -38,7 +42,7 @@ _LOG: Final = get_logger("dcu")
 
 
 class ThreadedLedger:
-    """`dcu.daemon.LedgerPort` with the one thread of this process: it waits for the disk so that the loop need not.
+    """`dcu.daemon.LedgerPort` with a thread of its own: it waits for the disk so that the loop need not.
 
     Entries that arrive while the disk is busy are written with the next fsync, all of them. Outsiders see a head over
     everything `PUBLISH_S` after the first entry that they have not seen.
@@ -152,20 +156,20 @@ class DiskVault:
 
 
 def status_door(path: Path) -> StatusDoor:
-    """A unix socket, readable by this user only, that answers every connection with one JSON snapshot."""
+    """A unix socket for this user and his group that answers each connection's question with one JSON object."""
 
-    async def serve(snapshot: Callable[[], dict[str, Any]], progress: Progress) -> None:
-        async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(answer: Answer, progress: Progress) -> None:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
-                writer.write(json.dumps(snapshot()).encode())
+                writer.write(json.dumps(await answer(await _question(reader))).encode())
                 await writer.drain()
                 writer.close()
 
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # the ledger's lock says that no other instance serves it
         path.parent.mkdir(parents=True, exist_ok=True)
-        server = await asyncio.start_unix_server(answer, str(path), backlog=8)
-        path.chmod(0o600)
+        server = await asyncio.start_unix_server(talk, str(path), backlog=8, limit=QUESTION_BYTES_MAX)
+        path.chmod(0o660)
         try:
             while True:
                 progress()
@@ -175,6 +179,16 @@ def status_door(path: Path) -> StatusDoor:
             path.unlink(missing_ok=True)
 
     return serve
+
+
+async def _question(reader: asyncio.StreamReader) -> str:
+    """The line that is asked; nothing from who says nothing for a while, or too much."""
+    try:
+        async with asyncio.timeout(QUESTION_S):
+            line = await reader.readline()
+    except (TimeoutError, ValueError):
+        return STATUS
+    return line.decode("ascii", "replace")
 
 
 async def run_daemon(config: DcuConfig) -> int:
@@ -202,6 +216,10 @@ async def run_daemon(config: DcuConfig) -> int:
     except HeadroomError:
         threaded.close()
         raise
+    facts = LedgerFacts(
+        logs(config.state_directory), ledger.position, ledger.vkey, ledger_source(config.state_directory)
+    )
+    store = Recorder(config.store_directory, config.dcu.id, clock, Threaded, facts, config.store_settings)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -211,6 +229,7 @@ async def run_daemon(config: DcuConfig) -> int:
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        store=store,
         notify=notify_from(),
         tidy=Tidy(),
         signals=Signals.HANDLED,
@@ -219,3 +238,4 @@ async def run_daemon(config: DcuConfig) -> int:
         return await build(config, ports, rule).run()
     finally:
         threaded.close()
+        store.close()

@@ -69,6 +69,7 @@ def table(status: dict[str, Any]) -> str:
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
         *_protection(status.get("protection", {})),
+        *_store(status.get("store", {})),
         "",
     ]
     rows = [
@@ -88,6 +89,17 @@ def _protection(found: dict[str, Any]) -> list[str]:
     refused = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in found["refused"].items()) or "none"
     alarms = [f"ALARM {meter}: {what}" for meter, what in found["alarms"].items()]
     return [f"{found['sessions']} meters in a protected session; frames refused: {refused}", *alarms]
+
+
+def _store(found: dict[str, Any]) -> list[str]:
+    """What the store keeps and loses; nothing from a daemon without one."""
+    if not found:
+        return []
+    files = ", ".join(f"{name} {state}" for name, state in found["files"].items())
+    lost = f"{found['readings_dropped']} readings and {found['events_dropped']} events lost"
+    low = ["ALARM store: the medium is nearly full, no telemetry is written"] if found["low_space"] else []
+    aside = [f"ALARM store: {found['set_aside']} bad files set aside"] if found["set_aside"] else []
+    return [f"store: {files}; {found['readings']} readings kept, {lost}", *low, *aside]
 
 
 def _row(meter: dict[str, Any]) -> list[str]:

@@ -373,6 +373,7 @@ class Street:
                 self._invoke += 1
                 self._outgoing[self._serial] = _Word(who, encode_down(output.message, self._invoke))
                 self._push(now + LEDGER_S, _Kind.SEND, self._serial)
+            # What is said to all besides is not played here: this line has no broadcasts, and loses nothing.
         due = self._engine.wake_at
         if due is not None and due < self._engine_due:
             self._engine_due = due

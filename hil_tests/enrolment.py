@@ -98,13 +98,25 @@ class Eavesdropper:
     def __init__(self, ring: KeyRing) -> None:
         self._pairs: dict[str, list[PairKeys]] = {}
         self._titles: dict[tuple[str, bool], list[bytes]] = {}
+        self._group = ring.group
         self.learn(ring)
 
     def learn(self, ring: KeyRing) -> None:
         """Keys that are used from now on; those before still open what they have closed."""
+        self._group = ring.group
         for meter, entry in ring.meters.items():
             if entry.pair is not None:
                 self._pairs.setdefault(meter, []).insert(0, entry.pair)
+
+    def open_to_all(self, data: bytes) -> bytes | None:
+        """The same for a frame of the DCU to everybody, under any title it has been heard with."""
+        titles = {title for (_, down), known in self._titles.items() if down for title in known}
+        try:
+            envelope = parse(data)
+            found = [plain for title in titles if (plain := reveal(envelope, self._group, title)) is not None]
+        except DecodeError:
+            return None
+        return found[0] if envelope.group and found else None
 
     def open(self, client: str, down: bool, data: bytes) -> bytes | None:
         """The APDU in a frame from or to a client; None if these keys and titles do not open it."""

@@ -14,6 +14,7 @@ import dcu.daemon
 import meter.daemon
 from dcu.config import DcuConfig
 from dcu.ledger.store import Ledger, RealFiles, verify
+from dcu.store.recorder import Recorder
 from hil_tests.enrolment import DcuVault, MeterVault
 from hil_tests.observation import Observation
 from hil_tests.player import Ear
@@ -34,6 +35,10 @@ from shared.messages import Report
 
 NOWHERE: Final = "tcp://127.0.0.1:502?unit=1"
 """Configurations need an address; in memory nobody opens it."""
+
+
+MakeStore = Callable[[LoopClock, DcuConfig, Ledger], Recorder]
+"""Makes the store of a DCU that has none otherwise: its files are no part of a play's physics."""
 
 
 class NoSync(RealFiles):
@@ -80,7 +85,13 @@ class JumpStreet:
     """`hil_tests.player.Street` in one process."""
 
     def __init__(
-        self, scenario: Scenario, ear: Ear, directory: Path, seed: int, line: LineSettings | None = None
+        self,
+        scenario: Scenario,
+        ear: Ear,
+        directory: Path,
+        seed: int,
+        line: LineSettings | None = None,
+        make_store: MakeStore | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop), "virtual streets live on virtual loops"
@@ -97,6 +108,8 @@ class JumpStreet:
         self._meters: dict[str, meter.daemon.MeterDaemon] = {}
         self._dcu: dcu.daemon.DcuDaemon | None = None
         self._ledger: Ledger | None = None
+        self._make_store = make_store
+        self._store: Recorder | None = None
         self._tasks: dict[str, asyncio.Task[int]] = {}
 
     @property
@@ -121,6 +134,8 @@ class JumpStreet:
         config = check_config(DCU, content, DcuConfig)
         self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._salts.randbytes)
         self.dcu_vault.start()
+        if self._make_store is not None:
+            self._store = self._make_store(self._clock, config, self._ledger)
         ports = dcu.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
@@ -129,6 +144,7 @@ class JumpStreet:
             ledger=DirectLedger(self._ledger),
             epoch=Epoch(self._ledger.epoch + 1),
             vault=self.dcu_vault,
+            store=self._store,
         )
         self._dcu = dcu.daemon.build(config, ports)
         return self._dcu.run()
@@ -172,7 +188,9 @@ class JumpStreet:
         if who == DCU:
             assert self._ledger is not None
             self._ledger.close()
-            self._ledger = self._dcu = None
+            if self._store is not None:
+                self._store.close()
+            self._ledger = self._dcu = self._store = None
         else:
             del self._meters[who]
 

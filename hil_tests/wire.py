@@ -7,7 +7,7 @@ from hil_tests.enrolment import Eavesdropper
 from hil_tests.observation import WireFrame
 from prime_plc.control import Control, ControlType, Reg, decode_control
 from prime_plc.lpdu import Lpdu
-from prime_plc.pdu import HT_BEACON, GenericPdu, Packet, decode_pdu
+from prime_plc.pdu import HT_BEACON, LNID_MULTICAST, GenericPdu, Packet, decode_pdu
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from shared.cosem import Pushed, Written, decode_apdu
 from shared.errors import HeadroomError
@@ -55,6 +55,8 @@ class WireReader:
 
     def _data(self, packet: Packet, down: bool) -> tuple[str, str, Upward | Downward | None]:
         client = self._nodes.get((packet.sid, packet.lnid), "")
+        if packet.lnid >= LNID_MULTICAST:
+            return self._to_all(packet.payload)
         _, used = ArqHeader.decode(packet.payload)
         rest = packet.payload[used:]
         if not rest:
@@ -69,6 +71,14 @@ class WireReader:
         if isinstance(apdu, Pushed | Written):
             return client, type(apdu.message).__name__.lower(), apdu.message
         return client, type(apdu).__name__.lower(), None
+
+    def _to_all(self, payload: bytes) -> tuple[str, str, Upward | Downward | None]:
+        """A broadcast has no ARQ and concerns no single client."""
+        plain = self.keys.open_to_all(Lpdu.decode(payload[1:]).data)
+        apdu = None if plain is None else decode_apdu(plain)
+        if not isinstance(apdu, Written):
+            return "", "broadcast", None
+        return "", f"{type(apdu.message).__name__.lower()} for all", apdu.message
 
     def _assembled(self, client: str, down: bool, header: SarHeader, part: bytes) -> bytes | None:
         """The whole of which this was the last missing piece; a new first piece begins a new whole."""

@@ -98,9 +98,10 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class MessageArrived:
-    """The DCU says something."""
+    """The DCU says something; to all, it is a revoke that may not be for us."""
 
     message: Downward
+    to_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +247,7 @@ class MeterCore:
             case ReadingTaken():
                 outputs += self._take(item, now)
             case MessageArrived():
-                outputs += self._message(item.message, now)
+                outputs += self._message(item, now)
             case RelayObserved():
                 self.rules.observe(item.state, now)
             case LinkChanged():
@@ -331,7 +332,8 @@ class MeterCore:
 
     # ---- messages ----------------------------------------------------------------------------------------------------
 
-    def _message(self, message: Downward, now: float) -> list[Output]:
+    def _message(self, item: MessageArrived, now: float) -> list[Output]:
+        message = item.message
         epoch = message.epoch if isinstance(message, Acknowledgement) else message.decision.epoch
         if epoch < self.limiter.epoch:
             self.ignored += 1
@@ -343,7 +345,11 @@ class MeterCore:
             case Denial():
                 outputs += self._was_denied(message, now)
             case Revoke():
-                outputs += self._revoked(message, now)
+                takes_nothing = not self.limiter.live or message.limit_w >= self.limiter.limit_w
+                if item.to_all and takes_nothing:
+                    self.limiter.revoke(message)  # nonces are void all the same; the wish goes on, and no report
+                else:
+                    outputs += self._revoked(message, now)
             case NominalLimit():
                 outputs += self._greeted(message, now)
             case Acknowledgement():

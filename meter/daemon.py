@@ -393,7 +393,8 @@ class MeterDaemon:
             return
         match apdu:
             case Written():
-                taken = self._put(MessageArrived(self._as_group(apdu.message) if heard.group else apdu.message))
+                message = self._as_group(apdu.message) if heard.group else apdu.message
+                taken = self._put(MessageArrived(message, to_all=heard.group))
                 if apdu.confirmed and not heard.group:
                     # "Success" says that it arrived; whether it was obeyed is what the next report says.
                     result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE

@@ -1,28 +1,38 @@
-"""`headroom-plc`: trace, survey."""
+"""`headroom-plc`: trace, survey, ping."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from prime_plc.survey import Survey
+from prime_plc.phy import PhyMode
+from prime_plc.survey import Survey, trip_words
 from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, as_pcap, read_capture, tell
 from prime_plc.tree_picture import picture
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
-from shared.errors import ConfigError, Fault
-from shared.ids import parse_eui48
-from shared.status_socket import ask
+from shared.errors import ConfigError, DecodeError, DeviceError, Fault
+from shared.ids import format_eui48, parse_eui48
+from shared.status_socket import PING, ask
+
+FRAME_TYPES: Final = {"A": PhyMode.TYPE_A, "B": PhyMode.TYPE_B, "BC": PhyMode.TYPE_BC}
+PINGS_MAX: Final = 1000
+PAUSE_S: Final = 0.3
+BUSY_MAX: Final = 100
+"""So often a busy DCU is asked for the same ping again."""
 
 EXAMPLE: Final = """examples:
   headroom-plc trace capture.hex
   headroom-plc trace --format serial port.bin --json
   headroom-plc trace port.bin --pcap port.pcap
   headroom-plc survey --config /etc/headroom/dcu.toml --svg tree.svg
+  headroom-plc survey --config /etc/headroom/dcu.toml --ping 3
+  headroom-plc ping AA:BB:CC:00:00:01 --status-socket /run/headroom-dcu/status.sock
   cat capture.hex | headroom-plc trace --sna 40:40:22:01:C7:9A -
 
 A capture is text with one PDU in hex on each line (a time in front and # comments are allowed), or the bytes of the
@@ -44,25 +54,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     trace.add_argument("file", help="the capture; - for standard input")
     trace.add_argument("--format", choices=[kind.value for kind in Format], default=Format.AUTO.value)
+    trace.add_argument(
+        "--frame-type",
+        choices=FRAME_TYPES,
+        default="A",
+        help="of hex lines, which do not say it: A (v1.3.6), B, BC (v1.4)",
+    )
     trace.add_argument("--sna", help="subnetwork address, if no beacon is in the capture")
     trace.add_argument("--json", action="store_true", help="one JSON object a line")
     trace.add_argument("--pcap", type=Path, metavar="FILE", help="also write the frames there, for other analysers")
     trace.set_defaults(command=_trace)
     survey = commands.add_parser("survey", help="the tree of nodes and switches of a running DCU, and its links")
-    where = survey.add_mutually_exclusive_group(required=True)
-    where.add_argument("--config", type=Path, help="the DCU's configuration")
-    where.add_argument("--socket", type=Path, help="its status socket")
+    where = _running(survey)
     where.add_argument("--status", metavar="FILE", help="a status it has printed as JSON; - for standard input")
     survey.add_argument("--svg", type=Path, metavar="FILE", help="also draw the tree there")
     survey.add_argument("--json", action="store_true", help="print everything as JSON")
+    survey.add_argument("--ping", type=_count, default=0, metavar="N", help="also ping every node so many times")
     survey.set_defaults(command=_survey)
+    ping = commands.add_parser("ping", help="round trip from a running DCU to one node, over all switches between")
+    ping.add_argument("eui48", type=_eui48, help="the node's address")
+    _running(ping)
+    ping.add_argument("--count", type=_count, default=4, metavar="N", help="how many (4), one a second")
+    ping.add_argument("--json", action="store_true", help="one JSON object a line")
+    ping.set_defaults(command=_ping)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
 
+def _running(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Where the DCU is asked."""
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--config", type=Path, help="the DCU's configuration")
+    where.add_argument("--status-socket", "--socket", dest="socket", type=Path, help="its status socket")
+    return where
+
+
+def _eui48(text: str) -> str:
+    try:
+        return format_eui48(parse_eui48(text))
+    except DecodeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= PINGS_MAX):
+        raise argparse.ArgumentTypeError(f"seen {text!r}, expected 1 to {PINGS_MAX}")
+    return int(text)
+
+
 def _trace(options: argparse.Namespace) -> int:
     sna = None if options.sna is None else parse_eui48(options.sna)
-    raws = list(read_capture(_read(options.file), Format(options.format)))
+    raws = list(read_capture(_read(options.file), Format(options.format), FRAME_TYPES[options.frame_type]))
     if options.pcap is not None:
         written, count = as_pcap(raws)
         options.pcap.write_bytes(written)
@@ -78,10 +120,44 @@ def _trace(options: argparse.Namespace) -> int:
 
 def _survey(options: argparse.Namespace) -> int:
     survey = Survey.of(_status(options).get("plc") or {})
+    if options.ping:
+        if options.status is not None:
+            raise ConfigError("--ping", [Fault("--status", options.status, "a running DCU")])
+        path = options.socket or _socket(options.config)
+        survey = survey.with_trips({one.eui48: _trips(path, one.eui48, options.ping) for one in survey.nodes})
     if options.svg is not None:
         options.svg.write_text(picture(survey), encoding="utf-8")
     print(json.dumps(survey.as_json(), indent=1) if options.json else survey.table())
     return EXIT_OK
+
+
+def _ping(options: argparse.Namespace) -> int:
+    path = options.socket or _socket(options.config)
+    trips_s: list[float | None] = []
+    for told in _pings(path, options.eui48, options.count):
+        trips_s.append(told["round_trip_s"])
+        trip = "" if told["round_trip_s"] is None else f" after {1000 * told['round_trip_s']:.0f} ms"
+        print(json.dumps(told) if options.json else f"{options.eui48}: {told['result']}{trip}", flush=True)
+    if not options.json:
+        print(trip_words(trips_s))
+    return EXIT_OK if any(trip_s is not None for trip_s in trips_s) else EXIT_FAILED
+
+
+def _trips(path: Path, eui48: str, count: int) -> list[float | None]:
+    return [told["round_trip_s"] for told in _pings(path, eui48, count)]
+
+
+def _pings(path: Path, eui48: str, count: int) -> Iterator[dict[str, Any]]:
+    """What became of some pings; a DCU that is just busy with one is asked again."""
+    for _ in range(count):
+        for _again in range(BUSY_MAX):
+            told = ask(path, "DCU", f"{PING} {eui48}")
+            if not told.get("refused"):
+                break
+            time.sleep(PAUSE_S)
+        if "round_trip_s" not in told:
+            raise DeviceError(f"{path}: seen {str(told)[:80]}, expected the answer to a ping (an older DCU?)")
+        yield told
 
 
 def _status(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 
 MODULUS = 64
+STREAM_PACKETS = 8
+"""So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
+
 PATIENCE_GROWTH_MAX = 4
 SEGMENTS_MAX = 64
 
@@ -66,6 +69,7 @@ class Connection:
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
+        self._unanswered = 0
         self._assembly: _Assembly | None = None
         self.failed = False
 
@@ -152,6 +156,7 @@ class Connection:
             payloads.append(self._header(self._next_number, flush=False))
         if payloads:
             self._acknowledge_at = None
+            self._unanswered = 0
         if bodies:
             self._last_sent_s = now
         return payloads
@@ -191,6 +196,7 @@ class Connection:
         tokens = self._acknowledged(header, now)
         if not body:
             return [], tokens
+        self._unanswered += 1
         if _ahead(header.packet_id, self._expected) < self._settings.window:
             self._early.setdefault(header.packet_id, body)
         sdus = []
@@ -202,10 +208,12 @@ class Connection:
         return sdus, tokens
 
     def _hold(self, now: float, *, flush: bool) -> None:
-        """Acknowledge at once if asked in the middle of an SDU; at its end wait a little for an answer to ride on."""
+        """Acknowledge at once if asked in the middle of an SDU or after many packets, as somebody waits then; else wait
+        a little for an answer to ride on."""
         hold_s = self._settings.acknowledge_hold_s
         if flush:
-            hold_s = self._settings.flush_hold_s if self._assembly is None else 0.0
+            stream = self._assembly is not None or self._unanswered >= STREAM_PACKETS
+            hold_s = 0.0 if stream else self._settings.flush_hold_s
         due_s = now + hold_s
         self._acknowledge_at = due_s if self._acknowledge_at is None else min(due_s, self._acknowledge_at)
 

@@ -13,12 +13,12 @@ from prime_plc.sap import (
     BytesReceived,
     Happened,
     Input,
+    MacInput,
     Output,
     PortClosed,
     PortOpened,
     ReopenPort,
     SendBytes,
-    SendData,
 )
 from shared.clock import Clock
 from shared.machine import Inbox, Machine, drive
@@ -90,8 +90,8 @@ class StackRunner:
         self._reason = ""
         self._complaint = ""
 
-    def send(self, item: SendData) -> bool:
-        """Leave data for the stack; False if it does not keep up."""
+    def send(self, item: MacInput) -> bool:
+        """Leave data or a wish for the stack; False if it does not keep up."""
         return self._inbox.put(item)
 
     async def run(self, progress: Callable[[], None] = lambda: None) -> None:

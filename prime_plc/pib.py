@@ -13,9 +13,10 @@ from typing import Final
 
 from prime_plc.base_node import BaseNode
 from prime_plc.control import ConnectionType
+from prime_plc.enrolment import CAPABILITIES
 from prime_plc.links import PARENT, Link, quality_index
 from prime_plc.pdu import SID_NONE
-from prime_plc.service_node import CAPABILITIES, ServiceNode, State
+from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import FRAME_SYMBOLS, MacSettings
 
 Node = BaseNode | ServiceNode

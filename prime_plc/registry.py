@@ -38,6 +38,7 @@ class Node:
         acknowledged: whether it has confirmed its registration.
         alive_by: when it is removed without a sign of life [s].
         round_trips, answers: keep-alives sent and answered.
+        pinged_s: when a keep-alive was asked for whose answer somebody waits for [s].
     """
 
     eui48: Eui48
@@ -59,6 +60,7 @@ class Node:
     sent_alive: int = 0
     received_alive: int = 0
     asked_alive_s: float = 0.0
+    pinged_s: float | None = None
     round_trips: int = 0
     answers: int = 0
     lost_down: int = 0

@@ -81,11 +81,12 @@ class Action(Enum):
     PROMOTE = "promote"
     DEMOTE = "demote"
     UNREGISTER = "unregister"
+    PING = "ping"
 
 
 @dataclass(frozen=True, slots=True)
 class Manage:
-    """Base only: make a node a switch, make it a terminal again, or send it away."""
+    """Base only: make a node a switch, make it a terminal again, send it away, or ask it for a sign of life."""
 
     action: Action
     eui48: Eui48
@@ -224,6 +225,19 @@ class GroupChanged:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pinged:
+    """A node has answered a ping (base only).
+
+    Attributes:
+        round_trip_s: from the question in the base's queue to the answer, over all hops [s]; None if no such node is
+            registered, and nothing was sent.
+    """
+
+    peer: Eui48
+    round_trip_s: float | None
+
+
 class Direction(Enum):
     """Which way a frame crossed the line, seen from this node."""
 
@@ -251,7 +265,7 @@ class FrameSeen:
     snr_db: float | None
 
 
-MacOutput = LinkUp | LinkDown | DataReceived | DataConfirmed | GroupChanged | Happened
+MacOutput = LinkUp | LinkDown | DataReceived | DataConfirmed | GroupChanged | Pinged | Happened
 """What a MAC tells the owner of its stack."""
 
 Output = SendBytes | SendMessage | ReopenPort | MacOutput | FrameSeen

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from prime_plc import modem_host, service_node
+from prime_plc import modem_host, role
 from prime_plc.base_node import BaseNode
 from prime_plc.modem_host import (
     FrameReceived,
@@ -97,13 +97,13 @@ class Stack:
         """An attribute of the MAC's management information base; None if it has no such number."""
         return read_attribute(self._node, number)
 
-    def _join(self, begun: Sequence[modem_host.Output | service_node.Output], now: float) -> list[Output]:
+    def _join(self, begun: Sequence[modem_host.Output | role.Output], now: float) -> list[Output]:
         if len(begun) == 1 and isinstance(begun[0], FrameReceived) and not self._settings.trace:
             begun = self._node.handle(begun[0], now)  # most frames are nothing of ours
         outputs: list[Output] = []
         if not begun:
             return outputs
-        todo: deque[modem_host.Output | service_node.Output] = deque(begun)
+        todo: deque[modem_host.Output | role.Output] = deque(begun)
         while todo:
             output = todo.popleft()
             if isinstance(output, TransmitFrame):

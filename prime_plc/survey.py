@@ -7,7 +7,8 @@ them in with `Survey.with_links`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ class Surveyed:
         alive_asked, alive_answered: keep-alives over all hops, there and back.
         link: None where nobody has measured it.
         up: the same hop as the node itself has it, if it is known.
+        trips_s: round trips of pings over all hops [s]; None for one without an answer.
     """
 
     eui48: str
@@ -67,6 +69,7 @@ class Surveyed:
     alive_answered: int
     link: LinkSeen | None = None
     up: LinkSeen | None = None
+    trips_s: tuple[float | None, ...] = ()
 
     @property
     def alive_loss(self) -> float | None:
@@ -110,6 +113,11 @@ class Survey:
     def with_links(self, links: Mapping[str, LinkSeen], ups: Mapping[str, LinkSeen]) -> Survey:
         """The same with what others know, by EUI-48."""
         nodes = (replace(node, link=links.get(node.eui48, node.link), up=ups.get(node.eui48)) for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
+
+    def with_trips(self, trips_s: Mapping[str, Sequence[float | None]]) -> Survey:
+        """The same with what pings took, by EUI-48."""
+        nodes = (replace(node, trips_s=tuple(trips_s.get(node.eui48, ()))) for node in self.nodes)
         return replace(self, nodes=tuple(nodes))
 
     @property
@@ -187,9 +195,20 @@ def words(node: Surveyed) -> str:
         parts.append(f"lost {100 * node.up.loss:.1f} %")
     if node.alive_loss is not None:
         parts.append(f"keep-alive {node.alive_answered} of {node.alive_asked}")
+    if node.trips_s:
+        parts.append(trip_words(node.trips_s))
     if not node.connected:
         parts.append("not connected")
     return ", ".join(parts)
+
+
+def trip_words(trips_s: Sequence[float | None]) -> str:
+    """Round trips of some pings in a few words."""
+    came = sorted(trip_s for trip_s in trips_s if trip_s is not None)
+    if not came:
+        return f"ping: none of {len(trips_s)} answered"
+    middle = 1000 * statistics.median(came)
+    return f"ping {middle:.0f} ms ({1000 * came[0]:.0f} to {1000 * came[-1]:.0f}), {len(came)} of {len(trips_s)}"
 
 
 def _surveyed(eui48: str, node: Mapping[str, Any]) -> Surveyed:

@@ -18,6 +18,7 @@ from prime_plc.modem_host import SENTINEL
 from prime_plc.modem_messages import Receive, Send, decode_answer, decode_command
 from prime_plc.pcap import PDU_BYTES_MAX, Captured, looks_like_pcap, read_pcap, write_pcap
 from prime_plc.pdu import BEACON_BYTES, HT_BEACON, SID_NONE, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
+from prime_plc.pdu14 import Beacon14, Pdu14, decode_pdu14
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from prime_plc.usi import PROTOCOL_PHY, PROTOCOL_SNIFFER, UsiDecoder, UsiFrame
@@ -48,6 +49,7 @@ class Raw:
         where: line or byte of the capture.
         time: as written in the capture, empty if unknown.
         way: direction on the serial port, empty if unknown.
+        mode: frame type; Type B frames are of PRIME 1.4.
         fault: why there is no PDU, or None.
     """
 
@@ -57,6 +59,7 @@ class Raw:
     time: str = ""
     way: str = ""
     fault: str | None = None
+    mode: PhyMode = PhyMode.TYPE_A
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,13 @@ def looks_like_text(data: bytes) -> bool:
 _TEXT: Final = frozenset(string.printable.encode())
 
 
-def read_capture(data: bytes, kind: Format) -> Iterator[Raw]:
+def read_capture(data: bytes, kind: Format, mode: PhyMode = PhyMode.TYPE_A) -> Iterator[Raw]:
     """The frames of a capture in order; what cannot be read comes as a `Raw` with a fault.
+
+    Args:
+        data: the capture.
+        kind: how it is written.
+        mode: frame type of hex lines, which do not say it.
 
     Raises:
         DecodeError: a pcap file that is damaged or not ours.
@@ -94,30 +102,36 @@ def read_capture(data: bytes, kind: Format) -> Iterator[Raw]:
         kind = Format.PCAP if looks_like_pcap(data) else kind
     if kind is Format.PCAP:
         return _read_pcap(data)
-    return _read_hex(data.decode("ascii", "replace")) if kind is Format.HEX else _read_serial(data)
+    return _read_hex(data.decode("ascii", "replace"), mode) if kind is Format.HEX else _read_serial(data)
 
 
 def as_pcap(raws: Iterable[Raw]) -> tuple[bytes, int]:
     """A capture as a pcap file, and how many frames are in it; what has no PDU is left out."""
     whole = [raw for raw in raws if raw.fault is None and len(raw.pdu) <= PDU_BYTES_MAX]
-    frames = [Captured(raw.time, PhyMode.TYPE_A, raw.scheme, raw.way, raw.pdu) for raw in whole]
+    frames = [Captured(raw.time, raw.mode, raw.scheme, raw.way, raw.pdu) for raw in whole]
     return write_pcap(frames), len(whole)
 
 
 def _read_pcap(data: bytes) -> Iterator[Raw]:
     for number, frame in enumerate(read_pcap(data), 1):
         where = f"packet {number}"
-        if frame.mode != PhyMode.TYPE_A or frame.scheme not in set(Scheme):
-            yield Raw(where, frame.pdu, Scheme.DBPSK_C, frame.time, frame.way, _other_type(frame.mode))
+        fault = _unknown(frame.mode, frame.scheme)
+        if fault is not None:
+            yield Raw(where, frame.pdu, Scheme.DBPSK_C, frame.time, frame.way, fault)
         else:
-            yield Raw(where, frame.pdu, Scheme(frame.scheme), frame.time, frame.way)
+            yield Raw(where, frame.pdu, Scheme(frame.scheme), frame.time, frame.way, mode=PhyMode(frame.mode))
 
 
-def _other_type(mode: int) -> str:
-    return f"seen frame type {mode}, expected Type A (v1.3.6)"
+def _unknown(mode: int, scheme: int) -> str | None:
+    """What is wrong with codes of a frame; robust modulations exist in Type B only."""
+    if mode not in set(PhyMode):
+        return f"seen frame type {mode}, expected Type A (v1.3.6), B or BC (v1.4)"
+    if scheme not in set(Scheme) or (Scheme(scheme).robust and mode == PhyMode.TYPE_A):
+        return f"seen modulation {scheme} in a frame of {PhyMode(mode).name}"
+    return None
 
 
-def _read_hex(text: str) -> Iterator[Raw]:
+def _read_hex(text: str, mode: PhyMode) -> Iterator[Raw]:
     """Lines of ``hex`` or ``time hex``; ``#`` begins a comment; blanks, colons and dashes between bytes are ignored."""
     for number, line in enumerate(text.splitlines(), 1):
         content = line.partition("#")[0].strip()
@@ -132,7 +146,7 @@ def _read_hex(text: str) -> Iterator[Raw]:
         except ValueError:
             yield Raw(where, b"", Scheme.DBPSK_C, time, fault=f"seen {content[:40]!r}, expected hexadecimal bytes")
             continue
-        yield Raw(where, pdu, Scheme.DBPSK_C, time)
+        yield Raw(where, pdu, Scheme.DBPSK_C, time, mode=mode)
 
 
 def _is_time(word: str) -> bool:
@@ -162,10 +176,11 @@ def _from_usi(where: str, frame: UsiFrame) -> Raw | None:
         return Raw(where, b"", Scheme.DBPSK_C, fault=str(error))
     if not isinstance(message, Send | Receive):
         return None
-    if message.mode != PhyMode.TYPE_A or message.scheme not in set(Scheme):
-        return Raw(where, message.data, Scheme.DBPSK_C, fault=_other_type(message.mode))
+    fault = _unknown(message.mode, message.scheme)
+    if fault is not None:
+        return Raw(where, message.data, Scheme.DBPSK_C, fault=fault)
     way = "sent" if isinstance(message, Send) else "received"
-    return Raw(where, message.data, Scheme(message.scheme), way=way)
+    return Raw(where, message.data, Scheme(message.scheme), way=way, mode=PhyMode(message.mode))
 
 
 _FROM_HOST: Final = frozenset((0, 2, 4, 6, 9, 11, 13))
@@ -185,14 +200,15 @@ def tell(raws: Iterable[Raw], sna: bytes | None) -> Iterator[Told]:
     frames = list(raws)
     known = sna
     if known is None:
-        known = next((found for raw in frames if (found := _sna_of(raw.pdu)) is not None), None)
+        known = next((found for raw in frames if (found := _sna_of(raw)) is not None), None)
     for raw in frames:
-        known = sna or _sna_of(raw.pdu) or known
+        known = sna or _sna_of(raw) or known
         yield _tell(raw, known)
 
 
-def _sna_of(pdu: bytes) -> bytes | None:
-    if len(pdu) != BEACON_BYTES or pdu[0] >> 4 != HT_BEACON:
+def _sna_of(raw: Raw) -> bytes | None:
+    pdu = raw.pdu
+    if raw.mode is not PhyMode.TYPE_A or len(pdu) != BEACON_BYTES or pdu[0] >> 4 != HT_BEACON:
         return None
     try:
         beacon = decode_pdu(pdu, None)
@@ -204,15 +220,16 @@ def _sna_of(pdu: bytes) -> bytes | None:
 def _tell(raw: Raw, sna: bytes | None) -> Told:
     if raw.fault is not None:
         return Told(raw, raw.fault, fault=raw.fault)
+    old = raw.mode is PhyMode.TYPE_A
     try:
-        pdu = decode_pdu(raw.pdu, sna)
-        words, fields = _words(pdu)
+        words, fields = _words(decode_pdu(raw.pdu, sna)) if old else _words14(decode_pdu14(raw.pdu), raw.mode)
     except DecodeError as error:
         return Told(raw, str(error), fault=str(error))
-    airtime_ms = 1000 * frame_duration_s(len(raw.pdu), raw.scheme)
-    stock_ms = 1000 * frame_duration_s(len(raw.pdu) + len(SENTINEL), raw.scheme)
+    airtime_ms = 1000 * frame_duration_s(len(raw.pdu), raw.scheme, raw.mode)
     fields |= {"bytes": len(raw.pdu), "scheme": raw.scheme.name, "airtime_ms": round(airtime_ms, 3)}
-    fields |= {"airtime_stock_firmware_ms": round(stock_ms, 3)}
+    if old:  # stock firmware leaves frames of Type B alone
+        stock_ms = 1000 * frame_duration_s(len(raw.pdu) + len(SENTINEL), raw.scheme)
+        fields |= {"airtime_stock_firmware_ms": round(stock_ms, 3)}
     return Told(raw, f"{words}  [{len(raw.pdu)} bytes, {raw.scheme.name} {airtime_ms:.2f} ms]", fields)
 
 
@@ -227,6 +244,15 @@ def _words(pdu: Beacon | PromotionNeeded | GenericPdu) -> tuple[str, dict[str, A
     way = "down" if pdu.downlink else "up"
     words = f"{way} level {pdu.level}: " + "; ".join(words for words, _ in told)
     return words, {"kind": "generic", "downlink": pdu.downlink, "level": pdu.level, "packets": [one for _, one in told]}
+
+
+def _words14(pdu: Pdu14, mode: PhyMode) -> tuple[str, dict[str, Any]]:
+    """The PDUs of 1.4 that are established; the others are refused by name before."""
+    fields = {"prime": "1.4", "frame_type": mode.name, **_plain(pdu)}
+    if isinstance(pdu, Beacon14):
+        name = "base" if pdu.sid == 0 else f"switch {pdu.sid}"
+        return f"1.4 beacon of {name}: {_listed(pdu)}", {"kind": "beacon", **fields}
+    return f"1.4 promotion needed by {format_eui48(pdu.pna)}", {"kind": "promotion needed", **fields}
 
 
 def _packet(packet: Packet, downlink: bool) -> tuple[str, dict[str, Any]]:

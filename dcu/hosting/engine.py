@@ -25,6 +25,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -56,6 +57,10 @@ QUARANTINE_S: Final = reserved_for_s(LEASE_S_MAX) + 1.0
 
 RAISE: Final = 1.02
 """A limit that grows by less is as good as the same."""
+GROUP_REVOKES_MIN: Final = 4
+"""So many grants ended at once are also told to the whole street: by then that is less air than the repetitions of lost
+messages to each, and who does not hear his own message may hear that one."""
+
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -346,7 +351,7 @@ class HostingEngine:
             outputs.append(record)
         for verdict in answer.verdicts:
             outputs += self._carry_out(verdict, inputs, now)
-        return outputs
+        return outputs + self._to_all(outputs)
 
     def _view(self, now: float) -> tuple[View, list[Output]]:
         """The rule's view of now, and what of it must be recorded because later views or answers depend on it."""
@@ -460,7 +465,21 @@ class HostingEngine:
             inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
             for meter in blamed:
                 outputs += self._lower(meter, 0.0, binding, inputs, now)
-        return outputs
+        return outputs + self._to_all(outputs)
+
+    def _to_all(self, outputs: list[Output]) -> list[Output]:
+        """After many revokes one for the whole street, which takes nothing from whose grant goes on.
+
+        It names no customer, for everybody reads it, and no decision of its own: its number is that of the last revoke.
+        It voids all nonces, so it is not sent in a window that also grants.
+        """
+        messages = [output.message for output in outputs if isinstance(output, SendDown)]
+        ended = [message for message in messages if isinstance(message, Revoke) and not message.limit_w]
+        if len(ended) < GROUP_REVOKES_MIN or any(isinstance(message, Grant) for message in messages):
+            return []
+        limit_w = max((grant.limit_w for grant in self.book.live), default=0.0)
+        message = Revoke(ended[-1].decision, ended[-1].reason, None, None, limit_w)
+        return [SendAll(message), Event("revoked for all", {"grants": len(ended), "limit_w": limit_w})]
 
     def _known_s(self, point: MeterId, now: float) -> float:
         """Until when a point is known to be outside: a rule that foresees has lowered grants meanwhile, and waits for a

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from shared.ids import MeterId
-from shared.messages import Downward, Reading, Release, Report, Request
+from shared.messages import Downward, Reading, Release, Report, Request, Revoke
 
 # ---- inputs ----------------------------------------------------------------------------------------------------------
 
@@ -88,6 +88,14 @@ class SendDown:
 
 
 @dataclass(frozen=True, slots=True)
+class SendAll:
+    """Say to every meter of the street at once what revokes before it say to some of them; waits for the disk as they
+    do."""
+
+    message: Revoke
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A transition worth a line in the log."""
 
@@ -95,4 +103,4 @@ class Event:
     fields: dict[str, object]
 
 
-Output = Record | SendDown | Event
+Output = Record | SendDown | SendAll | Event

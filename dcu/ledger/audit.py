@@ -200,8 +200,8 @@ def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: P
 # ---- one log ---------------------------------------------------------------------------------------------------------
 
 
-def read_kept(place: Place) -> Iterator[tuple[bytes, list[Part]]]:
-    """Leaf and parts of a log's entries, as far as they can be read; hashes are not compared.
+def read_kept(place: Place, first: int = 0) -> Iterator[tuple[bytes, list[Part]]]:
+    """Leaf and parts of a log's entries from ``first``, as far as they can be read; hashes are not compared.
 
     Raises:
         LedgerError: it has no key.
@@ -213,15 +213,15 @@ def read_kept(place: Place) -> Iterator[tuple[bytes, list[Part]]]:
     except (DecodeError, OSError):
         tail = None
     size = claimed_size(place.checkpoint) if tail is None else tail.heading.first
-    for number in range(size // WIDTH):
+    for number in range(first // WIDTH, size // WIDTH):
         try:
             leaves = unpack_entries((place.public / tile_path(ENTRIES, number)).read_bytes(), WIDTH)
             parts = unpack_part_file(place.parts(number).read_bytes(), WIDTH)
         except (OSError, DecodeError):
             return
-        yield from zip(leaves, parts, strict=True)
+        yield from islice(zip(leaves, parts, strict=True), max(0, first - number * WIDTH), None)
     if tail is not None:
-        for one in tail.kept:
+        for one in tail.kept[max(0, first - size) :]:
             yield one.leaf, one.parts
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dcu.daemon import Scribe
-from dcu.hosting.exchange import Record, SendDown, Wait
+from dcu.hosting.exchange import Record, SendAll, SendDown, Wait
 from dcu.ledger.store import LedgerError
 from shared.clock import LoopClock
 from shared.ids import Epoch, MeterId
@@ -40,9 +40,9 @@ async def scribe(ledger: SlowLedger, sent: list[int]) -> tuple[Scribe, list[asyn
     done: Future[int] = asyncio.get_running_loop().create_future()
     done.set_result(0)
 
-    def send(output: SendDown) -> None:
-        assert isinstance(output.message, Acknowledgement)
-        sent.append(output.message.seq)
+    def send(output: SendDown | SendAll) -> None:
+        message = output.message
+        sent.append(message.seq if isinstance(message, Acknowledgement) else message.decision.seq)
 
     writer = Scribe(ledger, send, done)
     clock = LoopClock()

@@ -12,12 +12,12 @@ from dlms_cosem.enumerations import ActionResultStatus
 from dcu import gate as dcu_gate
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs
 from dcu.keys import KeyRing, new_ring
-from shared.cosem import decode_apdu, encode_up
+from shared.cosem import decode_apdu, encode_down, encode_up
 from shared.cosem_security import KeysSent, encode_action_answer
 from shared.ids import Epoch, Eui48, MeterId, RequestId, parse_eui48
 from shared.keys import MeterKeys
-from shared.messages import Release
-from shared.protection import PairKeys, unwrap
+from shared.messages import DecisionId, Reason, Release, Revoke
+from shared.protection import PairKeys, protect, unwrap
 from shared.session import BLOCK, HELLOS_MAX, End, InvocationCounter, Own, Refusal, Session
 
 DCU = parse_eui48("02:48:44:52:00:01")
@@ -25,6 +25,7 @@ ONE, TWO = parse_eui48("02:48:44:52:01:01"), parse_eui48("02:48:44:52:01:02")
 STRANGER = parse_eui48("02:48:44:52:09:09")
 FIRST, SECOND = MeterId("meter-1"), MeterId("meter-2")
 UP = encode_up(Release(RequestId(7), Epoch(3), None), 1)
+REVOKE = encode_down(Revoke(DecisionId(Epoch(3), 7), Reason.OVERVOLTAGE, None, None), 1)
 
 
 @dataclass
@@ -195,3 +196,81 @@ def test_garbage_and_plain_messages_are_counted(street: Street) -> None:
 
 def _answer(output: dcu_gate.Output) -> bool:
     return isinstance(output, dcu_gate.Transmit)
+
+
+def test_a_message_to_all_opens_with_every_meter_and_costs_a_counter(street: Street) -> None:
+    """Under the group keys and the DCU's title; to nobody while nobody is there; never twice the same bytes."""
+    revoke = REVOKE
+    for peer, meter in ((ONE, FIRST), (TWO, SECOND)):
+        end = Session(
+            Own.start(End.METER, InvocationCounter(0, BLOCK), street.draw),
+            street.ring.exported(meter).pair, street.draw, street.ring.group,
+        )  # fmt: skip
+        street.meters[peer] = end
+        street.meet(peer)
+    left = street.gate.summary()["counters_left"]
+    first, second = street.gate.protect_all(revoke), street.gate.protect_all(revoke)
+    assert first is not None
+    assert second is not None
+    assert first != second
+    assert street.gate.summary()["counters_left"] == left - 2
+    for end in street.meters.values():
+        arrival = end.receive(first, street.now)
+        assert (arrival.plain, arrival.group) == (revoke, True)
+        assert end.receive(first, street.now).refusal is Refusal.REPLAYED
+        assert end.receive(second, street.now).plain == revoke
+    for peer in (ONE, TWO):
+        street.gate.link(peer, False)
+    assert street.gate.protect_all(revoke) is None
+
+
+def attacks(street: Street) -> dict[Refusal, tuple[Eui48, bytes]]:
+    """A meter's release, brought in every way but the right one."""
+    pair, title = street.ring.exported(FIRST).pair, street.meters[ONE].title
+    good = street.meters[ONE].protect(UP)
+    ours = street.gate.protect(FIRST, REVOKE)
+    assert good is not None
+    assert ours is not None
+    assert street.gate.receive(ONE, good, street.now) == [Heard(FIRST, UP)]
+    stranger = Own.start(End.METER, InvocationCounter(0, BLOCK), street.draw).title
+    return {
+        Refusal.NOT_PROTECTED: (ONE, UP),
+        Refusal.MALFORMED: (ONE, good[:9]),
+        Refusal.REPLAYED: (ONE, good),
+        Refusal.REFLECTED: (ONE, ours),
+        Refusal.SPLICED: (ONE, b"\xcc" + good[2:]),
+        Refusal.NOT_AUTHENTIC: (ONE, protect(UP, PairKeys(pair.encryption, bytes(16)), title, 90)),
+        Refusal.NOT_FRESH: (ONE, protect(UP, pair, stranger, 90, named=True)),
+        Refusal.WRONG_DEVICE: (STRANGER, protect(UP, pair, title, 91)),
+        Refusal.NO_KEY: (STRANGER, UP),
+    }
+
+
+@pytest.mark.parametrize("refusal", [one for one in Refusal if one not in {Refusal.OLD_KEY, Refusal.GROUP_RAISES}])
+def test_an_attack_on_the_dcu_is_counted_and_heard_by_nobody(street: Street, refusal: Refusal) -> None:
+    """By its own kind; the old keys have a test of their own, and a DCU has no ear for the group key."""
+    peer, data = attacks(street)[refusal]
+    before = street.refused()
+    street.now += 60.0
+    outputs = street.gate.receive(peer, data, street.now)
+    assert not [output for output in outputs if isinstance(output, Heard | LinkIs)]
+    counted = {kind: number - before.get(kind, 0) for kind, number in street.refused().items()}
+    assert counted[refusal.name.lower()] == 1
+    assert sum(counted.values()) == 1 + (refusal is Refusal.WRONG_DEVICE)  # which has no key of its own either
+    again = street.meters[ONE].protect(UP)
+    assert again is not None
+    assert street.gate.receive(ONE, again, street.now) == [Heard(FIRST, UP)]
+
+
+def test_an_old_counter_is_refused_even_for_new_words(street: Street) -> None:
+    """Whoever has the key and a number from before, used or not; a whole window later all of them are too old."""
+    meter = street.meters[ONE]
+    pair, title = street.ring.exported(FIRST).pair, meter.title
+    for _ in range(100):
+        data = meter.protect(UP)
+        assert data is not None
+        street.gate.receive(ONE, data, street.now)
+    before = street.refused().get("replayed", 0)
+    for counter in range(40):
+        assert street.gate.receive(ONE, protect(UP, pair, title, counter), street.now) == []
+    assert street.refused()["replayed"] - before == 40

@@ -90,4 +90,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run_virtual(main: Callable[[], Coroutine[Any, Any, ResultT]]) -> ResultT:
     """Run a coroutine in a virtual world of its own and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main())
+        # Not `runner.run`: at its end it looks up the signal handler it has set, and that writes out the whole result
+        # of the world in words (an enumeration complains about a value that is none of its own).
+        return runner.get_loop().run_until_complete(main())

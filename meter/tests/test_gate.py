@@ -156,6 +156,47 @@ def test_the_group_key_lowers_and_cannot_raise() -> None:
     run_jumping(world)
 
 
+def test_what_is_said_to_all_ends_grants_once_and_leaves_questions_alone() -> None:
+    """A meter that only asks keeps asking, and one with a grant below what is left keeps it; a forged one and a
+    repeated one are counted, and change nothing."""
+
+    async def world() -> None:
+        house = House()
+        await house.link()
+        assert house.meter.ask(HouseholdAsked(2400.0, 2400.0)) is None
+        await asyncio.sleep(0.1)
+        title = house.line.dcu.title
+        house.line.inject(protect_group(REVOKE, KEYS.group, title, 1000))
+        await asyncio.sleep(0.1)
+        assert house.meter.status()["wish"]["state"] == "asking"
+        assert house.relay.commanded is RelayState.NOMINAL
+        await house.end()
+
+        house = House(seed=6)
+        await house.granted()
+        await asyncio.sleep(1.0)  # the report that confirms the grant
+        title = house.line.dcu.title
+        reports = len(house.line.messages())
+        partly = encode_down(Revoke(DecisionId(Epoch(3), 9), Reason.OVERVOLTAGE, None, None, 2400.0), 1)
+        house.line.inject(protect_group(partly, KEYS.group, title, 1000))
+        house.line.inject(protect_group(REVOKE, PairKeys(bytes(16), bytes(16)), title, 1001))
+        await asyncio.sleep(0.1)
+        assert refused(house) == {"not_authentic": 1}
+        assert house.meter.status()["decision"] == "3.1"
+        assert house.meter.status()["limit_w"] == 2400.0
+        assert len(house.line.messages()) == reports  # nobody has anything new to say, and all would at once
+        house.line.inject(protect_group(REVOKE, KEYS.group, title, 1002))
+        await asyncio.sleep(0.1)
+        assert house.meter.status()["source"] == "REVOKED"
+        assert house.relay.commanded is RelayState.NOMINAL
+        for _ in range(3):
+            house.line.inject(protect_group(REVOKE, KEYS.group, title, 1002))
+        assert refused(house)["replayed"] == 3
+        await house.end()
+
+    run_jumping(world)
+
+
 def newest_nonce(messages: list[Upward]) -> Nonce:
     """What a grant would have to answer."""
     return [item.nonce for item in messages if isinstance(item, Report | Request) and item.nonce is not None][-1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ import pytest
 from prime_plc.cli import main
 from prime_plc.modem_messages import Receive, Send
 from prime_plc.pcap import Captured, microseconds, read_pcap, write_pcap
+from prime_plc.pdu14 import Beacon14
 from prime_plc.tests.captured_frames import ALL, CAPTURED
 from prime_plc.usi import encode_usi
 from shared.errors import DecodeError
 
+BEACON14 = Beacon14(9, 0, 0, 0, False, 0, 0, False, False, 3, 0, bytes(range(6)), 0).encode()
 PDU = bytes.fromhex(CAPTURED["beacon 19"])
 
 
@@ -108,25 +112,47 @@ def test_a_capture_says_the_same_through_pcap(tmp_path: Path, capsys: pytest.Cap
     assert told(capsys, str(written)) == first
 
 
-def test_way_and_modulation_survive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the serial port, whose messages say both; what is no Type A frame is left out."""
+def test_way_modulation_and_frame_type_survive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the serial port, whose messages say all three; what is no frame of PRIME is left out."""
     sent = encode_usi(0x22, Send(0, 0, 0, 2, 0, 1000, True, PDU).encode())
     received = encode_usi(0x22, Receive(1, 0, 6, 0, 90, 96, 0, 0, 0, 0, PDU).encode())
-    other = encode_usi(0x22, Receive(1, 2, 6, 0, 90, 96, 0, 0, 0, 0, PDU).encode())
+    newer = encode_usi(0x22, Receive(1, 2, 12, 0, 90, 96, 0, 0, 0, 0, BEACON14).encode())
+    other = encode_usi(0x22, Receive(1, 9, 6, 0, 90, 96, 0, 0, 0, 0, PDU).encode())
     source, written = tmp_path / "port.bin", tmp_path / "port.pcap"
-    source.write_bytes(sent + other + received)
+    source.write_bytes(sent + other + newer + received)
     code, before = told(capsys, str(source), "--pcap", str(written))
     assert code == 1
     after = told(capsys, str(written))
-    assert after == (0, [before[0], before[2]])
-    assert [frame["way"] for frame in after[1]] == ["sent", "received"]
-    assert [frame["scheme"] for frame in after[1]] == ["D8PSK", "D8PSK_C"]
+    assert after == (0, [before[0], before[2], before[3]])
+    assert [frame["way"] for frame in after[1]] == ["sent", "received", "received"]
+    assert [frame["scheme"] for frame in after[1]] == ["D8PSK", "ROBUST_DBPSK", "D8PSK_C"]
+    assert [frame.get("prime") for frame in after[1]] == [None, "1.4", None]
 
 
 def test_a_frame_of_another_type_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A good file with a frame that this tool does not tell: a fault of that frame, not of the file."""
-    (tmp_path / "b.pcap").write_bytes(write_pcap([Captured("", 2, 4, "", PDU), Captured("", 0, 4, "", PDU)]))
-    code, frames = told(capsys, str(tmp_path / "b.pcap"))
+    """A good file with a frame that PRIME does not have: a fault of that frame, not of the file."""
+    frames = [Captured("", 1, 4, "", PDU), Captured("", 0, 12, "", PDU), Captured("", 0, 4, "", PDU)]
+    (tmp_path / "b.pcap").write_bytes(write_pcap(frames))
+    code, found = told(capsys, str(tmp_path / "b.pcap"))
     assert code == 1
-    assert frames[0]["fault"] == "seen frame type 2, expected Type A (v1.3.6)"
-    assert frames[1]["kind"] == "beacon"
+    assert found[0]["fault"] == "seen frame type 1, expected Type A (v1.3.6), B or BC (v1.4)"
+    assert found[1]["fault"] == "seen modulation 12 in a frame of TYPE_A"
+    assert found[2]["kind"] == "beacon"
+
+
+@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
+def test_a_foreign_analyser_reads_what_we_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wireshark's own reader: as many packets, link type USER 0, the same times and bytes, and it writes them back."""
+    source, written, again = (tmp_path / name for name in ("capture.hex", "capture.pcap", "again.pcap"))
+    source.write_text("\n".join(f"{number}.25 {frame}" for number, frame in enumerate(ALL.values())))
+    first = told(capsys, str(source), "--pcap", str(written))
+    shown = subprocess.run(
+        ["tshark", "-r", written, "-T", "fields", "-e", "frame.time_epoch", "-e", "frame.len", "-e", "frame.protocols"],
+        check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    rows = [line.split("\t") for line in shown]
+    assert [float(row[0]) for row in rows] == [number + 0.25 for number in range(len(ALL))]
+    assert [int(row[1]) for row in rows] == [4 + len(frame) // 2 for frame in ALL.values()]
+    assert all("user_dlt" in row[2] for row in rows)
+    subprocess.run(["tshark", "-r", written, "-F", "pcap", "-w", again], check=True, capture_output=True)
+    assert again.read_bytes() == written.read_bytes() or told(capsys, str(again)) == first

@@ -10,6 +10,8 @@ import pytest
 
 from prime_plc.cli import main
 from prime_plc.modem_messages import Receive, Send
+from prime_plc.pdu14 import Beacon14, PromotionNeeded14
+from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.tests.captured_frames import ALL, CAPTURED
 from prime_plc.usi import encode_usi
 
@@ -105,3 +107,29 @@ def test_bad_input_is_one_clear_line(
     (tmp_path / "empty").write_bytes(b"\n")
     code, lines, err = run(capsys, *arguments)
     assert (code, lines, len(err.splitlines())) == (2, [], 1)
+
+
+def test_frames_of_the_newer_version_are_told_as_far_as_they_are_established(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Type B from the serial port and from hex lines: beacon and call in words with their airtime; a generic PDU, whose
+    header nobody has established, is refused by name and spoils nothing."""
+    beacon = Beacon14(9, 7, 1, 0, False, 3, 0, False, True, 3, 5, bytes.fromhex("40402201C79A"), 4)
+    call = PromotionNeeded14(1, False, True, b"\xff" * 6, bytes.fromhex("AABBCCDDEE01"))
+    port, lines_file = tmp_path / "port.bin", tmp_path / "b.hex"
+    pdus = [beacon.encode(), call.encode(), b"\x00" * 30]
+    port.write_bytes(b"".join(encode_usi(0x22, Receive(1, 3, 4, 0, 90, 96, 0, 0, 0, 0, pdu).encode()) for pdu in pdus))
+    code, lines, _ = run(capsys, str(port), "--json")
+    told = [json.loads(line) for line in lines]
+    assert code == 1
+    assert [item.get("prime") for item in told] == ["1.4", "1.4", None]
+    assert (told[0]["kind"], told[0]["sid"], told[0]["frame_type"]) == ("beacon", 7, "TYPE_BC")
+    assert told[0]["airtime_ms"] == round(1000 * frame_duration_s(18, Scheme.DBPSK_C, PhyMode.TYPE_BC), 3)
+    assert told[1]["pna"] == "aabbccddee01"
+    assert "not established" in told[2]["fault"]
+    lines_file.write_text("\n".join(pdu.hex() for pdu in pdus))
+    code, lines, err = run(capsys, str(lines_file), "--frame-type", "B")
+    assert (code, [line.split(": ")[1].startswith("1.4") or "BAD" in line for line in lines]) == (1, [True] * 3)
+    assert "2 frames decoded, 1 not" in err
+    code, _, err = run(capsys, str(lines_file))  # as Type A, none of them is one
+    assert (code, err.split()[0]) == (1, "0")

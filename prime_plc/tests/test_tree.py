@@ -24,6 +24,7 @@ from prime_plc.sap import (
     LinkDown,
     LinkUp,
     Manage,
+    Pinged,
     SendBroadcast,
     SendData,
     Want,
@@ -337,3 +338,28 @@ def test_a_street_is_the_same_from_the_same_seed() -> None:
     first = run()
     assert first == run()
     assert first[1] < math.inf
+
+
+def test_a_ping_comes_back_over_every_hop() -> None:
+    """A keep-alive now: the farther the node, the longer; a node that is not registered is told at once, a dead one
+    never; and the registration goes on as if nobody had asked."""
+    ether = Ether(chain())
+    base = ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 300.0)
+    for number in (1, 2, 3):
+        ether.put("base", Manage(Action.PING, eui(number)))
+        ether.run(10.0)
+    ether.put("base", Manage(Action.PING, eui(9)))
+    pings = {one.peer: one.round_trip_s for one in ether.of("base", Pinged)}
+    trips_s = [pings[eui(number)] for number in (1, 2, 3)]
+    assert all(trip_s is not None and 0.02 < trip_s < 5.0 for trip_s in trips_s), trips_s
+    assert trips_s == sorted(trips_s, key=lambda trip_s: trip_s or 0.0)
+    assert pings[eui(9)] is None
+    ether.kill("n3")
+    ether.put("base", Manage(Action.PING, eui(3)))
+    ether.run(20.0)
+    assert len(ether.of("base", Pinged)) == 4
+    assert eui(3) in base.nodes
+    assert ether.said("base", "node removed") == []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcu.hosting import engine
 from dcu.hosting.airtime import PACE_S, Airtime, Pace
 from dcu.hosting.engine import QUARANTINE_S, HostingEngine
 from dcu.hosting.exchange import (
@@ -20,6 +21,7 @@ from dcu.hosting.exchange import (
     ReleaseArrived,
     ReportArrived,
     RequestArrived,
+    SendAll,
     SendDown,
     StorageFailed,
     SubstationRead,
@@ -520,3 +522,49 @@ def test_a_pace_is_the_last_whole_minutes_until_the_present_one_has_more() -> No
         pace.count(now)
     pace.count(160.0)
     assert [pace.per_s(now) * PACE_S for now in (160.0, 219.9, 220.0, 280.0)] == [3, 3, 1, 0]
+
+
+def violated(street: Street) -> list[Output]:
+    """Client 2 leaves the band and stays out."""
+    street.u_v[TWO] = 258.0
+    new: list[Output] = []
+    for _ in range(4):
+        street.measure()
+        new += street.pass_time(2.6)
+    return new
+
+
+def test_many_revokes_are_also_said_to_everybody_after_their_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides the messages to each, never instead; behind the last record; without anybody's name; and once."""
+    monkeypatch.setattr(engine, "GROUP_REVOKES_MIN", 1)
+    street = Street()
+    street.take(street.ask())
+    new = violated(street)
+    (revoke,), (to_all,) = sent(new, Revoke), [output for output in new if isinstance(output, SendAll)]
+    assert isinstance(revoke.message, Revoke)
+    assert to_all.message == Revoke(revoke.message.decision, revoke.message.reason, None, None, 0.0)
+    order = [type(output) for output in new if isinstance(output, Record | SendDown | SendAll)]
+    assert order.index(SendAll) > max(at for at, kind in enumerate(order[: order.index(SendAll)]) if kind is Record)
+    assert new.index(to_all) > new.index(revoke)
+
+
+def test_few_revokes_are_said_to_those_they_concern() -> None:
+    """A broadcast is air on every hop and voids the nonces of all."""
+    street = Street()
+    street.take(street.ask())
+    new = violated(street)
+    assert sent(new, Revoke)
+    assert not [output for output in new if isinstance(output, SendAll)]
+
+
+def test_what_is_said_to_all_takes_nothing_from_a_grant_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another customer's grant stays in the book: the message to all leaves as much as it has."""
+    monkeypatch.setattr(engine, "GROUP_REVOKES_MIN", 1)
+    street = Street()
+    street.take(street.ask())
+    street.take(street.ask(request_id=2, nonce=12, meter=TWO, limit_w=2000.0))
+    monkeypatch.setattr(street.engine._rule, "blames", lambda _view, _binding, meter: meter == ONE, raising=False)
+    new = violated(street)
+    (to_all,) = [output.message for output in new if isinstance(output, SendAll)]
+    assert [output.meter for output in sent(new, Revoke)] == [ONE]
+    assert to_all.limit_w == 2000.0

@@ -1,0 +1,45 @@
+"""A ping through the running DCU of a virtual street: the node answers over the real MAC, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from hil_tests.tests.test_attacker import ASK, TappedStreet, attacked, state
+from hil_tests.world import DCU, EUI48
+from prime_plc.survey import Survey
+from shared.ids import format_eui48
+
+
+def test_people_ping_a_meter_while_its_grant_lives(tmp_path: Path) -> None:
+    """Strangers, garbage and a flood among the pings: a known meter answers, the others are told why not, and no
+    limit, decision or refusal comes of it."""
+    asked: list[asyncio.Task[dict[str, Any]]] = []
+    before: list[tuple[Any, Any]] = []
+
+    def strike(street: TappedStreet) -> None:
+        daemon = street.daemon(DCU)
+        before.append((state(street), daemon.status()["protection"]["refused"]))
+        questions = [f"ping {format_eui48(EUI48['client1'])}", *(["ping AA:AA:AA:AA:AA:AA"] * 50), "raise 9999", "ping"]
+        asked.extend(asyncio.ensure_future(daemon.answer(question)) for question in questions)
+
+    def look(street: TappedStreet) -> None:
+        daemon = street.daemon(DCU)
+        status = asyncio.ensure_future(daemon.answer(""))
+        asked.append(status)
+        before.append((state(street), daemon.status()["protection"]["refused"]))
+
+    def keys(found: dict[str, Any]) -> dict[str, Any]:
+        return {key: found[key] for key in ("limit_w", "source", "epoch", "nominal_limit_w")}
+
+    attacked(tmp_path, [ASK], {11.3: strike, 28.0: look}, 10.0)
+    pong, *others, status = [task.result() for task in asked]
+    assert pong["result"] == "answered"
+    assert 0.02 < pong["round_trip_s"] < 5.0
+    assert all(one.get("refused") or "error" in one for one in others)
+    assert sum("error" in one for one in others) == 2
+    (first, refused), (last, refused_after) = before
+    assert keys(first) == keys(last)
+    assert refused == refused_after
+    assert Survey.of(status["plc"]).nodes[0].alive_answered >= 1

@@ -1,0 +1,105 @@
+"""What a node of the network makes of a frame that it hears: most concern somebody else and are dropped undecoded."""
+
+from __future__ import annotations
+
+from prime_plc.calls import CallsHeard
+from prime_plc.control import ControlType
+from prime_plc.following import Following
+from prime_plc.modem_host import FrameReceived
+from prime_plc.neighbours import Neighbours
+from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Pdu, PromotionNeeded, decode_pdu, glance
+from prime_plc.search import BeaconsHeard, Heard
+from prime_plc.switching import Switching
+from prime_plc.transmitter import Transmitter
+from prime_plc.uplink import Uplink
+from shared.errors import DecodeError
+
+
+class Ear:
+    """Part of a service node: link quality, relaying, custody and calls; what is for the node itself it hands back.
+
+    Attributes:
+        undecodable: frames and packets that made no sense.
+        other_version: frames of the other version of PRIME.
+    """
+
+    def __init__(
+        self, transmitter: Transmitter, uplink: Uplink, switching: Switching, beacons: BeaconsHeard, calls: CallsHeard
+    ) -> None:
+        self._transmitter = transmitter
+        self._uplink = uplink
+        self._switching = switching
+        self._beacons = beacons
+        self._calls = calls
+        self.undecodable = 0
+        self.other_version = 0
+
+    def beacon(self, item: FrameReceived, now: float) -> Heard | None:
+        """Any beacon; None if it is damaged."""
+        heard = self._beacons.hear(item, now)
+        if heard is None:
+            self.undecodable += 1
+        elif heard.count == 1:
+            self._calls.hush(now)  # a new switch: who called may be served now
+        return heard
+
+    def call(self, data: bytes) -> PromotionNeeded | None:
+        """A call for a switch that we may answer."""
+        pdu = self._decode(data)
+        return pdu if isinstance(pdu, PromotionNeeded) and pdu.sna in {SNA_ANY, self._uplink.sna} else None
+
+    def promotion(self, data: bytes, now: float) -> None:
+        """Another terminal asks to become a switch, or is made one."""
+        pdu = self._decode(data)
+        if isinstance(pdu, GenericPdu) and any(packet.lcid == ControlType.PRO for packet in pdu.packets):
+            self._calls.hush(now)
+
+    def above(self, item: FrameReceived, following: Following, now: float, *, registering: bool) -> GenericPdu | None:
+        """A frame with the level of the switch above, passed on if it is for somebody below; None if not of ours."""
+        sid, lnid = self._uplink.sid, self._uplink.lnid
+        seen = glance(item.pdu)
+        mine = seen.sid == sid and (seen.lnid == lnid or registering)
+        if seen.alone and not (mine or seen.lnid >= LNID_MULTICAST or self._switching.below(seen.sid)):
+            return None
+        pdu = self._decode(item.pdu)
+        if not isinstance(pdu, GenericPdu):
+            return None
+        if any(packet.sid == sid or self._switching.below(packet.sid) for packet in pdu.packets):
+            following.heard(item.snr_db, now)
+        self._transmitter.answered(pdu, now)
+        self._switching.down(pdu, now)
+        return pdu
+
+    def below(self, item: FrameReceived, neighbours: Neighbours, now: float) -> bool:
+        """A frame with our own level as a switch, passed on if it is from a child; whether it was of ours."""
+        if not self._switching.below(glance(item.pdu).sid) and glance(item.pdu).alone:
+            return False
+        pdu = self._decode(item.pdu)
+        if not isinstance(pdu, GenericPdu):
+            return False
+        child = self._switching.child(pdu)
+        if child is not None:
+            self._transmitter.links.heard(child, item.snr_db, now)
+            neighbours.received(child, item, now)
+        self._transmitter.answered(pdu, now)
+        for packet in self._switching.up(pdu, now):
+            try:
+                neighbours.told_by_child(packet, now)
+            except DecodeError:
+                self.undecodable += 1
+        return True
+
+    def passed_on(self, data: bytes, now: float) -> None:
+        """A next hop relays something: what we gave it?"""
+        pdu = self._decode(data)
+        if isinstance(pdu, GenericPdu):
+            self._transmitter.overheard(pdu, now)
+        elif pdu is None:
+            self._transmitter.overheard_damaged(data, now)
+
+    def _decode(self, data: bytes) -> Pdu | None:
+        try:
+            return decode_pdu(data, self._uplink.sna)
+        except DecodeError:
+            self.undecodable += 1
+            return None

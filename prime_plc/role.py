@@ -1,0 +1,25 @@
+"""What both roles have in common: what they take and give, and the control packets their tables are keyed by."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from prime_plc.control import Control
+from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, TransmitConfirmed, TransmitFrame
+from prime_plc.sap import DataConfirmed, DataResult, MacInput, MacOutput, SendData
+
+Input = ModemReady | ModemLost | FrameReceived | TransmitConfirmed | MacInput
+Output = TransmitFrame | MacOutput
+
+ControlT = TypeVar("ControlT", bound=Control)
+"""The packet for which a table has an action."""
+
+BROADCAST_LCID_4_32: Final = 2
+"""Reserved for broadcasts of the 4-32 convergence; 1 is that of IPv4."""
+
+
+def refused(item: Input) -> list[Output]:
+    """The answer to an input that a state does not know: data comes back, everything else is ignored."""
+    if isinstance(item, SendData):
+        return [DataConfirmed(item.token, item.peer, DataResult.NOT_CONNECTED)]
+    return []

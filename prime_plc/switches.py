@@ -1,0 +1,146 @@
+"""The base's switches: who asks, who becomes one (`promotion.py` chooses), slots, and who has to give it up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prime_plc.beaconing import Beaconing
+from prime_plc.control import Bsi, Capabilities, ControlType, Pro
+from prime_plc.downlink import Downlink
+from prime_plc.pdu import SID_NONE
+from prime_plc.promotion import Asked, PromotionDesk
+from prime_plc.registry import Node, Registry
+from prime_plc.sap import Happened, MacOutput
+from prime_plc.settings import MacSettings
+from prime_plc.tree import Tree
+from shared.ids import Eui48, format_eui48
+
+FRESH_S: Final = 2.0
+"""[s] A caller that we have heard ourselves within this time needs no switch."""
+
+IDLE_LOOK_S: Final = 30.0
+"""[s] How often switches without nodes are looked for."""
+
+
+class Switches:
+    """Part of a base node."""
+
+    def __init__(
+        self, settings: MacSettings, registry: Registry, downlink: Downlink, beaconing: Beaconing, tree: Tree
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._downlink = downlink
+        self._beaconing = beaconing
+        self._tree = tree
+        self._desk = PromotionDesk(settings)
+        self._idle_look_s = 0.0
+
+    @property
+    def wake_at(self) -> float:
+        """Next deadline [s]."""
+        at = self._desk.wake_at
+        return self._idle_look_s if at is None else min(at, self._idle_look_s)
+
+    def begin(self, now: float) -> None:
+        """The modem is ready."""
+        self._idle_look_s = now + IDLE_LOOK_S
+
+    def wake(self, now: float) -> list[MacOutput]:
+        """Choices whose time has come; switches that nobody needs, for they cost a beacon slot."""
+        outputs: list[MacOutput] = []
+        if self._desk.wake_at is not None and now >= self._desk.wake_at:
+            outputs += self._choose(now)
+        if now >= self._idle_look_s:
+            self._idle_look_s = now + IDLE_LOOK_S
+            for node in self._registry.switches:
+                if node.switching and not node.children and now - node.childless_since_s > self._settings.idle_switch_s:
+                    self.demote(node, "nobody registers through it", now)
+        return outputs
+
+    def registered(self, eui48: Eui48) -> None:
+        """A caller has found its way."""
+        self._desk.registered(eui48)
+
+    # ---- control packets in ------------------------------------------------------------------------------------------
+
+    def control(self, node: Node, pro: Pro, now: float) -> list[MacOutput]:
+        """The node asks, takes what it was given, or gives up."""
+        if pro.negative:
+            node.pending.pop(ControlType.PRO, None)
+            if node.lsid is None:
+                return []
+            if node.switching and pro.nsid == node.lsid:
+                answer = Pro(True, 0, node.time, pro.nsid)
+                self._downlink.control(node, ControlType.PRO, answer.encode(), now)
+            return self._tree.end_switching(node, "by itself", now)
+        if pro.request is not None:
+            self._asked(node, pro, now)
+            return []
+        return self._taken(node, node.lsid, now) if pro.nsid == node.lsid is not None else []
+
+    def slot_taken(self, node: Node) -> list[MacOutput]:
+        """The node has acknowledged its beacon slot."""
+        if node.lsid is None or node.pending.pop(ControlType.BSI, None) is None:
+            return []
+        node.switching = True
+        return [Happened("switch", f"{format_eui48(node.eui48)} beacons as {node.lsid}, hop {node.hops}")]
+
+    def _taken(self, node: Node, lsid: int, now: float) -> list[MacOutput]:
+        """The node has acknowledged its number: give it a slot."""
+        node.pending.pop(ControlType.PRO, None)
+        if node.switching or ControlType.BSI in node.pending:
+            return []
+        slot = self._tree.slots.give(lsid, self._settings.beacon_frequency + (node.hops > 1))
+        if slot is None:
+            return self._tree.end_switching(node, "no beacon slot left", now)
+        change = self._beaconing.lengthen(self._tree.slots.count, now)
+        if change is not None:
+            self._downlink.everybody(change, now)
+        self._downlink.expect(node, ControlType.BSI, Bsi(slot.frequency, slot.number, slot.seq).encode(), now)
+        return []
+
+    def _asked(self, node: Node, pro: Pro, now: float) -> None:
+        assert pro.request is not None
+        known = self._registry.nodes.get(Eui48(pro.request.pna))
+        asked = Asked(node.eui48, pro.request.pna, pro.quality, pro.request.up_cost + pro.request.down_cost + node.hops)
+        able = node.lsid is None and Capabilities.SWITCH in node.capabilities
+        able &= len(self._registry.switches) < self._settings.switches_max
+        fresh = known is None or now - known.last_heard_s > FRESH_S
+        if not (able and fresh and self._desk.ask(asked, now)):
+            self._reject(node, now)
+
+    def _reject(self, node: Node, now: float) -> None:
+        self._downlink.control(node, ControlType.PRO, Pro(True, 0, node.time, SID_NONE).encode(), now)
+
+    # ---- making and unmaking -----------------------------------------------------------------------------------------
+
+    def _choose(self, now: float) -> list[MacOutput]:
+        outputs: list[MacOutput] = []
+        for chosen in self._desk.due(now):
+            winner = self._registry.nodes.get(chosen.winner)
+            if winner is not None and winner.lsid is None:
+                outputs += self.promote(winner, now)
+            for eui48 in chosen.losers:
+                loser = self._registry.nodes.get(eui48)
+                if loser is not None and loser.lsid is None:
+                    self._reject(loser, now)
+        return outputs
+
+    def promote(self, node: Node, now: float) -> list[MacOutput]:
+        """Offer a terminal a number."""
+        sid = self._registry.promote(node, now)
+        if sid is None:
+            self._reject(node, now)
+            return [Happened("promotion refused", f"{format_eui48(node.eui48)}: no switch number left")]
+        self._downlink.expect(node, ControlType.PRO, Pro(False, 0, node.time, sid).encode(), now)
+        return [Happened("promoting", f"{format_eui48(node.eui48)} as switch {sid}")]
+
+    def demote(self, node: Node, why: str, now: float) -> list[MacOutput]:
+        """Make a switch a terminal again."""
+        if node.lsid is None:
+            return []
+        lsid = node.lsid
+        outputs = self._tree.end_switching(node, why, now)
+        self._downlink.expect(node, ControlType.PRO, Pro(True, 0, node.time, lsid).encode(), now)
+        return outputs

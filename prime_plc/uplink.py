@@ -1,0 +1,75 @@
+"""A service node's place in the network and the way from there to the base: everything it says to its parent."""
+
+from __future__ import annotations
+
+from prime_plc.channel import PRIORITY_CONTROL, PRIORITY_DATA, Keep
+from prime_plc.control import ControlType
+from prime_plc.links import PARENT
+from prime_plc.llc import LlcLink
+from prime_plc.pdu import LNID_BROADCAST, SID_NONE, Beacon, GenericPdu, Packet
+from prime_plc.sap import MacOutput
+from prime_plc.settings import MacSettings
+from prime_plc.transmitter import Transmitter
+
+
+class Uplink:
+    """Part of a service node; what it is given goes into the channel's queue.
+
+    Attributes:
+        sna: subnetwork, empty while there is none.
+        sid, level: the switch above: its number and its level.
+        lnid: our number there.
+        sent: packets by kind.
+    """
+
+    def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
+        self._settings = settings
+        self._transmitter = transmitter
+        self.sent = {"data": 0, "control": 0}
+        self.leave()
+
+    def leave(self) -> None:
+        """No network any more."""
+        self.sna = b""
+        self.sid = SID_NONE
+        self.level = 0
+        self.lnid = LNID_BROADCAST
+
+    def join(self, beacon: Beacon) -> None:
+        """The network and the switch of this beacon; our number comes with the registration."""
+        self.sna, self.sid, self.level = beacon.sna, beacon.sid, beacon.level
+        self._transmitter.channel.sna = beacon.sna
+
+    def control(self, ctype: ControlType, payload: bytes, now: float, keep: Keep | None = None) -> None:
+        """Queue a control packet."""
+        self.sent["control"] += 1
+        nad = not self._settings.uplink_aggregation
+        self._send(Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, payload), now, keep)
+
+    def goodbye(self, payload: bytes) -> bytes:
+        """A last REG as a whole PDU, to be sent when the network is forgotten already."""
+        packet = Packet(True, PRIORITY_CONTROL, True, ControlType.REG, self.sid, self.lnid, payload)
+        return GenericPdu(downlink=False, level=self.level, packets=(packet,)).encode(self.sna)
+
+    def feed(self, llc: LlcLink, now: float) -> list[MacOutput]:
+        """Hand data to the channel as long as it has room."""
+        connection = llc.connection
+        outputs: list[MacOutput] = []
+        while self._transmitter.room and connection is not None:
+            before = connection.timeouts
+            payloads, more = llc.packets(now, self._settings.data_ahead)
+            outputs += more
+            if connection.timeouts > before and self.level == 0:
+                self._transmitter.links.lost(PARENT)
+            for payload in payloads:
+                self.sent["data"] += 1
+                nad = not self._settings.uplink_aggregation
+                self._send(Packet(nad, PRIORITY_DATA, False, llc.lcid, self.sid, self.lnid, payload), now, None)
+            if not payloads:
+                break
+        return outputs
+
+    def _send(self, packet: Packet, now: float, keep: Keep | None) -> None:
+        if keep is None:
+            keep = Keep.NO if self.level == 0 else Keep.ONWARD
+        self._transmitter.send([packet], PARENT, now, downlink=False, level=self.level, keep=keep)
