@@ -61,7 +61,10 @@ bench: $(STAMP)  ## Measure; JSON in out/bench
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.plc_street --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.plc --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.ledger --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.utility --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.web --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.store --out $(OUT)/bench
+	$(BIN)/python -m benchmarks.planning --out $(OUT)/bench
 
 lock: $(STAMP)  ## Renew requirements/*.txt (needs uv on the PATH)
 	sh requirements/lock.sh

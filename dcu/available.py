@@ -2,6 +2,8 @@
 
 Each quarter of an hour the measured draws join the history, and the forecast is made anew, a step at a time so that no
 decision waits for it. The history lives in memory: after a start it takes a day to know a day again.
+
+What each customer could have at this moment, if he asked alone, needs no history and is looked at every few seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 
 from dcu.hosting.allocate import Claim
 from dcu.hosting.engine import HostingEngine
-from dcu.hosting.forecast import SLOT_S, STEPS, Available, History, forecast
+from dcu.hosting.forecast import SLOT_S, STEPS, Available, History, forecast, headroom_now_w
 from dcu.hosting.measurements import SUBSTATION
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.view import GridView
@@ -27,16 +29,25 @@ class Forecaster:
 
     def __init__(self, engine: HostingEngine) -> None:
         self._engine = engine
-        rule = engine.rule
+        self._begin()
+
+    def _begin(self) -> None:
+        """With the engine's rule of now, and nothing known."""
+        engine = self._engine
+        self._of, rule = engine.rule, engine.rule
         fits = isinstance(rule, Predicted) and len(engine.table.states()) <= CUSTOMERS_MAX
         self._rule = rule if fits and isinstance(rule, Predicted) else None
         self._history = None if self._rule is None else History(self._rule.port_count)
         self._slot = -1
         self.newest: tuple[Available, ...] = ()
         self.made_utc_s: float | None = None
+        self.present_w: dict[str, float] = {}
+        """What each customer could have now [W], alone; nobody while the situation is unknown."""
 
     def work(self, now: float, utc_s: float) -> Iterator[None]:
         """One round, in pieces of some ten milliseconds; nothing to do most of the time."""
+        if self._engine.rule is not self._of:
+            self._begin()
         slot = int(utc_s // SLOT_S)
         if self._rule is None or self._history is None or slot == self._slot:
             return
@@ -60,6 +71,22 @@ class Forecaster:
             ahead = range(h, h + 1)
             found += forecast(prospect, self._history, claims, utc_s, busbar_v, granted_w=granted_w, ahead=ahead)
         self.newest, self.made_utc_s = tuple(found), utc_s
+
+    def look(self) -> Iterator[None]:
+        """What each customer could have now, one customer a step, on the situation that decisions saw last."""
+        if self._rule is None:
+            return
+        estimate = self._rule.newest
+        if estimate is None or estimate.situation is None:
+            self.present_w = {}
+            return
+        prospect = self._rule.prospect(estimate)
+        held = {str(g.meter): (self._rule.ports_of(g.meter), g.limit_w) for g in self._engine.book.live}
+        found: dict[str, float] = {}
+        for claim in tuple(self._claims()):
+            found[claim.name] = headroom_now_w(prospect, claim, held)
+            yield
+        self.present_w = found
 
     def _claims(self) -> Iterator[Claim]:
         assert self._rule is not None

@@ -84,6 +84,10 @@ def _check(options: argparse.Namespace) -> int:
 
     config = _load(options.file)
     load_rule(config)
+    if config.utility is not None:
+        from dcu.utility_real import check_utility  # noqa: PLC0415  # TLS; only where there is a utility
+
+        check_utility(config)
     print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
     return EXIT_OK
 

@@ -14,6 +14,8 @@ from dcu.meters import MeterEntry
 from dcu.store.derive import Deriving
 from dcu.store.recorder import Settings as StoreSettings
 from dcu.store.retention import Keeping
+from dcu.utility.broker import TlsFiles, parse_broker
+from dcu.utility.commands import parse_public
 from prime_plc.config import Plc
 from shared.config import Section, parsed_by
 from shared.em330 import Em330Settings
@@ -28,6 +30,7 @@ BusName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
 MeterName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
 ModbusUrl = Annotated[str, parsed_by(ModbusAddress.parse)]
+SocketPath = Annotated[str, Field(min_length=1, max_length=100)]
 PhaseName = Literal["L1", "L2", "L3"]
 Watts = Annotated[float, Field(ge=0.0, le=1e7)]
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
@@ -147,9 +150,62 @@ class Protection(Section):
 
 
 class Status(Section):
-    """Where `headroom-dcu status` asks."""
+    """Where `headroom-dcu status` asks, and where the operator's page does (unset: there is no page); ``page_group``
+    may then read there too."""
 
-    socket: Annotated[str, Field(min_length=1, max_length=100)]
+    socket: SocketPath
+    page_socket: SocketPath | None = None
+    page_group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+
+
+class Utility(Section):
+    """The link to the utility; without this section there is none.
+
+    Files lie beside the configuration unless their paths are absolute. ``command_keys`` are the Ed25519 public keys
+    (base64) whose holders may command this DCU; with none it takes no commands. ``model_directory`` is where a command
+    may load a model from, by the SHA-256 that is the file's name (``<sha256>.npz``). A command may set a band up to
+    ``band_max_pct``; unset, that is the configured one.
+    """
+
+    url: Annotated[str, parsed_by(parse_broker)]
+    ca_file: Annotated[str, Field(min_length=1)] | None = None
+    certificate_file: Annotated[str, Field(min_length=1)] | None = None
+    key_file: Annotated[str, Field(min_length=1)] | None = None
+    command_keys: Annotated[list[Annotated[str, parsed_by(parse_public)]], Field(max_length=4)] = Field(
+        default_factory=list
+    )
+    report_interval_s: Annotated[float, Field(ge=1.0, le=3600.0)] = 60.0
+    model_directory: Annotated[str, Field(min_length=1)] | None = None
+    band_max_pct: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+
+    @model_validator(mode="after")
+    def _trusted(self) -> Utility:
+        files = [self.ca_file, self.certificate_file, self.key_file]
+        given = sum(file is not None for file in files)
+        if given != (3 if parse_broker(self.url).tls else 0):
+            raise ValueError(f"ca_file, certificate_file and key_file for mqtts, none for mqtt (seen {given} of them)")
+        return self
+
+    def beside(self, directory: Path) -> Utility:
+        """The same with files found from a directory."""
+        names = ("ca_file", "certificate_file", "key_file", "model_directory")
+        files = {name: getattr(self, name) for name in names}
+        return self.model_copy(update={n: str(directory / file) for n, file in files.items() if file is not None})
+
+    def band_pct_max(self, config: DcuConfig) -> float:
+        """The widest band a command may set [% of nominal]."""
+        return config.site.band_pct if self.band_max_pct is None else self.band_max_pct
+
+    def model_file(self, sha256: str) -> Path:
+        """Where a model with this hash would lie."""
+        return Path(self.model_directory or ".") / f"{sha256}.npz"
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """Whom to trust and who we are; None on a bench's own loopback."""
+        if self.ca_file is None or self.certificate_file is None or self.key_file is None:
+            return None
+        return TlsFiles(Path(self.ca_file), Path(self.certificate_file), Path(self.key_file))
 
 
 class Store(Section):
@@ -185,6 +241,7 @@ class DcuConfig(Section):
     plc: Plc
     protection: Protection
     status: Status
+    utility: Utility | None = None
     store: Store = Field(default_factory=Store)
     meters: Annotated[list[Meter], Field(min_length=1, max_length=2000)]
 
@@ -214,12 +271,13 @@ class DcuConfig(Section):
     # ---- what the parts want -----------------------------------------------------------------------------------------
 
     def beside(self, directory: Path) -> DcuConfig:
-        """The same with the model's file found from the directory of the configuration."""
-        if self.model is None:
-            return self
-        return self.model_copy(
-            update={"model": self.model.model_copy(update={"file": str(directory / self.model.file)})}
-        )
+        """The same with the files it names found from the directory of the configuration."""
+        found: dict[str, object] = {}
+        if self.model is not None:
+            found["model"] = self.model.model_copy(update={"file": str(directory / self.model.file)})
+        if self.utility is not None:
+            found["utility"] = self.utility.beside(directory)
+        return self.model_copy(update=found)
 
     @property
     def state_directory(self) -> Path:

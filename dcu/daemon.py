@@ -8,8 +8,9 @@ import math
 import random
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol
 
 from dcu.available import Forecaster
@@ -36,8 +37,11 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.measurements import SUBSTATION
 from dcu.keys import KeyRing
+from dcu.page_door import PageDoor
+from dcu.page_facts import Recent, page_facts
 from dcu.pings import Pings
 from dcu.status import snapshot
+from dcu.utility_side import UtilityPorts, UtilitySide
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import base_stack
@@ -152,11 +156,13 @@ class Ports:
     epoch: Epoch
     vault: VaultPort
     status_door: StatusDoor | None = None
+    page_door: PageDoor | None = None
     store: StorePort | None = None
     notify: Notify = no_notify
     tidy: Callable[[], None] | None = None
     """Collects garbage; None where the interpreter does it by itself."""
     signals: Signals = Signals.LEFT_ALONE
+    utility: UtilityPorts | None = None
 
 
 @dataclass(slots=True)
@@ -248,17 +254,27 @@ class DcuDaemon:
         self._invoke_id = 0
         self._substation = ""
         self._forecaster = Forecaster(self.engine)
+        self._recent = Recent()
         started: Future[int] = asyncio.get_running_loop().create_future()
         started.set_result(0)
         self._scribe = Scribe(ports.ledger, self._send, started)
+        self._utility: UtilitySide | None = None
+        if ports.utility is not None:
+            self._utility = UtilitySide(
+                self.engine, ports.utility, ports.clock, ports.draw, self._put, self._own_alarms
+            )
+            self._utility.forecaster = self._forecaster
 
     async def run(self) -> int:
         """Run until stopped (0), or until a part fails (1)."""
         for output in self.engine.start():
             assert isinstance(output, Record), output
-            position = await self.ports.ledger.append(output.entry)  # the epoch, before the modem is even opened
+            record = self.ports.ledger.append(output.entry)
+            position = await record  # the epoch is durable before the modem is even opened
             if self.ports.store is not None:
                 self.ports.store.decided(position, output.entry)
+            if self._utility is not None:
+                self._utility.recorded(output.entry, record)
         supervisor = Supervisor(self.ports.clock, self.ports.notify, self.ports.signals)
         supervisor.worker("engine", self._decide, STALL_S)
         supervisor.worker("plc", self._runner.run, STALL_S)
@@ -269,11 +285,16 @@ class DcuDaemon:
         supervisor.worker("keys", self._keep_keys, STALL_S)
         if self.ports.store is not None:
             supervisor.worker("store", self.ports.store.run, math.inf)  # however long a disk hangs: we decide on
+        if self._utility is not None:
+            self._utility.add_workers(supervisor)
         if self.ports.tidy is not None:
             supervisor.worker("garbage", self._tidy, STALL_S)
         door = self.ports.status_door
         if door is not None:
             supervisor.worker("status", lambda progress: door(self.answer, progress), STALL_S)
+        page = self.ports.page_door
+        if page is not None:
+            supervisor.worker("page", lambda progress: page(self.page, progress), STALL_S)
         event(_LOG, logging.INFO, "ready", epoch=self.engine.epoch, rss_kib=resident_kib())
         try:
             return await supervisor.run()
@@ -285,7 +306,17 @@ class DcuDaemon:
         plc = self._stack.summary() | {"inbox_refused": self._inbox.refused}
         found = snapshot(self.engine, self.ports.ledger, self.ports.clock.monotonic(), plc, self.config)
         stored = {} if self.ports.store is None else {"store": self.ports.store.status()}
+        if self._utility is not None:
+            stored["utility"] = self._utility.link.status()
         return found | {"available": self._forecaster.as_status(), "protection": self._gate.summary()} | stored
+
+    def page(self) -> dict[str, Any]:
+        """What the operator's page shows."""
+        found = snapshot(
+            self.engine, self.ports.ledger, self.ports.clock.monotonic(), self._stack.summary(), self.config
+        )
+        found |= {"counters": asdict(self.counters), "protection": self._gate.summary()}
+        return found | page_facts(self.engine, self._recent, self._forecaster, self.ports.clock.utc_s())
 
     async def answer(self, question: str) -> dict[str, Any]:
         """What a person asks on the status socket. Nothing that is asked there changes a limit, a configuration, a key
@@ -309,7 +340,7 @@ class DcuDaemon:
         """Keep the headroom of the next hours up to date, between decisions."""
         clock = self.ports.clock
         while True:
-            for _ in self._forecaster.work(clock.monotonic(), clock.utc_s()):
+            for _ in chain(self._forecaster.work(clock.monotonic(), clock.utc_s()), self._forecaster.look()):
                 progress()
                 await asyncio.sleep(PAUSE_S)
             progress()
@@ -426,7 +457,11 @@ class DcuDaemon:
     def _perform(self, output: Output) -> None:
         match output:
             case Record():
-                self._scribe.record(output).add_done_callback(partial(self._recorded, output.entry))
+                record = self._scribe.record(output)
+                record.add_done_callback(partial(self._recorded, output.entry))
+                if self._utility is not None:
+                    record.add_done_callback(partial(self._utility.recorded, output.entry))
+                self._recent.note(output.entry, self.ports.clock.utc_s(), record)
             case SendDown() | SendAll():
                 self._scribe.send(output)
             case Event():
@@ -448,6 +483,13 @@ class DcuDaemon:
     def _keep(self, what: str, meter: str | None, fields: Mapping[str, object]) -> None:
         if self.ports.store is not None:
             self.ports.store.happened(what, meter, fields)
+
+    def _own_alarms(self) -> dict[str, str]:
+        """Identity alarms of meters, and the balancing meter's."""
+        alarms: dict[str, str] = dict(self._gate.summary()["alarms"])
+        if self._substation not in {"", "good"}:
+            alarms["balancing meter"] = self._substation
+        return alarms
 
     def _send(self, output: SendDown | SendAll) -> None:
         self._invoke_id = (self._invoke_id + 1) % 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -77,6 +77,13 @@ class MeterTable:
     def of(self, eui48: Eui48) -> MeterId | None:
         """The meter with this address, or None."""
         return self._by_eui.get(eui48)
+
+    def set_nominal(self, meter: MeterId, nominal_limit_w: float) -> MeterEntry:
+        """A customer with another nominal limit [W], at most the contract's."""
+        state = self._states[meter]
+        assert 0 <= nominal_limit_w <= state.entry.contract_limit_w, (meter, nominal_limit_w)
+        state.entry = replace(state.entry, nominal_limit_w=nominal_limit_w)
+        return state.entry
 
     def accept(self, meter: MeterId, report: Report, now: float) -> Acceptance:
         """Take a report; one without a nonce waited in an outbox and never becomes the newest."""

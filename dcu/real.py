@@ -20,14 +20,16 @@ from dcu.garbage import Tidy
 from dcu.hosting.predicted import NoModel
 from dcu.keys import KeyRing
 from dcu.ledger.store import BATCH_MAX, Ledger, read
+from dcu.page_door import PageDoor, group_number, page_door
 from dcu.site import recall_lessons, rule_or_nothing
 from dcu.store.entries import LedgerFacts, ledger_source, logs
 from dcu.store.recorder import Recorder
 from dcu.store.writer import Threaded
+from dcu.utility_side import ordered_config
 from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Progress, Signals
-from shared.errors import ConfigError, HeadroomError
+from shared.errors import ConfigError
 from shared.ids import Epoch
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
@@ -181,6 +183,15 @@ def status_door(path: Path) -> StatusDoor:
     return serve
 
 
+def door_of_page(config: DcuConfig) -> PageDoor | None:
+    """Where the operator's page asks, if there is one."""
+    status = config.status
+    if status.page_socket is None:
+        return None
+    group = None if status.page_group is None else group_number(status.page_group, "status")
+    return page_door(Path(status.page_socket), group)
+
+
 async def _question(reader: asyncio.StreamReader) -> str:
     """The line that is asked; nothing from who says nothing for a while, or too much."""
     try:
@@ -203,23 +214,34 @@ async def run_daemon(config: DcuConfig) -> int:
     ledger = Ledger(config.state_directory, config.dcu.id, origin=config.dcu.log_origin)
     if ledger.recovered.faults:
         event(_LOG, logging.WARNING, "ledger recovered", faults="; ".join(ledger.recovered.faults))
+    with contextlib.ExitStack() as open_things:
+        return await _run(config, ledger, open_things)
+
+
+async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.ExitStack) -> int:
+    clock = LoopClock()
+    facts = LedgerFacts(
+        logs(configured.state_directory), ledger.position, ledger.vkey, ledger_source(configured.state_directory)
+    )
+    store = Recorder(configured.store_directory, configured.dcu.id, clock, Threaded, facts, configured.store_settings)
+    open_things.callback(store.close)  # closed after the ledger, whose last entries it takes
+    threaded = ThreadedLedger(ledger, clock.utc_s)
+    open_things.callback(threaded.close)
+    config, utility = configured, None
+    if configured.utility is not None:
+        from dcu.utility_real import open_outbox, utility_ports  # noqa: PLC0415  # MQTT; only where there is a utility
+
+        outbox = open_outbox(configured, ledger)
+        open_things.callback(outbox.close)
+        utility = utility_ports(configured, ledger, outbox)
+        config = ordered_config(configured, utility.settings)
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):
         event(_LOG, logging.ERROR, "no grants: the feeder model cannot be used", why=str(rule.why))
     lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    clock = LoopClock()
-    threaded = ThreadedLedger(ledger, clock.utc_s)
-    try:
-        vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
-    except HeadroomError:
-        threaded.close()
-        raise
-    facts = LedgerFacts(
-        logs(config.state_directory), ledger.position, ledger.vkey, ledger_source(config.state_directory)
-    )
-    store = Recorder(config.store_directory, config.dcu.id, clock, Threaded, facts, config.store_settings)
+    vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),
@@ -229,13 +251,11 @@ async def run_daemon(config: DcuConfig) -> int:
         epoch=Epoch(ledger.epoch + 1),
         vault=vault,
         status_door=status_door(Path(config.status.socket)),
+        page_door=door_of_page(config),
         store=store,
         notify=notify_from(),
         tidy=Tidy(),
         signals=Signals.HANDLED,
+        utility=utility,
     )
-    try:
-        return await build(config, ports, rule).run()
-    finally:
-        threaded.close()
-        store.close()
+    return await build(config, ports, rule).run()

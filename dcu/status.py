@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dcu.config import DcuConfig
 from dcu.hosting.engine import HostingEngine
 from dcu.hosting.measurements import SUBSTATION
+from shared.ids import format_eui48
 
 if TYPE_CHECKING:
     from dcu.daemon import LedgerPort
@@ -26,8 +27,11 @@ def snapshot(
         meters.append(
             {
                 "id": name,
+                "eui48": format_eui48(state.entry.eui48),
                 "bus": state.entry.bus,
                 "phases": [phase.name for phase in state.entry.phases],
+                "nominal_limit_w": state.entry.nominal_limit_w,
+                "contract_limit_w": state.entry.contract_limit_w,
                 "linked": state.linked,
                 "epoch": state.epoch,
                 "quality": point.quality.value,
@@ -69,6 +73,7 @@ def table(status: dict[str, Any]) -> str:
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
         *_protection(status.get("protection", {})),
+        *_utility(status.get("utility", {})),
         *_store(status.get("store", {})),
         "",
     ]
@@ -89,6 +94,14 @@ def _protection(found: dict[str, Any]) -> list[str]:
     refused = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in found["refused"].items()) or "none"
     alarms = [f"ALARM {meter}: {what}" for meter, what in found["alarms"].items()]
     return [f"{found['sessions']} meters in a protected session; frames refused: {refused}", *alarms]
+
+
+def _utility(found: dict[str, Any]) -> list[str]:
+    """The link to the utility; nothing where there is none."""
+    if not found:
+        return []
+    waiting = ", ".join(f"{number} {kind}" for kind, number in found["waiting"].items()) or "nothing"
+    return [f"utility {'online' if found['online'] else 'NOT REACHED'}; waiting: {waiting}"]
 
 
 def _store(found: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from hil_tests import evaluate_command, plc_command
 from hil_tests.observation import Observation
+from hil_tests.page import PageProcess
 from hil_tests.player import Ear, Street, StreetError, play
 from hil_tests.scenario import Known, Scenario, load_scenario
 from hil_tests.verdict import Latency, Verdict, judge, latency
@@ -28,6 +29,7 @@ EXAMPLE: Final = """examples:
   headroom-testbed run --scenario all --out out/testbed
   headroom-testbed run --scenario revoked --virtual --out out/testbed
   headroom-testbed watch --scenario revoked
+  headroom-testbed watch --web --feeder eulv
   headroom-testbed latency --grants 50
   headroom-testbed kill-sweep --kills 50
   headroom-testbed safety --feeder feeder.json --states 10000 --errors class1
@@ -82,12 +84,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--virtual", action="store_true", help="one process and virtual time instead of real daemons in wall-clock time"
     )
+    run.add_argument(
+        "--mqtt", action="store_true", help="with a utility and its broker in this process; writes utility.jsonl"
+    )
     run.add_argument("--seed", type=int, default=1, help="seed of the virtual line and devices (default 1)")
     run.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    run.add_argument(
+        "--no-page", action="store_true", help="do not start the operator's page beside one of the streets"
+    )
     run.set_defaults(command=_run)
     watch = commands.add_parser("watch", help="see the street live in the terminal")
     watch.add_argument("--scenario", default="revoked", help=f"one of {names}, or a TOML file (default revoked)")
     watch.add_argument("--seed", type=int, default=1)
+    watch.add_argument("--web", action="store_true", help="also serve the operator's page, and print its address")
+    watch.add_argument("--feeder", help="with --web: eulv or a network file; a street of all its customers instead")
+    watch.add_argument("--day", default="broken", help="of that street: clear, broken, overcast, or a CSV file")
+    watch.add_argument("--speed", type=float, default=1.0, help="seconds of that street in a second (default 1)")
+    watch.add_argument("--minutes", type=_positive, default=480, help="of that street, from 11:00 on (default 480)")
+    watch.add_argument("--port", type=int, default=0, help="of that street's page (default: a free one)")
     watch.set_defaults(command=_watch)
     delay = commands.add_parser("latency", help="request-to-relay latency beside the airtime of its frames")
     delay.add_argument("--grants", type=_positive, default=50, help="how many grants (default 50)")
@@ -228,14 +242,25 @@ def _run(options: argparse.Namespace) -> int:
     out: Path = options.out
     if out.exists() and not out.is_dir():
         raise ConfigError("--out", [Fault("directory", str(out), "a directory, or nothing yet")])
+    if options.virtual and options.mqtt:
+        raise ConfigError("--mqtt", [Fault("--virtual", "both", "a broker in wall-clock time")])
     if options.virtual:
         played = [play_virtually(scenario, _fresh(out / scenario.name), options.seed) for scenario in scenarios]
     else:
         from hil_tests.wall import WallStreet  # noqa: PLC0415  # servers and pseudo-terminals; not needed for --help
 
+        revoked = [scenario for scenario in scenarios if scenario.name == Known.REVOKED.value]
+        shown = None if options.no_page else (revoked or scenarios)[0]
         played = play_all(
             scenarios,
-            lambda scenario, ear, directory: WallStreet(scenario, ear, _fresh(directory), options.seed),
+            lambda scenario, ear, directory: WallStreet(
+                scenario,
+                ear,
+                _fresh(directory),
+                options.seed,
+                utility=_utility() if options.mqtt else None,
+                on_page=_tell_page if scenario is shown else None,
+            ),
             out,
             jobs=len(Known),
         )
@@ -247,10 +272,23 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_OK if all(item.passed and not _too_large(item.seen) for item in played) else EXIT_FAILED
 
 
+def _utility() -> Any:
+    from hil_tests.utility_bench import Commander  # noqa: PLC0415  # a broker; only where it is asked for
+    from hil_tests.wall_utility import WallUtility  # noqa: PLC0415
+    from hil_tests.world import DCU  # noqa: PLC0415
+
+    return WallUtility(Commander(DCU))
+
+
+def _tell_page(page: PageProcess) -> None:
+    """Standard output is for results."""
+    print(f"the operator's page, while this runs: {page.link}", file=sys.stderr, flush=True)
+
+
 def _fresh(directory: Path) -> Path:
     """An empty directory for one scenario; only what an earlier run wrote there is removed."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("signals.csv", "events.jsonl", "scope.svg", "scope.png"):
+    for name in ("signals.csv", "events.jsonl", "utility.jsonl", "scope.svg", "scope.png"):
         (directory / name).unlink(missing_ok=True)
     _remove(directory / "state")
     return directory
@@ -331,9 +369,26 @@ def _numbers(played: Sequence[Played]) -> Table:
 def _watch(options: argparse.Namespace) -> int:
     from hil_tests.live import watch  # noqa: PLC0415  # rich's live view
 
+    if options.feeder is not None:
+        return _watch_feeder(options)
     (scenario,) = _scenarios([options.scenario])
     with tempfile.TemporaryDirectory(prefix="headroom-watch-") as directory:
-        watch(scenario, Path(directory), options.seed)
+        watch(scenario, Path(directory), options.seed, page=options.web)
+    return EXIT_OK
+
+
+def _watch_feeder(options: argparse.Namespace) -> int:
+    from hil_tests.live_street import LiveSettings, show  # noqa: PLC0415  # SciPy
+
+    if not options.web or not 0.1 <= options.speed <= 100 or not 0 <= options.port <= 65535 or options.minutes > 720:
+        seen = f"--web {options.web}, --speed {options.speed:g}, --port {options.port}, --minutes {options.minutes}"
+        expected = "--web, a speed of 0.1 to 100, a port up to 65535, 720 minutes at most"
+        raise ConfigError("watch", [Fault("--feeder", seen, expected)])
+    settings = LiveSettings(
+        options.feeder, options.day, seed=options.seed, minutes=options.minutes, speed=options.speed
+    )
+    with tempfile.TemporaryDirectory(prefix="headroom-watch-") as directory:
+        asyncio.run(show(settings, Path(directory), options.port))
     return EXIT_OK
 
 

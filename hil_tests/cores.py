@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -20,6 +21,7 @@ from dlms_cosem.enumerations import DataAccessResult
 from numpy.typing import NDArray
 
 from dcu.hosting import exchange as hosting
+from dcu.hosting.engine import HostingEngine
 from hil_tests.day import Day
 from hil_tests.household import LOOK_S, Household
 from hil_tests.instruments import Instruments
@@ -176,30 +178,21 @@ class Street:
 
     def run(self) -> StreetRun:
         """Warm up, then play every minute."""
-        self._begin()
-        minutes = len(self._day.minute)
-        ends_s = WARM_UP_S + 60 * minutes
         plants, ports, rated = len(self._day.plants), len(self._flow.u_v), len(self._flow.i_a)
         rows: dict[str, list[Reals]] = {name: [] for name in _Sums.__slots__}
         sums: _Sums | None = None
-        self._step(0.0)
         second = 0
-        while second < ends_s:
-            self._until(float(second))
+        for second in self.seconds():
             at = second - WARM_UP_S
             if at >= 0 and at % 60 == 0:
-                self._minute = at // 60
                 zero = np.zeros(plants)
                 sums = _Sums(zero, zero.copy(), zero.copy(), np.zeros(ports), np.zeros(ports), np.zeros(rated))
-            self._step(float(second))
             if sums is not None:
                 self._add(sums)
                 if at % 60 == 59:
                     for name, row in rows.items():
                         value = getattr(sums, name)
                         row.append(value if name.endswith("peak") else value / 60)
-            second += 1
-        self._until(float(ends_s))
         found = {name: np.array(values) for name, values in rows.items()}
         return StreetRun(
             found["generated"],
@@ -212,8 +205,25 @@ class Street:
             dict(sorted(self._seen.reasons.items())),
             tuple(self._seen.events),
             self._line.counters,
-            float(ends_s),
+            float(second + 1),
         )
+
+    def seconds(self) -> Iterator[int]:
+        """Play, one second after the other; each is given when its physics is known, for whoever looks on."""
+        self._begin()
+        self._step(0.0)
+        ends_s = WARM_UP_S + 60 * len(self._day.minute)
+        for second in range(ends_s):
+            self._until(float(second))
+            self._minute = max(0, second - WARM_UP_S) // 60
+            self._step(float(second))
+            yield second
+        self._until(float(ends_s))
+
+    @property
+    def engine(self) -> HostingEngine:
+        """The DCU's, for whoever looks on."""
+        return self._engine
 
     def _begin(self) -> None:
         self._note(self._engine.start(), 0.0)

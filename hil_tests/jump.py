@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
 import time
 from asyncio import Future
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +17,14 @@ import meter.daemon
 from dcu.config import DcuConfig
 from dcu.ledger.store import Ledger, RealFiles, verify
 from dcu.store.recorder import Recorder
+from dcu.utility.outbox import Outbox
+from dcu.utility_side import ordered_config
 from hil_tests.enrolment import DcuVault, MeterVault
 from hil_tests.observation import Observation
 from hil_tests.player import Ear
 from hil_tests.scenario import CLIENTS, Scenario
+from hil_tests.utility_bench import Commander, DirectOutbox, memory_ports
+from hil_tests.virtual.broker import MemoryBroker
 from hil_tests.virtual.feeder import Feeder
 from hil_tests.virtual.gpio import VirtualRelay
 from hil_tests.virtual.line import LineSettings
@@ -81,6 +87,14 @@ class DirectStore:
         self._store.forget(seqs)
 
 
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """Who the DCU of a street is linked to."""
+
+    broker: MemoryBroker
+    commander: Commander
+
+
 class JumpStreet:
     """`hil_tests.player.Street` in one process."""
 
@@ -92,6 +106,7 @@ class JumpStreet:
         seed: int,
         line: LineSettings | None = None,
         make_store: MakeStore | None = None,
+        utility: Utility | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop), "virtual streets live on virtual loops"
@@ -111,6 +126,8 @@ class JumpStreet:
         self._make_store = make_store
         self._store: Recorder | None = None
         self._tasks: dict[str, asyncio.Task[int]] = {}
+        self._utility = utility
+        self._outbox: Outbox | None = None
 
     @property
     def feeder(self) -> Feeder:
@@ -131,9 +148,18 @@ class JumpStreet:
 
     def _launch_dcu(self) -> Any:
         content = dcu_config(self._scenario, NOWHERE, DCU, str(self._directory / "state" / DCU), "none", "none")
+        if self._utility is not None:
+            key = base64.b64encode(self._utility.commander.public).decode()
+            content["utility"] = {"url": "mqtt://127.0.0.1:1883", "command_keys": [key], "report_interval_s": 10.0}
         config = check_config(DCU, content, DcuConfig)
         self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._salts.randbytes)
         self.dcu_vault.start()
+        utility = None
+        if self._utility is not None:
+            utility = memory_ports(config, self._ledger, self._utility.broker)
+            config = ordered_config(config, utility.settings)
+            assert isinstance(utility.outbox, DirectOutbox), utility
+            self._outbox = utility.outbox.outbox
         if self._make_store is not None:
             self._store = self._make_store(self._clock, config, self._ledger)
         ports = dcu.daemon.Ports(
@@ -144,6 +170,7 @@ class JumpStreet:
             ledger=DirectLedger(self._ledger),
             epoch=Epoch(self._ledger.epoch + 1),
             vault=self.dcu_vault,
+            utility=utility,
             store=self._store,
         )
         self._dcu = dcu.daemon.build(config, ports)
@@ -191,6 +218,9 @@ class JumpStreet:
             if self._store is not None:
                 self._store.close()
             self._ledger = self._dcu = self._store = None
+            if self._outbox is not None:
+                self._outbox.close()
+                self._outbox = None
         else:
             del self._meters[who]
 

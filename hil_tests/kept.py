@@ -82,6 +82,11 @@ class Keeper:
         """One more."""
         self._ledger.append(entry)
 
+    @property
+    def ledger(self) -> Ledger:
+        """Where it is kept."""
+        return self._ledger
+
     def close(self, dcu: StreetDcu) -> None:
         """The day is over: what its DCU was told and decided with goes beside its ledger."""
         self._ledger.close()

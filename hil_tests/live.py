@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hil_tests.observation import Observation, WireFrame
+from hil_tests.page import PageProcess
 from hil_tests.player import Ear, play
 from hil_tests.scenario import CLIENTS, Scenario
 from hil_tests.verdict import judge
@@ -29,8 +30,10 @@ MESSAGES: Final = 8
 BARS: Final = "▁▂▃▄▅▆▇█"
 
 
-def watch(scenario: Scenario, directory: Path, seed: int, console: Console | None = None) -> None:
-    """Play a scenario on the street in wall-clock time and show it as it happens."""
+def watch(
+    scenario: Scenario, directory: Path, seed: int, console: Console | None = None, *, page: bool = False
+) -> None:
+    """Play a scenario on the street in wall-clock time and show it as it happens; ``page``: in a browser as well."""
     from hil_tests.wall import WallStreet  # noqa: PLC0415  # servers and pseudo-terminals
 
     async def show(live: Live) -> Observation:
@@ -39,7 +42,11 @@ def watch(scenario: Scenario, directory: Path, seed: int, console: Console | Non
         def refresh(seen: Observation) -> None:
             live.update(screen(scenario, seen))
 
-        return await play(scenario, WallStreet(scenario, ear, directory, seed), ear, refresh)
+        def tell(shown: PageProcess) -> None:
+            live.console.print(f"page: {shown.link} (logs in once; later {shown.address} with the token {shown.token})")
+
+        street = WallStreet(scenario, ear, directory, seed, on_page=tell if page else None)
+        return await play(scenario, street, ear, refresh)
 
     waiting = Text("starting line, meters and DCU ...", style="dim")
     with Live(waiting, console=console, refresh_per_second=REFRESH_HZ) as live:

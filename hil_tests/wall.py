@@ -12,13 +12,15 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dcu.ledger.store import verify
 from hil_tests.enrolment import RING, write_keys
 from hil_tests.jump import street_ready
 from hil_tests.observation import Observation
+from hil_tests.page import PageProcess, start_page
 from hil_tests.player import Ear, StreetError
 from hil_tests.scenario import CLIENTS, Scenario
 from hil_tests.virtual.em330 import Em330Server
@@ -32,17 +34,31 @@ from shared.clock import LoopClock
 from shared.errors import DeviceError
 from shared.status_socket import ask
 
+if TYPE_CHECKING:
+    from hil_tests.wall_utility import WallUtility  # a broker; only for streets that have a utility
+
 STOP_S_MAX: Final = 5.0
 HOME_S_MAX: Final = 5.0
 _RSS: Final = re.compile(r"ready .*rss_kib=(\d+)")
+
+UTILITY: Final = "utility.jsonl"
+"""What the utility heard."""
 
 
 class WallStreet:
     """`hil_tests.player.Street` of processes."""
 
     def __init__(
-        self, scenario: Scenario, ear: Ear, directory: Path, seed: int, line: LineSettings | None = None
+        self,
+        scenario: Scenario,
+        ear: Ear,
+        directory: Path,
+        seed: int,
+        line: LineSettings | None = None,
+        utility: WallUtility | None = None,
+        on_page: Callable[[PageProcess], object] | None = None,
     ) -> None:
+        """``on_page``: hears of the operator's page once it listens; None: there is none."""
         loop = asyncio.get_running_loop()
         self._scenario = scenario
         self._ear = ear
@@ -65,6 +81,9 @@ class WallStreet:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ports: dict[str, int] = {}
         self._token = secrets.token_hex(16)
+        self._utility = utility
+        self._page: PageProcess | None = None
+        self._on_page = on_page
 
     @property
     def feeder(self) -> Feeder:
@@ -83,8 +102,12 @@ class WallStreet:
             pty.plug()
         for board in self._boards.values():
             await board.open()
+        if self._utility is not None:
+            await self._utility.start()
         self._write_configs()
         await asyncio.gather(*(self.launch(name) for name in (DCU, *CLIENTS)))
+        if self._on_page is not None:
+            await self._show(self._on_page)
 
     def _write_configs(self) -> None:
         token_file = self._state / "token"
@@ -92,7 +115,7 @@ class WallStreet:
         token_file.chmod(0o600)
         write_keys(self._world.ring, self._state)
         socket_path = str(self._short / "status.sock")
-        contents = {
+        contents: dict[str, dict[str, Any]] = {
             DCU: dcu_config(
                 self._scenario,
                 self._servers[SUBSTATION].url,
@@ -102,6 +125,8 @@ class WallStreet:
                 str(self._state / RING),
             )
         }
+        if self._utility is not None:
+            contents[DCU]["utility"] = self._utility.section
         for name in CLIENTS:
             self._ports[name] = _free_port()
             home = (self._ports[name], str(token_file))
@@ -152,6 +177,15 @@ class WallStreet:
     async def status(self, client: str) -> dict[str, Any]:
         return await self._home(client, "GET", "/v1/status", None)
 
+    async def _show(self, on_page: Callable[[PageProcess], object]) -> None:
+        """Start the operator's page; a street without one is still a street."""
+        try:
+            self._page = await start_page(self._state, self._short / "status.sock.page", self._state / DCU)
+        except DeviceError as error:
+            self._ear.note("no page", str(error))
+        else:
+            on_page(self._page)
+
     async def _home(self, client: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         try:
             return await asyncio.to_thread(_http, self._ports[client], self._token, method, path, body)
@@ -183,6 +217,11 @@ class WallStreet:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+        if self._utility is not None:
+            await self._utility.stop()
+            self._utility.write(self._directory / UTILITY)
+        if self._page is not None:
+            await self._page.stop()
         for server in self._servers.values():
             await server.close()
         for board in self._boards.values():

@@ -121,7 +121,7 @@ def dcu_config(
         "balancing": {"url": em330_url, "phases": ["L1"]},
         "plc": {"url": plc_url, "framing": FRAMING.value, "control_repeat_s": CONTROL_REPEAT_S},
         "protection": {"key_file": keys},
-        "status": {"socket": socket},
+        "status": {"socket": socket, "page_socket": f"{socket}.page"},
         "meters": [
             {
                 "id": name,

@@ -25,7 +25,7 @@ ALIVE_PER_PERIOD_ASKING: Final = 12
 UNKNOWN_ANSWER_S: Final = 2.0
 """[s] At most one "I do not know you" to the same number in this time."""
 
-TWICE_S: Final = 2.0
+TWICE_S: Final = 8.0
 """[s] A registration request this soon after its acknowledgement is a late copy of the same one."""
 
 STRANGER_SID_REST_S: Final = 900.0
@@ -68,15 +68,19 @@ class Admission:
             return []
         outputs: list[MacOutput] = []
         if node is not None and node.sid != packet.sid:
-            outputs += self._tree.remove(node, "registers elsewhere", now)
-            node = None
+            if self._may_move(node, packet.sid):
+                outputs += self._switches.move(node, packet.sid, now)
+                self._renew(node, reg, now)
+            else:
+                outputs += self._tree.remove(node, "registers elsewhere", now)
+                node = None
         elif node is not None and node.acknowledged:
             # A node that has started again, or a late copy of an old request; the same answer serves both. Its
             # connection is closed when it opens another one.
             if now - node.registered_s < TWICE_S:
                 return []
-            outputs += self._tree.end_switching(node, "registers again", now)
-            node.talked = True
+            self._switches.suspend(node)
+            self._renew(node, reg, now)
         if node is None:
             refusal = self._refusal(packet.sid)
             if refusal is not None:
@@ -87,6 +91,19 @@ class Admission:
             outputs.append(Happened("node registered", f"{format_eui48(eui48)} as {node.sid}/{node.lnid:#06x}"))
         self._downlink.expect(node, ControlType.REG, _reg(node, negative=False), now)
         return outputs
+
+    def _may_move(self, node: Node, sid: int) -> bool:
+        """Whether a switch may take along what is below it: not below itself."""
+        known = sid == SID_BASE or self._registry.switch(sid) is not None
+        return node.lsid is not None and known and not self._registry.hangs_on(sid, node)
+
+    def _renew(self, node: Node, reg: Reg, now: float) -> None:
+        """A known node begins anew."""
+        node.capabilities = reg.capabilities
+        node.acknowledged = False
+        node.begun_anew = True
+        node.alive_by = now + TIME_S[node.time]
+        node.registered_s = node.last_heard_s = now
 
     def _leaves(self, node: Node | None, packet: Packet, now: float) -> list[MacOutput]:
         if node is None or (node.sid, node.lnid) != (packet.sid, packet.lnid):
@@ -143,18 +160,26 @@ class Admission:
 
     def seen(self, node: Node, now: float) -> None:
         """Anything came from the node."""
-        if not node.acknowledged:
+        again = not node.acknowledged
+        node.pending.pop(ControlType.REG, None)
+        if again:
             node.acknowledged = True
             node.registered_s = now
-        node.pending.pop(ControlType.REG, None)
+            self._switches.resume(node, now)
         node.alive_by = now + TIME_S[node.time]
         node.last_heard_s = now
         self._agenda.schedule(node)
 
     def answered(self, node: Node, alv: Alv, now: float) -> list[MacOutput]:
-        """The answer to a keep-alive."""
+        """The answer to a keep-alive; from now on both go by the period that was told."""
+        if alv.time > node.time:
+            node.time = alv.time
+            node.alive_by = now + TIME_S[node.time]
+            node.alive_at = self._next_alive(node.time, now)
         node.received_alive = (node.received_alive + 1) % 8
         node.answers += 1
+        if alv.ssid not in {SID_NONE, node.lsid}:
+            self._switches.disown(node, alv.ssid, now)
         node.lost_down = (node.sent_alive - alv.rx_count) % 8
         asked_s, node.pinged_s = node.pinged_s, None
         return [] if asked_s is None else [Pinged(node.eui48, now - asked_s)]
@@ -179,12 +204,12 @@ class Admission:
         return []
 
     def _ask_alive(self, node: Node, now: float) -> None:
-        node.time = max(node.time, self._time_code())
+        code = max(node.time, self._time_code())
         answered = node.last_heard_s >= node.asked_alive_s
         node.alive_at = self._next_alive(node.time, now, answered=answered)
         node.asked_alive_s = now
         node.alive_by = max(node.alive_by, node.last_heard_s + TIME_S[node.time])
-        alv = Alv(node.received_alive, node.sent_alive, node.time, SID_NONE)
+        alv = Alv(node.received_alive, node.sent_alive, code, SID_NONE)
         node.sent_alive = (node.sent_alive + 1) % 8
         node.round_trips += 1
         self._downlink.control(node, ControlType.ALV, alv.encode(), now)
@@ -194,7 +219,7 @@ class Admission:
             return self._tree.remove(node, "registration never acknowledged", now)
         self._agenda.schedule(node)
         if ctype in {ControlType.PRO, ControlType.BSI} and not node.switching:
-            return self._tree.end_switching(node, "promotion never acknowledged", now)
+            return self._switches.demote(node, "promotion never acknowledged", now)  # it may beacon all the same
         return []
 
     def _time_code(self) -> int:

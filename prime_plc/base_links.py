@@ -9,7 +9,7 @@ from prime_plc.downlink import Downlink
 from prime_plc.llc import LCID_FIRST, deliver
 from prime_plc.lpdu import ADDRESS_BASE, ADDRESS_FIRST, IDENTIFIER_BYTES_MAX, AddressPair, Lpdu
 from prime_plc.pdu import Packet
-from prime_plc.registry import SID_BASE, Node, Registry
+from prime_plc.registry import Node, Registry
 from prime_plc.sap import DataConfirmed, DataResult, LinkDown, LinkUp, MacOutput, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.transmitter import Transmitter
@@ -39,8 +39,10 @@ class BaseLinks:
         if con.type != ConnectionType.LLC_4_32 or not con.arq or not known or con.lcid < LCID_FIRST:
             self._refuse(node, con.lcid, con.type, now)
             return []
-        if node.connection is not None and node.lcid == con.lcid and not node.talked:
-            self._downlink.control(node, ControlType.CON, node.accept, now)  # our acceptance was lost
+        if node.connection is not None and node.lcid == con.lcid and not node.begun_anew:
+            # Our acceptance was lost, or this is a late copy: a node that begins anew registers first, and one that
+            # only opens another connection gives it another number.
+            self._downlink.control(node, ControlType.CON, node.accept, now)
             return []
         outputs = self.close(node, "opened anew")
         node.address = self._addresses.setdefault(con.data, ADDRESS_FIRST + len(self._addresses))
@@ -48,7 +50,7 @@ class BaseLinks:
         pair = AddressPair(node.address, ADDRESS_BASE)
         node.accept = Con(False, True, con.lcid, ConnectionType.LLC_4_32, pair.encode()).encode()
         node.connection = Connection(self._settings, node.hops)
-        node.talked = False
+        node.begun_anew = False
         self._downlink.control(node, ControlType.CON, node.accept, now)
         return [*outputs, LinkUp(node.eui48, con.data, node.address)]
 
@@ -71,7 +73,6 @@ class BaseLinks:
             self._refuse(node, packet.lcid, ConnectionType.LLC_4_32, now)
             return []
         sdus, tokens = node.connection.receive(packet.payload, now)
-        node.talked = True
         outputs: list[MacOutput] = [DataConfirmed(token, node.eui48, DataResult.ACKNOWLEDGED) for token in tokens]
         if node.connection.sendable:
             self._agenda.wants_to_send(node)
@@ -100,10 +101,7 @@ class BaseLinks:
         return outputs
 
     def _feed_from(self, node: Node, connection: Connection, now: float) -> list[MacOutput]:
-        before = connection.timeouts
         payloads = connection.packets(now, self._settings.data_ahead)
-        if connection.timeouts > before and node.sid == SID_BASE:
-            self._transmitter.links.lost(node.lnid)
         for payload in payloads:
             self._downlink.data(node, payload, now)
         if connection.failed:

@@ -251,9 +251,7 @@ class BaseNode:
         if top is None:
             return
         self.transmitter.links.heard(top.lnid, item.snr_db, now)
-        if packet.control:  # always in the most robust modulation, which says nothing
-            return
-        index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now)
+        index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now, control=packet.control)
         if index is not None:
             self._downlink.control(top, ControlType.PRM, Prm(False, False, index).encode(), now)
 
@@ -289,8 +287,8 @@ class BaseNode:
     def _promotion(self, item: _From[Pro], now: float) -> list[Output]:
         return [*self._switches.control(item.node, item.control, now)]
 
-    def _slot_taken(self, item: _From[Bsi], _now: float) -> list[Output]:
-        return [*self._switches.slot_taken(item.node)]
+    def _slot_taken(self, item: _From[Bsi], now: float) -> list[Output]:
+        return [*self._switches.slot_taken(item.node, now)]
 
     def _connecting(self, item: _From[Con], now: float) -> list[Output]:
         return [*self._links.control(item.node, item.control, now)]
@@ -305,7 +303,9 @@ class BaseNode:
 
     def _robust(self, item: _From[Prm], now: float) -> list[Output]:
         prm, node = item.control, item.node
-        if not prm.response and node.sid == SID_BASE:
+        if prm.response and node.sid == SID_BASE:
+            self.transmitter.taken(node.lnid, now)
+        elif node.sid == SID_BASE:
             known = self.transmitter.links.told(node.lnid, prm.snr, now)
             self._downlink.control(node, ControlType.PRM, Prm(True, not known, prm.snr).encode(), now)
         return []

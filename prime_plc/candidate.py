@@ -39,8 +39,7 @@ class Candidate:
 
     def ask(self, parent: Beacon, pna: bytes, quality: int, now: float) -> None:
         """Offer ourselves as the switch of somebody who calls."""
-        link = self._transmitter.links.get(PARENT)
-        hop = self._transmitter.links.hop_cost(0.0 if link is None else link.snr_db)
+        hop = self._transmitter.links.hop_cost(PARENT)
         request = PromotionRequest(
             pna, min(COST_MAX, parent.up_cost + hop), min(COST_MAX, parent.down_cost + hop), SWITCH_CAPABILITIES
         )

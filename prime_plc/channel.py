@@ -59,7 +59,7 @@ class Keep(Enum):
 
     NO = "not kept"
     ONWARD = "until it is overheard passing it on"
-    LAST = "until its acknowledgement passes by; control packets are not kept"
+    LAST = "until its acknowledgement or answer passes by; what expects none is not kept"
 
 
 class Given(Enum):

@@ -22,6 +22,8 @@ STREAM_PACKETS = 8
 
 PATIENCE_GROWTH_MAX = 4
 SEGMENTS_MAX = 64
+BURSTS = 2
+"""A packet sent within so many bursts of the last one is of the same burst."""
 
 
 @dataclass(slots=True)
@@ -121,8 +123,16 @@ class Connection:
 
     def _due_s(self, packet: _Packet) -> float:
         """When a packet is sent again [s]: counted from the last one of its burst, as that is what is acknowledged."""
-        from_s = packet.sent_s if packet.asked else max(packet.sent_s, self._last_sent_s)
+        same_burst = not packet.asked and self._last_sent_s - packet.sent_s < BURSTS * self._settings.burst_s
+        from_s = max(packet.sent_s, self._last_sent_s) if same_burst else packet.sent_s
         return from_s + self._patience_s(packet)
+
+    def hurry(self, at_s: float) -> None:
+        """The way is open again: repeat what waits for its acknowledgement not later than at an instant [s]."""
+        for packet in self._unacknowledged:
+            if self._due_s(packet) > at_s:
+                packet.asked = True
+                packet.sent_s = at_s - self._patience_s(packet)
 
     def packets(self, now: float, limit: int = MODULUS) -> list[bytes]:
         """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement

@@ -3,8 +3,10 @@
 The specification repeats a packet end to end only. Over four hops with a few percent of loss each that is slow, with
 bursts it is hopeless; and the sign that a hop has worked is on the line anyway: the next hop sends the same packet with
 another LEVEL, or, at the last hop, the acknowledgement of its connection comes back through us. So whoever sends a
-packet that will be relayed keeps it until it hears one of the two, and repeats it a few times. A receiver cannot tell
-a repetition from the first copy: ARQ drops it, and our switches remember what they have passed on.
+packet that will be relayed keeps it until it hears one of the two, and repeats it a few times. The same holds for a
+question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell a repetition from the first copy: ARQ drops
+it, and our switches remember what they have passed on. They answer a repetition of it by a PRM response that nobody has
+asked for: "I hear you so well", which is short and ends the repeating.
 
 A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
 """
@@ -15,13 +17,20 @@ import random
 from dataclasses import dataclass
 
 from prime_plc.channel import Keep, Outgoing
-from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, GenericPdu, Packet
+from prime_plc.control import ControlType
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, LNID_BROADCAST, SID_NONE, GenericPdu, Packet
 from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader
 from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
+REG_EUI48 = slice(2, 8)
+"""[byte] Where a REG packet names its node."""
+
+TAKEN_S_MAX = 1.0
+"""[s] From a repetition to the neighbour's word that it has it."""
+
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 
@@ -64,9 +73,11 @@ class Custody:
         if self._settings.hop_repeats_max == 0:
             return
         usual_s = min(HOP_WAIT_S_MAX, max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s))
-        wait_s = airtime_s + usual_s * (1 + outgoing.tries) * self._draw.uniform(0.9, 1.3)
+        wait_s = airtime_s + usual_s * 2**outgoing.tries * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
-            if outgoing.keep is Keep.LAST and not expects_acknowledgement(packet):
+            if outgoing.keep is Keep.LAST and not (
+                expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)
+            ):
                 continue
             body = packet.encode()
             self._kept[body] = _Kept(outgoing, packet, now)
@@ -86,16 +97,26 @@ class Custody:
         )
 
     def answered(self, packet: Packet, now: float, *, downlink: bool) -> list[int]:
-        """A packet travels the other way; it confirms those that it acknowledges."""
-        if packet.control or not self._kept:
+        """A packet travels the other way; it confirms those that it acknowledges or answers."""
+        if not self._kept:
             return []
+        confirms = answers if packet.control else acknowledges
         done = []
         for body, kept in self._kept.items():
             mine = kept.packet
-            same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
-            if same and not mine.control and kept.outgoing.downlink != downlink and acknowledges(packet, mine):
+            same = (mine.sid, mine.lcid, mine.control) == (packet.sid, packet.lcid, packet.control)
+            if same and kept.outgoing.downlink != downlink and confirms(packet, mine):
                 done.append(body)
         return self._release(done, now)
+
+    def taken(self, neighbour: int, now: float) -> bool:
+        """The neighbour has answered a repetition; whether one of the last moments is in our keeping."""
+        kept = [
+            (one.sent_s, body)
+            for body, one in self._kept.items()
+            if one.outgoing.neighbour == neighbour and one.outgoing.tries and now - one.sent_s < TAKEN_S_MAX
+        ]
+        return bool(kept) and bool(self._release([max(kept)[1]], now))
 
     def _release(self, bodies: list[bytes], now: float) -> list[int]:
         neighbours = []
@@ -134,15 +155,16 @@ class Custody:
             self._deadlines.set(body, None)
 
 
-def expects_acknowledgement(packet: Packet) -> bool:
-    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only."""
+def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
+    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
+    middle of a burst not at once."""
     if packet.control:
         return False
     try:
-        _, used = ArqHeader.decode(packet.payload)
+        header, used = ArqHeader.decode(packet.payload)
     except DecodeError:
         return False
-    return len(packet.payload) > used
+    return len(packet.payload) > used and (header.flush or not at_once)
 
 
 def acknowledges(answer: Packet, packet: Packet) -> bool:
@@ -154,6 +176,26 @@ def acknowledges(answer: Packet, packet: Packet) -> bool:
         mine, _ = ArqHeader.decode(packet.payload)
     except DecodeError:
         return False
-    if header.ack is None:
+    if header.ack is None or answer.lnid != packet.lnid:
         return False
     return 0 < (header.ack - mine.packet_id) % 64 <= 32
+
+
+def expects_answer(packet: Packet, *, downlink: bool) -> bool:
+    """Whether a control packet is a question, and not an answer or the acknowledgement of one."""
+    if not packet.control:
+        return False
+    if packet.lcid == ControlType.REG:
+        return downlink == (packet.lnid != LNID_BROADCAST)
+    if packet.lcid == ControlType.PRO:
+        return downlink and packet.payload[1:2] != bytes((SID_NONE,))
+    if downlink:
+        return packet.lcid in {ControlType.BSI, ControlType.ALV}
+    return packet.lcid == ControlType.CON
+
+
+def answers(answer: Packet, packet: Packet) -> bool:
+    """Whether a control packet of the other direction answers a question of the same kind."""
+    if packet.lcid == ControlType.REG and packet.lnid == LNID_BROADCAST:  # the number comes with the answer
+        return answer.payload[REG_EUI48] == packet.payload[REG_EUI48]
+    return answer.lnid == packet.lnid

@@ -79,7 +79,7 @@ class Downlink:
         top = self._registry.top_of(packet.sid, packet.lnid)
         onward = packet.sid != SID_BASE and top is not None
         neighbour = None if top is None else top.lnid
-        keep = Keep.ONWARD if onward else Keep.NO
+        keep = Keep.ONWARD if onward else Keep.NO if top is None else Keep.LAST
         self._transmitter.send([packet], neighbour, now, downlink=True, level=LEVEL, keep=keep)
 
     # ---- to all ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prime_plc.calls import CallsHeard
 from prime_plc.control import ControlType
 from prime_plc.following import Following
+from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived
 from prime_plc.neighbours import Neighbours
 from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Pdu, PromotionNeeded, decode_pdu, glance
@@ -54,7 +55,9 @@ class Ear:
         if isinstance(pdu, GenericPdu) and any(packet.lcid == ControlType.PRO for packet in pdu.packets):
             self._calls.hush(now)
 
-    def above(self, item: FrameReceived, following: Following, now: float, *, registering: bool) -> GenericPdu | None:
+    def above(
+        self, item: FrameReceived, following: Following, neighbours: Neighbours, now: float, *, registering: bool
+    ) -> GenericPdu | None:
         """A frame with the level of the switch above, passed on if it is for somebody below; None if not of ours."""
         sid, lnid = self._uplink.sid, self._uplink.lnid
         seen = glance(item.pdu)
@@ -68,6 +71,8 @@ class Ear:
             following.heard(item.snr_db, now)
         self._transmitter.answered(pdu, now)
         self._switching.down(pdu, now)
+        if self._switching.again:
+            neighbours.has_it(PARENT, item.snr_db, now)
         return pdu
 
     def below(self, item: FrameReceived, neighbours: Neighbours, now: float) -> bool:
@@ -87,6 +92,8 @@ class Ear:
                 neighbours.told_by_child(packet, now)
             except DecodeError:
                 self.undecodable += 1
+        if self._switching.again and child is not None:
+            neighbours.has_it(child, item.snr_db, now)
         return True
 
     def passed_on(self, data: bytes, now: float) -> None:

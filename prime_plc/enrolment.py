@@ -70,11 +70,11 @@ class Enrolment:
         if self.asking is Asking.TO_LEAVE:
             self._ask_leave(now)
             return
-        spread_s = self._settings.register_spread_s * 2 ** (self._tries + 1)
+        settings = self._settings
+        spread_s = settings.register_spread_s * 2 ** (self._tries + 1)
+        wait_s = min(settings.control_repeat_s, settings.register_repeat_s * 1.5**self._tries)
         self._tries += 1
-        self.retry_at = (
-            now + self._settings.control_repeat_s * self._draw.uniform(0.8, 1.0) + self._draw.uniform(0.0, spread_s)
-        )
+        self.retry_at = now + wait_s * self._draw.uniform(0.8, 1.0) + self._draw.uniform(0.0, spread_s)
         self.say(now)
 
     def say(self, now: float) -> None:

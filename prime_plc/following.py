@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived
 from prime_plc.pdu import Beacon
 from prime_plc.search import Heard
 from prime_plc.settings import FRAME_S, MacSettings
-from prime_plc.switching import Switching
+from prime_plc.switching import QUALITY_LOST, Switching
 from prime_plc.transmitter import Transmitter
+
+SILENT_CHANCE: Final = 1e-6
+UNEASY_CHANCE: Final = 1e-4
+"""That so many beacons are missed in a row by chance: then the switch is gone, or another one is better (ours)."""
+
+MISSED_MEMORY: Final = 16
+"""Beacons over which the share missed is reckoned."""
+
+MISSED_FIRST: Final = 0.2
+MISSED_MIN: Final = 0.05
+MISSED_MAX: Final = 0.6
 
 
 class Following:
@@ -17,24 +31,37 @@ class Following:
     Attributes:
         parent: the newest beacon of the switch above, None without one.
         by_s: when its silence has lasted too long [s].
+        since_s: when it was chosen [s].
+        doubted_s: since when it says that it has no way to the base [s]; None if it does not.
     """
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter, switching: Switching) -> None:
         self._settings = settings
         self._transmitter = transmitter
         self._switching = switching
+        self._missed = MISSED_FIRST
         self.end()
 
     def end(self) -> None:
         """No parent any more."""
         self.parent: Beacon | None = None
         self.by_s = 0.0
+        self.doubted_s: float | None = None
+        self.since_s = 0.0
+        self._beacon_s = 0.0
         self._silence_s = 0.0
+        self._silent_s = 0.0
+        self._uneasy_s = math.inf
 
     def begin(self, chosen: Heard, beacon: Beacon, now: float) -> None:
         """This one is followed from now on."""
         self._transmitter.links.heard(PARENT, chosen.snr_db, now)
-        self._transmitter.clock.beacon(chosen.start_s, beacon.position, beacon.count, beacon.cfp, beacon.seq)
+        # A switch that moves keeps the frame until a beacon is timed: its neighbours' slots are near.
+        clock = self._transmitter.clock
+        follow = clock.beacon if self._switching.slot is None else clock.rough_beacon
+        follow(chosen.start_s, beacon.position, beacon.count, beacon.cfp, beacon.seq)
+        self._switching.plan(now)
+        self.since_s = self._beacon_s = now
         self._expect(beacon, now)
 
     def beacon(self, item: FrameReceived, beacon: Beacon, now: float) -> None:
@@ -53,10 +80,52 @@ class Following:
     def _expect(self, beacon: Beacon, now: float) -> None:
         self.parent = beacon
         period_s = FRAME_S * 2**beacon.frequency
-        silence_s = (self._settings.missed_beacons_max + 0.5) * period_s
-        self._silence_s = max(self._settings.switch_silence_s_min, silence_s)
+        self._count((now - self._beacon_s) / period_s)
+        self._beacon_s = now
+        settings = self._settings
+        silence_s = (max(settings.missed_beacons_max, self._row(SILENT_CHANCE)) + 0.5) * period_s
+        self._silence_s = max(settings.switch_silence_s_min, silence_s)
+        self._uneasy_s = now + max(settings.switch_silence_s_min / 2, (self._row(UNEASY_CHANCE) + 0.5) * period_s)
+        if beacon.quality != QUALITY_LOST:
+            self.doubted_s = None
+        elif self.doubted_s is None:
+            self.doubted_s = now
         self._lives(now)
+
+    def silent(self, now: float) -> bool:
+        """Whether it has not been heard for so long that it must be gone."""
+        return now >= self._silent_s
+
+    def weak(self, now: float) -> bool:
+        """Whether its signal is hardly enough, and has had some time to become better."""
+        link = self._transmitter.links.get(PARENT)
+        settled = now - self.since_s > self._settings.weak_stay_s
+        return settled and link is not None and link.snr_db < self._settings.weak_snr_db
+
+    def wait(self, now: float) -> None:
+        """Give it some more time, for want of another one."""
+        self._uneasy_s = math.inf
+        if self.doubted_s is not None:
+            self.doubted_s = now
+        self._plan()
+
+    def _count(self, periods: float) -> None:
+        """A beacon has come so many periods after the last one."""
+        expected = max(1, round(periods))
+        weight = min(1.0, expected / MISSED_MEMORY)
+        self._missed += weight * ((expected - 1) / expected - self._missed)
+        self._missed = min(MISSED_MAX, max(MISSED_MIN, self._missed))
+
+    def _row(self, chance: float) -> int:
+        """Beacons missed in a row that a good link has with this chance only."""
+        return math.ceil(math.log(chance) / math.log(self._missed))
 
     def _lives(self, now: float) -> None:
         patience = self._settings.switch_patience if self._switching.lsid is not None else 1.0
-        self.by_s = now + self._silence_s * patience
+        self._silent_s = now + self._silence_s * patience
+        self._plan()
+
+    def _plan(self) -> None:
+        self.by_s = min(self._silent_s, self._uneasy_s)
+        if self.doubted_s is not None:
+            self.by_s = min(self.by_s, self.doubted_s + self._settings.switch_doubt_s)

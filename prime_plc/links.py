@@ -3,18 +3,19 @@
 A neighbour is whoever shares a hop with this node: the switch above, or a child by its LNID. What matters is how the
 neighbour hears *us*; what is measured is how we hear *it*. The two differ by the noise at either end, 7 dB and more as
 a matter of course. So the measurement only bounds the choice: a new neighbour gets what would fit if it heard us worse
-by `MacSettings.asymmetry_db`, and nobody gets more than what would fit if it heard us a little better. In between
-deliveries decide: some in a row try the next scheme, and if that fails at once the one before is taken again and the
-next try comes later. A scheme that has proven itself is left only after several losses in a row: single ones are
-collisions, against which slower frames help nobody. What the neighbour says of our signal (PRM) is believed at once.
+by `MacSettings.asymmetry_db`, and nobody gets more than what would fit if it heard us a little better. In between the
+airtime of a delivery decides: of each scheme the share of frames taken is known, a few deliveries try the next one, and
+the one before is taken again when it delivers more in the same time; then the next try comes later. Collisions and
+bursts take fast and slow frames alike (slow ones more often), so where the signal is good beyond doubt only many losses
+in a row count. What the neighbour says of our signal (PRM) is believed at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from prime_plc.phy import Scheme
+from prime_plc.phy import Scheme, frame_duration_s
 from prime_plc.settings import MacSettings
 
 PARENT: Final = -1
@@ -45,11 +46,29 @@ HOP_COST: Final = {
 }
 """Cost of one hop in UPCOST and DNCOST (recalled; 4 for DBPSK_C is captured, those of the robust schemes are ours)."""
 
+BAD_HOP_COST: Final = HOP_COST[Scheme.ROBUST_DBPSK]
+POOR_SHARE: Final = 0.5
+"""Of frames taken, below which a hop is one to stay away from (ours)."""
+
 COST_MAX: Final = 255
 STEP_DB: Final = 3.0
 """[dB] One step of the SNR index 0 to 7."""
 
 INDEX_MAX: Final = 7
+USUAL_BYTES: Final = 140
+"""Of a data frame, by which schemes are compared: a report of one phase."""
+
+ACCESS_S: Final = 0.02
+"""[s] That a try costs beside its airtime: backoff, and the gaps around a frame."""
+
+WORTH: Final = 1.1
+"""How much more than the present scheme another one must deliver in the same time."""
+
+ROBUST_TRIES: Final = 3
+"""Repetitions of one hop from which on a frame takes the next more robust scheme."""
+
+DOUBTS: Final = 2
+"""What a share of frames taken starts from counts like so many of them."""
 
 
 def quality_index(snr_db: float) -> int:
@@ -71,23 +90,37 @@ class Link:
         snr_db: smoothed signal of its frames here [dB].
         told_db: our signal there, as it said by PRM [dB].
         step: place in the ladder of schemes.
-        proven: deliveries since the step was taken.
-        good, lost: deliveries and losses in a row; ``deliveries`` and ``losses`` are all of them.
-        rise: deliveries in a row that try the next step; twice as many after each try that failed.
+        shares, counts: of the frames sent with each step, how many of the latest were taken, and of how many.
+        good: deliveries since the step was taken.
+        lost: losses in a row.
+        unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
+        rise: deliveries that try the next step again; twice as many after each try that failed.
     """
 
     snr_db: float
     heard_s: float
     rise: int
+    shares: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
     told_db: float = 0.0
     told_until_s: float = 0.0
     step: int = 0
-    proven: int = 0
     good: int = 0
     lost: int = 0
+    unanswered: int = 0
     frames: int = 0
     losses: int = 0
     deliveries: int = 0
+
+    def forget(self, steps: int) -> None:
+        """Nothing is known of any scheme."""
+        self.shares, self.counts = [1.0] * steps, [0] * steps
+        self.good = self.lost = 0
+
+    def note(self, taken: float, memory: int) -> None:
+        """A frame with the present scheme was taken (1) or not (0)."""
+        self.counts[self.step] = count = min(self.counts[self.step] + 1, memory)
+        self.shares[self.step] += (taken - self.shares[self.step]) / (count + DOUBTS)
 
 
 class Links:
@@ -100,6 +133,7 @@ class Links:
         ladder = settings.schemes
         self._leave = tuple(GIVE_UP_DB[scheme] + settings.scheme_margin_db for scheme in ladder)
         self._enter = tuple(level + settings.scheme_hysteresis_db for level in self._leave)
+        self._speed = tuple(1.0 / (frame_duration_s(USUAL_BYTES, scheme) + ACCESS_S) for scheme in ladder)
 
     def __len__(self) -> int:
         return len(self._links)
@@ -140,6 +174,7 @@ class Links:
             if len(self._links) >= self._settings.nodes_max:
                 del self._links[min(self._links, key=lambda one: self._links[one].heard_s)]
             link = self._links[key] = Link(snr_db, now, self._settings.deliveries_to_rise)
+            link.forget(len(self._enter))
             link.step = self._fitting(snr_db - self._settings.asymmetry_db)
         else:
             link.snr_db += self._weight * (snr_db - link.snr_db)
@@ -156,14 +191,37 @@ class Links:
         link.told_db = index_snr_db(index)
         link.told_until_s = now + self._settings.robustness_hold_s
         link.step = self._fitting(link.told_db)
-        link.lost = link.good = link.proven = 0
+        link.forget(len(self._enter))
         return True
+
+    def deaf(self, key: int) -> bool:
+        """Whether the neighbour takes hardly anything, in the most robust scheme too; said once for what is known."""
+        link = self._links.get(key)
+        if link is None:
+            return False
+        settings = self._settings
+        known = link.step == 0 and link.counts[0] >= settings.share_memory
+        found = link.unanswered >= settings.unanswered_max or (known and link.shares[0] < settings.share_min)
+        if found:
+            link.forget(len(self._enter))
+            link.unanswered = 0
+        return found
 
     def _ear_db(self, link: Link) -> float:
         """The best that the neighbour can be thought to hear of us [dB]."""
         if link.heard_s < link.told_until_s:
             return link.told_db + STEP_DB
         return link.snr_db + STEP_DB
+
+    def _surely_db(self, link: Link) -> float:
+        """The least that the neighbour can be thought to hear of us [dB]."""
+        if link.heard_s < link.told_until_s:
+            return link.told_db
+        return link.snr_db - self._settings.asymmetry_db
+
+    def _worth(self, link: Link, step: int) -> float:
+        """Frames taken in a second of airtime with a scheme."""
+        return link.shares[step] ** 2 * self._speed[step]
 
     def _fitting(self, snr_db: float) -> int:
         step = 0
@@ -178,15 +236,19 @@ class Links:
             return
         link.losses += 1
         link.lost += 1
-        link.good = 0
+        link.unanswered += 1
         settings = self._settings
-        tried = link.proven < settings.deliveries_to_prove
-        if link.step == 0 or link.lost < (settings.losses_to_fall if tried else settings.losses_to_doubt):
+        link.note(0.0, settings.share_memory)
+        if link.step == 0:
             return
-        link.step -= 1
-        link.lost = 0
-        link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if tried else settings.deliveries_to_rise
-        link.proven = 0 if tried and link.step else settings.deliveries_to_prove
+        better = link.step > self._fitting(self._surely_db(link)) and (
+            self._worth(link, link.step - 1) > WORTH * self._worth(link, link.step)
+        )
+        if better or link.lost >= settings.losses_to_doubt:
+            failed = link.counts[link.step] < settings.share_memory
+            link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if failed else settings.deliveries_to_rise
+            link.step -= 1
+            link.good = link.lost = 0
 
     def delivered(self, key: int) -> None:
         """A frame to the neighbour was taken."""
@@ -194,30 +256,40 @@ class Links:
         if link is None:
             return
         link.deliveries += 1
-        link.lost = 0
+        link.lost = link.unanswered = 0
         link.good += 1
-        link.proven += 1
-        top = len(self._enter) - 1
-        if link.good >= link.rise and link.step < top and self._ear_db(link) >= self._enter[link.step + 1]:
-            link.step += 1
-            link.good = link.proven = 0
+        link.note(1.0, self._settings.share_memory)
+        above = link.step + 1
+        if above == len(self._enter) or self._ear_db(link) < self._enter[above]:
+            return
+        if link.good >= link.rise:  # whatever became of the last try
+            link.shares[above], link.counts[above] = 1.0, 0
+        elif not link.counts[above] or self._worth(link, above) < WORTH * self._worth(link, link.step):
+            return
+        link.step = above
+        link.good = 0
 
     def scheme(self, key: int | None, tries: int = 0) -> Scheme:
         """Modulation for the next data to a neighbour; the most robust one to everybody and to strangers.
 
         Args:
             key: the neighbour.
-            tries: repetitions so far; from the second on each is a step more robust.
+            tries: repetitions so far; the last ones are a step more robust.
         """
         link = None if key is None else self._links.get(key)
         if link is None:
             return self._settings.scheme
-        return self._settings.schemes[max(0, link.step - max(0, tries - 1))]
+        return self._settings.schemes[max(0, link.step - (tries >= ROBUST_TRIES))]
 
     def allowed(self, snr_db: float) -> Scheme:
         """Modulation that a signal allows, without history."""
         return self._settings.schemes[self._fitting(snr_db)]
 
-    def hop_cost(self, snr_db: float) -> int:
-        """Cost of a hop of this signal."""
-        return HOP_COST[self.allowed(snr_db)]
+    def hop_cost(self, key: int) -> int:
+        """Cost of the hop to a neighbour; one that hears us badly, or takes few of our frames, costs most."""
+        link = self._links.get(key)
+        if link is None:
+            return HOP_COST[self._settings.scheme]
+        told_weak = link.heard_s < link.told_until_s and link.told_db < self._enter[0]
+        poor = link.counts[link.step] >= self._settings.share_memory and link.shares[link.step] < POOR_SHARE
+        return BAD_HOP_COST if told_weak or poor else HOP_COST[self._settings.schemes[link.step]]

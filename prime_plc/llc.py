@@ -17,6 +17,9 @@ from shared.ids import Eui48
 
 OPEN_GROWTH_MAX: Final = 6.0
 
+HURRY_S: Final = 10.0
+"""[s] Over which the nodes of a tree that is back spread their repetitions."""
+
 LCID_FIRST: Final = 256
 """Connections opened by nodes use 256 to 511."""
 
@@ -66,6 +69,11 @@ class LlcLink:
         self.state = LlcState.OPENING
         self._tries = 0
         self._ask(now)
+
+    def hurry(self, now: float) -> None:
+        """The way to the base is open again: repeat soon what it may have swallowed, not all nodes at once."""
+        if self.connection is not None:
+            self.connection.hurry(now + self._draw.uniform(0.0, HURRY_S))
 
     def close(self, reason: str) -> list[MacOutput]:
         """The registration is gone, and with it everything here."""

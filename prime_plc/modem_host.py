@@ -15,11 +15,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from prime_plc.modem_messages import (
     ATTENUATION_DB_MAX,
+    BUFFER_BEACON,
     BUFFERS,
+    CINR_STEPS_PER_DB,
+    CINR_ZERO_DB,
     WIDTH,
     GetParameter,
     GetReply,
@@ -74,6 +78,12 @@ STAMP_INTERVAL_S: Final = 4.0
 
 TIMESTAMP_S_MAX: Final = 0.1
 """[s] For a beacon's time stamp; afterwards the time of arrival has to do."""
+
+ANCHOR_S_MAX: Final = 60.0
+"""[s] A tick this old is no measure any more; at +-20 ppm it is 1.2 ms off."""
+
+SLEW_PPM: Final = 40.0
+"""Rate at which instants that follow one another are led back to the map; twice what clocks drift."""
 
 CONFIRM_MARGIN_S: Final = 0.3
 SENTINEL: Final = b"\xaa\xaa\xaa"
@@ -152,6 +162,14 @@ class TransmitFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowBeacons:
+    """Whose beacons set the frame: one switch's of one subnetwork; anybody's when ``sna`` is empty."""
+
+    sna: bytes
+    sid: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModemReady:
     """The modem is set up."""
 
@@ -192,7 +210,7 @@ class TransmitConfirmed:
     result: TransmitResult
 
 
-Input = PortOpened | PortClosed | BytesReceived | MessageReceived | TransmitFrame
+Input = PortOpened | PortClosed | BytesReceived | MessageReceived | TransmitFrame | FollowBeacons
 Output = SendBytes | SendMessage | ReopenPort | Happened | ModemReady | ModemLost | FrameReceived | TransmitConfirmed
 
 
@@ -208,10 +226,16 @@ class State(Enum):
 
 
 class ModemClock:
-    """Map between the modem's 32-bit ticks and our seconds, from round trips."""
+    """Map between the modem's 32-bit ticks and our seconds, from round trips.
+
+    The map moves by milliseconds when a better round trip replaces an old one, and slots leave two to spare. So slots
+    are not booked by the map alone but by the last instant that was known in both, the anchor: a beacon's stamp at a
+    node, its own last beacon at a base, which is led back to the map slowly.
+    """
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, float]] = deque(maxlen=CLOCK_SAMPLES)
+        self._anchor: tuple[int, float] | None = None
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -230,9 +254,31 @@ class ModemClock:
         return host_s + delta * TICK_S
 
     def ticks(self, host_s: float) -> int:
-        """The modem's tick at a time [s] of ours."""
-        _, reference, base_s = min(self._samples)
+        """The modem's tick at a time [s] of ours; by the anchor if there is a fresh one."""
+        if self._anchor is not None and abs(host_s - self._anchor[1]) < ANCHOR_S_MAX:
+            reference, base_s = self._anchor
+        else:
+            _, reference, base_s = min(self._samples)
         return (reference + round((host_s - base_s) / TICK_S)) % _WRAP
+
+    def stamped(self, ticks: int) -> float:
+        """Our time [s] of an event that sets the frame: the anchor from now on."""
+        host_s = self.host_s(ticks)
+        self._anchor = (ticks, host_s)
+        return host_s
+
+    def booked(self, host_s: float) -> int:
+        """The modem's tick for our own next beacon; the anchor from now on, unless another's beacon is it."""
+        if self._anchor is None or not 0.0 < host_s - self._anchor[1] < ANCHOR_S_MAX:
+            self._anchor = None
+            ticks = self.ticks(host_s)
+        else:
+            ticks = self.ticks(host_s)
+            slew = int(SLEW_PPM * 1e-6 * (host_s - self._anchor[1]) / TICK_S)
+            error = round((self.host_s(ticks) - host_s) / TICK_S)
+            ticks = (ticks - max(-slew, min(slew, error))) % _WRAP
+        self._anchor = (ticks, host_s)
+        return ticks
 
 
 @dataclass(slots=True)
@@ -272,7 +318,7 @@ class ModemHost:
         self._confirm_by: dict[int, float] = {}
         self._stamped: dict[int, tuple[Receive, float]] = {}
         self._stamp_at = 0.0
-        self._durations: dict[tuple[Scheme, int], float] = {}
+        self._followed = b""
         self._wake_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
@@ -282,9 +328,11 @@ class ModemHost:
         return self._wake_at
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if self.state is State.READY and isinstance(item, MessageReceived) and isinstance(item.message, Receive):
-            self._heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
-            return self._incoming(item.message, now)
+        if self.state is State.READY and type(item) is MessageReceived:
+            message = item.message
+            if type(message) is Receive:
+                self._heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
+                return self._incoming(message, now)
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
         self._set_wake()
@@ -347,6 +395,13 @@ class ModemHost:
         self._resume_at = now + RESET_WAIT_S
         reset = self._say(Reset(soft=True))
         return [SendBytes(b"\x7e\x7e" + reset.data) if isinstance(reset, SendBytes) else reset]
+
+    def _follow(self, item: Input, _now: float) -> list[Output]:
+        """Other beacons are not worth a question to the modem each."""
+        assert isinstance(item, FollowBeacons)
+        self._followed = item.sna and bytes((item.sid,)) + item.sna
+        self._stamp_at = 0.0
+        return []
 
     def _forget(self) -> None:
         self._asked = None
@@ -503,11 +558,16 @@ class ModemHost:
             mode=item.mode,
             scheme=item.scheme,
             time_mode=TimeMode.ABSOLUTE if absolute else TimeMode.RELATIVE,
-            delay=(self._clock.ticks(start_s) or 1) if absolute else 0,
+            delay=(self._ticks(start_s, item.buffer) or 1) if absolute else 0,
             disable_rx=item.exclusive,
             data=item.pdu,
         )
         return [self._say(send)]
+
+    def _ticks(self, start_s: float, buffer: int) -> int:
+        """When to emit, in the modem's time; the beacons of a node that follows nobody follow each other."""
+        alone = buffer == BUFFER_BEACON and not self._followed
+        return self._clock.booked(start_s) if alone else self._clock.ticks(start_s)
 
     def _transmit_unready(self, item: Input, _now: float) -> list[Output]:
         assert isinstance(item, TransmitFrame)
@@ -528,12 +588,13 @@ class ModemHost:
         return outputs
 
     def _incoming(self, receive: Receive, now: float) -> list[Output]:
-        if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not receive.data:
+        data = receive.data
+        if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not data:
             self.counters["other frame type"] += 1
             return []
-        if receive.mode != PhyMode.TYPE_A:
+        if data[0] >> 4 & 3 != 2 or receive.mode != PhyMode.TYPE_A or now < self._stamp_at:
             return [self._frame(receive, now, precise=False)]
-        if receive.data[0] >> 4 & 3 != 2 or now < self._stamp_at:  # only a beacon's instant matters to the microsecond
+        if self._followed and data[1:2] + data[6:12] != self._followed:
             return [self._frame(receive, now, precise=False)]
         self._stamp_at = now + STAMP_INTERVAL_S
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
@@ -545,35 +606,44 @@ class ModemHost:
         if waiting is None:
             self.counters["late"] += 1
             return []
-        return [self._frame(waiting[0], self._clock.host_s(ticks), precise=True)]
+        end_s = self._clock.stamped(ticks) if self._followed else self._clock.host_s(ticks)
+        return [self._frame(waiting[0], end_s, precise=True)]
 
     def _frame(self, receive: Receive, end_s: float, *, precise: bool) -> FrameReceived:
-        scheme = _SCHEMES[receive.scheme]
-        mode = _MODES[receive.mode]
-        duration_s = self.settings.airtime_s(len(receive.data), scheme, mode)
-        quality = (receive.snr_db, receive.rssi)
-        return FrameReceived(
-            receive.data, scheme, receive.header_type, end_s - duration_s, duration_s, *quality, precise, mode
-        )
+        _, mode_code, scheme_code, header_type, rssi, cinr, _, _, _, _, data = receive
+        scheme, mode, duration_s = _kind(scheme_code, mode_code, len(data), self.settings.framing)
+        snr_db = cinr / CINR_STEPS_PER_DB + CINR_ZERO_DB
+        return FrameReceived(data, scheme, header_type, end_s - duration_s, duration_s, snr_db, rssi, precise, mode)
+
+
+@lru_cache(maxsize=4096)
+def _kind(scheme: int, mode: int, length: int, framing: TypeAFraming) -> tuple[Scheme, PhyMode, float]:
+    """Modulation, frame type and airtime [s] of a received frame by the modem's codes and the bytes it gave us."""
+    known = _SCHEMES[scheme], _MODES[mode]
+    return *known, ModemSettings(framing).airtime_s(length, *known)
 
 
 _Action = Callable[[ModemHost, Input, float], list[Output]]
 
 _TABLE: Final[dict[tuple[State, type], _Action]] = {
     (State.CLOSED, PortOpened): ModemHost._opened,
+    (State.CLOSED, FollowBeacons): ModemHost._follow,
     (State.CLOSED, TransmitFrame): ModemHost._transmit_unready,
     (State.RESETTING, PortOpened): ModemHost._opened,
     (State.RESETTING, PortClosed): ModemHost._closed,
+    (State.RESETTING, FollowBeacons): ModemHost._follow,
     (State.RESETTING, TransmitFrame): ModemHost._transmit_unready,
     (State.SETTING_UP, PortOpened): ModemHost._opened,
     (State.SETTING_UP, PortClosed): ModemHost._closed,
     (State.SETTING_UP, BytesReceived): ModemHost._received,
     (State.SETTING_UP, MessageReceived): ModemHost._told,
+    (State.SETTING_UP, FollowBeacons): ModemHost._follow,
     (State.SETTING_UP, TransmitFrame): ModemHost._transmit_unready,
     (State.READY, PortOpened): ModemHost._opened,
     (State.READY, PortClosed): ModemHost._closed,
     (State.READY, BytesReceived): ModemHost._received,
     (State.READY, MessageReceived): ModemHost._told,
+    (State.READY, FollowBeacons): ModemHost._follow,
     (State.READY, TransmitFrame): ModemHost._transmit,
 }
 """Every state change of the set-up and of the traffic; what is not here is ignored (bytes while resetting are

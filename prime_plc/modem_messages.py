@@ -240,6 +240,11 @@ class SendConfirm:
         return struct.pack(">BBBH", Command.SEND_CONFIRM, self.buffer, self.result, self.rms)
 
 
+CINR_STEPS_PER_DB: Final = 4
+CINR_ZERO_DB: Final = 3.0
+"""[dB] Signal to noise of which the modem says 0."""
+
+
 class Receive(NamedTuple):
     """A PDU came in; a tuple, as most of all messages are these and a street makes hundreds in a second.
 
@@ -268,7 +273,7 @@ class Receive(NamedTuple):
     @property
     def snr_db(self) -> float:
         """Signal to noise and interference [dB]."""
-        return self.cinr / 4 + 3
+        return self.cinr / CINR_STEPS_PER_DB + CINR_ZERO_DB
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, Keep
 from prime_plc.control import ControlType, Prm
-from prime_plc.links import PARENT
+from prime_plc.links import PARENT, quality_index
 from prime_plc.modem_host import FrameReceived
 from prime_plc.pdu import Packet, glance
 from prime_plc.robustness import RobustnessWatch
@@ -33,14 +33,17 @@ class Neighbours:
         self._watch.clear()
 
     def received(self, key: int, item: FrameReceived, now: float) -> None:
-        """A frame of a neighbour for us: tell it when its modulation does not fit; that of control packets says
-        nothing."""
-        if glance(item.pdu).control >= 0:
-            return
-        index = self._watch.observe(key, item.scheme, item.snr_db, now)
+        """A frame of a neighbour for us: tell it when its modulation does not fit."""
+        index = self._watch.observe(key, item.scheme, item.snr_db, now, control=glance(item.pdu).control >= 0)
         if index is None:
             return
-        prm = Prm(False, False, index)
+        self._tell(key, Prm(False, False, index), now)
+
+    def has_it(self, key: int, snr_db: float, now: float) -> None:
+        """A neighbour repeats what we have passed on already: say so."""
+        self._tell(key, Prm(True, False, quality_index(snr_db)), now)
+
+    def _tell(self, key: int, prm: Prm, now: float) -> None:
         if key == PARENT:
             self._uplink.control(ControlType.PRM, prm.encode(), now, keep=Keep.NO)
         else:
@@ -49,6 +52,7 @@ class Neighbours:
     def told_by_parent(self, prm: Prm, now: float) -> bool:
         """The switch above says how it hears us; whether that is too badly to stay."""
         if prm.response:
+            self._transmitter.taken(PARENT, now)
             return False
         known = self._transmitter.links.told(PARENT, prm.snr, now)
         self._uplink.control(ControlType.PRM, Prm(True, not known, prm.snr).encode(), now, keep=Keep.NO)
@@ -61,9 +65,11 @@ class Neighbours:
             DecodeError: it says nothing that makes sense.
         """
         prm = Prm.decode(packet.payload)
-        if not prm.response:
-            known = self._transmitter.links.told(packet.lnid, prm.snr, now)
-            self._tell_child(packet.lnid, Prm(True, not known, prm.snr), now)
+        if prm.response:
+            self._transmitter.taken(packet.lnid, now)
+            return
+        known = self._transmitter.links.told(packet.lnid, prm.snr, now)
+        self._tell_child(packet.lnid, Prm(True, not known, prm.snr), now)
 
     def _tell_child(self, lnid: int, prm: Prm, now: float) -> None:
         assert self._switching.lsid is not None

@@ -35,6 +35,7 @@ class Node:
         lsid: its own number as a switch, None for a terminal.
         switching: whether it beacons (it has acknowledged its slot).
         childless_since_s: when the last node below it went [s].
+        begun_anew: whether it has registered again since its connection was opened.
         acknowledged: whether it has confirmed its registration.
         alive_by: when it is removed without a sign of life [s].
         round_trips, answers: keep-alives sent and answered.
@@ -68,7 +69,7 @@ class Node:
     accept: bytes = b""
     address: int = 0
     connection: Connection | None = None
-    talked: bool = False
+    begun_anew: bool = False
     serial: bytes = b""
     last_heard_s: float = 0.0
 
@@ -141,6 +142,38 @@ class Registry:
             parent.children -= 1
             parent.childless_since_s = now
 
+    def move(self, node: Node, sid: int, now: float) -> None:
+        """A node hangs on another switch now; whoever is below it keeps its address and comes along."""
+        del self._by_address[node.sid, node.lnid]
+        before, after = self._by_lsid.get(node.sid), self._by_lsid.get(sid)
+        if before is not None:
+            before.children -= 1
+            before.childless_since_s = now
+        if after is not None:
+            after.children += 1
+        node.sid, node.lnid = sid, self.new_lnid(sid)
+        self._by_address[sid, node.lnid] = node
+        node.hops = 1 if after is None else after.hops + 1
+        for switch in [node, *self.switches_below(node)]:
+            for below in self.below(switch.lsid):
+                below.hops = switch.hops + 1
+
+    def switches_below(self, node: Node) -> list[Node]:
+        """All switches that are reached through a node, each after the one it hangs on."""
+        found = [] if node.lsid is None else [one for one in self.below(node.lsid) if one.lsid is not None]
+        for switch in found:
+            found += [one for one in self.below(switch.lsid) if one.lsid is not None]
+        return found
+
+    def hangs_on(self, sid: int, node: Node) -> bool:
+        """Whether a switch's way to the base leads through a node."""
+        for _ in range(SID_LAST):
+            switch = self._by_lsid.get(sid)
+            if switch is None or switch is node:
+                return switch is node
+            sid = switch.sid
+        return True
+
     def new_lnid(self, sid: int) -> int:
         """A number for a new node below a switch: 1 to 3FFDh, each used again as late as possible."""
         while (sid, self._next_lnid) in self._by_address:
@@ -174,6 +207,6 @@ class Registry:
         """A number that somebody uses whom we do not know (we have restarted) is left alone for a while."""
         self._rests[sid] = until_s
 
-    def below(self, lsid: int) -> list[Node]:
+    def below(self, lsid: int | None) -> list[Node]:
         """Nodes registered through a switch, directly."""
         return [node for node in self.nodes.values() if node.sid == lsid]

@@ -36,9 +36,10 @@ class RobustnessWatch:
         """Forget all neighbours."""
         self._seen.clear()
 
-    def observe(self, key: int, scheme: Scheme, snr_db: float, now: float) -> int | None:
-        """A frame with data for us came in; the SNR index to tell its sender, if it should be told now."""
-        fits = self._fits(scheme, snr_db)
+    def observe(self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False) -> int | None:
+        """A frame for us came in; the SNR index to tell its sender, if it should be told now. The modulation of a
+        control packet is no choice, but a signal that is too weak for it is worth a word early."""
+        fits = self._bears(scheme, snr_db) if control else self._fits(scheme, snr_db)
         seen = self._seen.get(key)
         if fits:
             if seen is not None:
@@ -61,6 +62,9 @@ class RobustnessWatch:
         if scheme not in ladder or len(ladder) == 1:
             return True
         used = ladder.index(scheme)
-        if snr_db < GIVE_UP_DB[scheme] + self._settings.scheme_margin_db / 2:
+        if not self._bears(scheme, snr_db):
             return False  # of the most robust one too: the other may know a better way
         return used + TOO_SLOW_STEPS > ladder.index(self._links.allowed(snr_db))
+
+    def _bears(self, scheme: Scheme, snr_db: float) -> bool:
+        return scheme not in GIVE_UP_DB or snr_db >= GIVE_UP_DB[scheme] + self._settings.scheme_margin_db / 2

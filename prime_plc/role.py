@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from prime_plc.control import Control
-from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, TransmitConfirmed, TransmitFrame
+from prime_plc.modem_host import (
+    FollowBeacons,
+    FrameReceived,
+    ModemLost,
+    ModemReady,
+    TransmitConfirmed,
+    TransmitFrame,
+)
 from prime_plc.sap import DataConfirmed, DataResult, MacInput, MacOutput, SendData
 
 Input = ModemReady | ModemLost | FrameReceived | TransmitConfirmed | MacInput
-Output = TransmitFrame | MacOutput
+Output = TransmitFrame | FollowBeacons | MacOutput
 
 ControlT = TypeVar("ControlT", bound=Control)
 """The packet for which a table has an action."""

@@ -46,6 +46,11 @@ class Heard:
     deaf_until_s: float = 0.0
 
     @property
+    def reachable(self) -> bool:
+        """Whether it has a way to the base, as far as it says."""
+        return bool(self.pdu[0] & 7)
+
+    @property
     def beacon(self) -> Beacon:
         """The last beacon."""
         beacon = decode_pdu(self.pdu, None)
@@ -113,6 +118,12 @@ class BeaconsHeard:
         other = self.best(now, self._settings.join_snr_db, except_sid=except_sid)
         return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
 
+    def stronger(self, now: float, except_sid: int, level_max: int) -> bool:
+        """The same, clearly above what is joined."""
+        least_db = self._settings.join_snr_db + self._settings.stronger_db
+        other = self.best(now, least_db, except_sid=except_sid)
+        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+
     def forget(self, sna: bytes, sid: int) -> None:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)
@@ -127,6 +138,7 @@ class BeaconsHeard:
             and one.avoid_until_s <= now
             and one.snr_db >= snr_db_min
             and one.pdu[1] != except_sid
+            and one.reachable
         ]
         return min(usable, key=self.cost, default=None)
 

@@ -59,7 +59,7 @@ class Searching:
 
     def hear(self, heard: Heard, now: float) -> Heard | None:
         """A beacon came in; it is given back if it is to be joined at once."""
-        good = heard.snr_db >= self._settings.join_snr_db and heard.avoid_until_s <= now
+        good = heard.snr_db >= self._settings.join_snr_db and heard.avoid_until_s <= now and heard.reachable
         from_base = heard.pdu[1] == 0 and heard.pdu[0] & 7 == 7
         if good and from_base and heard.count >= self._settings.search_base_beacons:
             return heard

@@ -40,7 +40,7 @@ from prime_plc.keep_alive import KeepAlive
 from prime_plc.links import PARENT
 from prime_plc.llc import LlcLink, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
-from prime_plc.modem_host import FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
+from prime_plc.modem_host import FollowBeacons, FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.neighbours import Neighbours
 from prime_plc.pdu import (
@@ -128,7 +128,6 @@ class ServiceNode:
         self._following.end()
         self._keep_alive.end()
         self._memberships.clear()
-        self.switching.end()
         self._calls.clear()
         self._neighbours.clear()
         self.transmitter.clear()
@@ -154,7 +153,19 @@ class ServiceNode:
             outputs += self._wake_joined(now)
         if self._enrolment.retry_at is not None and now >= self._enrolment.retry_at:
             outputs += self._retry(now)
+        outputs += self._wake_switch(now)
         return outputs + self._transmit(now)
+
+    def _wake_switch(self, now: float) -> list[Output]:
+        """Its beacons, which go on for a while when it has lost its place."""
+        switching = self.switching
+        until_s, beacon_at = switching.suspended_until_s, switching.wake_at
+        if until_s is not None and now >= until_s:
+            return self._stop_switching("lost its place")
+        if beacon_at is None or now < beacon_at or self.state in {State.OFF, State.LEFT}:
+            return []
+        frame = switching.beacon(self.parent, now)
+        return [] if frame is None else [frame]
 
     @property
     def sna(self) -> bytes:
@@ -219,7 +230,7 @@ class ServiceNode:
 
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
-        times = [self._enrolment.retry_at]
+        times = [self._enrolment.retry_at, self.switching.suspended_until_s, self.switching.wake_at]
         if self.state is State.SEARCHING:
             times += self._searching.times()
         elif self.state not in {State.OFF, State.LEFT}:
@@ -227,7 +238,6 @@ class ServiceNode:
                 self._following.by_s,
                 self._keep_alive.by_s,
                 self._calls.ask_at,
-                self.switching.wake_at,
                 self.llc.retry_at,
             ]
             if self.transmitter.room:
@@ -241,6 +251,7 @@ class ServiceNode:
 
     def _ready(self, _item: ModemReady, now: float) -> list[Output]:
         self.beacons.clear()
+        self.switching.end()
         self._searching.listened = False
         return self._search(now)
 
@@ -249,10 +260,11 @@ class ServiceNode:
         self._forget_network()
         self.state = State.SEARCHING
         known = self._searching.begin(now)
-        return [] if known is None else self._join(known, now)
+        return [FollowBeacons(b"", 0)] if known is None else self._join(known, now)
 
     def _lost_modem(self, item: ModemLost, _now: float) -> list[Output]:
         outputs = self.llc.close(item.reason)
+        self.switching.end()
         self._forget_network()
         self.state = State.OFF
         return [*outputs]
@@ -272,6 +284,8 @@ class ServiceNode:
 
     def _join(self, chosen: Heard, now: float) -> list[Output]:
         beacon = chosen.beacon
+        if self.switching.sna not in {b"", beacon.sna}:
+            self.switching.end()
         late = self._searching.listened
         self._searching.listened = True
         self._forget_network()
@@ -279,7 +293,8 @@ class ServiceNode:
         self._following.begin(chosen, beacon, now)
         self.state = State.REGISTERING
         self._enrolment.begin(self.settings.late_spread_s if late else self.settings.register_spread_s, now)
-        return [Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")]
+        said = Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")
+        return [FollowBeacons(beacon.sna, beacon.sid), said]
 
     # ---- in the network: what is heard -------------------------------------------------------------------------------
 
@@ -299,7 +314,8 @@ class ServiceNode:
             ear.undecodable += 1
             return None
         downlink, level, own = bool(data[1] & 0x40), data[1] & 0x3F, self._uplink.level
-        switch_level = own + 1 if self.switching.lsid is not None else -1
+        switches = self.switching.lsid is not None and self.switching.suspended_until_s is None
+        switch_level = own + 1 if switches else -1
         if downlink and level == own:
             return self._from_above(item, now)
         if not downlink and level == switch_level:
@@ -316,9 +332,17 @@ class ServiceNode:
         if heard is None or item.pdu[1] != self.sid or item.pdu[6:12] != self.sna:
             return None
         beacon = heard.beacon
-        if beacon.level != self.level:
-            return self._disconnect("the switch has moved", now)
+        doubted = self._following.doubted_s is not None
         self._following.beacon(item, beacon, now)
+        if beacon.level != self.level:  # it has moved, and we with it
+            self._uplink.level = beacon.level
+            self.transmitter.custody.clear()
+            if self.switching.suspended_until_s is None:
+                self.switching.level = beacon.level + 1
+        if doubted and self._following.doubted_s is None:
+            self.llc.hurry(now)
+        if self._following.weak(now) and self.beacons.stronger(now, self.sid, self._level_max):
+            return self._disconnect("a better switch is heard", now)
         return []
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
@@ -332,7 +356,7 @@ class ServiceNode:
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
         registering = self.state is State.REGISTERING
-        pdu = self._ear.above(item, self._following, now, registering=registering)
+        pdu = self._ear.above(item, self._following, self._neighbours, now, registering=registering)
         if pdu is None:
             return None
         outputs: list[Output] = []
@@ -429,7 +453,8 @@ class ServiceNode:
         if self._enrolment.asking is Asking.TO_LEAVE:
             return self._left(now)
         goodbye = self._uplink.goodbye(self._enrolment.reg(negative=True))
-        outputs = self._disconnect("unregistered by the base", now)
+        outputs = self._stop_switching("unregistered")
+        outputs += self._disconnect("unregistered by the base", now)
         if reg.eui48 == self.eui48:  # a base that does not know us sends zeros and wants no answer
             self.transmitter.call(goodbye, now)
         return outputs
@@ -453,27 +478,39 @@ class ServiceNode:
         for sid in [self.switching.lsid, *self.switching.table.entries]:
             if sid is not None:
                 self.beacons.avoid(self.sna, sid, until_s)
+        self.switching.suspend(now)
         said = Happened("disconnected", reason)
         return [*outputs, said, *self._search(now)]
 
     def _wake_joined(self, now: float) -> list[Output]:
         if now >= self._following.by_s:
-            self.beacons.forget(self.sna, self.sid)
-            return self._disconnect("no beacon for too long", now)
+            return self._lost_switch(now)
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
+        if self.transmitter.links.deaf(PARENT):
+            return self._leave_deaf_switch(now)
         outputs: list[Output] = []
         asked = self._calls.due(now)
         if asked is not None and self.parent is not None and self._may_ask:
             self._candidate.ask(self.parent, *asked, now)
-        at = self.switching.wake_at
-        if at is not None and now >= at and self.parent is not None:
-            outputs.append(self.switching.beacon(self.parent, now))
         more, hopeless = self.llc.wake(now)
         outputs += more
         if hopeless:
             outputs += self._disconnect("no answer to the connection request", now)
         return outputs
+
+    def _lost_switch(self, now: float) -> list[Output]:
+        """The switch above is silent, or says that it has no way to the base; for want of another one its word is
+        waited for."""
+        if self._following.silent(now):
+            self.beacons.forget(self.sna, self.sid)
+            return self._disconnect("no beacon for too long", now)
+        if self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid) is None:
+            self._following.wait(now)
+            return []
+        doubted = self._following.doubted_s is not None
+        self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
+        return self._disconnect("the switch has lost the network" if doubted else "beacons missed", now)
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -493,6 +530,7 @@ class ServiceNode:
 
     def _left(self, _now: float) -> list[Output]:
         outputs: list[Output] = [*self.llc.close("left the network")]
+        self.switching.end()
         self._forget_network()
         self.state = State.LEFT
         return [*outputs, Happened("left", "unregistered by itself")]
@@ -517,11 +555,15 @@ class ServiceNode:
         deaf = self._neighbours.told_by_parent(item.control, now)
         return self._leave_deaf_switch(now) if deaf else []
 
+    @property
+    def _level_max(self) -> int:
+        """Of another switch to go to: one that has a tree of its own goes no deeper, for its tree would."""
+        return LEVEL_MAX if self.switching.lsid is None else self.level
+
     def _leave_deaf_switch(self, now: float) -> list[Output]:
         """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
         self.beacons.deaf(self.sna, self.sid, now + self.settings.robustness_hold_s)
-        level_max = LEVEL_MAX if self.switching.lsid is None else self.level
-        if self.beacons.other_ear(now, self.sid, level_max):
+        if self.beacons.other_ear(now, self.sid, self._level_max):
             return self._disconnect("the switch hardly hears us", now)
         self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
         return []

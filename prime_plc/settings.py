@@ -36,11 +36,14 @@ class MacSettings:
         robust_bytes: PDUs up to this long, acknowledgements above all, always take ``scheme`` (ours).
         asymmetry_db: a new neighbour gets what fits if it hears us worse by this than we hear it (ours; noise differs
             from place to place).
-        deliveries_to_rise: in a row, that try the next step; doubled for each try that fails, up to
+        deliveries_to_rise: that try the next step again; doubled for each try that fails, up to
             deliveries_to_rise_max (ours).
-        deliveries_to_prove: after a step up, that prove it (ours).
-        losses_to_fall, losses_to_doubt: in a row, that end a step not proven, and a proven one (ours; a single loss is
-            a collision, and slow frames collide more).
+        share_memory: frames over which the share taken is reckoned for each scheme (ours).
+        losses_to_doubt: in a row, that end a step whatever else is known (ours; few are collisions or a burst, and slow
+            frames collide more).
+        unanswered_max: losses in a row after which another switch is looked for: this one does not hear us (ours).
+        share_min: the same for the share of frames taken in the most robust scheme (ours; with bursts that take a third
+            of everything 0.44 of the hops are seen to work).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -60,9 +63,13 @@ class MacSettings:
         search_more_s: once the first search is over, wait this long for a better one after the first beacon (ours).
         join_snr_db: a beacon weaker than this is joined only when nothing else has come for long (ours).
         weak_search_s: that long (ours).
+        weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
+            (ours).
+        weak_stay_s: but not sooner than this after it came (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
+        register_repeat_s: the same for the first registration request, growing to that (ours).
         control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
         elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
         open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
@@ -86,6 +93,8 @@ class MacSettings:
         promotion_settle_s: a node that called is looked after this long before another switch is made for it (ours).
         switches_max: switches of a subnetwork (ours; 254 numbers).
         idle_switch_s: a switch nobody is registered through is demoted after this (ours).
+        switch_hold_s: a switch that has lost its own place keeps what is below it together for this long (ours).
+        switch_doubt_s: a node whose switch says so looks for another one after this (ours).
         sid_rest_s: a switch number is not used again for this long (ours).
         switch_entry_s: a number below a switch is forgotten without traffic for this long (ours).
 
@@ -137,9 +146,10 @@ class MacSettings:
     asymmetry_db: float = 8.0
     deliveries_to_rise: int = 3
     deliveries_to_rise_max: int = 64
-    deliveries_to_prove: int = 6
-    losses_to_fall: int = 2
-    losses_to_doubt: int = 5
+    share_memory: int = 16
+    losses_to_doubt: int = 8
+    unanswered_max: int = 16
+    share_min: float = 0.2
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -155,11 +165,15 @@ class MacSettings:
     search_more_s: float = 6.0
     join_snr_db: float = 10.0
     weak_search_s: float = 60.0
+    weak_snr_db: float = 7.0
+    stronger_db: float = 2.0
+    weak_stay_s: float = 30.0
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
+    register_repeat_s: float = 2.0
     control_repeats_max: int = 4
-    elsewhere_repeats_max: int = 2
+    elsewhere_repeats_max: int = 3
     open_repeats_max: int = 8
     register_spread_s: float = 0.5
     late_spread_s: float = 6.0
@@ -178,6 +192,8 @@ class MacSettings:
     promotion_settle_s: float = 25.0
     switches_max: int = 64
     idle_switch_s: float = 600.0
+    switch_hold_s: float = 90.0
+    switch_doubt_s: float = 20.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
 
@@ -192,16 +208,16 @@ class MacSettings:
     queue_max: int = 64
     data_ahead: int = 2
     uplink_aggregation: bool = False
-    hop_repeats_max: int = 1
+    hop_repeats_max: int = 3
     crowded_queue: int = 4
-    hop_wait_s: float = 0.3
-    hop_memory_s: float = 1.5
+    hop_wait_s: float = 0.5
+    hop_memory_s: float = 3.0
 
     window: int = 31
     window_start: int = 4
     retransmit_s_min: float = 1.0
-    retransmit_hop_s: float = 3.0
-    transmissions_max: int = 8
+    retransmit_hop_s: float = 8.0
+    transmissions_max: int = 12
     flush_hold_s: float = 0.05
     acknowledge_hold_s: float = 1.5
     burst_s: float = 2.0

@@ -45,7 +45,10 @@ class SlotTable:
         return 1 + max((slot.number for slot in self._given.values()), default=0)
 
     def give(self, sid: int, wanted: int) -> Slot | None:
-        """A slot for a switch, every 2**``wanted`` frames or less often; None if there is none left."""
+        """A slot for a switch, every 2**``wanted`` frames or less often, its old one if it has one; None if there is
+        none left."""
+        if sid in self._given:
+            return self._given[sid]
         for frequency in range(wanted, FREQUENCY_MAX + 1):
             for number in range(1, self._slots_max):
                 for seq in range(1 << frequency):

@@ -6,10 +6,12 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from prime_plc import modem_host, role
 from prime_plc.base_node import BaseNode
 from prime_plc.modem_host import (
+    FollowBeacons,
     FrameReceived,
     ModemHost,
     ModemLost,
@@ -47,6 +49,10 @@ class StackSettings:
     trace: bool = False
 
 
+_FROM_PORT: Final = (BytesReceived, MessageReceived)
+_FROM_MODEM: Final = (FrameReceived, TransmitConfirmed, ModemReady, ModemLost)
+
+
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
 
@@ -65,7 +71,7 @@ class Stack:
         return min(node, modem)
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if isinstance(item, BytesReceived | MessageReceived):  # most of all inputs
+        if isinstance(item, _FROM_PORT):  # most of all inputs
             return self._join(self._modem.handle(item, now), now)
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:
@@ -98,7 +104,7 @@ class Stack:
         return read_attribute(self._node, number)
 
     def _join(self, begun: Sequence[modem_host.Output | role.Output], now: float) -> list[Output]:
-        if len(begun) == 1 and isinstance(begun[0], FrameReceived) and not self._settings.trace:
+        if len(begun) == 1 and type(begun[0]) is FrameReceived and not self._settings.trace:
             begun = self._node.handle(begun[0], now)  # most frames are nothing of ours
         outputs: list[Output] = []
         if not begun:
@@ -109,7 +115,9 @@ class Stack:
             if isinstance(output, TransmitFrame):
                 self._in_flight[output.buffer] = output
                 todo.extend(self._modem.handle(output, now))
-            elif isinstance(output, FrameReceived | TransmitConfirmed | ModemReady | ModemLost):
+            elif isinstance(output, FollowBeacons):
+                self._modem.handle(output, now)
+            elif isinstance(output, _FROM_MODEM):
                 if self._settings.trace:
                     outputs += self._seen(output, now)
                 self._account(output)

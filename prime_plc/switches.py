@@ -79,12 +79,42 @@ class Switches:
             return []
         return self._taken(node, node.lsid, now) if pro.nsid == node.lsid is not None else []
 
-    def slot_taken(self, node: Node) -> list[MacOutput]:
-        """The node has acknowledged its beacon slot."""
+    def slot_taken(self, node: Node, now: float) -> list[MacOutput]:
+        """The node has acknowledged its beacon slot. If it is an old switch on a new way, whoever is on that way has to
+        learn what is below it."""
         if node.lsid is None or node.pending.pop(ControlType.BSI, None) is None:
             return []
         node.switching = True
+        for below in self._registry.switches_below(node):
+            if below.switching and below.lsid is not None:
+                self._promise(below, below.lsid, now)
         return [Happened("switch", f"{format_eui48(node.eui48)} beacons as {node.lsid}, hop {node.hops}")]
+
+    # ---- switches that come back -------------------------------------------------------------------------------------
+
+    def move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
+        """A switch registers elsewhere: it keeps its number, its slot and everybody below (our choice). The old way is
+        told that it leads there no more; the new one learns by the promotions that `resume` says again."""
+        if self._registry.switch(node.sid) is not None:
+            for switch in [node, *self._registry.switches_below(node)]:
+                gone = Pro(True, 0, node.time, switch.lsid or 0)
+                self._downlink.control(node, ControlType.PRO, gone.encode(), now)
+        self.suspend(node)
+        return self._tree.move(node, sid, now)
+
+    def suspend(self, node: Node) -> None:
+        """A switch registers again: what it knew may be gone, what is below it need not be."""
+        node.switching = False
+        node.pending.pop(ControlType.PRO, None)
+        node.pending.pop(ControlType.BSI, None)
+
+    def resume(self, node: Node, now: float) -> None:
+        """It is back: promote it with its old number."""
+        if node.lsid is not None and not node.switching and not node.pending:
+            self._promise(node, node.lsid, now)
+
+    def _promise(self, node: Node, lsid: int, now: float) -> None:
+        self._downlink.expect(node, ControlType.PRO, Pro(False, 0, node.time, lsid).encode(), now)
 
     def _taken(self, node: Node, lsid: int, now: float) -> list[MacOutput]:
         """The node has acknowledged its number: give it a slot."""
@@ -135,6 +165,11 @@ class Switches:
             return [Happened("promotion refused", f"{format_eui48(node.eui48)}: no switch number left")]
         self._downlink.expect(node, ControlType.PRO, Pro(False, 0, node.time, sid).encode(), now)
         return [Happened("promoting", f"{format_eui48(node.eui48)} as switch {sid}")]
+
+    def disown(self, node: Node, lsid: int, now: float) -> None:
+        """The node says that it is a switch of a number that is not its own: whoever registers there is lost."""
+        if ControlType.PRO not in node.pending:
+            self._downlink.expect(node, ControlType.PRO, Pro(True, 0, node.time, lsid).encode(), now)
 
     def demote(self, node: Node, why: str, now: float) -> list[MacOutput]:
         """Make a switch a terminal again."""

@@ -6,12 +6,13 @@ from below, down what comes with its parent's level for somebody below, and what
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from prime_plc.channel import Keep
 from prime_plc.control import Bsi, ControlType, Mul, Pro
 from prime_plc.custody import acknowledges
-from prime_plc.links import COST_MAX, HOP_COST, PARENT, quality_index
+from prime_plc.links import COST_MAX, PARENT, quality_index
 from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet
@@ -22,6 +23,10 @@ from prime_plc.transmitter import Transmitter
 from shared.errors import DecodeError
 
 SNR_UNKNOWN_DB: Final = 6.0
+QUALITY_LOST: Final = 0
+"""Quality in the beacons of a switch that has lost its own place, and of all below it (our choice: a link that is used
+has more)."""
+
 ACKNOWLEDGEMENTS_MAX: Final = 256
 """Connections below whose last acknowledgement is remembered."""
 
@@ -32,6 +37,9 @@ class Switching:
     Attributes:
         lsid: own switch number; known from the promotion on, before the slot is.
         level: of our own beacons, one more than the parent's.
+        again: whether the last PDU brought something that had been passed on before.
+        suspended_until_s: while we have lost our own place we go on beaconing, with quality 0, until then [s]: whoever
+            hangs on us waits, and nobody new comes; None otherwise.
     """
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
@@ -40,12 +48,20 @@ class Switching:
         self._slot: Bsi | None = None
         self._beacon_s = 0.0
         self._seq = 0
+        self._latest: Beacon | None = None
+        self.suspended_until_s: float | None = None
         self.lsid: int | None = None
         self.level = 0
         self.table = SwitchTable(settings.switch_entry_s)
         self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
+        self.again = False
         self.answered = 0
         self.beacons = 0
+
+    @property
+    def sna(self) -> bytes:
+        """Subnetwork of our beacons, empty before the first."""
+        return b"" if self._latest is None else self._latest.sna
 
     @property
     def slot(self) -> Bsi | None:
@@ -59,12 +75,23 @@ class Switching:
 
     def begin(self, slot: Bsi, level: int, now: float) -> None:
         """The base has given us a slot."""
+        self.suspended_until_s = None
         self._slot = slot
         self.level = level
         self.plan(now)
 
+    def suspend(self, now: float) -> None:
+        """Our own switch is lost: keep what is below us together for a while."""
+        self._acknowledgements.clear()
+        if self._slot is None or self._latest is None:
+            self.end()
+        elif self.suspended_until_s is None:
+            self.suspended_until_s = now + self._settings.switch_hold_s
+
     def end(self) -> None:
         """No switch any more."""
+        self.suspended_until_s = None
+        self._latest = None
         self._slot = None
         self.lsid = None
         self.table.clear()
@@ -78,35 +105,50 @@ class Switching:
                 after_s, self._slot.slot, self._slot.seq, self._slot.frequency
             )
 
-    def beacon(self, parent: Beacon, now: float) -> TransmitFrame:
-        """Our beacon, and plan the next one."""
+    def beacon(self, parent: Beacon | None, now: float) -> TransmitFrame | None:
+        """Our beacon, and plan the next one; None if there is nothing to say."""
         assert self._slot is not None
-        assert self.lsid is not None
-        link = self._transmitter.links.get(PARENT)
-        snr_db = SNR_UNKNOWN_DB if link is None else link.snr_db
-        hop = HOP_COST[self._transmitter.links.scheme(PARENT)]
-        clock = self._transmitter.clock
-        beacon = Beacon(
-            quality=min(parent.quality, quality_index(snr_db)),
-            sid=self.lsid,
-            count=max(clock.count, self._slot.slot + 1),
-            position=self._slot.slot,
-            cfp=clock.cfp,
-            level=self.level,
-            seq=self._seq,
-            frequency=self._slot.frequency,
-            sna=parent.sna,
-            up_cost=min(COST_MAX, parent.up_cost + hop),
-            down_cost=min(COST_MAX, parent.down_cost + hop),
-        )
+        if self.suspended_until_s is not None and self._latest is not None:
+            beacon = replace(self._latest, quality=QUALITY_LOST, seq=self._seq, count=self._count)
+        elif parent is not None:
+            beacon = self._latest = self._from(parent, self._slot)
+        else:
+            self.plan(now + FRAME_S)
+            return None
         start_s = self._beacon_s
-        self._beacon_s, self._seq = clock.next_slot(
+        self._beacon_s, self._seq = self._transmitter.clock.next_slot(
             start_s + FRAME_S / 2, self._slot.slot, self._slot.seq, self._slot.frequency
         )
         if self._beacon_s - self._settings.beacon_lead_s <= now:
             self.plan(now)
         self.beacons += 1
         return TransmitFrame(beacon.encode(), Scheme.DBPSK_C, start_s, BUFFER_BEACON, exclusive=True)
+
+    @property
+    def _count(self) -> int:
+        """Beacon slots of a frame; ours is one of them, whatever we have missed."""
+        assert self._slot is not None
+        return max(self._transmitter.clock.count, self._slot.slot + 1)
+
+    def _from(self, parent: Beacon, slot: Bsi) -> Beacon:
+        """Our beacon by that of the switch above."""
+        assert self.lsid is not None
+        link = self._transmitter.links.get(PARENT)
+        snr_db = SNR_UNKNOWN_DB if link is None else link.snr_db
+        hop = self._transmitter.links.hop_cost(PARENT)
+        return Beacon(
+            quality=min(parent.quality, quality_index(snr_db)),
+            sid=self.lsid,
+            count=self._count,
+            position=slot.slot,
+            cfp=self._transmitter.clock.cfp,
+            level=self.level,
+            seq=self._seq,
+            frequency=slot.frequency,
+            sna=parent.sna,
+            up_cost=min(COST_MAX, parent.up_cost + hop),
+            down_cost=min(COST_MAX, parent.down_cost + hop),
+        )
 
     # ---- relaying ----------------------------------------------------------------------------------------------------
 
@@ -129,10 +171,11 @@ class Switching:
             self._learn(packet, now, downlink=False)
             if not self._answer_again(packet, now):
                 onward.append(packet)
+        self.again = False
         if onward:
             level = self.level - 1
             keep = Keep.LAST if level == 0 else Keep.ONWARD
-            self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
+            self.again = self._transmitter.relay(onward, PARENT, now, downlink=False, level=level, keep=keep)
         return own
 
     def _answer_again(self, packet: Packet, now: float) -> bool:
@@ -160,6 +203,7 @@ class Switching:
 
     def down(self, pdu: GenericPdu, now: float) -> None:
         """Pass on what comes from above for somebody below."""
+        self.again = False
         if self.lsid is None:
             return
         routes: dict[tuple[int | None, Keep], list[Packet]] = {}
@@ -174,7 +218,8 @@ class Switching:
                         del self._acknowledgements[next(iter(self._acknowledgements))]
                 self._learn(packet, now, downlink=True)
         for (neighbour, keep), packets in routes.items():
-            self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
+            again = self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
+            self.again |= again and neighbour is not None
 
     def _route(self, packet: Packet) -> tuple[int | None, Keep] | None:
         """Next hop of a downlink packet; None if it does not go through us."""

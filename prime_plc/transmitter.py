@@ -60,24 +60,28 @@ class Transmitter:
 
     def relay(
         self, packets: Iterable[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
-    ) -> None:
-        """Pass packets on, once; ``neighbour`` None sends them to everybody."""
+    ) -> bool:
+        """Pass packets on, once; ``neighbour`` None sends them to everybody. Whether some had been passed on before."""
         fresh = []
+        again = False
         for packet in packets:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):
                 fresh.append(packet)
                 self._recent[body] = now + self._settings.hop_memory_s
+            else:
+                again = True
         if len(self._recent) > RECENT_MAX:
             self._recent = {body: until for body, until in self._recent.items() if until > now}
         if not fresh:
-            return
+            return again
         self.relayed += len(fresh)
         if any(packet.nad for packet in fresh):
             for packet in fresh:
                 self.send([packet], neighbour, now, downlink=downlink, level=level, keep=keep)
         else:
             self.send(fresh, neighbour, now, downlink=downlink, level=level, keep=keep)
+        return again
 
     def call(self, pdu: bytes, now: float) -> None:
         """Queue a finished PDU (a call for a switch)."""
@@ -91,6 +95,11 @@ class Transmitter:
     def overheard_damaged(self, data: bytes, now: float) -> None:
         """The same, damaged."""
         for neighbour in self.custody.overheard_damaged(data, now):
+            self.links.delivered(neighbour)
+
+    def taken(self, neighbour: int, now: float) -> None:
+        """A neighbour says that it has passed on already what we have just repeated."""
+        if self.custody.taken(neighbour, now):
             self.links.delivered(neighbour)
 
     def answered(self, pdu: GenericPdu, now: float) -> None:

@@ -42,6 +42,16 @@ class Tree:
             self._transmitter.links.forget(node.lnid)
         self._registry.add(node)
 
+    def move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
+        """A switch has found another one to hang on: only its own connection is lost."""
+        outputs = self._links.close(node, "registers elsewhere")
+        if node.sid == SID_BASE:
+            self._transmitter.custody.forget(node.lnid)
+        self._registry.move(node, sid, now)
+        if sid == SID_BASE:
+            self._transmitter.links.forget(node.lnid)
+        return [*outputs, Happened("switch moved", f"{format_eui48(node.eui48)} with what is below it, to {sid}")]
+
     def remove(self, node: Node, reason: str, now: float) -> list[MacOutput]:
         """Forget a node, and everybody who is registered through it."""
         outputs = self._links.close(node, reason)

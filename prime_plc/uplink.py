@@ -56,11 +56,8 @@ class Uplink:
         connection = llc.connection
         outputs: list[MacOutput] = []
         while self._transmitter.room and connection is not None:
-            before = connection.timeouts
             payloads, more = llc.packets(now, self._settings.data_ahead)
             outputs += more
-            if connection.timeouts > before and self.level == 0:
-                self._transmitter.links.lost(PARENT)
             for payload in payloads:
                 self.sent["data"] += 1
                 nad = not self._settings.uplink_aggregation
@@ -71,5 +68,5 @@ class Uplink:
 
     def _send(self, packet: Packet, now: float, keep: Keep | None) -> None:
         if keep is None:
-            keep = Keep.NO if self.level == 0 else Keep.ONWARD
+            keep = Keep.LAST if self.level == 0 else Keep.ONWARD
         self._transmitter.send([packet], PARENT, now, downlink=False, level=self.level, keep=keep)

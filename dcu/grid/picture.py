@@ -55,22 +55,31 @@ class Plan:
     root: str
     row: float
     is_map: bool
+    ohms: dict[str, float] = field(default_factory=dict)
+    """Positive-sequence impedance of the branches from the source to each bus."""
 
 
-def feeder_plan(network: Network) -> Plan:
-    """The drawing's geometry, for other pictures of the same feeder."""
+def feeder_plan(network: Network, *, as_tree: bool = False) -> Plan:
+    """The drawing's geometry, for other pictures of the same feeder; ``as_tree`` also where there is a map."""
     customers: dict[str, list[ConnectionPoint]] = {}
     for point in network.connection_points:
         customers.setdefault(point.bus, []).append(point)
     spots = _spots(network)
-    found = _map(network, spots)
+    found = None if as_tree else _map(network, spots)
     places = found or _tree(spots, customers, network.source.bus)
     leading: set[str] = set()
     for bus in reversed(spots):  # children stand behind their parents
         if bus in customers or any(child in leading for child in spots[bus].children):
             leading.add(bus)
     edges = tuple((s.parent, bus, s.wires) for bus, s in spots.items() if s.parent is not None and bus in leading)
-    return Plan(places, edges, network.source.bus, 7.0 if found else float(ROW), found is not None)
+    return Plan(
+        places,
+        edges,
+        network.source.bus,
+        7.0 if found else float(ROW),
+        found is not None,
+        {bus: s.distance_ohm for bus, s in spots.items()},
+    )
 
 
 def feeder_svg(network: Network) -> str:

@@ -16,6 +16,11 @@ from shared.messages import Acknowledgement, DecisionId, NominalLimit, Report, R
 REPEAT_S: Final = 2.0
 """[s] A nominal limit or a revoke the meter has not taken is sent again at most this often."""
 
+AGAIN: Final = 2
+"""Times a nominal limit that has changed is told once more."""
+RESOLUTION_W: Final = 0.1
+"""[W] Of a limit on the power line."""
+
 ACKNOWLEDGE_S: Final = 15.0
 """[s] A report is acknowledged within this; several share one frame, as air time is dear."""
 
@@ -40,6 +45,7 @@ class Correspondence:
         self._greeted_s: dict[MeterId, float] = {}
         self._due: dict[MeterId, _Due] = {}
         self._revoked: dict[MeterId, tuple[Revoke, float]] = {}
+        self._again: dict[MeterId, int] = {}
 
     @property
     def wake_at(self) -> float | None:
@@ -57,6 +63,24 @@ class Correspondence:
             return []
         self._greeted_s[meter.id] = now
         return [SendDown(meter.id, NominalLimit(DecisionId(self._epoch, 0), meter.nominal_limit_w))]
+
+    def renamed(self, meter: MeterEntry, now: float) -> list[SendDown]:
+        """Its nominal limit is another one now."""
+        self._again[meter.id] = AGAIN
+        self._greeted_s.pop(meter.id, None)
+        return self.greet(meter, now)
+
+    def remind(self, meter: MeterEntry, report: Report, now: float) -> list[SendDown]:
+        """The nominal limit once more: of a meter whose report shows that it has not taken it (a limit above it without
+        a grant), and `AGAIN` times in any case, because a limit that went up shows nowhere."""
+        above = report.lease_left_s <= 0 and report.limit_w > meter.nominal_limit_w + RESOLUTION_W
+        left = self._again.get(meter.id, 0)
+        if not above and not left:
+            return []
+        sent = self.greet(meter, now)
+        if sent and left:
+            self._again[meter.id] = left - 1
+        return sent
 
     def reported(self, meter: MeterId, seq: int, acceptance: Acceptance, now: float) -> list[SendDown]:
         """Gather live reports in a row into one acknowledgement; whatever else comes is acknowledged at once."""

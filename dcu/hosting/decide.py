@@ -217,6 +217,10 @@ class Rule(Protocol):
     def answer(self, view: View, question: Question) -> Answer:
         """Decide; remembers nothing."""
 
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        """Share by another policy, or keep to another band [% of nominal], from now on; its facts change with it. What
+        it does not know (a policy where nothing is shared) is left alone."""
+
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         """Whether the export of a meter pushes a point that is outside the band further out."""
 
@@ -266,7 +270,7 @@ class Verdicts:
 
     def refuse(self, wish: Wish, binding: Binding) -> None:
         """No to a question, no renewal to a grant; one that only lasts is left to its lease."""
-        if wish.standing in {Standing.ASKS, Standing.DUE}:
+        if wish.standing is Standing.ASKS or wish.standing is Standing.DUE:
             self.add(wish, Act.DENY if wish.standing is Standing.ASKS else Act.WITHHOLD, None, binding)
 
     def accept(self, wish: Wish, limit_w: float, binding: Binding | None = None) -> bool:

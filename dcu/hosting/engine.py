@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dcu.hosting.airtime import Pace
@@ -33,6 +34,7 @@ from dcu.hosting.exchange import (
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
 from dcu.hosting.journal import Inputs, Journal
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
+from dcu.hosting.orders import AllRevoked, AnotherRule, BandWidth, NominalLimits, Nothing, Ordered, Sharing
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.questions import Pending, Questions
 from dcu.hosting.raises import Raises
@@ -107,6 +109,7 @@ class HostingEngine:
         self._reports = Pace(now)
         self._quarantined = True
         self._storage_failed = False
+        self._held_until_s = -math.inf
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,10 @@ class HostingEngine:
         """Whether nothing may be granted yet."""
         return self._quarantined
 
+    def held(self, now: float) -> bool:
+        """Whether the utility has ordered that nobody gets anything."""
+        return now < self._held_until_s
+
     @property
     def wake_at(self) -> float | None:
         deadlines = [self.book.wake_at, self._window_at, self._correspondence.wake_at, self._questions.wake_at]
@@ -214,6 +221,8 @@ class HostingEngine:
                 self._renewable.clear()
                 self._raises.clear()
                 return [Event("storage failed", {"reason": item.reason})]
+            case Ordered():
+                return self._order(item, now)
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
@@ -266,6 +275,7 @@ class HostingEngine:
         self._watch(meter, now)
         if self._rule.foresees:
             outputs += self._revoke_if_persistent(now)
+        outputs += self._correspondence.remind(state.entry, report, now)
         outputs += self._follow_up(meter, report, now)
         return outputs
 
@@ -313,6 +323,8 @@ class HostingEngine:
                 return [SendDown(meter, told)]
             case Reason() as objection:
                 return self._deny(meter, request, Binding(objection, meter), {})
+            case None if self.held(now) and meter in self._questions.pending:
+                return self._deny(meter, self._questions.answered(meter), Binding(Reason.OPERATOR, meter), {})
             case None:
                 return []
 
@@ -437,6 +449,44 @@ class HostingEngine:
             SendDown(meter, message),
             Event("denied", {"meter": meter, **binding.as_entry(), "decision": str(decision)}),
         ]
+
+    # ---- orders of the utility ---------------------------------------------------------------------------------------
+
+    def _order(self, item: Ordered, now: float) -> list[Output]:
+        """Record an order, then carry it out."""
+        outputs: list[Output] = [self._journal.note(item.kind, dict(item.about))]
+        match item.change:
+            case NominalLimits(limits_w):
+                for meter, limit_w in limits_w.items():
+                    entry = self.table.set_nominal(meter, limit_w)
+                    outputs += self._correspondence.renamed(entry, now) if self.table[meter].linked else []
+            case Sharing(policy):
+                self._rule.adjust(policy=policy)
+            case BandWidth(band_pct):
+                self._settings = replace(self._settings, band_pct=band_pct)
+                self._rule.adjust(band_pct=band_pct)
+                self._violations.band = self._settings.revocation_band(self._rule.foresees)
+            case AnotherRule(rule):
+                self._rule = rule
+                self._rule.begin()
+                self._violations.band = self._settings.revocation_band(rule.foresees)
+            case AllRevoked(hold_s):
+                self._held_until_s = max(self._held_until_s, now + hold_s)
+                outputs += self._revoke_all(now)
+            case Nothing():
+                pass
+        return outputs
+
+    def _revoke_all(self, now: float) -> list[Output]:
+        """Nobody keeps anything, and who has asked hears no."""
+        outputs: list[Output] = []
+        for grant in self.book.live:
+            outputs += self._lower(grant.meter, 0.0, Binding(Reason.OPERATOR, grant.meter), {}, now)
+        outputs += self._to_all(outputs)
+        for meter in list(self._questions.pending):
+            request = self._questions.answered(meter)
+            outputs += self._deny(meter, request, Binding(Reason.OPERATOR, meter), {})
+        return outputs
 
     # ---- revocation --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dcu.hosting.orders import Ordered
 from shared.ids import MeterId
 from shared.messages import Downward, Reading, Release, Report, Request, Revoke
 
@@ -58,7 +59,7 @@ class StorageFailed:
     reason: str
 
 
-Input = ReportArrived | RequestArrived | ReleaseArrived | SubstationRead | LinkChanged | StorageFailed
+Input = ReportArrived | RequestArrived | ReleaseArrived | SubstationRead | LinkChanged | StorageFailed | Ordered
 
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------

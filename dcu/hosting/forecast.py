@@ -191,6 +191,16 @@ def forecast(
     return tuple(one for row in found for one in row)
 
 
+def headroom_now_w(outlook: Prospect, claim: Claim, others_w: Mapping[str, tuple[tuple[int, ...], float]]) -> float:
+    """Largest export limit [W] of one claim alone, as things are measured: everybody else draws what it draws, or uses
+    what it holds (``others_w``: ports and export limit [W] of each grant, by customer)."""
+    p = outlook.now.p_w.copy()[None, :]
+    for name, (ports, limit_w) in others_w.items():
+        if name != claim.name:
+            p[:, list(ports)] = np.minimum(p[:, list(ports)], -limit_w / len(ports))
+    return float(_headroom(outlook, (claim,), p, np.zeros(1), {})[0, 0])
+
+
 def _headroom(
     outlook: Prospect, claims: tuple[Claim, ...], p_w: Reals, busbar_rise_v: Reals, granted_w: Mapping[str, float]
 ) -> Reals:

@@ -10,6 +10,7 @@ gives the same knowledge, and the same answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -68,9 +69,7 @@ class Pupil:
         self.begin()
         self._phases = [[k for k, label in enumerate(labels) if label == phase] for phase in PHASES]
         self._settings = settings
-        inside = (settings.band_pct - settings.guard_pct) / 100
-        nominal_v = np.full(len(names), settings.nominal_voltage_v)
-        self._limits = GridLimits(nominal_v * (1 - inside), nominal_v * (1 + inside), np.zeros(0))
+        self.adjust(settings)
         self._fitted = 0
         self._taught_s = -np.inf
 
@@ -90,6 +89,11 @@ class Pupil:
     def begin(self) -> None:
         """Levels of nobody."""
         self._levels = Levels(self.sensitivity, self._allowed)
+
+    def adjust(self, settings: GridSettings) -> None:
+        """Another band; what was learnt stays."""
+        nominal_v = np.full(len(self.names), settings.nominal_voltage_v)
+        self._limits = GridLimits(*settings.limits_v(nominal_v), np.zeros(0))
 
     def look(
         self, measurements: MeasurementSet, now: float
@@ -210,6 +214,11 @@ class Learned:
         situation = view.estimate.situation
         prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
         return answer_window(prospect, view.estimate, question, self._site, view.outside)
+
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        self._settings = settings = self._settings.adjusted(policy, band_pct)
+        self._site = replace(self._site, settings=settings)
+        self.pupil.adjust(settings)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, meter

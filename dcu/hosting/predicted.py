@@ -66,12 +66,12 @@ class Predicted:
         self._site = Site(self._ports, meter_at, settings)
         nominal_v = settings.nominal_v(model)
         self._estimator = Estimator(model, self._ports, nominal_v, settings.accuracy, settings.balancing_bus)
-        inside = (settings.band_pct - settings.guard_pct) / 100
         self._pupil = Pupil(self._ports, model.ports, model.port_labels, settings) if mixed else None
+        self.newest: Estimate | None = None
+        """What the last view rested on, for those who only look."""
         self.learns = mixed
         self._limits = GridLimits(
-            u_low_v=nominal_v * (1 - inside),
-            u_high_v=nominal_v * (1 + inside),
+            *settings.limits_v(nominal_v),
             i_max_a=settings.loading_max * model.rating_a,
             vuf_max=np.inf if settings.vuf_max_pct is None else settings.vuf_max_pct / 100,
         )
@@ -120,7 +120,7 @@ class Predicted:
         return view
 
     def look(self, measurements: MeasurementSet, now: float) -> GridView:
-        estimate = self._estimator.take(measurements, now)
+        estimate = self.newest = self._estimator.take(measurements, now)
         lesson = None if self._pupil is None else self._pupil.lesson(measurements, now)
         return GridView(estimate, outside(measurements.points, self._settings.band), lesson)
 
@@ -151,6 +151,13 @@ class Predicted:
         prospect = self.prospect(view.estimate)
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
         return bool((slopes.sum(axis=1) < 0).any())
+
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        self._settings = settings = self._settings.adjusted(policy, band_pct)
+        self._site = replace(self._site, settings=settings)
+        self.limit_voltages(*settings.limits_v(settings.nominal_v(self._model)))
+        if self._pupil is not None:
+            self._pupil.adjust(settings)
 
     def limit_voltages(self, u_low_v: Reals, u_high_v: Reals) -> None:
         """Other limits than the band's, port by port [V] (n)."""
@@ -196,6 +203,11 @@ class NoModel:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         return Answer(refusals(question, view.estimate.unknown[0]))
+
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        del policy
+        if band_pct is not None:
+            self._band = Band.around((self._band.low_v + self._band.high_v) / 2, band_pct)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, binding, meter

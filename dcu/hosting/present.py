@@ -80,6 +80,11 @@ class PresentVoltages:
                 verdicts.accept(wish, wish.wanted_w)
         return Answer(tuple(verdicts.found))
 
+    def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
+        del policy
+        if band_pct is not None:
+            self._band = Band.around((self._band.low_v + self._band.high_v) / 2, band_pct)
+
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         del view, binding, meter
         return True

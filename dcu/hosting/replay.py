@@ -91,6 +91,8 @@ class _Again:
             self.taught = self.taught and not self.rule.learns
         elif kind == "window":
             self._window(entry, whole=whole)
+        elif kind == "command":
+            self._ordered(entry["order"])
         elif kind in DECISIONS and entry.get("window") is None:
             self.found.alone += 1
         elif kind in DECISIONS:
@@ -102,6 +104,17 @@ class _Again:
         self.reader, self.view = SetReader(), None
         if (entry["rule"], entry["facts"]) != (self.rule.name, self.rule.facts()):
             self._differs(f"start of epoch {entry['epoch']}: another rule or other settings")
+
+    def _ordered(self, order: Mapping[str, Any]) -> None:
+        """What the utility has ordered holds from there on, over starts too; decisions with another model than ours
+        cannot be made again."""
+        match order:
+            case {"kind": "set_policy", "policy": str(policy)}:
+                self.rule.adjust(policy=policy)
+            case {"kind": "set_band", "band_pct": int() | float() as band_pct}:
+                self.rule.adjust(band_pct=float(band_pct))
+            case {"kind": "load_model"}:
+                self.taught, self.reader, self.view = False, None, None
 
     def _look(self, entry: Mapping[str, Any], *, whole: bool) -> None:
         """See the sets of an entry, and compare what they look like with the view that it keeps."""

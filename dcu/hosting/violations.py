@@ -14,7 +14,7 @@ class Violations:
 
     def __init__(self, band: Band, persistence_s: float) -> None:
         """Voltages beyond ``band`` that last for ``persistence_s`` [s] count."""
-        self._band, self._persistence_s = band, persistence_s
+        self.band, self._persistence_s = band, persistence_s
         self._since_s: dict[MeterId, float] = {}
 
     @property
@@ -24,7 +24,7 @@ class Violations:
 
     def note(self, point: Point, now: float) -> None:
         """What a point is measured to be."""
-        if outside((point,), self._band):
+        if outside((point,), self.band):
             self._since_s.setdefault(point.name, now)
         else:
             self._since_s.pop(point.name, None)

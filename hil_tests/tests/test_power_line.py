@@ -377,3 +377,19 @@ def test_a_station_may_leave_and_come_back_under_its_name() -> None:
     bench.line.attach(Ear("b"))
     assert bench.times("a", 1)[0].delivered == ["b"]
     assert bench.line.snr_db("a", "b") == pytest.approx(100 - 33 - 40)
+
+
+def test_calls_of_one_instant_come_in_the_order_they_were_asked_for() -> None:
+    """Many share a place in the heap, others of the same instant come between, one is cancelled, one asks for another,
+    and a run that ends in the middle goes on where it stopped."""
+    heap, seen = EventHeap(), list[str]()
+    for name in "ab":
+        heap.call_at(1.0, seen.append, name)
+    heap.call_at(2.0, seen.append, "z")
+    gone = [heap.call_at(1.0, seen.append, name) for name in "cde"][1]
+    gone.cancel()
+    heap.call_at(1.0, lambda: heap.call_at(1.0, seen.append, "last"))
+    heap.run_until(5.0, lambda: seen[-1:] == ["c"])
+    assert (seen, heap.time()) == (["a", "b", "c"], 1.0)
+    heap.run_until(5.0)
+    assert seen == ["a", "b", "c", "e", "last", "z"]

@@ -7,8 +7,9 @@ daemons live in virtual time. `EventHeap` is one without tasks, for streets of h
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 class Handle(Protocol):
@@ -26,12 +27,16 @@ class Scheduler(Protocol):
 
 
 class _Event(list[Any]):
-    """One call in the heap: when, which, what, with what. A list, because those compare and are made in C."""
+    """One call in the heap: when, which, what, with what, and calls of the same instant that were asked for right
+    after it. A list, because those compare and are made in C."""
 
     __slots__ = ()
 
     def cancel(self) -> None:
         self[2] = None
+
+
+_NOTHING: Final = _Event((-math.inf, 0, None, (), []))
 
 
 class EventHeap:
@@ -41,6 +46,7 @@ class EventHeap:
         self._now = 0.0
         self._count = 0
         self._heap: list[_Event] = []
+        self._latest = _NOTHING
 
     def time(self) -> float:
         """Now [s]."""
@@ -48,8 +54,13 @@ class EventHeap:
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Event:
         """Call at a time [s]; a time that is past means next."""
+        latest = self._latest
+        if when == latest[0]:  # a frame ends at thirty stations at once
+            event = _Event((when, 0, callback, args))
+            latest[4].append(event)
+            return event
         self._count += 1
-        event = _Event((when, self._count, callback, args))
+        self._latest = event = _Event((when, self._count, callback, args, []))
         heapq.heappush(self._heap, event)
         return event
 
@@ -61,12 +72,27 @@ class EventHeap:
         """Everything up to a time [s], or until ``done`` says so after some call; then it is that time."""
         heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until:
-            when, _, callback, args = pop(heap)
-            if callback is None:
-                continue
+            event = pop(heap)
+            when, _, callback, args, same = event
+            if event is self._latest:
+                self._latest = _NOTHING
             if when > self._now:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every event
                 self._now = when
-            callback(*args)
-            if done is not None and done():
-                return
+            if callback is not None:
+                callback(*args)
+                if done is not None and done():
+                    self._put_back(when, same)
+                    return
+            for number, (_, _, callback, args) in enumerate(same, 1):
+                if callback is not None:
+                    callback(*args)
+                    if done is not None and done():
+                        self._put_back(when, same[number:])
+                        return
         self._now = max(self._now, until)
+
+    def _put_back(self, when: float, calls: list[_Event]) -> None:
+        """Calls of an instant that was left in its middle come before whatever else is asked for at it."""
+        if calls:
+            first = _Event((when, -1, None, (), calls))
+            heapq.heappush(self._heap, first)

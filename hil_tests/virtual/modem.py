@@ -110,6 +110,7 @@ class VirtualModem:
         self._name = name
         self._draw = draw
         self._framing = framing
+        self._strips = framing is Framing.STOCK
         self._decoder = UsiDecoder()
         self._memory = _initial_memory()
         self._quality = False
@@ -168,16 +169,17 @@ class VirtualModem:
             self._command(message)
 
     def _answer(self, message: ModemMessage) -> None:
-        self._answer_in(message, len(message.encode()), 0.0)
+        self._answer_from(message, len(message.encode()), self._loop.time())
 
-    def _answer_in(self, message: ModemMessage, length: int, after_s: float) -> None:
+    def _answer_from(self, message: ModemMessage, length: int, start_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        start_s = max(self._loop.time() + after_s, self._out_free_at)
-        self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
+        if start_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
+            start_s = self._out_free_at
+        at_s = self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
         if self.on_message is not None:
-            self._loop.call_at(self._out_free_at, self.on_message, message)
+            self._loop.call_at(at_s, self.on_message, message)
         else:
-            self._loop.call_at(self._out_free_at, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
+            self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
 
     def _write(self, data: bytes) -> None:
         self.on_bytes(data)
@@ -309,16 +311,17 @@ class VirtualModem:
         header_type = pdu[0] >> 4 & 3
         if header_type == 3:
             return
+        now = self._loop.time()
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
-        self._stamped_s[buffer] = self._loop.time()
-        data = pdu[3:] if frame.mode is PhyMode.TYPE_A and self._framing is Framing.STOCK else pdu
+        self._stamped_s[buffer] = now
+        data = pdu[3:] if self._strips and frame.mode is PhyMode.TYPE_A else pdu
         if self._quality:
             cinr = 0 if snr_db < 3 else 255 if snr_db > 66.75 else round(4 * snr_db - 12)
             rssi = 0 if level_dbuv < 0 else 255 if level_dbuv > 255 else round(level_dbuv)
             message = Receive(buffer, frame.mode, frame.scheme, header_type, rssi, cinr, 16, 20, 500, 800, data)
         else:
             message = Receive(buffer, frame.mode, frame.scheme, header_type, 0, 0, 0, 0, 0, 0, data)
-        self._answer_in(message, RECEIVE_BYTES + len(data), PROCESSING_S)
+        self._answer_from(message, RECEIVE_BYTES + len(data), now + PROCESSING_S)
 
 
 class MemoryTransport(asyncio.Transport):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prime_plc.modem_host import (
+    FollowBeacons,
     FrameReceived,
     ModemHost,
     ModemLost,
@@ -201,6 +202,20 @@ def test_a_beacon_is_stamped_by_the_modem_and_other_frames_are_not() -> None:
     talk.say(Receive(0, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))
     (late,) = [output for output in talk.pass_time(0.15) if isinstance(output, FrameReceived)]
     assert not late.precise
+
+
+def test_only_the_beacons_that_are_followed_are_stamped() -> None:
+    """A street has a dozen switches in earshot; the questions are kept for the one that sets the frame."""
+    talk = ready()
+    sna, sid = BEACON[6:12], BEACON[1]
+    talk.silent = True
+    talk.put(FollowBeacons(sna, sid ^ 1))
+    (frame,) = talk.say(Receive(1, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))
+    assert isinstance(frame, FrameReceived)
+    assert not frame.precise
+    talk.put(FollowBeacons(sna, sid))
+    talk.say(Receive(2, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))
+    assert talk.asked[-1] == GetParameter(0xFD83 + 8, 4)
 
 
 def test_frames_of_the_next_version_pass_the_driver() -> None:

@@ -1,0 +1,153 @@
+"""What the utility link stands: days without a broker, a broker that is killed, and what an item and a command cost.
+
+`python -m benchmarks.utility [--hours N] [--kills N] [--out DIR]` prints the figures and writes `utility.json`. The
+outage is played in virtual time on a line of 1 Mbit/s and 150 ms; the kills are SIGKILLs of a real mosquitto on
+loopback with mutual TLS (left out where it is not installed), each message with one item.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from dcu.utility.broker import Address
+from dcu.utility.commands import Judge
+from dcu.utility.documents import Class
+from dcu.utility.link import UtilityLink
+from dcu.utility.mqtt import MqttBroker
+from dcu.utility.outbox import Item, Lane, Outbox
+from dcu.utility_real import ThreadedOutbox
+from hil_tests.mosquitto import HOST, Mosquitto, find_mosquitto
+from hil_tests.utility_bench import UTC_S, Commander
+from hil_tests.utility_consumer import Consumer
+from hil_tests.utility_outage import Outage, play
+from shared.clock import LoopClock
+
+DCU = "dcu-1"
+SPACING_S = 0.002
+DRAIN_S = 300.0
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=72.0, help="without a broker")
+    parser.add_argument("--meters", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=20, help="of a real broker")
+    parser.add_argument("--messages", type=int, default=10_000, help="during them")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        figures |= costs(Path(name))
+    with tempfile.TemporaryDirectory() as name:
+        began_s = time.process_time()
+        found = play(Outage(hours=options.hours, meters=options.meters), Path(name))
+        figures["outage"] = found.as_json() | {"process_s": round(time.process_time() - began_s, 1)}
+    if find_mosquitto() is not None and options.kills:
+        with tempfile.TemporaryDirectory() as name:
+            figures["kills"] = asyncio.run(kills(Path(name), options.kills, options.messages))
+    figures["rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "utility.json").write_text(json.dumps(figures, indent=1) + "\n")
+    for key, value in figures.items():
+        print(f"{key:32} {value}")
+
+
+def costs(directory: Path) -> dict[str, Any]:
+    """Of the processor: to judge a command and bytes that are none; to keep and to settle an item."""
+    commander = Commander(DCU)
+    judge = Judge(DCU, (commander.public,))
+    good = commander.command(
+        {"kind": "set_nominal_limits", "limits": {f"meter-{n}": 1000.0 for n in range(100)}}, UTC_S
+    )
+    outbox = Outbox(directory, DCU)
+    items = [Item(Class.DECISION, {"entry": {"kind": "grant"}, "text": "x" * 300}) for _ in range(1000)]
+
+    def through() -> None:
+        outbox.put(items)
+        while (batch := outbox.next(Lane.LIVE, 1 << 16)) is not None:
+            outbox.settle(batch)
+
+    def judged(payload: bytes) -> None:
+        judge.judge(payload, retained=False, last=0, utc_s=UTC_S)
+
+    figures = {
+        "command_of_100_limits_us": 1e6 * _seconds(lambda: judged(good), 200),
+        "nonsense_64_kib_us": 1e6 * _seconds(lambda: judged(b"[" * (1 << 16)), 20),
+        "item_put_and_settled_us": 1e6 * _seconds(through, 5) / 1000,
+    }
+    outbox.close()
+    return {name: round(value, 1) for name, value in figures.items()}
+
+
+def _seconds(work: Any, times: int) -> float:
+    """Of processor time each, the least of five."""
+    found = []
+    for _ in range(5):
+        began_s = time.process_time()
+        for _ in range(times):
+            work()
+        found.append((time.process_time() - began_s) / times)
+    return min(found)
+
+
+async def kills(directory: Path, number: int, messages: int) -> dict[str, Any]:
+    """Decisions, one to a message, while the broker is killed and started again."""
+    broker = Mosquitto(directory / "mosquitto")
+    broker.start()
+    outbox = ThreadedOutbox(Outbox(directory, DCU))
+    outbox.outbox.batch_items_max = 1
+    port = MqttBroker(DCU, Address(HOST, broker.port, tls=True), broker.files(DCU).context())
+    link = UtilityLink(DCU, 1, outbox, port, Judge(DCU, ()), LoopClock(), random.Random(1))
+    consumer = Consumer(HOST, broker.port, broker.files("utility"))
+    works = (link.run_outbox, link.run_sender)
+    tasks = [asyncio.ensure_future(work(lambda: None)) for work in works] + [asyncio.ensure_future(consumer.run())]
+    await consumer.ready.wait()
+    draw, began_s = random.Random(2), time.monotonic()
+    moments = sorted(draw.sample(range(messages // 20, messages), number))
+    for n in range(messages):
+        while moments and link.counters["items sent"] >= moments[0]:  # never while the link is down anyway
+            moments.pop(0)
+            broker.kill()
+            broker.start()
+        link.recorded(n, {"kind": "grant", "seq": n})
+        await asyncio.sleep(SPACING_S)
+    until_s = time.monotonic() + DRAIN_S
+    while outbox.outbox.waiting and time.monotonic() < until_s:
+        while moments and link.counters["items sent"] >= moments[0]:
+            moments.pop(0)
+            broker.kill()
+            broker.start()
+        await asyncio.sleep(SPACING_S)
+    await asyncio.sleep(1.0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    left = sum(outbox.outbox.waiting.values())
+    outbox.close()
+    broker.kill()
+    found = consumer.utility
+    positions = [item["position"] for item in found.of("decision")]
+    return {
+        "killed": number - len(moments),
+        "messages": link.counters["items sent"],
+        "failed": link.counters["messages failed"],
+        "lost": messages - len(set(positions)),
+        "doubled": len(positions) - len(set(positions)),
+        "repeated": found.doubled,
+        "left": left,
+        "sessions": link.counters["connected"],
+        "took_s": round(time.monotonic() - began_s, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What the operator's page costs: the DCU, its own process, and a browser that shows 55 meters once a second.
+
+A street of cores on the European feeder plays in this process in wall-clock time, and its DCU's page socket is served
+from the loop that decides. Three spans: nobody asks; a page without viewers; a page with ten viewers. Then a browser
+(headless Chromium, software rendering) looks at it alone: first paint, and the processor time of all its processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from hil_tests.live_street import Lag, LiveSettings, LiveStreet
+from hil_tests.page import PageProcess, start_page
+
+VIEWERS: Final = 10
+PAINTS: Final = 7
+WARM_S: Final = 5.0
+FLAGS: Final = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+VIEWER: Final = """
+import asyncio, sys
+async def look(port, token):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = ("GET /api/stream HTTP/1.1", "host: 127.0.0.1", f"authorization: Bearer {token}", "", "")
+    writer.write("\\r\\n".join(lines).encode())
+    while await reader.read(65536):
+        pass
+async def main():
+    await asyncio.gather(*(look(int(sys.argv[1]), sys.argv[2]) for _ in range(int(sys.argv[3]))))
+asyncio.run(main())
+"""
+TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each span (default 60)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hr-web-") as directory:
+        found = asyncio.run(measure(Path(directory), options.seconds))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "web.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+
+
+async def measure(directory: Path, span_s: float) -> dict[str, Any]:
+    """All of it."""
+    street = LiveStreet(LiveSettings(), directory, directory / "page.sock")
+    playing = asyncio.create_task(street.run())
+    while not street.lag.late_s:  # noqa: ASYNC110  # it warms up in one go
+        await asyncio.sleep(0.2)
+    found: dict[str, Any] = {"meters": 55, "seconds": span_s, "without_page": await dcu_span(street, span_s)}
+    page = await start_page(directory, street.socket, street.ledger, street.network_file)
+    await asyncio.sleep(WARM_S)
+    web_s = process_s(page.process.pid)
+    found["page_no_viewer"] = await dcu_span(street, span_s)
+    found["page_no_viewer"]["web_cpu_share"] = round((process_s(page.process.pid) - web_s) / span_s, 4)
+    viewers = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", VIEWER, page.address.rstrip("/").rpartition(":")[2], page.token, str(VIEWERS)
+    )
+    await asyncio.sleep(WARM_S)
+    web_s = process_s(page.process.pid)
+    found["page_ten_viewers"] = await dcu_span(street, span_s)
+    found["page_ten_viewers"]["web_cpu_share"] = round((process_s(page.process.pid) - web_s) / span_s, 4)
+    viewers.terminate()
+    await viewers.wait()
+    found["browser"] = await asyncio.to_thread(browse, page, span_s)
+    found["web_rss_mib"], found["web_rss_mib_max"] = resident_mib(page.process.pid)
+    playing.cancel()
+    await page.stop()
+    return found
+
+
+async def dcu_span(street: LiveStreet, span_s: float) -> dict[str, Any]:
+    """What the DCU's process did in a while."""
+    street.lag = Lag()
+    cpu_s = time.process_time()
+    await asyncio.sleep(span_s)
+    return {"p99_ms": street.lag.p99_ms(), "process_cpu_share": round((time.process_time() - cpu_s) / span_s, 4)}
+
+
+def browse(page: PageProcess, span_s: float) -> dict[str, Any]:
+    """First paint of the page itself, and the processor time of all the browser's processes while it is shown."""
+    chromium, driver_file = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver_file:
+        return {"skipped": "no chromium (requirements/system.sh)"}
+    from selenium import webdriver  # noqa: PLC0415
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    with tempfile.TemporaryDirectory(prefix="hr-chromium-", ignore_cleanup_errors=True) as profile:
+        for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1280,1000"):
+            options.add_argument(flag)
+        service = webdriver.ChromeService(driver_file)
+        driver = webdriver.Chrome(options=options, service=service)
+        try:
+            return _browse(driver, service.process.pid, page, span_s)
+        finally:
+            driver.quit()
+
+
+def _browse(driver: Any, root: int, page: PageProcess, span_s: float) -> dict[str, Any]:
+    driver.get(page.link)
+    time.sleep(2.0)
+    paints, shown = [], []
+    for _ in range(PAINTS):
+        driver.get("about:blank")
+        driver.get(page.address)
+        time.sleep(1.5)
+        script = "return performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        paints.append(float(driver.execute_script(script)))
+        script = "return performance.getEntriesByType('resource').map((one) => one.responseEnd)"
+        shown.append(max(float(end) for end in driver.execute_script(script)))
+    found: dict[str, Any] = {
+        "first_paint_ms_median": round(statistics.median(paints)),
+        "first_paint_ms_max": round(max(paints)),
+        "last_resource_ms_median": round(statistics.median(shown)),
+    }
+    for view in ("street", "customers"):
+        driver.get(f"{page.address}#/{view}")
+        time.sleep(WARM_S)
+        before = tree_s(root)
+        time.sleep(span_s)
+        found[f"cpu_share_{view}"] = round((tree_s(root) - before) / span_s, 4)
+    found["console"] = [line["message"] for line in driver.get_log("browser") if line["level"] == "SEVERE"]
+    return found
+
+
+def process_s(pid: int) -> float:
+    """Processor time of a process so far [s]."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def tree_s(root: int) -> float:
+    """The same of a process and all below it that live; those that ended count with their parents."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text(encoding="ascii", errors="replace").rpartition(") ")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    below, found = {root}, 0.0
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    for pid in below - {root}:
+        try:
+            found += process_s(pid)
+        except OSError:
+            continue
+    return found
+
+
+def resident_mib(pid: int) -> tuple[float, float]:
+    """Resident memory of a process now and at most [MiB]."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    kib = {name: int(line.split()[1]) for line in lines for name in ("VmRSS", "VmHWM") if line.startswith(name)}
+    return round(kib["VmRSS"] / 1024, 1), round(kib["VmHWM"] / 1024, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The frame of a study: the same bytes with any number of workers, after a stop, and from its own study.toml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dcu.config import Meter
+from dcu.planning.probabilistic_report import write
+from dcu.planning.run import Read, read_study, run
+from dcu.planning.settings import load_study
+from dcu.planning.study.outcome import toml_lines
+from dcu.planning.study.partial import FOLDER as UNFINISHED
+from dcu.planning.study.partial import Partial
+from dcu.planning.study.workers import Progress, Task, Workers
+from dcu.planning.tests.stand_in import FOLDER, content, study
+from shared.errors import ConfigError
+
+EXTRAS = {"headroom": "A", "rare": {"scenario": "A", "level": 7, "states": 1000}, "losses": "A", "load_models": "A"}
+
+
+def _read() -> Read:
+    return read_study(study(110, "AE", extras=EXTRAS), FOLDER)
+
+
+def _bytes(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study with one worker."""
+    out = tmp_path_factory.mktemp("studies") / "one"
+    read = _read()
+    write(read, run(read, out, 1, Progress(silent=True)), out)
+    return out
+
+
+def test_four_workers_leave_the_bytes_of_one(alone: Path) -> None:
+    """Every file: results, tables, report, limits and study."""
+    read = _read()
+    out = alone.parent / "four"
+    write(read, run(read, out, 4, Progress(silent=True)), out)
+    assert _bytes(out) == _bytes(alone)
+    assert set(_bytes(out)) >= {"result.json", "voltages.parquet", "report.html", "study.toml", "nominal_limits.toml"}
+
+
+class _Stopped(Progress):
+    """Behaves as if the user pressed Ctrl-C after some levels."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(silent=True)
+        self.left = levels
+
+    def add(self, states: int, text: str, share: float | None) -> None:
+        super().add(states, text, share)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_study_goes_on_where_it_was(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped twice at different levels, it ends with the same bytes and has solved no finished level again."""
+    read = _read()
+    out = alone.parent / "stopped"
+    for levels in (4, 8):
+        with pytest.raises(KeyboardInterrupt):
+            run(read, out, 1, _Stopped(levels))
+    kept = len(list((out / UNFINISHED).glob("*.npz")))
+    assert kept >= 4
+    found = run(read, out, 1, Progress(silent=True))
+    whole = run(_read(), None, 0, Progress(silent=True))
+    assert found.effort.levels <= whole.effort.levels - kept
+    write(read, found, out)
+    assert _bytes(out) == _bytes(alone)
+    assert not (out / UNFINISHED).exists()
+
+
+def test_pieces_of_another_study_are_not_taken(tmp_path: Path) -> None:
+    """A changed study begins anew; a damaged piece is done again."""
+    first = Partial(tmp_path, "one")
+    first.put("a", {"x": np.arange(3)})
+    again = Partial(tmp_path, "one").get("a")
+    assert again is not None
+    assert again["x"].tolist() == [0, 1, 2]
+    for file in (tmp_path / UNFINISHED).glob("*.npz"):
+        file.write_bytes(file.read_bytes()[:40])
+    assert Partial(tmp_path, "one").get("a") is None
+    assert Partial(tmp_path, "two").get("a") is None
+
+
+def test_the_written_study_repeats_itself(alone: Path) -> None:
+    """`study.toml` of the output gives the same results from another folder; a changed input is refused."""
+    again = load_study(alone / "study.toml")
+    read = read_study(again, alone)
+    out = alone.parent / "again"
+    write(read, run(read, None, 1, Progress(silent=True)), out)
+    assert _bytes(out) == _bytes(alone)
+    text = (alone / "study.toml").read_text("utf-8")
+    recorded = tomllib.loads(text)["provenance"]["inputs"][0]["sha256"]
+    other = alone.parent / "changed.toml"
+    other.write_text(text.replace(recorded, "0" * 64), "utf-8")
+    with pytest.raises(ConfigError, match="sha256"):
+        read_study(load_study(other), alone)
+
+
+def test_the_report_stands_alone(alone: Path) -> None:
+    """No script, no address to load anything from."""
+    html = (alone / "report.html").read_text("utf-8")
+    assert "<script" not in html
+    assert not any(f'{key}="http' in html for key in ("src", "href"))
+    assert html.count("<svg") >= 5
+
+
+def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
+    """Every table is a meter of the DCU's configuration once it has its address."""
+    tables = tomllib.loads((alone / "nominal_limits.toml").read_text("utf-8"))["meters"]
+    assert len(tables) == 19
+    meters = [Meter.model_validate(t | {"eui48": f"02:00:00:00:00:{k:02x}"}) for k, t in enumerate(tables)]
+    assert any(m.nominal_limit_w < m.contract_limit_w for m in meters)
+
+
+def test_toml_is_read_back_as_it_was_written() -> None:
+    """Nested tables, lists of tables, numbers and quotes."""
+    raw = content() | {"extra": {"text": 'a "quoted" one', "deep": {"list": [1, 2.5], "flag": True}}}
+    assert tomllib.loads("\n".join(toml_lines(raw))) == raw
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["scenarios"][0]["places"].append({"bus": "nowhere", "phase": "L1"}), "a bus of the network"),
+        (lambda r: r["existing"][0].update(customer="user_99"), "measured PV"),
+        (lambda r: r["existing"].pop(1), "reference.customer among existing"),
+        (lambda r: r["existing"].pop(0), "nothing for 'user_4'"),
+        (lambda r: r["scenarios"][0].update(control="damping"), "L1L2L3 for damping"),
+        (lambda r: r["meter_data"].update(timezone="Mars/Olympus"), "a time zone"),
+        (lambda r: r["meter_data"].update(files=["none.parquet"]), r"none\.parquet"),
+        (lambda r: r["network"].update(file="none.json"), r"none\.json"),
+        (lambda r: r["scenarios"][0]["places"][0].update(phase="L4"), "L1"),
+        (lambda r: r["limits"].update(percentile=101.0), "percentile"),
+        (lambda r: r["growth"].update(step_w=float("nan")), "step_w"),
+        (lambda r: r["study"].update(colour="red"), "no such key"),
+        (lambda r: r["scenarios"].append(dict(r["scenarios"][0])), "each scenario once"),
+        (lambda r: r["extras"].update(losses="Z"), "extras that name a scenario"),
+    ],
+)
+def test_a_wrong_study_is_refused_with_its_key(tmp_path: Path, change, says: str) -> None:  # type: ignore[no-untyped-def]
+    """Unknown places, phases, customers, files and keys: one clear fault, before anything is computed."""
+    raw = content()
+    raw["network"]["file"] = str(FOLDER / "network.json")
+    raw["meter_data"]["files"] = [str(FOLDER / "meters.parquet")]
+    change(raw)
+    path = tmp_path / "study.toml"
+    path.write_text("\n".join(toml_lines(raw)), "utf-8")
+    with pytest.raises(ConfigError, match=says):
+        read_study(load_study(path), tmp_path)
+
+
+def test_a_phase_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A bus without L3 hosts nothing on L3."""
+    text = (FOLDER / "network.json").read_text("utf-8").replace("\n", " ")
+    raw = content()
+    network = json.loads(text)
+    network["buses"][19]["conductors"] = ["L1", "N"]
+    for branch in network["branches"]:
+        if branch["to_bus"] == "19":
+            keep = (0, 3)
+            for key in ("from_conductors", "to_conductors", "rating_a"):
+                branch[key] = [branch[key][k] for k in keep]
+            for key in ("r_ohm", "x_ohm"):
+                branch[key] = [[branch[key][a][b] for b in keep] for a in keep]
+    (tmp_path / "network.json").write_text(json.dumps(network), "utf-8")
+    raw["network"]["file"] = "network.json"
+    raw["meter_data"]["files"] = [str(FOLDER / "meters.parquet")]
+    (tmp_path / "study.toml").write_text("\n".join(toml_lines(raw)), "utf-8")
+    with pytest.raises(ConfigError, match="L2 at bus 19"):
+        read_study(load_study(tmp_path / "study.toml"), tmp_path)
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    """An error in a worker reaches the caller as it was."""
+    workers = Workers(0, lambda _: None, None)
+    with pytest.raises(ZeroDivisionError):
+        workers.submit(Task("x", lambda _: 1 // 0, ()))
+
+
+def test_sequential_stopping_changes_no_verdict(alone: Path) -> None:
+    """Levels far from their limit end early; the capacity is the one of the fixed number of states."""
+    fixed = run(read_study(study(500, "A"), FOLDER), None, 0, Progress(silent=True))
+    early_study = study(500, "A", sampling={"days": 500, "stop": "sequential"})
+    early = run(read_study(early_study, FOLDER), None, 0, Progress(silent=True))
+    assert early.capacities["A"][0].last_feasible == fixed.capacities["A"][0].last_feasible
+    states = [level.tally.states for level in early.logs["A"]]
+    assert states[3] == 100 * 96
+    assert sum(states) < 0.6 * sum(level.tally.states for level in fixed.logs["A"])
+
+
+def test_a_feeder_without_ratings_is_judged_by_voltage_alone(tmp_path: Path) -> None:
+    """Nothing is known of its conductors: both capacities are the same, and the report does without currents."""
+    network = json.loads((FOLDER / "network.json").read_text("utf-8"))
+    for branch in network["branches"]:
+        del branch["rating_a"]
+    (tmp_path / "network.json").write_text(json.dumps(network), "utf-8")
+    raw = content()
+    raw["network"]["file"] = "network.json"
+    raw["meter_data"]["files"] = [str(FOLDER / "meters.parquet")]
+    raw["sampling"]["days"] = 3
+    raw["scenarios"] = raw["scenarios"][:1]
+    raw["extras"] = {"headroom": "A"}
+    del raw["study"]["check_table"]
+    (tmp_path / "study.toml").write_text("\n".join(toml_lines(raw)), "utf-8")
+    read = read_study(load_study(tmp_path / "study.toml"), tmp_path)
+    found = run(read, None, 0, Progress(silent=True))
+    by = {c.group: c for c in found.capacities["A"]}
+    assert by["voltage"].last_feasible == by["current"].last_feasible
+    assert not next(iter(read.world.observers.values())).wires
+    write(read, found, tmp_path / "out")
+    assert "scenario A" in (tmp_path / "out" / "report.html").read_text("utf-8")

@@ -1,0 +1,246 @@
+"""The utility in a DCU's configuration and at its start: what was ordered holds, and only within the configuration."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcu.cli import main
+from dcu.config import DcuConfig
+from dcu.ledger.layout import current
+from dcu.ledger.store import Ledger, read
+from dcu.store.database import Database
+from dcu.store.schema import TELEMETRY
+from dcu.tests.test_config import EXAMPLE
+from dcu.utility.certificates import issue, new_authority
+from dcu.utility.documents import Class
+from dcu.utility.outbox import Cursor, Lane, Outbox
+from dcu.utility_real import (
+    RECOVER_MAX,
+    catch_up,
+    entries_of,
+    finished_weeks,
+    open_outbox,
+    recall,
+    rule_of,
+    settings_of,
+)
+from dcu.utility_side import ordered_config
+from shared.config import check_config
+from shared.errors import ConfigError
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def content(**utility: Any) -> dict[str, Any]:
+    found = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+    found["utility"] = {"url": "mqtt://127.0.0.1:1883", "command_keys": [KEY], **utility}
+    return found
+
+
+def config(tmp_path: Path, **utility: Any) -> DcuConfig:
+    found = content(**utility)
+    found["dcu"]["state_directory"] = str(tmp_path)
+    return check_config("dcu.toml", found, DcuConfig)
+
+
+TLS = {"ca_file": "ca.crt", "certificate_file": "me.crt", "key_file": "me.key"}
+
+
+@pytest.mark.parametrize(
+    ("utility", "words"),
+    [
+        ({"url": "http://broker"}, ["utility.url", "mqtts://"]),
+        ({"url": "mqtt://broker.example:1883"}, ["utility.url", "mqtts://"]),
+        ({"url": "mqtt://127.0.0.1"}, ["utility.url"]),
+        ({"url": "mqtts://broker.example:99999"}, ["utility.url"]),
+        ({"url": "mqtts://user@broker.example"}, ["utility.url"]),
+        ({"url": "mqtts://broker.example"}, ["utility", "ca_file"]),
+        ({"url": "mqtts://broker.example", "ca_file": "ca.crt"}, ["utility", "seen 1"]),
+        (TLS, ["utility", "none for mqtt"]),
+        ({"command_keys": ["no key"]}, ["utility.command_keys.0", "Ed25519"]),
+        ({"command_keys": [KEY] * 5}, ["utility.command_keys"]),
+        ({"report_interval_s": 0.1}, ["utility.report_interval_s"]),
+        ({"band_max_pct": 11.0}, ["utility.band_max_pct"]),
+        ({"insecure": True}, ["utility.insecure", "no such key"]),
+    ],
+)
+def test_a_link_that_is_configured_wrongly_is_refused(utility: dict[str, Any], words: list[str]) -> None:
+    """Without TLS only on the own machine; every fault names its key."""
+    with pytest.raises(ConfigError) as caught:
+        check_config("dcu.toml", content(**utility), DcuConfig)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_check_config_looks_at_certificates_and_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing, of somebody else, no certificate at all: one line; then all is good."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority = new_authority("ca", now)
+    mine, other = issue(authority, "substation-1", now), issue(authority, "substation-2", now)
+    lines = ['url = "mqtts://broker.example"', *(f'{key} = "{file}"' for key, file in TLS.items())]
+    file = tmp_path / "dcu.toml"
+    file.write_text(
+        EXAMPLE.read_text(encoding="utf-8").replace("[status]", "\n".join(["[utility]", *lines, "[status]"]))
+    )
+    for name, data, word in (
+        ("ca.crt", None, "No such file"),
+        ("ca.crt", b"no certificate", "PEM"),
+        ("ca.crt", authority.certificate, "utility.certificate_file"),
+        ("me.crt", mine.certificate, "utility.certificate_file"),
+        ("me.key", other.key, "utility.certificate_file"),
+    ):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        assert main(["check-config", str(file)]) == 2
+        assert word in capsys.readouterr().err
+    (tmp_path / "me.key").write_bytes(mine.key)
+    assert main(["check-config", str(file)]) == 0
+
+
+def test_what_commands_have_set_holds_only_within_the_configuration(tmp_path: Path) -> None:
+    """A configuration that was tightened since wins; meters that are gone are ignored."""
+    base = config(tmp_path)
+    settings = {
+        "nominal_limit_w": {"meter-1": 700.0, "meter-2": 99_999.0, "gone": 1.0},
+        "band_pct": 9.0,
+        "policy": "proportional",
+    }
+    found = ordered_config(base, settings)
+    assert [meter.nominal_limit_w for meter in found.meters] == [700.0, 1200.0]
+    assert found.site.band_pct == base.site.band_pct == 5.0
+    assert found.decision.policy == "proportional"
+    assert ordered_config(config(tmp_path, band_max_pct=8.0), settings).site.band_pct == 8.0
+    assert ordered_config(base, {}) == base
+
+
+def test_a_model_is_loaded_by_its_hash_and_only_where_there_is_one(tmp_path: Path) -> None:
+    """No [model]; no directory; no such file; a file that is another one than its name says."""
+    with pytest.raises(ConfigError, match=r"site with \[model\]"):
+        rule_of(config(tmp_path), "0" * 64)
+    found = content(model_directory=str(tmp_path))
+    found["model"] = {"file": "feeder.npz"}
+    found["balancing"]["bus"] = "1"
+    with_model = check_config("dcu.toml", found, DcuConfig)
+    with pytest.raises(ConfigError, match="No such file"):
+        rule_of(with_model, "0" * 64)
+    (tmp_path / f"{'0' * 64}.npz").write_bytes(b"something else")
+    with pytest.raises(ConfigError, match="sha256"):
+        rule_of(with_model, "0" * 64)
+
+
+# ---- the start -------------------------------------------------------------------------------------------------------
+
+
+def grant(seq: int) -> dict[str, Any]:
+    return {"kind": "grant", "epoch": 1, "seq": seq, "meter": "meter-1", "limit_w": 2000.0}
+
+
+def command(number: int, order: dict[str, Any], outcome: str = "done") -> dict[str, Any]:
+    about = {"number": number, "sha256": f"{number:064x}", "key": "k", "order": order, "outcome": outcome, "detail": ""}
+    return {"kind": "command", "epoch": 1, "seq": None, **about}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    found = Ledger(tmp_path, "substation-1")
+    found.append({"kind": "start", "epoch": 1, "seq": 0, "rule": "r", "facts": {}, "nominal_limit_w": {"meter-1": 1.0}})
+    yield found
+    found.close()
+
+
+def positions(outbox: Outbox) -> list[int]:
+    found = []
+    while (batch := outbox.next(Lane.BACKLOG, 1 << 20)) is not None:
+        found += [int(item.split(b'"')[3].rpartition(b"/")[2]) for item in batch.items if batch.kind is Class.DECISION]
+        outbox.settle(batch)
+    return found
+
+
+def test_what_a_crash_kept_from_the_outbox_is_told_at_the_next_start(tmp_path: Path, ledger: Ledger) -> None:
+    """A new link tells nothing old; then five entries that only the ledger has, one of them no decision."""
+    outbox = open_outbox(config(tmp_path), ledger)
+    assert outbox.outbox.cursor == Cursor(1, 1)
+    outbox.close()
+    ledger.append_all([grant(1), {"kind": "view", "epoch": 1, "seq": None}, grant(2), grant(3), grant(4)])
+    outbox = open_outbox(config(tmp_path), ledger)
+    assert outbox.outbox.cursor == Cursor(1, 6)
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [1, 3, 4, 5]
+    outbox.close()
+    outbox = open_outbox(config(tmp_path), ledger)
+    assert outbox.outbox.waiting == {}
+    outbox.close()
+
+
+def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledger: Ledger) -> None:
+    """Numbers and settings come from the ledger; the decisions are told again."""
+    open_outbox(config(tmp_path), ledger).close()
+    ledger.append_all(
+        [
+            command(5, {"kind": "set_nominal_limits", "limits": {"meter-1": 700.0}}),
+            command(6, {"kind": "set_nominal_limits", "limits": {"meter-2": 800.0}}),
+            command(7, {"kind": "set_policy", "policy": "first_come"}),
+            command(8, {"kind": "load_model", "sha256": "0" * 64}, outcome="failed"),
+            {"kind": "command refused", "epoch": 1, "seq": None, "number": 12, "refused": "expired"},
+            {"kind": "command refused", "epoch": 1, "seq": None, "number": 99, "refused": "retained"},
+            {"kind": "command refused", "epoch": 1, "seq": None, "number": 3, "refused": "old_number"},
+            grant(1),
+        ]
+    )
+    file = config(tmp_path).store_directory / "utility.sqlite"
+    file.write_bytes(b"not a database" * 1000)
+    outbox = open_outbox(config(tmp_path), ledger)
+    assert outbox.outbox.aside is not None
+    assert outbox.outbox.last_number == 12
+    assert settings_of(outbox.outbox) == {
+        "nominal_limit_w": {"meter-1": 700.0, "meter-2": 800.0}, "policy": "first_come",
+    }  # fmt: skip
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [0, 1, 2, 3, 4, 8]
+    outbox.close()
+
+
+def test_a_command_that_the_ledger_has_is_answered_and_not_carried_out_again(tmp_path: Path, ledger: Ledger) -> None:
+    """The crash came after the record and before the outbox knew."""
+    outbox = Outbox(tmp_path / "other", "substation-1")
+    recall(outbox, read(tmp_path))
+    ledger.append(command(3, {"kind": "revoke_all", "hold_s": 0.0}))
+    outbox.put([], Cursor(1, 1))
+    catch_up(outbox, "substation-1", 1, ledger.position, entries_of(current(tmp_path)))
+    assert outbox.waiting == {"answer": 1, "decision": 1}
+    assert outbox.unfinished() == []
+    outbox.close()
+
+
+def test_after_another_log_has_begun_everything_of_it_is_told(tmp_path: Path, ledger: Ledger) -> None:
+    """Damage had ended the log that the cursor was of."""
+    outbox = Outbox(tmp_path / "other", "substation-1")
+    outbox.put([], Cursor(1, 500))
+    ledger.append_all([grant(1), grant(2)])
+    catch_up(outbox, "substation-1", 2, ledger.position, entries_of(current(tmp_path)))
+    assert outbox.waiting == {"decision": 3}
+    assert outbox.cursor == Cursor(2, 3)
+    assert RECOVER_MAX > 3
+    outbox.close()
+
+
+def test_weeks_that_have_ended_come_from_the_store_and_only_new_ones(tmp_path: Path) -> None:
+    """No store yet: none. Then two weeks of one customer and one of somebody who is no customer any more."""
+    subject = config(tmp_path)
+    assert finished_weeks(subject, 0) == []
+    store = Database(subject.store_directory, TELEMETRY, subject.dcu.id)
+    with store.transaction() as connection:
+        connection.executemany("INSERT INTO meters VALUES (?, ?)", [(1, "meter-1"), (2, "gone")])
+        rows = [(604_800, 1, '{"a": 1}'), (1_209_600, 1, '{"a": 2}'), (604_800, 2, "{}")]
+        connection.executemany("INSERT INTO weeks VALUES (?, ?, ?)", rows)
+    store.close()
+    both = [{"meter": "meter-1", "start_s": 604_800, "a": 1}, {"meter": "meter-1", "start_s": 1_209_600, "a": 2}]
+    assert finished_weeks(subject, 0) == both
+    assert finished_weeks(subject, 604_800) == both[1:]

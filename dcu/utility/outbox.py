@@ -1,0 +1,413 @@
+"""What waits for the utility, and what it has commanded: one SQLite file, every commit on the medium.
+
+An item leaves the outbox when the broker has acknowledged the message that carried it, and in no other way but its
+class's quota. Commands are kept beside it, because a command and its first answer must become durable together.
+
+Lanes: what was there when the link came up is *backlog*, what came since is *live*. Each lane keeps its order within a
+class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from dcu.store.database import Aside, Connect, Database, Durability, FileKind
+from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
+from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, with_id
+from shared.errors import DecodeError, HeadroomError
+
+TABLES: Final = (
+    # What waits. `name` is the item's stable id; NULL where the row's own number makes it. `aside`: set aside because
+    # nothing that carried it was ever acknowledged.
+    """CREATE TABLE items (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        class INTEGER NOT NULL,
+        name TEXT UNIQUE,
+        aside INTEGER NOT NULL DEFAULT 0,
+        body BLOB NOT NULL
+    ) STRICT""",
+    "CREATE INDEX items_by_class ON items (class, aside, id)",
+    # Authentic commands, by number; the newest `COMMANDS_KEPT`. `done` is NULL until the effect is recorded.
+    """CREATE TABLE commands (
+        number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, done INTEGER
+    ) STRICT""",
+    # As JSON: `birth`, `last` number that is spent, `dropped`, `cursor` in the ledger, and what commands have set.
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+)
+UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES,), 192 << 20)
+"""72 h at a hundred meters, twenty of them with grants that are renewed every 15 s, take half of it."""
+
+WORDS: Final = (
+    b'"SUBSTATION_UNKNOWN""READING_INVALID""NO_CAPACITY""OVERVOLTAGE""quarantine ended","why":"expired""denial"'
+    b'{"log":1,"position":,"entry":{"kind":"renewal","epoch":1,"seq":,"meter":"meter-1","window":,"request":{"id":,'
+    b'"nonce":"0123456789abcdef","limit_w":2400.0,"minimum_limit_w":2400.0},"limit_w":2400.0,"lease_s":60.0,'
+    b'"reason":"GRANTED","kept_by":{"reason":"OVERVOLTAGE","binding":"meter-1","value":null}}}'
+)
+"""What bodies mostly say (the dictionary of RFC 1950). Never edited: bodies on disk need it; another one would take
+another column."""
+
+COMMAND: Final = "command"
+"""Kind of the ledger's entry about an accepted command."""
+
+COMMANDS_KEPT: Final = 1000
+
+Draw = Callable[[int], bytes]
+"""So many random bytes."""
+
+BATCH_ITEMS_MAX: Final = 256
+ITEM_BYTES_MAX: Final = 1 << 18
+"""A receipt with its proof is the longest item."""
+
+QUOTA: Final[Mapping[Class, int]] = {
+    Class.ALARM: 10_000,
+    Class.AVAILABLE: 1,
+    Class.STATISTICS: 20_000,
+    Class.REPORT: 50_000,
+}
+"""Items that may wait; the oldest go first, counted. A newer forecast replaces the one that waits. Reports are one a
+minute and hundred meters, so this is a month of a hundred meters, or 72 h of a thousand."""
+
+assert set(QUOTA) | KEPT == set(Class), "every class has a quota or is kept"
+
+
+class OutboxFull(HeadroomError):
+    """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
+
+
+class Lane(Enum):
+    """Which part of the outbox a batch is from."""
+
+    LIVE = "live"
+    BACKLOG = "backlog"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to tell. ``name`` where the same thing could be put twice; else the outbox gives it one."""
+
+    kind: Class
+    content: Mapping[str, Any]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items of one class, in order, encoded with their ids."""
+
+    kind: Class
+    lane: Lane
+    rows: tuple[int, ...]
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """All entries below ``position`` of the ledger's log number ``log`` have been put."""
+
+    log: int
+    position: int
+
+
+class Outbox:
+    """The file."""
+
+    def __init__(
+        self, directory: Path, dcu: str, connect: Connect | None = None, draw: Draw = secrets.token_bytes
+    ) -> None:
+        """Open it; one that is bad is set aside and begun anew, under a new name for what is numbered in it (``draw``).
+
+        Raises:
+            StoreError: another process has it, the medium refuses, or a newer program wrote it.
+        """
+        self._dcu = dcu
+        self.batch_items_max = BATCH_ITEMS_MAX
+        self._database = Database(directory, UTILITY, dcu, connect)
+        self._birth = str(self._fact("birth", ""))
+        if not self._birth:
+            self._birth = draw(4).hex()
+            with self._database.transaction():
+                self._remember("birth", self._birth)
+        self._dropped: Counter[str] = Counter(self._fact("dropped", {}))
+        self._count = {kind: self._waiting(kind) for kind in Class}
+        self._live_after = self._newest()
+
+    @property
+    def aside(self) -> Aside | None:
+        """What opening had to set aside."""
+        return self._database.aside
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the file was made just now: numbers and settings must come from the ledger."""
+        return self._database.fresh
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Items that were dropped by quota, by class."""
+        return dict(self._dropped)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Items by class."""
+        return {kind.word: number for kind, number in self._count.items() if number}
+
+    @property
+    def size_bytes(self) -> int:
+        """[byte] On the medium."""
+        return self._database.size_bytes
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._database.close()
+
+    # ---- items -------------------------------------------------------------------------------------------------------
+
+    def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
+        """Keep items, and how far the ledger has been taken; durable on return.
+
+        An item that is the ledger's entry about a command ends that command: it is answered in the same transaction,
+        so that after any crash a command is unfinished exactly if the ledger does not have it.
+
+        Raises:
+            OutboxFull: there is no room; nothing was kept.
+            sqlite3.Error: the medium refuses; nothing was kept.
+            ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
+        """
+        with self._changing() as connection:
+            for item in items:
+                self._insert(connection, item)
+                if item.kind is Class.DECISION and item.content["entry"].get("kind") == COMMAND:
+                    self._finish(connection, item.content["position"], item.content["entry"])
+            if cursor is not None:
+                self._remember("cursor", [cursor.log, cursor.position])
+
+    def _insert(self, connection: sqlite3.Connection, item: Item) -> None:
+        body = encode(item.content)
+        if len(body) > ITEM_BYTES_MAX and item.kind is Class.DECISION:
+            body = encode(_without_most(item.content))
+        if not 2 < len(body) <= ITEM_BYTES_MAX:
+            raise ValueError(f"{item.kind.word}: {len(body)} bytes, expected at most {ITEM_BYTES_MAX}")
+        done = connection.execute(
+            "INSERT OR IGNORE INTO items (class, name, body) VALUES (?, ?, ?)", (item.kind, item.name, _packed(body))
+        )
+        self._count[item.kind] += done.rowcount
+        excess = self._count[item.kind] - QUOTA.get(item.kind, self._count[item.kind])
+        if excess > 0:
+            connection.execute(
+                "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? ORDER BY id LIMIT ?)",
+                (item.kind, excess),
+            )
+            self._count[item.kind] -= excess
+            self._dropped[item.kind.word] += excess
+            self._remember("dropped", dict(self._dropped))
+
+    def connected(self) -> None:
+        """From now on what is there is backlog."""
+        self._live_after = self._newest()
+
+    def pardon(self) -> int:
+        """What was set aside may try again; how many items that are."""
+        with self._changing() as connection:
+            return connection.execute("UPDATE items SET aside = 0 WHERE aside = 1").rowcount
+
+    def next(self, lane: Lane, bytes_max: int) -> Batch | None:
+        """The next items of a lane that fit into a message, at least one; None if there are none."""
+        where = "id > ?" if lane is Lane.LIVE else "id <= ?"
+        for kind in Class:
+            if not self._count[kind]:
+                continue
+            found = self._database.connection.execute(
+                f"SELECT id, name, body FROM items WHERE class = ? AND aside = 0 AND {where} ORDER BY id LIMIT ?",  # noqa: S608  # two fixed texts
+                (kind, self._live_after, self.batch_items_max),
+            )
+            rows: list[int] = []
+            items: list[bytes] = []
+            size = MESSAGE_BYTES
+            for row, name, body in found:
+                item = with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", _unpacked(body))
+                size += len(item) + 1
+                if rows and size > bytes_max:
+                    break
+                rows.append(row)
+                items.append(item)
+            found.close()
+            if rows:
+                return Batch(kind, lane, tuple(rows), tuple(items))
+        return None
+
+    def settle(self, batch: Batch) -> None:
+        """The broker has acknowledged these."""
+        with self._changing() as connection:
+            marks = ",".join("?" * len(batch.rows))
+            gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608  # marks
+            self._count[batch.kind] -= gone.rowcount
+
+    def set_aside(self, batch: Batch) -> None:
+        """Nothing that carried these was ever acknowledged: kept ones wait for a pardon, others are dropped."""
+        with self._changing() as connection:
+            marks = ",".join("?" * len(batch.rows))
+            if batch.kind in KEPT:
+                connection.execute(f"UPDATE items SET aside = 1 WHERE id IN ({marks})", batch.rows)  # noqa: S608
+            else:
+                gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608
+                self._count[batch.kind] -= gone.rowcount
+                self._dropped[batch.kind.word] += gone.rowcount
+                self._remember("dropped", dict(self._dropped))
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """How far the ledger has been taken; None if it never was."""
+        match self._fact("cursor", None):
+            case [int(log), int(position)]:
+                return Cursor(log, position)
+        return None
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
+
+    @property
+    def last_number(self) -> int:
+        """The highest number that is spent."""
+        return int(self._fact("last", 0))
+
+    def spend(self, number: int) -> None:
+        """No command up to this number acts any more."""
+        with self._changing():
+            self._remember("last", max(number, self.last_number))
+
+    def accept(self, command: Command, settings: Mapping[str, Any]) -> None:
+        """Keep a command and what it sets, spend its number, and answer that it is accepted: all or nothing."""
+        with self._changing() as connection:
+            body = json.dumps(order_entry(command.order))
+            row = (command.number, command.sha256, command.key, body)
+            connection.execute("INSERT INTO commands (number, sha256, key, body) VALUES (?, ?, ?, ?)", row)
+            connection.execute(
+                "DELETE FROM commands WHERE done IS NOT NULL AND number NOT IN "
+                "(SELECT number FROM commands ORDER BY number DESC LIMIT ?)",
+                (COMMANDS_KEPT,),
+            )
+            for name, value in settings.items():
+                self._remember(f"set {name}", value)
+            self._remember("last", max(command.number, self.last_number))
+            self._answer(connection, command.number, command.sha256, "accepted", {})
+
+    def refuse(self, refused: Refused) -> None:
+        """Answer an authentic command that is refused; its number is spent."""
+        assert refused.authentic, "nobody answers strangers"
+        with self._changing() as connection:
+            if refused.number is not None:
+                self._remember("last", max(refused.number, self.last_number))
+            fields = {"reason": refused.why.value, "detail": refused.detail}
+            self._answer(connection, refused.number, refused.sha256, "refused", fields)
+
+    def repeat(self, refused: Refused) -> None:
+        """Answer an accepted command that came once more, as it was answered then."""
+        with self._changing() as connection:
+            self._answer(connection, refused.number, refused.sha256, "accepted", {})
+
+    def accepted(self, number: int) -> tuple[str, bool] | None:
+        """The hash of an accepted command and whether it is done; None if there is none of this number."""
+        found = self._database.connection.execute("SELECT sha256, done FROM commands WHERE number = ?", (number,))
+        row = found.fetchone()
+        return None if row is None else (row[0], row[1] is not None)
+
+    def unfinished(self) -> list[Command]:
+        """Accepted commands whose effect is not recorded, in order."""
+        rows = self._database.connection.execute(
+            "SELECT number, sha256, key, body FROM commands WHERE done IS NULL ORDER BY number"
+        ).fetchall()
+        return [Command(number, sha256, key, _stored(body)) for number, sha256, key, body in rows]
+
+    def _finish(self, connection: sqlite3.Connection, position: int, entry: Mapping[str, Any]) -> None:
+        connection.execute("UPDATE commands SET done = 1 WHERE number = ?", (entry["number"],))
+        fields = {"position": position, "detail": entry["detail"]}
+        self._answer(connection, entry["number"], entry["sha256"], entry["outcome"], fields)
+
+    def rebuild(self, last: int, settings: Mapping[str, Any]) -> None:
+        """In a fresh file: what the ledger remembers of commands."""
+        with self._changing():
+            self._remember("last", max(last, self.last_number))
+            for name, value in settings.items():
+                self._remember(f"set {name}", value)
+
+    def _answer(
+        self, connection: sqlite3.Connection, number: int | None, sha256: str, outcome: str, fields: Mapping[str, Any]
+    ) -> None:
+        name = f"{self._dcu}/answer/{sha256[:16]}/{outcome}"
+        self._insert(connection, Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
+
+    # ---- facts -------------------------------------------------------------------------------------------------------
+
+    def setting(self, name: str) -> Any:
+        """What a command has set; None if none did."""
+        return self._fact(f"set {name}", None)
+
+    def keep_setting(self, name: str, value: Any) -> None:
+        """Keep what a command has set."""
+        with self._changing():
+            self._remember(f"set {name}", value)
+
+    def _fact(self, name: str, default: Any) -> Any:
+        row = self._database.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def _remember(self, name: str, value: Any) -> None:
+        self._database.connection.execute(
+            "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, json.dumps(value)),
+        )
+
+    # ---- the file ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; if it fails, what is counted in memory is as it was."""
+        count, dropped = dict(self._count), Counter(self._dropped)
+        try:
+            with self._database.transaction() as connection:
+                yield connection
+        except BaseException as error:
+            self._count, self._dropped = count, dropped
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
+            raise
+
+    def _waiting(self, kind: Class) -> int:
+        row = self._database.connection.execute("SELECT COUNT(*) FROM items WHERE class = ?", (kind,)).fetchone()
+        return int(row[0])
+
+    def _newest(self) -> int:
+        row = self._database.connection.execute("SELECT COALESCE(MAX(id), 0) FROM items").fetchone()
+        return int(row[0])
+
+
+def _without_most(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an entry that is too long: where it stands in the ledger, and what it is."""
+    entry = {key: content["entry"].get(key) for key in ("kind", "epoch", "seq")}
+    return {"log": content["log"], "position": content["position"], "entry": entry, "left_out": True}
+
+
+def _packed(body: bytes) -> bytes:
+    """As it lies on the disk: a decision takes a third, a report a tenth."""
+    packer = zlib.compressobj(6, zdict=WORDS)
+    return packer.compress(body) + packer.flush()
+
+
+def _unpacked(body: bytes) -> bytes:
+    return zlib.decompressobj(zdict=WORDS).decompress(body)
+
+
+def _stored(body: str) -> Order:
+    try:
+        return parse_order(json.loads(body))
+    except DecodeError as error:
+        raise AssertionError(f"an order that was accepted: {error}") from error

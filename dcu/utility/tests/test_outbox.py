@@ -1,0 +1,267 @@
+"""The outbox: what is kept is never dropped, what is dropped is counted, and what was durable is there after a crash.
+
+The crash is a second process's: the file is copied as it lies on the medium between two calls, and opened anew.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dcu.utility import outbox as module
+from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
+from dcu.utility.documents import Class, decision
+from dcu.utility.outbox import QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
+
+NOW = 1_790_000_000
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+MANY = 1 << 20
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path, "dcu-1")
+
+
+def report(number: int) -> Item:
+    return Item(Class.REPORT, {"n": number})
+
+
+def entry(position: int, **more: Any) -> Item:
+    told = decision(1, position, {"kind": "grant", "epoch": 1, "seq": position, **more})
+    return Item(Class.DECISION, told, f"dcu-1/decision/1/{position}")
+
+
+def command(number: int = 1, **order: Any) -> Command:
+    order = order or {"kind": "revoke_all"}
+    content = {
+        "version": 1, "dcu": "dcu-1", "number": number, "issued_utc_s": NOW, "expires_utc_s": NOW + 60, "order": order,
+    }  # fmt: skip
+    public = KEY.public_key().public_bytes_raw()
+    found = Judge("dcu-1", (public,)).judge(sign(content, KEY), retained=False, last=0, utc_s=NOW)
+    assert isinstance(found, Command)
+    return found
+
+
+def drain(outbox: Outbox, lane: Lane = Lane.LIVE) -> list[dict[str, Any]]:
+    """Everything of a lane, in the order in which it leaves."""
+    found = []
+    while (batch := outbox.next(lane, MANY)) is not None:
+        found += [json.loads(item) for item in batch.items]
+        outbox.settle(batch)
+    return found
+
+
+def reopened(tmp_path: Path, number: int) -> Outbox:
+    """What another process finds that opens the files as they are now."""
+    copy = tmp_path / f"copy-{number}"
+    copy.mkdir()
+    for file in tmp_path.glob("utility.sqlite*"):
+        shutil.copy(file, copy / file.name)
+    return Outbox(copy, "dcu-1")
+
+
+def test_items_leave_by_class_and_in_order_and_go_only_when_acknowledged(outbox: Outbox) -> None:
+    """A batch that is not settled is given again, the same ids and all."""
+    outbox.put([report(1), entry(0), report(2), entry(1)])
+    first = outbox.next(Lane.LIVE, MANY)
+    again = outbox.next(Lane.LIVE, MANY)
+    assert first is not None
+    assert first == again
+    assert [json.loads(item)["id"] for item in first.items] == ["dcu-1/decision/1/0", "dcu-1/decision/1/1"]
+    outbox.settle(first)
+    assert [item["n"] for item in drain(outbox)] == [1, 2]
+    assert outbox.waiting == {}
+
+
+def test_ids_are_stable_and_never_used_twice(tmp_path: Path) -> None:
+    """Over a restart, and after everything has left; a lost file begins under another name."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([report(1)])
+    before = outbox.next(Lane.LIVE, MANY)
+    outbox.close()
+    outbox = Outbox(tmp_path, "dcu-1")
+    assert before is not None
+    after = outbox.next(Lane.BACKLOG, MANY)
+    assert after is not None
+    assert after.items == before.items
+    outbox.settle(after)
+    outbox.put([report(2)])
+    outbox.close()
+    ids = {json.loads(before.items[0])["id"]}
+    outbox = Outbox(tmp_path, "dcu-1")
+    ids |= {item["id"] for item in drain(outbox, Lane.BACKLOG)}
+    assert len(ids) == 2
+    outbox.close()
+    (tmp_path / "utility.sqlite").write_bytes(b"no database any more" * 100)
+    outbox = Outbox(tmp_path, "dcu-1")
+    assert outbox.aside is not None
+    outbox.put([report(1)])
+    assert not {item["id"] for item in drain(outbox)} & ids
+
+
+def test_kept_classes_are_never_dropped_others_by_quota_oldest_first_and_counted(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota of three; ten of everything."""
+    monkeypatch.setattr(module, "QUOTA", {**dict.fromkeys(QUOTA, 3), Class.AVAILABLE: 1})
+    for n in range(10):
+        outbox.put([entry(n), report(n), Item(Class.AVAILABLE, {"n": n}), Item(Class.CHECKPOINT, {"n": n})])
+    assert outbox.waiting == {"decision": 10, "checkpoint": 10, "available": 1, "report": 3}
+    assert outbox.dropped == {"report": 7, "available": 9}
+    found = drain(outbox)
+    assert [item["n"] for item in found if item["id"].startswith("dcu-1/report")] == [7, 8, 9]
+    assert [item["n"] for item in found if item["id"].startswith("dcu-1/available")] == [9]
+
+
+def test_what_is_dropped_is_known_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The utility hears how many reports are missing, however long ago."""
+    monkeypatch.setattr(module, "QUOTA", dict.fromkeys(QUOTA, 2))
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([report(n) for n in range(5)])
+    outbox.close()
+    outbox = Outbox(tmp_path, "dcu-1")
+    assert (outbox.dropped, outbox.waiting) == ({"report": 3}, {"report": 2})
+
+
+def test_batches_keep_to_their_size_but_always_hold_something(outbox: Outbox) -> None:
+    """Items of a kilobyte in messages of four; one longer than a message travels alone."""
+    outbox.put([Item(Class.REPORT, {"text": "x" * 1000}) for _ in range(10)])
+    batch = outbox.next(Lane.LIVE, 4096)
+    assert batch is not None
+    assert len(batch.rows) == 3
+    alone = outbox.next(Lane.LIVE, 10)
+    assert alone is not None
+    assert len(alone.rows) == 1
+
+
+def test_what_cannot_be_kept_changes_nothing(outbox: Outbox) -> None:
+    """A value that JSON does not have, in the middle of a commit."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        outbox.put([report(1), Item(Class.REPORT, {"p_w": float("nan")}), report(2)], Cursor(1, 9))
+    with pytest.raises(ValueError, match="at most"):
+        outbox.put([report(1), Item(Class.REPORT, {"text": "x" * (1 << 18)})])
+    assert (outbox.waiting, outbox.cursor, drain(outbox)) == ({}, None, [])
+
+
+def test_an_entry_that_is_too_long_is_told_by_its_place(outbox: Outbox) -> None:
+    """A decision is never dropped; whoever needs all of it asks for a receipt."""
+    outbox.put([entry(4, text="x" * (1 << 19))])
+    assert drain(outbox) == [
+        {
+            "id": "dcu-1/decision/1/4",
+            "log": 1,
+            "position": 4,
+            "entry": {"kind": "grant", "epoch": 1, "seq": 4},
+            "left_out": True,
+        }
+    ]
+
+
+def test_lanes_part_what_was_there_from_what_came_since(outbox: Outbox) -> None:
+    """Each lane in order."""
+    outbox.put([entry(0), entry(1)])
+    outbox.connected()
+    outbox.put([entry(2)])
+    assert [item["position"] for item in drain(outbox, Lane.LIVE)] == [2]
+    assert [item["position"] for item in drain(outbox, Lane.BACKLOG)] == [0, 1]
+
+
+def test_what_never_gets_through_stands_aside_and_comes_back_by_pardon(outbox: Outbox) -> None:
+    """A decision waits; a report goes, counted."""
+    outbox.put([entry(0), report(1)])
+    for _ in range(2):
+        batch = outbox.next(Lane.LIVE, MANY)
+        assert batch is not None
+        outbox.set_aside(batch)
+    assert outbox.next(Lane.LIVE, MANY) is None
+    assert (outbox.waiting, outbox.dropped) == ({"decision": 1}, {"report": 1})
+    assert outbox.pardon() == 1
+    assert [item["position"] for item in drain(outbox)] == [0]
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+def answers(outbox: Outbox) -> list[tuple[Any, ...]]:
+    return [(item["number"], item["outcome"]) for item in drain(outbox)]
+
+
+def test_a_command_and_its_answer_and_what_it_sets_become_durable_together(tmp_path: Path) -> None:
+    """Before: nothing. After: all of it, in the file as another process finds it."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.accept(command(5), {"policy": "equal"})
+    found = reopened(tmp_path, 1)
+    assert (found.last_number, found.setting("policy")) == (5, "equal")
+    assert [one.number for one in found.unfinished()] == [5]
+    assert [item["outcome"] for item in drain(found, Lane.BACKLOG)] == ["accepted"]
+    with pytest.raises(sqlite3.IntegrityError):
+        outbox.accept(command(5), {"policy": "max_total"})
+    assert outbox.setting("policy") == "equal"
+
+
+def test_the_ledgers_entry_finishes_a_command_exactly_once(outbox: Outbox) -> None:
+    """Put again after a crash, it answers under the same id."""
+    order = command(5)
+    outbox.accept(order, {})
+    ended = entry(9, kind="command", number=5, sha256=order.sha256, outcome="done", detail="")
+    outbox.put([ended], Cursor(1, 10))
+    outbox.put([ended], Cursor(1, 10))
+    assert outbox.unfinished() == []
+    found = drain(outbox)
+    assert [item.get("outcome") for item in found] == ["accepted", "done", None]
+    assert len({item["id"] for item in found}) == 3
+    assert outbox.cursor == Cursor(1, 10)
+
+
+def test_a_refused_command_is_answered_and_its_number_is_spent(outbox: Outbox) -> None:
+    """Numbers only rise; the same refusal twice is one answer."""
+    refused = Refused(Refusal.EXPIRED, "", "ab" * 32, authentic=True, number=8, key="k")
+    outbox.refuse(refused)
+    outbox.refuse(refused)
+    assert outbox.last_number == 8
+    outbox.refuse(Refused(Refusal.OLD_NUMBER, "", "cd" * 32, authentic=True, number=3, key="k"))
+    assert outbox.last_number == 8
+    assert answers(outbox) == [(8, "refused"), (3, "refused")]
+
+
+def test_finished_commands_are_forgotten_at_last_unfinished_ones_never(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are kept; the one whose effect is not recorded stays whatever comes."""
+    monkeypatch.setattr(module, "COMMANDS_KEPT", 2)
+    outbox.accept(command(1), {})
+    for number in range(2, 9):
+        order = command(number)
+        outbox.accept(order, {})
+        outbox.put([entry(number, kind="command", number=number, sha256=order.sha256, outcome="done", detail="")])
+    assert outbox.accepted(1) is not None
+    assert outbox.accepted(3) is None
+    assert [one.number for one in outbox.unfinished()] == [1]
+
+
+def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) -> None:
+    """SQLite says full in the middle; counters and file are as before."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([report(1)])
+    connection = outbox._database.connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(OutboxFull, match="no room"):
+        outbox.put([Item(Class.DECISION, {"entry": {}, "text": random.Random(1).randbytes(50_000).hex()})])
+    assert outbox.waiting == {"report": 1}
+    assert [item["n"] for item in drain(outbox)] == [1]
+
+
+def test_the_file_has_a_cap(tmp_path: Path) -> None:
+    """It cannot fill the card."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    pages = outbox._database.connection.execute("PRAGMA max_page_count").fetchone()[0]
+    assert pages * 4096 == UTILITY.bytes_max

@@ -1,0 +1,274 @@
+"""The utility link of a real DCU: its outbox on this machine's disk, the ledger's files, a broker over the network."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dcu.config import DcuConfig
+from dcu.grid.port_model import load_model
+from dcu.hosting.decide import Rule
+from dcu.ledger.audit import read_kept
+from dcu.ledger.entry import restore
+from dcu.ledger.layout import Place, current, ended
+from dcu.ledger.note import Verifier
+from dcu.ledger.receipt import make_receipt
+from dcu.ledger.store import Ledger, read
+from dcu.site import predicted_rule
+from dcu.store.database import StoreError, open_reader
+from dcu.store.queries import weeks
+from dcu.store.schema import TELEMETRY
+from dcu.utility.broker import parse_broker
+from dcu.utility.commands import Refusal
+from dcu.utility.documents import DECISIONS, Class, decision, decision_name
+from dcu.utility.mqtt import MqttBroker
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
+from dcu.utility_side import REFUSED, UtilityPorts
+from shared.errors import ConfigError, DecodeError, Fault
+from shared.log import event, get_logger
+
+ResultT = TypeVar("ResultT")
+
+RECOVER_MAX: Final = 100_000
+"""Entries told again after the outbox was lost; nobody knows which of them had arrived. Consumers know them by id."""
+CATCH_UP: Final = 500
+HEAD_BYTES_MAX: Final = 1 << 16
+
+_LOG: Final = get_logger("dcu")
+
+
+class ThreadedOutbox:
+    """`dcu.utility.link.OutboxPort` with a thread that waits for the disk."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+
+    async def call(self, work: Callable[[Outbox], ResultT]) -> ResultT:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self.outbox)
+
+    async def elsewhere(self, work: Callable[[], ResultT]) -> ResultT:
+        """The same for other work that waits for the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Finish what was begun and give the file back."""
+        self._thread.shutdown(wait=True)
+        self.outbox.close()
+
+
+class DiskFiles:
+    """`dcu.utility_side.SiteFiles` on this machine's disk."""
+
+    def __init__(self, config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> None:
+        """Of this ledger, of which only files are read; waits in the outbox's thread."""
+        self._config, self._outbox, self._ledger = config, outbox, ledger
+        self._place = current(config.state_directory)
+        self._key = Verifier.parse(ledger.vkey)
+
+    async def checkpoint(self) -> str | None:
+        return await self._outbox.elsewhere(lambda: published_head(self._place))
+
+    async def receipt(self, position: int, meter: str | None) -> str:
+        return await self._outbox.elsewhere(lambda: receipt_text(self._place, position, self._key, meter))
+
+    async def weeks(self, after_s: int) -> list[dict[str, Any]]:
+        return await self._outbox.elsewhere(lambda: finished_weeks(self._config, after_s))
+
+    async def refill(self) -> None:
+        position = self._ledger.position
+        await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position))
+
+    async def rule(self, sha256: str) -> Rule:
+        return await self._outbox.elsewhere(lambda: rule_of(self._config, sha256))
+
+
+def published_head(place: Place) -> str | None:
+    """The newest published head; None before the first."""
+    try:
+        data = place.checkpoint.read_bytes()[: HEAD_BYTES_MAX + 1]
+    except FileNotFoundError:
+        return None
+    return data.decode(errors="replace") if len(data) <= HEAD_BYTES_MAX else None
+
+
+def finished_weeks(config: DcuConfig, after_s: int) -> list[dict[str, Any]]:
+    """EN 50160 figures of the store; none while it cannot be read."""
+    try:
+        with closing(open_reader(config.store_directory, TELEMETRY)) as connection:
+            return [
+                {"meter": meter.id, **one}
+                for meter in config.meters
+                for one in weeks(connection, meter.id)
+                if one["start_s"] > after_s
+            ]
+    except (StoreError, sqlite3.Error) as error:
+        event(_LOG, logging.WARNING, "no statistics for the utility", why=str(error))
+        return []
+
+
+def receipt_text(place: Place, position: int, key: Verifier, meter: str | None) -> str:
+    """A receipt as text.
+
+    Raises:
+        HeadroomError: no such entry, or no head over it yet.
+    """
+    return make_receipt(place, position, key, meter).decode()
+
+
+def rule_of(config: DcuConfig, sha256: str) -> Rule:
+    """The rule of a site with another model file.
+
+    Raises:
+        ConfigError: this site decides without a model, or the file is missing, another one, or does not fit.
+    """
+    if config.model is None or config.utility is None or config.utility.model_directory is None:
+        expected = "a site with [model] and utility.model_directory"
+        raise ConfigError("load_model", [Fault("model", "none", expected)])
+    path = config.utility.model_file(sha256)
+    try:
+        with path.open("rb") as file:
+            seen = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(path.name, [Fault("file", error.strerror or str(error), "a model file")]) from error
+    if seen != sha256:
+        raise ConfigError(path.name, [Fault("sha256", seen[:16], sha256[:16])])
+    return predicted_rule(config, load_model(path))
+
+
+# ---- start -----------------------------------------------------------------------------------------------------------
+
+
+def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
+    """The outbox of a DCU, with whatever the ledger has and it has not.
+
+    Raises:
+        DeviceError: it cannot be used.
+        LedgerError: the ledger cannot be read.
+    """
+    outbox = Outbox(config.store_directory, config.dcu.id)
+    try:
+        if outbox.aside is not None:
+            event(_LOG, logging.ERROR, "outbox set aside", why=outbox.aside.reason, kept=str(outbox.aside.path))
+        if outbox.fresh:
+            recall(outbox, read(config.state_directory))
+        told = refill(outbox, config, ledger.position)
+    except BaseException:
+        outbox.close()
+        raise
+    if told:
+        event(_LOG, logging.INFO, "decisions found again for the utility", entries=told)
+    return ThreadedOutbox(outbox)
+
+
+def log_number(directory: Path) -> int:
+    """Which log of a ledger is written; damage may have ended earlier ones."""
+    return 1 + len(ended(directory))
+
+
+def entries_of(place: Place) -> Iterator[dict[str, Any]]:
+    """Entries of a log in order."""
+    for leaf, parts in read_kept(place):
+        try:
+            yield restore(leaf, parts)
+        except DecodeError:
+            return
+
+
+def recall(outbox: Outbox, entries: Iterator[dict[str, Any]]) -> None:
+    """Numbers that are spent and what commands have set, from the ledger: an outbox that was lost must let no command
+    act twice."""
+    last, settings = 0, dict[str, Any]()
+    for entry in entries:
+        if entry.get("kind") in {COMMAND, REFUSED} and entry.get("refused") != Refusal.RETAINED:
+            number = entry.get("number")
+            last = max(last, number) if isinstance(number, int) else last
+        if entry.get("kind") == COMMAND and entry.get("outcome") == "done":
+            _remember(settings, entry.get("order"))
+    outbox.rebuild(last, settings)
+
+
+def _remember(settings: dict[str, Any], order: Any) -> None:
+    match order:
+        case {"kind": "set_nominal_limits", "limits": dict(limits)}:
+            settings["nominal_limit_w"] = {**settings.get("nominal_limit_w", {}), **limits}
+        case {"kind": "set_policy", "policy": str(policy)}:
+            settings["policy"] = policy
+        case {"kind": "set_band", "band_pct": int() | float() as band_pct}:
+            settings["band_pct"] = band_pct
+        case {"kind": "load_model", "sha256": str(sha256)}:
+            settings["model"] = sha256
+
+
+def refill(outbox: Outbox, config: DcuConfig, end: int) -> int:
+    """Put entries below ``end`` that the outbox has missed; how many that were."""
+    directory = config.state_directory
+    try:
+        return catch_up(outbox, config.dcu.id, log_number(directory), end, entries_of(current(directory)))
+    except OutboxFull as full:  # the link sends what is there, and comes back for the rest
+        event(_LOG, logging.ERROR, "outbox full", why=str(full))
+        return 0
+
+
+def catch_up(outbox: Outbox, dcu: str, log: int, end: int, entries: Iterator[dict[str, Any]]) -> int:
+    """Put what a crash has kept from the outbox; how many entries that were."""
+    cursor = outbox.cursor
+    if cursor is None:  # a link that is new tells nothing old; one that lost its outbox tells a lot again
+        first = end if outbox.aside is None else max(0, end - RECOVER_MAX)
+    else:
+        first = cursor.position if cursor.log == log else 0
+    items: list[Item] = []
+    told = 0
+    if first < end:
+        for position, entry in enumerate(entries):
+            if position < first or entry.get("kind") not in DECISIONS or entry.get("forgotten"):
+                continue
+            name = decision_name(dcu, log, position)
+            items.append(Item(Class.DECISION, decision(log, position, entry, recovered=True), name))
+            told += 1
+            if len(items) >= CATCH_UP:
+                outbox.put(items, Cursor(log, position + 1))
+                items = []
+    outbox.put(items, Cursor(log, end))
+    return told
+
+
+SETTINGS: Final = ("nominal_limit_w", "policy", "band_pct", "model", "hold_s")
+
+
+def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> UtilityPorts:
+    """The link's ports.
+
+    Raises:
+        ConfigError: certificates or keys that cannot be used.
+    """
+    assert config.utility is not None, "the caller has a utility"
+    files = config.utility.tls_files
+    address = parse_broker(config.utility.url)
+    broker = MqttBroker(config.dcu.id, address, None if files is None else files.context())
+    log = log_number(config.state_directory)
+    disk = DiskFiles(config, ledger, outbox)
+    return UtilityPorts(outbox, broker, disk, log, config, settings_of(outbox.outbox))
+
+
+def settings_of(outbox: Outbox) -> dict[str, Any]:
+    """What commands have set."""
+    found = {name: outbox.setting(name) for name in SETTINGS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def check_utility(config: DcuConfig) -> None:
+    """Whether the files of a configuration's link can be used.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if config.utility is not None and config.utility.tls_files is not None:
+        config.utility.tls_files.context()

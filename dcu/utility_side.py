@@ -1,0 +1,412 @@
+"""Between the DCU and its utility: what is told, and how a command becomes an input of the engine.
+
+Alarms are looked at once a second, so one that lasts for less may go untold; decisions are told entry by entry. What
+commands have set is kept beside the outbox and holds after a restart, but only ever within the configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from asyncio import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from dcu.available import Forecaster
+from dcu.config import DcuConfig
+from dcu.hosting.decide import Rule
+from dcu.hosting.engine import HostingEngine
+from dcu.hosting.measurements import SUBSTATION, Point
+from dcu.hosting.orders import (
+    AllRevoked,
+    AnotherRule,
+    BandWidth,
+    Change,
+    NominalLimits,
+    Nothing,
+    Ordered,
+    Sharing,
+)
+from dcu.utility.commands import (
+    Command,
+    GiveReceipt,
+    Judge,
+    LoadModel,
+    Order,
+    Refusal,
+    Refused,
+    RevokeAll,
+    SetBand,
+    SetNominalLimits,
+    SetPolicy,
+    parse_public,
+)
+from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
+from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
+from dcu.utility.outbox import COMMAND, ITEM_BYTES_MAX, Item
+from shared.clock import Clock
+from shared.daemon import Progress, Supervisor
+from shared.errors import HeadroomError
+from shared.ids import MeterId
+from shared.log import event, get_logger
+
+LOOK_S: Final = 1.0
+"""[s] Between two looks at alarms."""
+CHECKPOINT_S: Final = 60.0
+STALL_S: Final = 45.0
+"""[s] Longer than the link waits for an acknowledgement."""
+RECEIPT_BYTES_MAX: Final = ITEM_BYTES_MAX // 2
+WEEKS_S: Final = 3600.0
+"""[s] Between two looks at the weeks that have ended."""
+WEEK_S: Final = 604_800
+TOLD: Final = "statistics_s"
+READINGS_MAX: Final = 100
+"""Readings in one report."""
+REFUSED: Final = "command refused"
+
+_LOG: Final = get_logger("dcu")
+
+
+class SiteFiles(Protocol):
+    """What commands and reports need from the disk."""
+
+    async def checkpoint(self) -> str | None:
+        """The ledger's published head; None before the first."""
+
+    async def receipt(self, position: int, meter: str | None) -> str:
+        """A receipt as text (HeadroomError: there is none)."""
+
+    async def weeks(self, after_s: int) -> list[dict[str, Any]]:
+        """EN 50160 figures of finished weeks that began later than ``after_s`` [s, Unix], with ``meter`` and
+        ``start_s``."""
+
+    async def refill(self) -> None:
+        """Put what the ledger has and the outbox missed."""
+
+    async def rule(self, sha256: str) -> Rule:
+        """The rule that decides by a model file (HeadroomError: it cannot be used here)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityPorts:
+    """What the link touches.
+
+    Attributes:
+        log: number of the ledger's log that is written.
+        configured: the configuration without what commands have set.
+        settings: what commands had set before this start.
+    """
+
+    outbox: OutboxPort
+    broker: BrokerPort
+    files: SiteFiles
+    log: int
+    configured: DcuConfig
+    settings: Mapping[str, Any]
+
+
+class UtilitySide:
+    """`dcu.utility.link.Site`, and everything that is told."""
+
+    def __init__(
+        self,
+        engine: HostingEngine,
+        ports: UtilityPorts,
+        clock: Clock,
+        draw: Any,
+        put: Callable[[Ordered], None],
+        alarms: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """For a configuration that has a utility.
+
+        Args:
+            engine: whom commands act on.
+            ports: the link's.
+            clock, draw: the daemon's.
+            put: hands an order to the engine.
+            alarms: the DCU's own, what by source.
+        """
+        config = ports.configured
+        assert config.utility is not None, "the caller has a utility"
+        self._config, self._settings_of_link = config, config.utility
+        self._engine, self._ports, self._clock, self._put = engine, ports, clock, put
+        self._own_alarms = alarms
+        judge = Judge(config.dcu.id, tuple(parse_public(key) for key in config.utility.command_keys))
+        self.link = UtilityLink(config.dcu.id, ports.log, ports.outbox, ports.broker, judge, clock, draw)
+        self.link.epoch = engine.epoch
+        self.link.refill = ports.files.refill
+        self._set = dict(ports.settings)
+        self._rules: dict[str, Rule] = {}
+        self._lasting: dict[tuple[str, str], None] = {}
+        self._head: str | None = None
+        self.forecaster: Forecaster | None = None
+        self._forecast_utc_s: float | None = None
+
+    def add_workers(self, supervisor: Supervisor) -> None:
+        """Everything that runs for the link."""
+        supervisor.worker("utility outbox", self.link.run_outbox, STALL_S)
+        supervisor.worker("utility sender", self.link.run_sender, STALL_S)
+        supervisor.worker("utility commands", self._take_commands, STALL_S)
+        supervisor.worker("utility reports", self._tell, STALL_S)
+
+    def recorded(self, entry: Mapping[str, Any], record: Future[int]) -> None:
+        """An entry's record is done, or has failed."""
+        if not record.cancelled() and record.exception() is None:
+            self.link.recorded(record.result(), entry)
+
+    # ---- commands ----------------------------------------------------------------------------------------------------
+
+    async def _take_commands(self, progress: Progress) -> None:
+        hold_s = float(self._set.get("hold_s") or 0.0)
+        if hold_s:  # how much of it is over nobody knows after a restart: it begins anew
+            self._order(AllRevoked(hold_s), "hold again", {"hold_s": hold_s})
+        await self.link.run_desk(self, progress)
+
+    async def objection(self, order: Order) -> tuple[Refusal, str] | None:
+        match order:
+            case SetNominalLimits(limits=limits):
+                return self._limits_objection(limits)
+            case SetPolicy() if "policy" not in self._engine.rule.facts():
+                return Refusal.NOT_HERE, f"the rule {self._engine.rule.name} shares nothing"
+            case SetBand(band_pct=band_pct) if band_pct > self._settings_of_link.band_pct_max(self._config):
+                most = self._settings_of_link.band_pct_max(self._config)
+                return Refusal.ABOVE_CONFIGURED, f"seen {band_pct:g} %, expected at most {most:g} %"
+            case LoadModel(sha256=sha256):
+                return await self._model_objection(sha256)
+            case GiveReceipt(meter=str(meter)) if meter not in self._configured_w:
+                return Refusal.UNKNOWN_METER, f"seen {meter!r}"
+        return None
+
+    @property
+    def _configured_w(self) -> dict[str, float]:
+        return {meter.id: meter.nominal_limit_w for meter in self._config.meters}
+
+    def _limits_objection(self, limits: Mapping[str, float]) -> tuple[Refusal, str] | None:
+        configured_w = self._configured_w
+        for meter, limit_w in limits.items():
+            if meter not in configured_w:
+                return Refusal.UNKNOWN_METER, f"seen {meter!r}"
+            if not 0 <= limit_w <= configured_w[meter]:
+                expected = f"at most the configured {configured_w[meter]:g} W"
+                return Refusal.ABOVE_CONFIGURED, f"{meter}: seen {limit_w:g} W, expected {expected}"
+        return None
+
+    async def _model_objection(self, sha256: str) -> tuple[Refusal, str] | None:
+        try:
+            rule = await self._ports.files.rule(sha256)
+        except HeadroomError as error:
+            return Refusal.NOT_HERE, str(error)[:200]
+        seen, present = rule.facts().get("model"), self._engine.rule.facts().get("model")
+        if present is not None and seen != present:
+            return Refusal.OTHER_FEEDER, f"seen {seen!r}, expected {present!r}"
+        self._rules = {sha256: rule}
+        return None
+
+    def settings(self, order: Order) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        match order:
+            case SetNominalLimits(limits=limits):
+                found["nominal_limit_w"] = {**self._set.get("nominal_limit_w", {}), **limits}
+            case SetPolicy(policy=policy):
+                found["policy"] = policy
+            case SetBand(band_pct=band_pct):
+                found["band_pct"] = band_pct
+            case LoadModel(sha256=sha256):
+                found["model"] = sha256
+            case RevokeAll(hold_s=hold_s) if hold_s:
+                found["hold_s"] = hold_s
+        self._set |= found
+        return found
+
+    async def carry_out(self, command: Command) -> Item | None:
+        about, item, outcome, detail = command.as_entry(), None, "done", ""
+        change: Change = Nothing()
+        match command.order:
+            case SetNominalLimits(limits=limits):
+                change = NominalLimits({MeterId(meter): float(limit_w) for meter, limit_w in limits.items()})
+            case SetPolicy(policy=policy):
+                change = Sharing(policy)
+            case SetBand(band_pct=band_pct):
+                change = BandWidth(float(band_pct))
+            case RevokeAll(hold_s=hold_s):
+                change = AllRevoked(float(hold_s))
+            case LoadModel(sha256=sha256):
+                change, outcome, detail = await self._another_rule(sha256)
+            case GiveReceipt():
+                item, outcome, detail = await self._receipt(command, command.order)
+        self._order(change, COMMAND, {**about, "outcome": outcome, "detail": detail})
+        return item
+
+    async def _another_rule(self, sha256: str) -> tuple[Change, str, str]:
+        """The rule that was looked at when the command was judged; after a restart it is loaded again."""
+        try:
+            rule = self._rules.pop(sha256, None) or await self._ports.files.rule(sha256)
+        except (HeadroomError, OSError, ValueError) as error:
+            return Nothing(), "failed", str(error)[:200]
+        rule.adjust(policy=self._set.get("policy"), band_pct=self._set.get("band_pct"))
+        return AnotherRule(rule), "done", f"model {rule.facts().get('model')}"
+
+    async def _receipt(self, command: Command, order: GiveReceipt) -> tuple[Item | None, str, str]:
+        try:
+            text = await self._ports.files.receipt(order.position, order.meter)
+        except (HeadroomError, OSError, ValueError) as error:
+            return None, "failed", str(error)[:200]
+        if len(text) > RECEIPT_BYTES_MAX:
+            return None, "failed", f"{len(text)} bytes; headroom-ledger receipt writes it to a file"
+        told = answer(command.number, command.sha256, "receipt", position=order.position, receipt=text)
+        name = f"{self._config.dcu.id}/answer/{command.sha256[:16]}/receipt"
+        return Item(Class.ANSWER, told, name), "done", ""
+
+    def refused(self, refused: Refused, unrecorded: int) -> None:
+        more = {"unrecorded": unrecorded} if unrecorded else {}
+        self._order(Nothing(), REFUSED, {**refused.as_entry(), **more})
+
+    def _order(self, change: Change, kind: str, about: Mapping[str, Any]) -> None:
+        self._put(Ordered(change, kind, about))
+
+    # ---- what is told ------------------------------------------------------------------------------------------------
+
+    async def _tell(self, progress: Progress) -> None:
+        """Alarms every second, the rest when it is time."""
+        clock, every_s = self._clock, self._settings_of_link.report_interval_s
+        report_s = clock.monotonic() + every_s
+        head_s = weeks_s = clock.monotonic()
+        while True:
+            self._tell_alarms()
+            self._tell_available()
+            now = clock.monotonic()
+            if now >= report_s:
+                report_s = now + every_s
+                self._tell_report(now)
+            if now >= head_s:
+                head_s = now + CHECKPOINT_S
+                await self._tell_head()
+            if now >= weeks_s:
+                weeks_s = now + WEEKS_S
+                await self._tell_weeks()
+            if self._set.get("hold_s") and not self._engine.held(now):
+                self._set["hold_s"] = 0.0
+                await self._ports.outbox.call(lambda outbox: outbox.keep_setting("hold_s", 0.0))
+            progress()
+            await asyncio.sleep(LOOK_S)
+
+    def _tell_alarms(self) -> None:
+        now: dict[tuple[str, str], None] = {}
+        for state in self._engine.table.states():
+            now |= dict.fromkeys((str(state.entry.id), name) for name in state.alarms.names)
+        now |= dict.fromkeys(self._own_alarms().items())
+        for source, what in [*(key for key in now if key not in self._lasting)]:
+            self._tell_alarm(source, what, raised=True)
+        for source, what in [*(key for key in self._lasting if key not in now)]:
+            self._tell_alarm(source, what, raised=False)
+        self._lasting = now
+
+    def _tell_alarm(self, source: str, what: str, *, raised: bool) -> None:
+        self.link.tell(Item(Class.ALARM, alarm(self._clock.utc_s(), source, what, raised=raised)))
+
+    def _tell_available(self) -> None:
+        forecaster = self.forecaster
+        if forecaster is None or forecaster.made_utc_s is None:
+            return
+        if forecaster.made_utc_s != self._forecast_utc_s:
+            self._forecast_utc_s = forecaster.made_utc_s
+            content = available(forecaster.made_utc_s, [one.as_entry() for one in forecaster.newest])
+            self.link.tell(Item(Class.AVAILABLE, content))
+
+    async def _tell_head(self) -> None:
+        head = await self._ports.files.checkpoint()
+        if head is not None and head != self._head:
+            self._head = head
+            self.link.tell(Item(Class.CHECKPOINT, checkpoint(head)))
+
+    async def _tell_weeks(self) -> None:
+        """Weeks that have ended since they were last told; what is told and that it is told become durable in turn."""
+        told_s = await self._ports.outbox.call(lambda outbox: outbox.setting(TOLD))
+        weeks = await self._ports.files.weeks(told_s or 0)
+        if weeks:
+            items = [Item(Class.STATISTICS, *_week(self._ports.configured.dcu.id, one)) for one in weeks]
+            newest_s = max(one["start_s"] for one in weeks)
+            await self._ports.outbox.call(lambda outbox: outbox.put(items))
+            await self._ports.outbox.call(lambda outbox: outbox.keep_setting(TOLD, newest_s))
+
+    def _tell_report(self, now: float) -> None:
+        readings = list(self._readings(now))
+        utc_s = self._clock.utc_s()
+        for first in range(0, len(readings), READINGS_MAX):
+            self.link.tell(Item(Class.REPORT, report(utc_s, readings[first : first + READINGS_MAX])))
+
+    def _readings(self, now: float) -> Iterator[dict[str, Any]]:
+        """What is known of every point; a value nobody vouches for is null."""
+        points = {point.name: point for point in self._engine.measurements(now).points}
+        yield _point(points[SUBSTATION], self._clock.utc_s())
+        for state in self._engine.table.states():
+            grant = self._engine.book.grant_of(state.entry.id)
+            reading = state.reading
+            energies = (
+                {}
+                if reading is None
+                else {
+                    "i_a": _numbers(reading.i_a),
+                    "import_energy_wh": reading.import_energy_wh,
+                    "export_energy_wh": reading.export_energy_wh,
+                }
+            )
+            yield {
+                **_point(points[state.entry.id], self._clock.utc_s()),
+                **energies,
+                "EXPORT_CAPACITY_SUBSCRIPTION": state.entry.nominal_limit_w,
+                "EXPORT_CAPACITY_RESERVATION": None if grant is None else grant.limit_w,
+                "EXPORT_CAPACITY_LIMIT": state.limit_w if state.reported_at_s is not None else None,
+                "source": state.source.name,
+            }
+
+
+def _week(dcu: str, one: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """An item of statistics and its name."""
+    figures = {key: value for key, value in one.items() if key not in {"meter", "start_s"}}
+    told = {"resource": one["meter"], "start_utc_s": one["start_s"], "duration_s": WEEK_S, "figures": figures}
+    return statistics(told), f"{dcu}/statistics/{one['meter']}/{one['start_s']}"
+
+
+def _point(point: Point, utc_s: float) -> dict[str, Any]:
+    taken = None if point.age_s is None else round(utc_s - point.age_s, 3)
+    return {
+        "resource": point.name,
+        "taken_utc_s": taken,
+        "quality": point.quality.value,
+        "u_v": _numbers(point.u_v),
+        "p_w": _numbers(point.p_w),
+        "q_var": _numbers(point.q_var),
+    }
+
+
+def _numbers(values: Sequence[float | None]) -> list[float | None]:
+    """What JSON can keep of them."""
+    return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
+def ordered_config(config: DcuConfig, settings: Mapping[str, Any]) -> DcuConfig:
+    """A configuration with what commands have set, as far as it still allows that: no limit, no band above its own."""
+    limits_w = settings.get("nominal_limit_w") or {}
+    changes: dict[str, Any] = {
+        "meters": [
+            meter.model_copy(
+                update={"nominal_limit_w": min(meter.nominal_limit_w, limits_w.get(meter.id, meter.nominal_limit_w))}
+            )
+            for meter in config.meters
+        ]
+    }
+    band_pct, policy, model = settings.get("band_pct"), settings.get("policy"), settings.get("model")
+    if band_pct is not None and config.utility is not None:
+        most = config.utility.band_pct_max(config)
+        changes["site"] = config.site.model_copy(update={"band_pct": min(band_pct, most)})
+    if policy is not None:
+        changes["decision"] = config.decision.model_copy(update={"policy": policy})
+    if model is not None and config.model is not None and config.utility is not None:
+        changes["model"] = config.model.model_copy(update={"file": str(config.utility.model_file(model))})
+    for name, value in settings.items():
+        if value:
+            event(_LOG, logging.INFO, "ordered by the utility", setting=name)
+    return config.model_copy(update=changes)

@@ -1,0 +1,67 @@
+"""A utility's end over a real broker: it reads everything, remembers ids, and gives commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from aiomqtt import Client, MqttError, ProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from dcu.utility.broker import TlsFiles
+from dcu.utility.documents import command_topic
+from hil_tests.virtual.broker import MemoryUtility
+
+AGAIN_S: Final = 0.05
+"""[s] Between two attempts to connect."""
+
+
+class _Client(Client):
+    """Takes each message where it arrives: what waits in a queue is gone with the connection."""
+
+    taker: MemoryUtility
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        del client, userdata
+        self.taker.take(message.topic, bytes(message.payload), asyncio.get_running_loop().time())
+
+
+class Consumer:
+    """The utility; `run` until cancelled."""
+
+    def __init__(self, host: str, port: int, files: TlsFiles) -> None:
+        self._host, self._port, self._context = host, port, files.context()
+        self.utility = MemoryUtility()
+        self.client: _Client | None = None
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, listen, connect again."""
+        while True:
+            with contextlib.suppress(MqttError):
+                await self._listen()
+            self.ready.clear()
+            self.client = None
+            await asyncio.sleep(AGAIN_S)
+
+    async def _listen(self) -> None:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 3600
+        client = _Client(
+            self._host, self._port, identifier="utility", protocol=ProtocolVersion.V5, clean_start=False,
+            tls_context=self._context, properties=properties, timeout=5.0, keepalive=5,
+        )  # fmt: skip
+        client.taker = self.utility
+        async with client:
+            await client.subscribe("headroom/+/up/#", qos=1)
+            self.client = client
+            self.ready.set()
+            await asyncio.shield(client._disconnected)
+
+    async def command(self, dcu: str, payload: bytes, *, retain: bool = False) -> None:
+        """Give a command, once connected."""
+        await self.ready.wait()
+        assert self.client is not None
+        await self.client.publish(command_topic(dcu), payload, qos=1, retain=retain)

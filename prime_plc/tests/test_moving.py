@@ -1,0 +1,204 @@
+"""What keeps a tree together on a bad line: switches that move, slots that stay, patience that is measured."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from prime_plc.channel import Keep, Outgoing
+from prime_plc.connection import Connection
+from prime_plc.control import ControlType, Pro, Reg
+from prime_plc.custody import Custody, expects_answer
+from prime_plc.enrolment import CAPABILITIES
+from prime_plc.modem_host import ModemClock
+from prime_plc.pdu import LNID_BROADCAST, Packet
+from prime_plc.phy import TICK_S
+from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
+from prime_plc.service_node import State
+from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.slots import SlotTable
+from prime_plc.tests.ether import Ether, eui
+
+SETTINGS = MacSettings()
+
+
+class Fork:
+    """n4 hangs on n3, which hears n1 and n2; both hear the base."""
+
+    def __init__(self) -> None:
+        self.snr_db: dict[frozenset[str], float] = {
+            frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
+        }
+        self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))))
+        self.ether.add_base()
+        for number in range(1, 5):
+            self.ether.add_node(number)
+        self.ether.run_until(self.ether.connected, 300.0)
+        for number in (1, 2):  # one of them was made a switch already
+            self.ether.put("base", Manage(Action.PROMOTE, eui(number)))
+        self.ether.run(60.0)
+
+    def set(self, one: str, other: str, snr_db: float | None) -> None:
+        pair = frozenset((one, other))
+        self.snr_db.pop(pair, None)
+        if snr_db is not None:
+            self.snr_db[pair] = snr_db
+        self.ether.retune()
+
+    @property
+    def parent(self) -> int:
+        """Which of the two n3 hangs on."""
+        return next(one for one in (1, 2) if self.ether.node(one).switching.lsid == self.ether.node(3).sid)
+
+
+@pytest.mark.parametrize("elsewhere", ["the other switch", "the base itself"])
+def test_a_switch_that_loses_its_own_switch_takes_along_what_is_below_it(elsewhere: str) -> None:
+    """Its parent is gone from one instant to the next. It keeps number and slot, the node below keeps its connection
+    even if the level changes, and data flow again in both directions."""
+    fork = Fork()
+    ether = fork.ether
+    before = (ether.node(3).switching.lsid, ether.node(3).switching.slot)
+    assert before[0] is not None
+    old = fork.parent
+    fork.set(f"n{old}", "n3", None)
+    if elsewhere == "the base itself":
+        fork.set("n1", "n3", None)
+        fork.set("n2", "n3", None)
+        fork.set("base", "n3", 25.0)
+    ether.run(60.0)
+    assert ether.node(3).state is State.SWITCH
+    assert (ether.node(3).switching.lsid, ether.node(3).switching.slot) == before
+    assert ether.node(4).level == ether.node(3).level + 1 == (1 if elsewhere == "the base itself" else 2)
+    assert ether.of("n4", LinkDown) == []
+    ether.put("n4", SendData(None, 1, 1, b"up", 1))
+    ether.put("base", SendData(eui(4), 1, 1, b"down", 2))
+    ether.run(60.0)
+    assert [item.data for item in ether.of("base", DataReceived)] == [b"up"]
+    assert [item.data for item in ether.of("n4", DataReceived)] == [b"down"]
+
+
+def test_a_switch_without_a_way_says_so_and_ends_in_time() -> None:
+    """No other switch is heard: it goes on beaconing with quality 0, takes nobody, and stops when its time is over."""
+    fork = Fork()
+    ether = fork.ether
+    for number in (1, 2):
+        fork.set(f"n{number}", "n3", None)
+    ether.run(50.0)
+    heard = next(one for one in ether.node(4).beacons.items() if one.pdu[1] == ether.node(3).switching.lsid)
+    assert not heard.reachable
+    assert ether.node(4).beacons.best(ether.now, 0.0) is None
+    ether.run(SETTINGS.switch_hold_s + SETTINGS.switch_silence_s_min)
+    assert ether.node(3).switching.lsid is None
+
+
+def test_a_node_goes_from_a_weak_switch_to_a_stronger_one() -> None:
+    """Its signal fades to where frames are lost, another one is clear: it does not wait for silence."""
+    fork = Fork()
+    old = fork.parent
+    for _ in range(3):
+        fork.set(f"n{old}", "n3", SETTINGS.weak_snr_db - 2.0)
+        fork.ether.run(60.0)
+    assert fork.parent != old
+    assert fork.ether.of("n4", LinkDown) == []
+
+
+def test_a_slot_once_given_is_the_same_when_asked_for_again() -> None:
+    """A switch that comes back beacons where it did, whatever it wants now."""
+    table = SlotTable(5)
+    slots = {sid: table.give(sid, 2) for sid in range(1, 6)}
+    assert len(set(slots.values())) == 5
+    assert {sid: table.give(sid, 3) for sid in range(1, 6)} == slots
+
+
+def test_a_better_round_trip_does_not_move_slots_that_are_booked_by_a_beacon() -> None:
+    """The map jumps by 4 ms; what is booked by the stamp of a beacon stays within 20 us of it, for slots leave 2 ms."""
+    clock = ModemClock()
+    clock.add(0.0, 0.010, 1000)
+    start_s = clock.stamped(50_000)
+    before = clock.ticks(start_s + FRAME_S)
+    clock.add(1.0, 1.002, 1000 + round(0.992 / TICK_S))
+    assert abs(clock.host_s(50_000) - start_s) > 0.003
+    assert abs(clock.ticks(start_s + FRAME_S) - before) <= 2
+
+
+def test_a_base_follows_its_clock_slowly() -> None:
+    """The same for beacons booked one after the other: no two are more than 60 ppm from a frame apart, and in the end
+    the map is reached again."""
+    clock = ModemClock()
+    clock.add(0.0, 0.010, 1000)
+    booked = [clock.booked(1.0)]
+    clock.add(1.0, 1.002, 1000 + round(0.992 / TICK_S))
+    times = [1.0 + number * FRAME_S for number in range(1, 400)]
+    booked += [clock.booked(at_s) for at_s in times]
+    steps = [(later - earlier) * TICK_S for earlier, later in itertools.pairwise(booked)]
+    assert max(abs(step - FRAME_S) for step in steps) < 60e-6 * FRAME_S + TICK_S
+    assert clock.host_s(booked[-1]) == pytest.approx(times[-1], abs=1e-4)
+
+
+def test_a_new_packet_does_not_put_off_the_repetition_of_an_old_one() -> None:
+    """One report a minute, each within the patience of the one before: the first is repeated all the same."""
+    connection = Connection(SETTINGS, hops=4)
+    sent = []
+    for minute in range(3):
+        assert connection.send(bytes(10), minute)
+        for second in range(60):
+            sent += [(minute * 60 + second, len(payload)) for payload in connection.packets(60.0 * minute + second)]
+    assert len(sent) > 4
+
+
+def test_a_way_that_is_open_again_is_used_at_once() -> None:
+    """What would have waited for half a minute goes out when told to."""
+    connection = Connection(SETTINGS, hops=4)
+    assert connection.send(bytes(10), 1)
+    assert len(connection.packets(0.0)) == 1
+    assert connection.packets(1.0) == []
+    connection.hurry(3.0)
+    assert connection.packets(2.9) == []
+    assert len(connection.packets(3.0)) == 1
+
+
+def control(ctype: ControlType, lnid: int, payload: bytes) -> Packet:
+    return Packet(False, 1, True, ctype, 9, lnid, payload)
+
+
+def test_questions_are_repeated_and_answers_are_not() -> None:
+    """By direction: a registration asked for, up, and answered, down, but not acknowledged; a promotion down but
+    not its refusal."""
+    reg = Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode()
+    promotion, refusal = (Pro(negative, 0, 2, nsid).encode() for negative, nsid in ((False, 7), (True, 0xFF)))
+    asked = {
+        (expects_answer(control(ControlType.REG, LNID_BROADCAST, reg), downlink=False), True),
+        (expects_answer(control(ControlType.REG, 5, reg), downlink=True), True),
+        (expects_answer(control(ControlType.REG, 5, reg), downlink=False), False),
+        (expects_answer(control(ControlType.PRO, 5, promotion), downlink=True), True),
+        (expects_answer(control(ControlType.PRO, 5, refusal), downlink=True), False),
+    }
+    assert {(one, one) for one, _ in asked} == asked
+
+
+def test_a_registration_at_the_last_hop_is_over_when_its_answer_passes() -> None:
+    """The number comes with the answer, so the node is known by its EUI-48; another node's answer ends nothing."""
+    custody = Custody(SETTINGS, random.Random(1))
+    request = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
+    custody.sent(Outgoing(1, False, 0, -1, [request], keep=Keep.LAST), 0.02, 0.0)
+    theirs = control(ControlType.REG, 7, Reg(False, False, 0, CAPABILITIES, 2, eui(2)).encode())
+    mine = control(ControlType.REG, 8, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
+    assert custody.answered(theirs, 0.1, downlink=True) == []
+    assert custody.answered(mine, 0.2, downlink=True) == [-1]
+
+
+def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
+    """A first copy is not concerned; of what was repeated the latest is, and only for a moment."""
+    custody = Custody(SETTINGS, random.Random(1))
+    packet = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
+    first = Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD)
+    custody.sent(first, 0.02, 0.0)
+    assert not custody.taken(-1, 0.1)
+    (again,), _ = custody.due(5.0, crowded=False)
+    custody.sent(again, 0.02, 5.0)
+    assert not custody.taken(3, 5.1)
+    assert not custody.taken(-1, 9.0)
+    assert custody.taken(-1, 5.1)
+    assert len(custody) == 0
