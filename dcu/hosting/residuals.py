@@ -4,12 +4,14 @@ Meters report one after the other, and a house that switches between two reports
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
 instant of the reading lies between the reports before and after it. The model gets the middle of the two, which is half
 of the change away from either at most. Grants are lowered together and clouds shade everybody, so what moves a voltage
-the same way is added up as it is, not by squares: the reading's *swing*.
+the same way is added up as it is, not by squares: the reading's *swing*. Where meters report a change by more than so
+many watts within seconds (`report_change_w`), no more than these can have changed before the last seconds of an
+interval; a report that was lost counts as not called for, and is another one each time.
 
 Each port's residual is filtered as a constant that drifts slowly. A reading `r` is off by noise and by its swing, which
-are other ones each time: the instants of clouds and grants have nothing to do with whose turn it is to report. But a
-house may always switch right after its report and make every reading of its neighbour wrong the same way, however many
-there are: of each reading, what the house can have done that moves it most is in *doubt* for good. The mean `m` has a
+are other ones each time: the instants of clouds and grants have nothing to do with whose turn it is to report. But some
+houses may always switch right after their reports and make each reading of a neighbour wrong the same way, however many
+there are: of each reading, what the three can have done that move it most is in *doubt* for good. The mean `m` has a
 variance `P` of what averages out, and a doubt `B` that does not: the weighted mean of the doubts that it was learnt
 with (as standard deviations: a third of what they are at most),
 
@@ -59,8 +61,10 @@ NOISE_SHARE: Final = 0.005
 """Weight of one clear reading in what noise readings have; some two hundred count."""
 NOISE_MIN_V: Final = 0.04
 """[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
-IN_STEP: Final = 1
+IN_STEP: Final = 3
 """Ports whose draws may always change right after a report, so that no number of readings averages them out."""
+TOLD_S, TOLD_GAP_S = 3.0, 5.0
+"""[s] From a change of draw to the reading that a meter reports for it, and the least it leaves between two reports."""
 LINEAR: Final = 0.15
 """Share by which what draws change is wrong to first order about no load."""
 KEPT: Final = 16
@@ -119,15 +123,19 @@ class Residuals:
     """Mean by port (n) [V], its variance [V2] and the doubt in it that does not average out [V], the lift they were
     learnt at; ports whose readings contradict the model, or could not be judged for too long."""
 
-    def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
+    def __init__(
+        self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float, told_w: float | None = None
+    ) -> None:
         """Nothing known.
 
         Args:
             metered: which ports have a meter (n).
             nominal_v: (n) [V].
             noise_v: of a reading [V], to begin with: its last digit, its flicker.
+            told_w: meters report a draw that has changed by more within `TOLD_S` [W]; None where not all do.
         """
         n = len(metered)
+        self._told_w = np.inf if told_w is None else told_w
         self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
@@ -276,11 +284,14 @@ class Residuals:
         first_s = self._t[ports, lower]
         unseen = (before == 0) | ~np.isfinite(first_s)
         between = ~unseen & (upper != lower) & (at_s[:, None] > np.where(unseen, 0.0, first_s) + NEW_S)
+        ended_s = self._t[ports, upper]
+        told = between & (ended_s - at_s[:, None] > TOLD_S) & (ended_s - first_s > TOLD_GAP_S + TOLD_S)
         unknown = unseen & self._metered
         found = []
         for table in tables:
             first, last = table[ports, lower], table[ports, upper]
             half = np.where(between, (last - first) / 2, 0.0)
+            half = np.where(told, np.clip(half, -self._told_w / 2, self._told_w / 2), half)
             found.append((np.where(unseen, last, first + half), np.where(unknown, SURPRISE * UNSEEN_W, half)))
         return found
 
