@@ -38,6 +38,19 @@ async def test_a_look_tells_everything_in_words() -> None:
     assert [alarm.what for alarm in street.alarms if alarm.who == "meter-3"] == ["voltage above 241.5 V"]
 
 
+async def test_a_medium_that_fills_up_is_an_alarm_and_a_dcu_that_says_nothing_of_it_none() -> None:
+    """It comes with the snapshot, before the ledger has no room."""
+    world = World()
+    feed = feed_of(world)
+    await feed.look()
+    before = {alarm["what"] for alarm in feed.street["alarms"]}
+    world.told = snapshot() | {"short_of_room": True}
+    await feed.look()
+    (new,) = [alarm for alarm in feed.street["alarms"] if alarm["what"] not in before]
+    assert (new["level"], new["who"]) == ("alarm", "DCU")
+    assert "nearly full" in new["what"]
+
+
 async def test_a_silent_dcu_is_stale_and_then_down_and_what_was_heard_stays() -> None:
     """The last values are shown as the last, never as present ones."""
     world = World()
