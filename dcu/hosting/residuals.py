@@ -281,10 +281,10 @@ class Residuals:
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
-        first_s = self._t[ports, lower]
+        first_s, ended_s = self._t[ports, lower], self._t[ports, upper]
         unseen = (before == 0) | ~np.isfinite(first_s)
-        between = ~unseen & (upper != lower) & (at_s[:, None] > np.where(unseen, 0.0, first_s) + NEW_S)
-        ended_s = self._t[ports, upper]
+        first_s, ended_s = np.where(unseen, 0.0, first_s), np.where(unseen, 0.0, ended_s)
+        between = ~unseen & (upper != lower) & (at_s[:, None] > first_s + NEW_S)
         told = between & (ended_s - at_s[:, None] > TOLD_S) & (ended_s - first_s > TOLD_GAP_S + TOLD_S)
         unknown = unseen & self._metered
         found = []
