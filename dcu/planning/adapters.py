@@ -106,9 +106,11 @@ def cer(path: Path, told: list[str]) -> Iterator[Rows]:
                     "1 .. 48 (49 and 50 of a long day are left out)",
                 )
                 local = (CER_DAY_ONE + (code // 100 - 1) * 86_400 + (half - 1) * 1800).astype(np.int64)
-                start, exists = utc_of_local(local, CER_ZONE)
+                meters = np.array(batch.column("meter").to_pylist(), dtype=object)
+                start, exists = utc_of_local(local, CER_ZONE, meters)
+                bad.unless(exists, ok & inside, first, batch.column("code"), "half-hour", "a time the clocks show")
                 kwh, valid = numbers(batch.column("kwh"), null=False)
-                bad.unless(valid, ok & inside, first, batch.column("kwh"), "kWh", "a finite number")
+                bad.unless(valid, ok & inside & exists, first, batch.column("kwh"), "kWh", "a finite number")
                 yield _import_rows(bad, first, batch.column("meter"), start, kwh * 1000, ok & inside & exists & valid)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
@@ -162,10 +164,13 @@ def _import_rows(
     return Rows(np.array(names.to_pylist(), dtype=object)[sound], start[sound], values)
 
 
-def utc_of_local(local_s: NDArray[np.int64], timezone: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def utc_of_local(
+    local_s: NDArray[np.int64], timezone: str, whose: NDArray[np.object_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """UTC seconds of local clock times (given as if they were UTC), and whether such a time exists.
 
-    Of a time that comes twice the first occurrence in the array is summer time, the second standard time.
+    Of a time that comes twice the first occurrence is summer time, the second standard time, for each of `whose`
+    (n_row) by itself where the rows are several customers'.
     """
     zone = ZoneInfo(timezone)
     found, exists = np.empty_like(local_s), np.ones(len(local_s), dtype=bool)
@@ -178,8 +183,11 @@ def utc_of_local(local_s: NDArray[np.int64], timezone: str) -> tuple[NDArray[np.
         kept[h] = offsets[0], offsets[1], int(back) == h * 900
     first, second, real = (np.array([kept[h][k] for h in hours.tolist()])[place] for k in range(3))
     again = np.zeros(len(local_s), dtype=bool)
+    met: set[tuple[object, int]] = set()
     for k in np.flatnonzero(first != second):
-        again[k] = bool((local_s[:k] == local_s[k]).any())
+        key = (None if whose is None else whose[k], int(local_s[k]))
+        again[k] = key in met
+        met.add(key)
     found = local_s - np.where(again, second, first)
     exists &= real.astype(bool)
     return found, exists
@@ -269,4 +277,6 @@ def _profile_file(
     bad.judge()
     local = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
     start, exists = utc_of_local(local, timezone) if timezone != "UTC" else (local, np.ones(len(local), dtype=bool))
+    if not exists.all():
+        told.append(f"{path.name}: {int((~exists).sum())} rows left out: times that the clocks of {timezone} skip")
     return start[exists], {name: np.concatenate(parts)[exists] for name, parts in columns.items()}

@@ -38,6 +38,22 @@ def test_cer(tmp_path: Path) -> None:
     assert table.import_wh[0, 5] == pytest.approx(60.0)
 
 
+def test_cer_keeps_its_meters_apart_where_clocks_change(tmp_path: Path) -> None:
+    """On 29 March 2009 (day 88) 01:00 and 01:30 do not exist and are named; on 25 October (day 298) both come twice, and
+    the one row that each meter has is summer time, whoever stands before it in the file."""
+    lines = [
+        f"{m} {day:03d}{half:02d} 0.5"
+        for m in (1, 2)
+        for day in (*range(82, 92), *range(294, 302))
+        for half in range(1, 49)
+    ]
+    table = _read(tmp_path, "cer", "\n".join(lines) + "\n")
+    assert np.array_equal(np.isfinite(table.import_wh[0]), np.isfinite(table.import_wh[1]))
+    told = " ".join(table.notes)
+    assert "4 bad rows" in told
+    assert "08803" in told
+
+
 def test_pecan_street(tmp_path: Path) -> None:
     """Grid is import minus export [kW]; solar behind the meter is kept beside it, and absent where it is empty."""
     stamps = [f"2018-06-{1 + k // 96:02d} {k % 96 // 4:02d}:{k % 4 * 15:02d}:00-05" for k in range(200)]
