@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dcu.grid.picture import feeder_plan
-from dcu.planning.capacity import Level, interval
+from dcu.planning.capacity import Criterion, Level, interval_at
 from dcu.planning.evaluate import I_BINS, Observer
 from dcu.planning.run import Findings, Read
 from dcu.planning.study.report import COLOURS, FAINT, INK, WARN, canvas
@@ -104,7 +104,8 @@ def curves(read: Read, found: Findings) -> tuple[Figure, str]:
         counts = [int(level.tally.over.max()) for level in log]
         states = [level.tally.states for level in log]
         p = np.array(counts) / np.array(states) * 100
-        bands = np.array([interval(c, n) for c, n in zip(counts, states, strict=True)]) * 100
+        worst = [(level.tally, int(np.argmax(level.tally.over))) for level in log]
+        bands = np.array([interval_at(t, Criterion.OVERVOLTAGE, k) for t, k in worst]) * 100
         colour = COLOURS[k % len(COLOURS)]
         left.plot(
             x,

@@ -287,7 +287,7 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     if len(number) > CUSTOMERS_MAX:
         raise ConfigError(source, [Fault("meter data", f"{len(number)} customers", f"at most {CUSTOMERS_MAX}")])
     interval = _interval(source, code, start)
-    names = list(number)
+    called = list(number)
     phases, often = np.unique(start % interval, return_counts=True)
     phase = int(phases[np.argmax(often)])  # what most rows keep: one stamp that is off condemns no other
     on_grid = start % interval == phase
@@ -296,7 +296,7 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     bad = BadRows(Path(source), told=told)
     bad.rows = len(start)
     for k in np.flatnonzero(~on_grid)[:NAMED_MAX]:
-        bad.add(0, f"{names[code[k]]} at {_stamp(start[k])}", f"every {interval} s, {phase} s past the full interval")
+        bad.add(0, f"{called[code[k]]} at {_stamp(start[k])}", f"every {interval} s, {phase} s past the full interval")
     bad.count += max(int((~on_grid).sum()) - NAMED_MAX, 0)
     wide = int(slot[on_grid].max()) + 1
     if wide * len(number) > CELLS_MAX:
@@ -309,7 +309,7 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     again[kept] = False
     doubled = np.flatnonzero(again)
     for k in doubled[:NAMED_MAX]:
-        seen = f"{names[code[k]]} at {_stamp(first + interval * (int(cell[k]) % wide))} again"
+        seen = f"{called[code[k]]} at {_stamp(first + interval * (int(cell[k]) % wide))} again"
         bad.add(0, seen, "each interval once; the first row counts")
     bad.count += max(len(doubled) - NAMED_MAX, 0)
     bad.judge()

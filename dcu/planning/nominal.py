@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from dcu.planning.run import Findings, Read
@@ -19,16 +21,26 @@ def nominal_limits(read: Read, found: Findings) -> str:
     for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
         rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
     own = {e.customer: e.rated_w for e in read.inputs.existing}
+    contracts: dict[str, float] = {}
     served: set[str] = set()
+    for point in read.inputs.network.connection_points:
+        contracts[point.id] = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
+        served.add(point.bus)
+    sharing = Counter(
+        (point.bus, c.pos)
+        for point in read.inputs.network.connection_points
+        for c in point.connections
+        if contracts[point.id] > 0
+    )
     lines = [
         f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
-        "# the largest common limit that violates nothing in any drawn state. Headroom grants what lies between it and",
-        "# contract_limit_w.",
+        f"# the largest common limit that violates nothing in any of {found.nominal.states:,} states with sun; who",
+        "# shares a bus and phase shares the limit. Headroom grants what lies between it and contract_limit_w.",
         "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
     ]
     for point in read.inputs.network.connection_points:
-        contract = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
-        served.add(point.bus)
+        contract = contracts[point.id]
+        share_w = found.nominal.static_limit_w / max([sharing[point.bus, c.pos] for c in point.connections] + [1])
         phases = ", ".join(f'"{c.pos}"' for c in point.connections)
         lines += [
             "",
@@ -36,7 +48,7 @@ def nominal_limits(read: Read, found: Findings) -> str:
             f'id = "{point.meter or point.id}"',
             f'bus = "{point.bus}"',
             f"phases = [{phases}]",
-            f"nominal_limit_w = {float(np.floor(min(found.nominal.static_limit_w, contract)))!r}",
+            f"nominal_limit_w = {float(np.floor(min(share_w, contract)))!r}",
             f"contract_limit_w = {float(contract)!r}",
         ]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ from dcu.planning.capacity import Capacity, Criterion, Risk
 from dcu.planning.figures import all_figures
 from dcu.planning.nominal import nominal_limits
 from dcu.planning.result import RISKS, bindings, result, risks, study_again
-from dcu.planning.run import Findings, Read
+from dcu.planning.run import Findings, Read, scenario_of
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, versions
 from dcu.planning.tables import write_tables
@@ -58,7 +58,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         parts += [_rare(read, found)]
     if found.dynamic is not None:
         parts += [report.heading("What Headroom adds", _headroom_text(found)), drawn["headroom"]]
-    parts += [_about(read)]
+    parts += [_about(read, found)]
     lead = (
         f"{read.inputs.network.name}: {len(read.inputs.profiles.customers)} customers, "
         f"{read.inputs.past.days} days of meter data, {s.sampling.days * read.inputs.past.slots:,} states a level"
@@ -94,10 +94,11 @@ def _capacity_table(read: Read, found: Findings) -> str:
     lines = []
     for name, cs in found.capacities.items():
         by = {c.group: c for c in cs}
+        percentile = read.study.percentile(scenario_of(read.study, name))
         lines.append(
             (
                 name,
-                *(x for g in ("voltage", "current") for x in (_levels(by[g], read), _what_binds(by[g]))),
+                *(x for g in ("voltage", "current") for x in (_levels(by[g], read), _what_binds(by[g], percentile))),
                 _levels(by["unbalance"], read),
             )
         )
@@ -112,7 +113,8 @@ def _capacity_table(read: Read, found: Findings) -> str:
     note = (
         "Each cell: last feasible total, with a unit's rating in brackets, and first infeasible total. "
         "Publications differ in which of the two they "
-        "call hosting capacity."
+        "call hosting capacity. Where the interval at the first infeasible step holds the limit, more states "
+        "may put the capacity one step higher."
     )
     return report.heading("Hosting capacity", note) + report.table(header, lines)
 
@@ -142,14 +144,16 @@ def _levels(c: Capacity, read: Read) -> str:
     return f"{c.last_feasible_w / 1000:.2f} ({unit:g}); {then}"
 
 
-def _what_binds(c: Capacity) -> str:
+def _what_binds(c: Capacity, percentile: float) -> str:
     if not c.violations:
         return ""
     v = c.violations[0]
     if v.criterion is Criterion.CURRENT or any(x.criterion is Criterion.CURRENT for x in c.violations):
         top = max((x for x in c.violations if x.criterion is Criterion.CURRENT), key=lambda x: x.extreme)
         return f"{top.place}, {top.extreme:.0%} of rating"
-    return f"{v.place} {v.criterion}, {v.probability:.2%} ({v.low:.2%} – {v.high:.2%})"
+    allowed = 1 - percentile / 100
+    close = ": too close to tell" if v.low <= allowed <= v.high else ""
+    return f"{v.place} {v.criterion}, {v.probability:.2%} ({v.low:.2%} – {v.high:.2%}{close})"
 
 
 def _binding(read: Read, found: Findings) -> str:
@@ -223,10 +227,17 @@ def _load_models(read: Read, found: Findings) -> str:
     text = (
         "Real loads are not independent between quarter-hours and customers. The same scenario with whole "
         "recorded days instead of "
-        "independent quarter-hours; the last column is the probability at one level for all."
+        "independent quarter-hours; the last column is the probability at one level for all, with its 95 % interval: "
+        "where days hang together a simulated day tells less than 96 states, and differences within the intervals "
+        "are none."
     )
     lines = [
-        (v.name, f"{v.voltage_w / 1000:g}", f"{v.current_w / 1000:g}", f"{v.overvoltage:.2%}")
+        (
+            v.name,
+            f"{v.voltage_w / 1000:g}",
+            f"{v.current_w / 1000:g}",
+            f"{v.overvoltage:.2%} ({v.low:.2%} – {v.high:.2%})",
+        )
         for v in found.load_models
     ]
     header = (
@@ -242,10 +253,16 @@ def _rare(read: Read, found: Findings) -> str:
     r, asked = found.rare, read.study.extras.rare
     assert r is not None
     assert asked is not None
+    where = f"Scenario {asked.scenario} at {asked.level * read.study.growth.step_w / 1000:g} kVA a unit: "
+    if not r.probability:
+        text = (
+            f"{where}no overvoltage in {r.states:,} states drawn where it would happen, the highest voltage being "
+            f"{r.u_max_pu:.3f} pu: its probability is below {r.high:.2g} (95 %)."
+        )
+        return report.heading("Rare events", text)
     ratio = r.brute_states / (r.states + r.learning_states)
     text = (
-        f"Scenario {asked.scenario} at {asked.level * read.study.growth.step_w / 1000:g} kVA a unit: "
-        f"overvoltage at {r.place} with probability "
+        f"{where}overvoltage at {r.place} with probability "
         f"{r.probability:.3g} ± {r.error:.1g} (standard error) from {r.states + r.learning_states:,} states "
         f"drawn where it happens. Plain sampling would "
         f"need {_about_so_many(r.brute_states)} states for the same error, {_about_so_many(ratio)} times as many."
@@ -270,7 +287,7 @@ def _headroom_text(found: Findings) -> str:
     )
 
 
-def _about(read: Read) -> str:
+def _about(read: Read, found: Findings) -> str:
     notes = read.notes or ("none",)
     inputs = [(p.name, file_sha256(p)) for p in read.files]
     made = [(k, v) for k, v in versions().items()]
@@ -284,4 +301,5 @@ def _about(read: Read) -> str:
         + report.table(("file", "sha256"), inputs)
         + report.table(("made with", "version"), [*made, ("seed", read.study.seed)])
         + "<p>Notes on the data: " + "; ".join(escape(n) for n in notes) + "</p>"
+        + "".join(f"<p>Not told: {escape(text)}</p>" for text in found.untold)
     )  # fmt: skip

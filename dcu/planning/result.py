@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from dcu.planning import check_table
-from dcu.planning.capacity import Capacity, Criterion, Level, Risk, Violation, interval, risk
+from dcu.planning.capacity import Capacity, Criterion, Level, Risk, Violation, interval_at, risk
 from dcu.planning.run import Findings, Read
 from dcu.planning.study.outcome import file_sha256, relative, versions
 
@@ -61,6 +61,7 @@ def result(
         "headroom": None if found.dynamic is None else _fields(found.dynamic)
         | {"exporters": [_fields(e) for e in found.dynamic.exporters]},
         "rare": None if found.rare is None else _fields(found.rare),
+        "untold": list(found.untold),
         "check_table": check_table.as_dicts(rows),
         "relations": [{"relation": text, "holds": ok} for text, ok in relations],
     }  # fmt: skip
@@ -123,7 +124,7 @@ def bindings(level: Level, read: Read, name: str) -> list[tuple[Criterion, str, 
     ):
         if len(places):
             k = max(range(len(places)), key=lambda j, c=counts, e=extremes, s=sign: (c[j], s * e[j]))  # type: ignore[misc]
-            low, high = interval(int(counts[k]), t.states)
+            low, high = interval_at(t, criterion, k)
             found.append((criterion, places[k], float(counts[k] / t.states), low, high, float(extremes[k])))
     return found
 

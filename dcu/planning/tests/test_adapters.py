@@ -39,8 +39,8 @@ def test_cer(tmp_path: Path) -> None:
 
 
 def test_cer_keeps_its_meters_apart_where_clocks_change(tmp_path: Path) -> None:
-    """On 29 March 2009 (day 88) 01:00 and 01:30 do not exist and are named; on 25 October (day 298) both come twice, and
-    the one row that each meter has is summer time, whoever stands before it in the file."""
+    """On 29 March 2009 (day 88) 01:00 and 01:30 do not exist and are named; on 25 October (day 298) both come twice,
+    and the one row that each meter has is summer time, whoever stands before it in the file."""
     lines = [
         f"{m} {day:03d}{half:02d} 0.5"
         for m in (1, 2)

@@ -162,7 +162,7 @@ def test_parquet_columns_must_have_their_types(tmp_path: Path) -> None:
 
 
 def test_one_stamp_that_is_off_condemns_no_other_row(tmp_path: Path) -> None:
-    """The first row of the file and of the time stands three seconds late: it alone is left out, by name and instant."""
+    """The first row of the file and of the time is three seconds late: it alone is left out, by name and instant."""
     rows = _rows()
     rows[0] = rows[0].replace("00:00:00Z", "00:00:03Z")
     table = read_meter_data([_csv(tmp_path, rows)])
