@@ -282,6 +282,7 @@ class _Truth:
         self._u_nominal_v = np.abs(model.u_open_v)
         self.u_low_v = self._u_nominal_v * (1 - LOW_SHARE * band_pct / 100)
         self.u_high_v = self._u_nominal_v * (1 + HIGH_SHARE * band_pct / 100)
+        self._choices: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         self._rated = np.flatnonzero(np.isfinite(model.rating_a))
         self._rated_h = np.ascontiguousarray(model.current_h[self._rated].T)
         self.entries = tuple(
@@ -371,13 +372,20 @@ class _Truth:
     def in_some_phases(self, p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
         """Draws with the limits (n_state, n_wish) used in one phase, in two, in all, the others as they are: every
         choice of each (n_state * n_choice, n), state by state; in all phases last."""
-        mine = np.array(self.phases())[at]
-        labels = sorted(set(mine.tolist()))
-        choices = [np.isin(mine, c) for size in range(1, len(labels) + 1) for c in combinations(labels, size)]
-        used = np.where(np.array(choices)[None, :, :], -limits_w[:, None, :], p[at])
+        labels = sorted({self.phases()[port] for port in at})
+        choices = self._in_phases(tuple(labels))[:, at]
+        used = np.where(choices[None, :, :], -limits_w[:, None, :], p[at])
         found = np.repeat(p[None, :], len(limits_w) * len(choices), axis=0)
         found[:, at] = used.reshape(len(found), len(at))
         return found
+
+    def _in_phases(self, labels: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Which ports (n) are on one of some phases, for every choice of them: (n_choice, n), all of them last."""
+        if labels not in self._choices:
+            mine = np.array(self.phases())
+            choices = [c for size in range(1, len(labels) + 1) for c in combinations(labels, size)]
+            self._choices[labels] = np.array([np.isin(mine, choice) for choice in choices])
+        return self._choices[labels]
 
     def level(self, p: Reals, q: Reals, at: NDArray[np.int64], wanted_w: float, states: States) -> float:
         """The highest common limit that the true network bears [W], by bisection; `states` says how it is used."""
@@ -387,11 +395,13 @@ class _Truth:
             draws = states(p, at, np.repeat(levels[:, None], len(at), axis=1))
             beyond = self.beyond(draws, q).reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
             good = np.asarray((beyond <= np.maximum(beyond[0], 0.0)).all(axis=1), dtype=bool)
-            last = len(good) - 1 if good.all() else int(good.argmin()) - 1
+            if good.all():
+                return high
+            last = int(good.argmin()) - 1
             if last < 0:
                 return NOMINAL_W
-            low, high = levels[last], levels[min(last + 1, len(levels) - 1)]
-        return float(low)
+            low, high = float(levels[last]), float(levels[last + 1])
+        return low
 
 
 def _bound_holds(feeder: Feeder, p: Reals, q: Reals, after: Reals) -> bool:

@@ -57,19 +57,19 @@ class _Sorted:
         np.conjugate(i, out=i)
         for at, part in self.parts:
             np.matmul(part, i[at], out=out[at])
-        self._add_common(i, out)
+        out += self.u_open_v
+        if self.common is not None:
+            out += self.common[0] @ (self.common[1] @ i)
 
     def rough_step(self, given: Complexes, u: Complexes, i: Complexes, out: Complexes) -> None:
         """The same with the lines' own parts of Z in single precision."""
         np.divide(given, u, out=i)
         np.conjugate(i, out=i)
         short = i.astype(np.complex64)
+        product = np.empty_like(short)
         for at, part in self.rough:
-            out[at] = part @ short[at]
-        self._add_common(i, out)
-
-    def _add_common(self, i: Complexes, out: Complexes) -> None:
-        out += self.u_open_v
+            np.matmul(part, short[at], out=product[at])
+        np.add(product, self.u_open_v, out=out)
         if self.common is not None:
             out += self.common[0] @ (self.common[1] @ i)
 
@@ -105,9 +105,9 @@ def solve_one(
         near_u_v: voltages (n) [V] of a state near by, where the iteration starts; None for no load.
     """
     by = _Sorted.of(model)
-    given = -(p_w + 1j * q_var)[by.order]
+    given = _given(by, p_w, q_var)
     u = by.u_open_v.copy() if near_u_v is None else near_u_v[by.order]
-    new, i = np.empty_like(u), np.empty_like(u)
+    new, i, change = np.empty_like(u), np.empty_like(u), np.empty(len(u))
     before, q_before = 0.0, Q_FIRST
     advance, exact = by.rough_step, False
     with np.errstate(all="ignore"):
@@ -115,7 +115,9 @@ def solve_one(
             advance(given, u, i, new)
             u, new = new, u
             new -= u
-            step = float((np.abs(new) * by.per_nominal).max())
+            np.abs(new, out=change)
+            change *= by.per_nominal
+            step = float(change.max())
             ratio = min(step / before, Q_MAX) if before > QUIET else Q_UNKNOWN
             q = max(ratio, q_before)
             if exact and step * q <= tolerance_pu * (1 - q):
@@ -129,12 +131,30 @@ def solve_one(
     return lost, lost
 
 
+def solve_from_idle(model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float) -> tuple[Complexes, Complexes]:
+    """`solve_one` from no load; the last is kept with the model: what a view was made from its answer asks again."""
+    kept = model.memo.get("from idle")
+    if kept is None or kept[2] != tolerance_pu or not (kept[0] == p_w).all() or not (kept[1] == q_var).all():
+        kept = (p_w.copy(), q_var.copy(), tolerance_pu, solve_one(model, p_w, q_var, tolerance_pu))
+        model.memo["from idle"] = kept
+    found: tuple[Complexes, Complexes] = kept[3]
+    return found
+
+
+def _given(by: _Sorted, p_w: Reals, q_var: Reals) -> Complexes:
+    """Power into the feeder at every port, in the order of the lines [VA]."""
+    given = np.empty(len(p_w), dtype=np.complex128)
+    np.negative(p_w, out=given.real)
+    np.negative(q_var, out=given.imag)
+    return given[by.order]
+
+
 def one_step(
     model: PortModel, p_w: Reals, q_var: Reals, near_u_v: Complexes | None = None
 ) -> tuple[Complexes, Complexes]:
     """The same after a single step: right to first order about the state it starts from."""
     by = _Sorted.of(model)
-    given = -(p_w + 1j * q_var)[by.order]
+    given = _given(by, p_w, q_var)
     u = by.u_open_v if near_u_v is None else near_u_v[by.order]
     new, i = np.empty_like(u), np.empty_like(u)
     by.rough_step(given, u, i, new)

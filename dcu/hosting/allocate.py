@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,7 @@ _FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A customer's wish: ports it exports through (evenly), nominal and wanted limit [W], least it would take [W]."""
 
     name: str
@@ -91,11 +90,6 @@ class Claim:
     nominal_w: float
     wanted_w: float
     minimum_w: float = 0.0
-
-    def __post_init__(self) -> None:
-        assert self.ports, self.name
-        assert 0 <= self.nominal_w <= self.wanted_w < np.inf, self.name
-        assert self.minimum_w <= self.wanted_w, self.name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,9 +137,11 @@ class Spread:
 
     def __init__(self, ports: tuple[tuple[int, ...], ...]) -> None:
         counts = np.array([len(own) for own in ports], dtype=np.int64)
-        self._ports = np.array([port for own in ports for port in own], dtype=np.int64)
+        assert all(ports), "everybody is connected"
+        self.ports = np.array([port for own in ports for port in own], dtype=np.int64)
+        """Of all claims, one after the other."""
         self._owner = np.repeat(np.arange(len(ports)), counts)
-        self._share = 1 / counts[self._owner]
+        self._minus_share = -1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
 
@@ -154,15 +150,21 @@ class Spread:
         """Of some claims; the same street wishes window after window."""
         return _spread(tuple(c.ports for c in claims))
 
+    @staticmethod
+    def at(ports: tuple[tuple[int, ...], ...]) -> Spread:
+        """Of claims at some ports."""
+        return _spread(ports)
+
     def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
-        """Draws at the ports (n_state, n) [W] with each claim's limit (n_state, n_claim) fully used."""
-        p = np.repeat(others_p_w[None, :], len(limits_w), axis=0)
-        p[:, self._ports] = -limits_w[:, self._owner] * self._share
+        """Draws at the ports (n) [W] with each claim's limit (n_claim) fully used; or of several states (n_state, )."""
+        p = np.empty((*limits_w.shape[:-1], len(others_p_w)))
+        p[...] = others_p_w
+        p.T[self.ports] = (limits_w.T[self._owner].T * self._minus_share).T
         return p
 
     def by_limit(self, by_port: Reals) -> Reals:
         """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
-        own: Reals = by_port[:, self._ports] * -self._share
+        own: Reals = by_port[:, self.ports] * self._minus_share
         if self._alike:
             return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
         return np.add.reduceat(own, self._starts, axis=1)
@@ -229,6 +231,8 @@ class _Sharing:
                 [c.minimum_w for c in self.claims],
             )
         )
+        assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
+        assert (self.minimum <= self.wanted).all()
         self.out = np.zeros(len(self.claims), dtype=bool)
         self.frozen = np.full(len(self.claims), FREE)
 
@@ -337,7 +341,7 @@ class _Sharing:
         return filled
 
     def _powers(self, limits_w: Reals) -> Reals:
-        return np.asarray(self.spread.powers(limits_w[None, :], self.others_p_w)[0])
+        return self.spread.powers(limits_w, self.others_p_w)
 
     def _excess(self, limits_w: Reals) -> Reals:
         self.flows += 1

@@ -270,7 +270,7 @@ class Verdicts:
 
     def refuse(self, wish: Wish, binding: Binding) -> None:
         """No to a question, no renewal to a grant; one that only lasts is left to its lease."""
-        if wish.standing in {Standing.ASKS, Standing.DUE}:
+        if wish.standing is Standing.ASKS or wish.standing is Standing.DUE:
             self.add(wish, Act.DENY if wish.standing is Standing.ASKS else Act.WITHHOLD, None, binding)
 
     def accept(self, wish: Wish, limit_w: float, binding: Binding | None = None) -> bool:

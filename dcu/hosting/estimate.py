@@ -17,12 +17,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import solve_one
+from dcu.grid.one_state import solve_from_idle
 from dcu.grid.port_model import PortModel
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
@@ -240,20 +241,20 @@ class Estimator:
         solved = self._solve(p, q, busbar)
         if solved is None:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
-        _, loss_w, _ = solved
+        _, _, loss_w, _ = solved
         contradiction = self._balance(busbar, p, q, loss_w)
         if contradiction is None and self._ports.unmetered:  # what nobody meters is there too
             solved = self._solve(p, q, busbar)
             contradiction = Binding(Reason.NO_POWER_FLOW, SUBSTATION) if solved is None else None
         if contradiction is not None or solved is None:
             return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
-        u, loss_w, factor = solved
+        u, i, loss_w, factor = solved
         memory, accuracy = self._memory, self._accuracy
         measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
         memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
         rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
-        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), u)
+        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), (u, i))
         self._note(seen.u_v, now)
         level = np.abs(u) * factor + memory.residuals.mean_v
         news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(rows), allowed)
@@ -268,8 +269,8 @@ class Estimator:
             + accuracy.model_error_pct / 100 * moved
         )
         situation = Situation(
-            np.round(p, DECIMALS_W),
-            np.round(q, DECIMALS_W),
+            p,
+            q,
             np.round(level, DECIMALS_V),
             np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
@@ -281,28 +282,24 @@ class Estimator:
     def _seen(self, customers: Sequence[Point], now: float) -> Seen:
         n = len(self._model.ports)
         seen = Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
-        ports: list[int] = []
-        p_w: list[float | None] = []
-        q_var: list[float | None] = []
-        u_v: list[float | None] = []
-        taken_s: list[float] = []
-        for point in customers:
-            at = self._ports.of_meter.get(point.name, ())
-            ports += at
-            p_w += point.p_w[: len(at)]
-            q_var += point.q_var[: len(at)]
-            u_v += point.u_v[: len(at)]
-            taken_s += [now - (point.age_s or 0.0)] * len(at)
-        seen.p_w[ports], seen.q_var[ports], seen.u_v[ports], seen.taken_s[ports] = p_w, q_var, u_v, taken_s
+        of_meter = self._ports.of_meter
+        known = [(point, at) for point in customers if (at := of_meter.get(point.name))]
+        ports = np.array([port for _, at in known for port in at], dtype=np.int64)
+        counts = [len(at) for _, at in known]
+        for values, name in ((seen.p_w, "p_w"), (seen.q_var, "q_var"), (seen.u_v, "u_v")):
+            values[ports] = _flat([getattr(point, name) for point, _ in known], counts)
+        ages = np.array([point.age_s or 0.0 for point, _ in known])
+        seen.taken_s[ports] = np.repeat(now - ages, counts)
+        _round(seen.p_w, seen.q_var)
         return seen
 
-    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, float, float] | None:
-        """Voltages [V] (n) with the source near the measured busbar, losses [W], and the factor that is left
-        to the measured busbar."""
+    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, Complexes, float, float] | None:
+        """Voltages [V] and currents [A] (n) with the source near the measured busbar, losses [W], and the factor that
+        is left to the measured busbar."""
         measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
-            u, i = solve_one(model, p, q, FLOW_TOLERANCE_PU)
+            u, i = solve_from_idle(model, p, q, FLOW_TOLERANCE_PU)
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None
@@ -318,7 +315,7 @@ class Estimator:
             self._source = min(max(wanted, SOURCE_MIN), SOURCE_MAX)
         source_u = model.source_u_open_v + model.source_h_ohm @ i
         fed_w = float((source_u * np.conj(model.source_i_open_a + model.source_h @ i)).sum().real)
-        return u, fed_w - float(p.sum()), factor
+        return u, i, fed_w - float(p.sum()), factor
 
     def _balance(self, busbar: Point, p: Reals, q: Reals, loss_w: float) -> Binding | None:
         """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit."""
@@ -345,6 +342,7 @@ class Estimator:
                 share = base / base.sum() if base.sum() else np.full(len(free), 1 / len(free))
                 p[free] += short_p[n] * share
                 q[free] += short_q[n] * share
+        _round(p, q)
         return None
 
     def _reached(self, off_v: Reals, level_v: Reals) -> Reals:
@@ -371,3 +369,16 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+def _round(*draws: Reals) -> None:
+    """To what decisions see, in place: the flow of the estimate is then the one that they start from."""
+    for values in draws:
+        np.round(values, DECIMALS_W, out=values)
+
+
+def _flat(rows: Sequence[tuple[float | None, ...]], counts: Sequence[int]) -> list[float | None]:
+    """The first few of each row, one after the other."""
+    if list(map(len, rows)) != counts:
+        rows = [row[:count] for row, count in zip(rows, counts, strict=True)]
+    return list(chain.from_iterable(rows))

@@ -31,8 +31,8 @@ TIGHT_W: Final = 1e-4
 TIE: Final = 1e-6
 PIVOT_MIN: Final = 1e-9
 PIVOTS_MAX: Final = 500
-AHEAD: Final = 128
-"""Claims looked at at a time, on the way to the next constraint that binds."""
+AHEAD, FURTHER = 32, 2
+"""Claims looked at at a time, on the way to the next constraint that binds; and how many times more, if none does."""
 FREE: Final = -1
 """Nothing keeps this claim from more."""
 
@@ -74,9 +74,10 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
         before = x.sum()
         todo = np.flatnonzero(x < wishes.wanted_w)
         binding[todo] = FREE
+        reach_ahead = AHEAD
         while len(todo):
             # Up to the first claim that a constraint keeps from its wish, all have theirs.
-            ahead = todo[:AHEAD]
+            ahead = todo[:reach_ahead]
             columns = by_claim[ahead]
             left = slack - np.cumsum(columns * (wishes.wanted_w[ahead] - x[ahead])[:, None], axis=0)
             kept = ((left < 0) & (columns > 0)).any(axis=1)
@@ -85,7 +86,9 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
             slack = left[count - 1] if count else slack
             todo = todo[count:]
             if count == len(ahead):
+                reach_ahead *= FURTHER
                 continue
+            reach_ahead = AHEAD
             column = columns[count]
             with np.errstate(divide="ignore", invalid="ignore"):
                 reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
@@ -108,10 +111,11 @@ def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """
     low, high = wishes.start_w, wishes.wanted_w
     # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
-    over = a @ low > b
-    mended = (a @ low + np.minimum(a, 0.0) @ (high - low)) <= b
-    lost = over & ~mended
-    high = np.where((a[lost] > PUSH_MIN).any(axis=0), low, high)
+    at_low = a @ low
+    lost = at_low > b
+    if lost.any():
+        lost &= (at_low + np.minimum(a, 0.0) @ (high - low)) > b
+        high = np.where((a[lost] > PUSH_MIN).any(axis=0), low, high)
     scale = np.maximum(np.abs(a).max(axis=1, initial=0.0), 1e-30)
     a, room = a / scale[:, None], np.where(lost, np.inf, b) / scale  # [W] of the claim that pushes most
     solved = largest_sum(a, room, low, high)
@@ -258,6 +262,12 @@ class _Filling:
         spent = np.flatnonzero(self._slack <= 0)
         return bool((self._by_claim[wanting[:, None], spent] > PUSH_MIN).any(axis=1).all())
 
+    def _together(self, claims: NDArray[np.int64]) -> Reals:
+        """How fast some claims use up each constraint (c) [1/weight]."""
+        weight = np.zeros(len(self.x))
+        weight[claims] = self._wishes.weight[claims]
+        return np.asarray(weight @ self._by_claim)
+
     def round(self) -> None:
         """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the
         way leave."""
@@ -267,13 +277,17 @@ class _Filling:
         order = np.argsort(room, kind="stable")
         moving, room = moving[order], room[order]  # [weights] to go, ascending
         self.binding[moving] = FREE
-        rate = weight[moving] @ self._by_claim[moving]
+        rate = self._together(moving)
+        ahead = AHEAD
         while len(moving):
             # How much each constraint is used when each of the next claims has its wish, and how fast on the way there.
-            goal = room[:AHEAD]
-            columns = self._by_claim[moving[:AHEAD]] * weight[moving[:AHEAD], None]
-            speed = rate - np.cumsum(columns, axis=0) + columns
-            used = np.cumsum(columns * goal[:, None], axis=0) + (speed - columns) * goal[:, None]
+            goal = room[:ahead]
+            columns = self._by_claim[moving[:ahead]]
+            columns *= weight[moving[:ahead], None]
+            left = rate - np.cumsum(columns, axis=0)
+            speed = left + columns
+            used = np.cumsum(columns * goal[:, None], axis=0)
+            used += left * goal[:, None]
             kept = ((used > self._slack) & (speed > 0)).any(axis=1)
             count = int(kept.argmax()) if kept.any() else len(goal)
             there = moving[:count]
@@ -283,9 +297,9 @@ class _Filling:
             moving, room = moving[count:], room[count:]
             row = FREE
             if count == len(goal):
-                rate = speed[-1] - columns[-1]
+                rate, ahead = left[-1], FURTHER * ahead
             else:
-                rate = speed[count]
+                rate, ahead = speed[count], AHEAD
                 with np.errstate(divide="ignore", invalid="ignore"):
                     reach = np.where(rate > 0, np.maximum(self._slack, 0.0) / rate, np.inf)
                 row = int(reach.argmin())
@@ -303,5 +317,5 @@ class _Filling:
                     pushing[:] = True  # rounding alone: nobody is left who could move
                 stopped = moving[pushing]
                 self.binding[stopped] = row
-                rate = rate - weight[stopped] @ self._by_claim[stopped]
+                rate = rate - self._together(stopped)
                 moving, room = moving[~pushing], room[~pushing]

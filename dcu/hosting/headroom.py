@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import one_step, solve_one
+from dcu.grid.one_state import one_step, solve_from_idle, solve_one
 from dcu.grid.port_model import PortModel
 
 Reals = NDArray[np.float64]
@@ -151,32 +151,43 @@ class Outlook:
         self.names = self._observed.names
         self._over_v = now.u_v + now.margin_v - limits.u_high_v
         self._under_v = limits.u_low_v - now.u_v + now.margin_v
-        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {}
-        self._last: tuple[Complexes, Complexes] | None = None
-        self._u_model = np.abs(self._at(now.p_w)[0])
+        solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
+        self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
+        self._last = solved
+        self._u_model = np.abs(solved[0])
 
     def excess(self, p_w: Reals) -> Reals:
-        return np.array([self._exceed(*self._at(p)) for p in np.atleast_2d(p_w)])
+        states = np.atleast_2d(p_w)
+        found = np.empty((len(states), len(self.names)))
+        for row, p in zip(found, states, strict=True):
+            self._exceed(*self._at(p), row)
+        return found
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of one state, sought from the one that was solved last."""
         key = p_w.tobytes()
         if key not in self._solved:
-            near = None if self._last is None or np.isnan(self._last[0][0]) else self._last[0]
+            near = None if np.isnan(self._last[0][0]) else self._last[0]
             self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
         self._last = self._solved[key]
         return self._last
 
-    def _exceed(self, u: Complexes, i: Complexes) -> Reals:
-        found: Reals = np.empty(len(self.names))
+    def _exceed(self, u: Complexes, i: Complexes, found: Reals) -> Reals:
         if not np.isfinite(u).all():
             found.fill(np.inf)
             return found
         seen, n, k = self._observed, len(u), len(self._observed.rated)
-        change = np.abs(u) - self._u_model
-        error = self.now.model_error * np.abs(change)
-        found[:n] = (self._over_v + change + error) / self.model.u_nominal_v
-        found[n : 2 * n] = (self._under_v - change + error) / self.model.u_nominal_v
+        change = np.abs(u)
+        change -= self._u_model
+        over, under = found[: 2 * n].reshape(2, n)
+        np.add(self._over_v, change, out=over)
+        np.subtract(self._under_v, change, out=under)
+        np.abs(change, out=change)
+        change *= self.now.model_error
+        over += change
+        under += change
+        over /= self.model.u_nominal_v
+        under /= self.model.u_nominal_v
         if k:
             found[2 * n : 2 * n + k] = np.abs(seen.open_a + seen.h @ i) / seen.i_max_a - 1
         if seen.buses is not None:
@@ -186,47 +197,49 @@ class Outlook:
 
     def guess(self, p_w: Reals) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        near = None if self._last is None else self._last[0]
-        return self._exceed(*one_step(self.model, p_w, self.now.q_var, near))
+        return self._exceed(*one_step(self.model, p_w, self.now.q_var, self._last[0]), np.empty(len(self.names)))
 
     def relief(self, unused_w: Reals) -> Reals:
         """Voltages only; a current on a neutral that other phases would balance is not looked at."""
         found = np.zeros(len(self.names))
-        lowers, lifts = _relieving(self.model)
+        by_export, n = _relieving(self.model), len(unused_w)
         where = np.flatnonzero(unused_w)
-        if len(where) > FEW * len(unused_w):
-            where = np.arange(len(unused_w))
-        n, unused = len(unused_w), unused_w[where].astype(np.float32)
-        if len(where) < n:
-            lowers, lifts = lowers[:, where], lifts[:, where]
-        found[:n], found[n : 2 * n] = lowers @ unused, lifts @ unused
-        return (1 + CURVED) * found
+        if len(where) > FEW * n:
+            found[: 2 * n] = by_export @ unused_w.astype(np.float32)
+        elif len(where):
+            found[: 2 * n] = by_export[:, where] @ unused_w[where].astype(np.float32)
+        found *= 1 + CURVED
+        return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
         u, i = self._at(p_w)
         seen, n, k = self._observed, len(u), len(self._observed.rated)
         found = np.zeros((len(rows), n))
-        if not np.isfinite(u).all():
+        if not len(rows) or not np.isfinite(u).all():
             return found
         di: Complexes = np.asarray(-1 / np.conj(u))
-        sign: Reals = np.where(rows < n, 1.0, -1.0)
-        volts = np.flatnonzero(rows < 2 * n)
-        port = rows[volts] % n
-        error: Reals = self.now.model_error * np.sign(np.abs(u[port]) - self._u_model[port])
-        factor: Reals = (sign[volts] + error) / self.model.u_nominal_v[port]
-        found[volts] = _along(u[port], self.model.z_ohm[port], di) * factor[:, None]
+        volts = rows < 2 * n
+        only_volts = bool(volts.all())
+        port = (rows if only_volts else rows[volts]) % n
+        change = np.abs(u[port]) - self._u_model[port]
+        sign = np.where((rows if only_volts else rows[volts]) < n, 1.0, -1.0)
+        factor: Reals = (sign + self.now.model_error * np.sign(change)) / self.model.u_nominal_v[port]
+        by_volts = _along(u[port], self.model.z_ohm[port], di, factor)
+        if only_volts:
+            return by_volts
+        found[volts] = by_volts
         amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
         if len(amps):
             at = rows[amps] - 2 * n
             value = seen.open_a[at] + seen.h[at] @ i
-            found[amps] = _along(value, seen.h[at], di) / seen.i_max_a[at][:, None]
+            found[amps] = _along(value, seen.h[at], di, 1 / seen.i_max_a[at])
         rest = np.flatnonzero(rows >= 2 * n + k)
         if len(rest) and seen.buses is not None:
             forward, backward = seen.buses.of(i)
             at = rows[rest] - 2 * n - k
             scale = np.abs(forward[at]) * self.limits.vuf_max
-            found[rest] = _along(backward[at], seen.buses.backward_h[at], di) / scale[:, None]
+            found[rest] = _along(backward[at], seen.buses.backward_h[at], di, 1 / scale)
         return found
 
 
@@ -234,27 +247,24 @@ def rise(model: PortModel) -> Reals:
     """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
     if "rise" not in model.memo:
         u = model.u_open_v
-        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u))) / model.u_nominal_v[:, None]
+        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u)), 1 / model.u_nominal_v)
     found: Reals = model.memo["rise"]
     return found
 
 
-def _relieving(model: PortModel) -> tuple[Reals, Reals]:
-    """By how much the exports of all ports lower, and how much they lift, every voltage (n, n) [share of nominal/W];
-    kept with the model."""
+def _relieving(model: PortModel) -> NDArray[np.float32]:
+    """By how much the exports of all ports lower every voltage, and below that by how much they lift it (2n, n) [share
+    of nominal/W]; kept with the model."""
     if "relieving" not in model.memo:
         by_draw = rise(model)  # drawing raises the voltage: exporting lowers it
-        model.memo["relieving"] = (
-            np.maximum(by_draw, 0.0).astype(np.float32),
-            np.maximum(-by_draw, 0.0).astype(np.float32),
-        )
-    found: tuple[Reals, Reals] = model.memo["relieving"]
+        model.memo["relieving"] = np.concatenate([np.maximum(by_draw, 0.0), np.maximum(-by_draw, 0.0)]).astype("f4")
+    found: NDArray[np.float32] = model.memo["relieving"]
     return found
 
 
-def _along(value: Complexes, transfer: Complexes, di: Complexes) -> Reals:
-    """Derivative of `|value|` (m) by each draw (n), value being linear in the currents: (m, n)."""
-    turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
+def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) -> Reals:
+    """Derivative of `|value|` (m) by each draw (n), value being linear in the currents, times a factor (m): (m, n)."""
+    turn = np.conj(value) * factor / np.maximum(np.abs(value), 1e-12)
     return np.asarray((transfer * (turn[:, None] * di)).real)
 
 

@@ -35,7 +35,10 @@ class Sober:
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
-        return np.asarray(self._inner.excess(states) + np.array([self._doubted(p) for p in states]))
+        found = self._inner.excess(states)
+        for k, p in enumerate(states):
+            found[k] += self._doubted(p)
+        return found
 
     def guess(self, p_w: Reals) -> Reals:
         return np.asarray(self._inner.guess(p_w) + self._doubted(p_w))
@@ -50,4 +53,5 @@ class Sober:
 
     def _doubted(self, p_w: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
-        return np.asarray(np.maximum(unseen - self._believed, self._missing))
+        unseen -= self._believed
+        return np.maximum(unseen, self._missing, out=unseen)

@@ -129,8 +129,9 @@ class Residuals:
         self.contradicts = np.zeros(n, dtype=bool)
         self._unjudged_s = np.full(n, np.inf)
         self.unjudged = np.zeros(n, dtype=bool)
-        self._t = np.full((n, KEPT), -np.inf)
-        self._p, self._q = np.zeros((n, KEPT)), np.zeros((n, KEPT))
+        self._kept = np.zeros((3, n, KEPT))
+        self._kept[0] = -np.inf
+        self._t, self._p, self._q = self._kept
         self._waiting: Reals = np.zeros((0, 3))
         self._busbar: deque[tuple[float, float]] = deque(maxlen=BUSBARS_MAX)
         self._aged_s: float | None = None
@@ -148,10 +149,10 @@ class Residuals:
     def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
         """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
         new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
-        for table, values in ((self._t, seen.taken_s), (self._p, seen.p_w), (self._q, seen.q_var)):
-            table[new, :-1] = table[new, 1:]
-            table[new, -1] = values[new]
         fresh = np.flatnonzero(new)
+        self._kept[:, fresh, :-1] = self._kept[:, fresh, 1:]
+        for table, values in zip(self._kept, (seen.taken_s, seen.p_w, seen.q_var), strict=True):
+            table[fresh, -1] = values[fresh]
         readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
         self._waiting = np.concatenate([self._waiting, readings])
         self._unjudged_s[fresh] = np.minimum(self._unjudged_s[fresh], seen.taken_s[fresh])
@@ -164,7 +165,7 @@ class Residuals:
         busbar: list[int],
         allowed: float,
         unmetered: tuple[Reals, Reals],
-        near_u_v: Complexes | None = None,
+        solved: tuple[Complexes, Complexes] | None = None,
     ) -> None:
         """Learn from the readings that everybody has reported after.
 
@@ -173,7 +174,7 @@ class Residuals:
             busbar: rows of the balancing bus among its nodes; empty if it is not observed.
             allowed: a residual beyond this share of nominal contradicts.
             unmetered: draws [W, var] (n) to be taken at ports without a meter.
-            near_u_v: port voltages (n) [V] that power flows may start from.
+            solved: port voltages [V] and currents [A] (n) at those draws, if they are known.
         """
         ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
         newest_s = float(self._t[:, -1].max(initial=-np.inf))
@@ -185,8 +186,9 @@ class Residuals:
         for first in range(0, len(instants), BATCH):
             at_s = instants[first : first + BATCH]
             mine = ready[(ready[:, 0] >= at_s[0]) & (ready[:, 0] <= at_s[-1])]
-            self._judge(mine, at_s, model, busbar, allowed, unmetered, near_u_v)
-        np.minimum.at(self._unjudged_s, self._waiting[:, 1].astype(np.int64), self._waiting[:, 0])
+            self._judge(mine, at_s, model, busbar, allowed, unmetered, solved)
+        if len(self._waiting):
+            np.minimum.at(self._unjudged_s, self._waiting[:, 1].astype(np.int64), self._waiting[:, 0])
         self.unjudged = newest_s > self._unjudged_s + WAIT_S
 
     def now(self, seen: Seen, model: PortModel, level_v: Reals, busbar_v: float, bus_seen: bool, allowed: float) -> Now:
@@ -197,8 +199,11 @@ class Residuals:
         """
         ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
         at = np.flatnonzero(self._metered & (seen.taken_s > ready_s) & np.isfinite(seen.u_v))
+        found = Now(np.zeros(len(level_v)), np.zeros(len(level_v), dtype=bool))
+        if not len(at):
+            return found
         at_s, which = np.unique(seen.taken_s[at], return_inverse=True)
-        p, spread_w = self._then(self._p, at_s)
+        ((p, spread_w),) = self._then(at_s, self._p)
         reach = _reach(model)[at]
         shift_v = (reach * np.where(self._metered, p - seen.p_w, 0.0)[which]).sum(axis=1)
         if bus_seen:
@@ -211,7 +216,6 @@ class Residuals:
         usual_v = np.sqrt(self.variance[at] + self._noise) + self.doubt_v[at]
         excused_v = np.minimum(SURPRISE * np.hypot(known_v, unknown_v), DOUBT_MAX * self._nominal_v[at])
         surprise = np.abs(off_v) > SURPRISE * usual_v + excused_v
-        found = Now(np.zeros(len(level_v)), np.zeros(len(level_v), dtype=bool))
         found.off_v[at] = np.where(surprise, off_v, 0.0)
         found.contradicts[at] = np.abs(off_v) > allowed * self._nominal_v[at] + excused_v
         return found
@@ -224,15 +228,18 @@ class Residuals:
         busbar: list[int],
         allowed: float,
         unmetered: tuple[Reals, Reals],
-        near_u_v: Complexes | None,
+        solved: tuple[Complexes, Complexes] | None,
     ) -> None:
         """Readings (when, port, voltage) of some instants."""
-        p, spread_w = self._then(self._p, at_s)
-        q, _ = self._then(self._q, at_s)
+        (p, spread_w), (q, _) = self._then(at_s, self._p, self._q)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
         flows: list[tuple[Complexes, Complexes]] = []
+        near_u_v = None if solved is None else solved[0]
         for draw, reactive in zip(p, q, strict=True):
-            flows.append(solve_one(model, draw, reactive, FLOW_TOLERANCE_PU, near_u_v))
+            if solved is not None and (draw == unmetered[0]).all() and (reactive == unmetered[1]).all():
+                flows.append(solved)
+            else:
+                flows.append(solve_one(model, draw, reactive, FLOW_TOLERANCE_PU, near_u_v))
             near_u_v = flows[-1][0] if np.isfinite(flows[-1][0]).all() else None
         level = np.abs(np.array([u for u, _ in flows]))
         factor = np.ones((len(at_s), 1))
@@ -247,24 +254,30 @@ class Residuals:
         for k, taken_s in enumerate(at_s):
             mine = readings[readings[:, 0] == taken_s]
             ports = mine[:, 1].astype(np.int64)
-            moved_v = spread_w[k] * reach[ports]
+            unsure = np.flatnonzero(spread_w[k])
+            moved_v = reach[ports[:, None], unsure] * spread_w[k, unsure]
             found = _Found(ports, mine[:, 2] - level[k, ports], _doubt(moved_v), lift[k, ports])
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
-    def _then(self, table: Reals, at_s: Reals) -> tuple[Reals, Reals]:
-        """Expectation of every port at some instants (k, n), and its doubt with the sign of the change."""
+    def _then(self, at_s: Reals, *tables: Reals) -> list[tuple[Reals, Reals]]:
+        """Expectation of every port at some instants (k, n) by each table, and its doubt with the sign of the
+        change."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
-        first, last = table[ports, lower], table[ports, upper]
-        unseen = (before == 0) | ~np.isfinite(self._t[ports, lower])
-        begun_s, ended_s = np.where(unseen, 0.0, self._t[ports, lower]), self._t[ports, upper]
+        first_s, ended_s = self._t[ports, lower], self._t[ports, upper]
+        unseen = (before == 0) | ~np.isfinite(first_s)
+        begun_s = np.where(unseen, 0.0, first_s)
         passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
         share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
         share = np.where(passed <= NEW_S, 0.0, share)
-        value = np.where(unseen, last, first + share * (last - first))
-        spread = np.where(share > 0, (1 - share) / SURPRISE, 0.0) * (last - first)
-        return value, np.where(unseen & self._metered, UNSEEN_W, spread)
+        unsure, unknown = np.where(share > 0, (1 - share) / SURPRISE, 0.0), unseen & self._metered
+        found = []
+        for table in tables:
+            first, last = table[ports, lower], table[ports, upper]
+            value = np.where(unseen, last, first + share * (last - first))
+            found.append((value, np.where(unknown, UNSEEN_W, unsure * (last - first))))
+        return found
 
     def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:
         if self._aged_s is not None and taken_s > self._aged_s:
@@ -285,8 +298,8 @@ class Residuals:
         averaged = (1 - gain) ** 2 * known + gain**2 * self._noise
         self.variance[ports] = np.where(surprise, np.maximum(known, reached), averaged)
         clear = ~surprise & (np.maximum(known, np.maximum(shared, doubt) ** 2) < self._noise)
-        for scatter in (off**2 - known - doubt**2)[clear]:
-            self._noise = max(self._noise + NOISE_SHARE * (float(scatter) - self._noise), NOISE_MIN_V**2)
+        for scatter in (off**2 - known - doubt**2)[clear].tolist():
+            self._noise = max(self._noise + NOISE_SHARE * (scatter - self._noise), NOISE_MIN_V**2)
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
         """Without those that contradict the model, which are noted."""

@@ -162,6 +162,12 @@ def _down(limit_w: float) -> float:
     return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
 
 
+def _all_down(limits_w: Reals) -> list[float]:
+    """Each as `_down`."""
+    found: list[float] = np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1).tolist()
+    return found
+
+
 def _worth_a_raise(wish: Wish, to_w: float) -> bool:
     held_w = wish.granted_w or 0.0
     return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
@@ -171,7 +177,7 @@ class _Judge:
     """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
     anyway."""
 
-    def __init__(self, prospect: Prospect, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
+    def __init__(self, prospect: Sober, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
         self._prospect, self._others_p_w = prospect, others_p_w
         self._floor, self._looked = floor, False
         self._spread = Spread.of(claims)
@@ -186,7 +192,7 @@ class _Judge:
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         limits_w = np.maximum(self._nominal_w, [reserved_w.get(name, 0.0) for name in self._names])
-        return np.asarray(self._spread.powers(limits_w[None, :], self._others_p_w)[0])
+        return self._spread.powers(limits_w, self._others_p_w)
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         p_w = self._powers(reserved_w)
@@ -234,7 +240,8 @@ class _Judge:
     ) -> dict[MeterId, float]:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
-        start = {MeterId(c.name): max(c.nominal_w, reserved_w.get(MeterId(c.name), 0.0)) for c in targets}
+        names = [MeterId(c.name) for c in targets]
+        start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
         found_w = self._part_way(targets, start, reserved_w, tolerance)
         if found_w is not None:
             return found_w
@@ -272,7 +279,7 @@ class _Judge:
         here, limit = self._excess(reserved_w), self._limit(tolerance)
         for _ in range(CHORDS_MAX):
             limits_w = start + share * np.maximum(way, 0.0)
-            found = {m: max(start_w[m], _down(x)) for m, x in zip(names, limits_w.tolist(), strict=True)}
+            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(limits_w), strict=True)}
             all_w = {**reserved_w, **found}
             there = self._excess(all_w)
             over = np.flatnonzero(there > limit)
@@ -312,18 +319,15 @@ class _Window:
         shares, judge = self._shares(wishes)
         if shares.exceeded is NO_FLOW:
             return self._nothing(wishes, shares)
-        share_w = {w.meter: _down(float(x)) for w, x in zip(wishes, shares.limits_w, strict=True)}
-        why = {
-            w.meter: self._why(b) or self._pushed(self.ports.of_meter[w.meter])
-            for w, b in zip(wishes, shares.binding, strict=True)
-        }
+        share_w = {w.meter: x for w, x in zip(wishes, _all_down(shares.limits_w), strict=True)}
+        why = self._whys(wishes, shares)
         reserved = question.reserved_w
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
         shed_w = self._shed(wishes, share_w) if overdrawn else {}
-        raising = () if overdrawn else (w for w in wishes if w.standing is Standing.MAY_RISE)
-        movers = [w for w in wishes if w.standing in {Standing.DUE, Standing.ASKS}]
-        movers += [w for w in raising if _worth_a_raise(w, share_w[w.meter])]
-        movers.sort(key=lambda w: IN_TURN.index(w.standing))
+        due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
+        movers = due + asking
+        if not overdrawn:
+            movers += [w for w in raising if _worth_a_raise(w, share_w[w.meter])]
         moving = {w.meter for w in movers}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
@@ -362,25 +366,25 @@ class _Window:
     def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
         """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
         phase whose export would help."""
-        live = tuple(
-            replace(w, wanted_w=min(w.granted_w, max(w.wanted_w, w.nominal_w)), minimum_w=0.0)
-            for w in wishes
-            if w.granted_w is not None
-        )
+        live = tuple(w for w in wishes if w.granted_w is not None)
         if not live:
             return {}
-        claims, others_p_w = tuple(map(self._claim, live)), self._others(live)
+        held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
+        claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w, strict=True))
+        others_p_w = self._others(live)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(live, live))
+        less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
         return {
-            w.meter: min(_down(float(x)), share_w[w.meter]) if x < w.wanted_w - LEAST_W else share_w[w.meter]
-            for w, x in zip(live, shares.limits_w, strict=True)
+            w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
+            for w, x, short in zip(live, _all_down(shares.limits_w), less, strict=True)
         }
 
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
         """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
         not by no more than keeps everybody inside the band if it does not come."""
         missing = self._missing(wishes, tuple(w for w in wishes if w.used_w is not None))
-        claims, others_p_w = tuple(map(self._claim, wishes)), self._others(wishes)
+        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
+        others_p_w = self._others(wishes)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
         return shares, _Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
@@ -390,9 +394,10 @@ class _Window:
         (n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is measured."""
         now_w = self.prospect.now.p_w
         unused_w = np.maximum(0.0, now_w - self._others(wishes))
-        for wish in seen:
-            ports = list(self.ports.of_meter[wish.meter])
-            unused_w[ports] = np.maximum(0.0, now_w[ports] + (wish.granted_w or 0.0) / len(ports))
+        if seen:
+            of_seen = Spread.at(tuple(self.ports.of_meter[w.meter] for w in seen))
+            granted_w = np.array([w.granted_w or 0.0 for w in seen])
+            unused_w[of_seen.ports] = np.maximum(0.0, now_w - of_seen.powers(granted_w, now_w))[of_seen.ports]
         return self.prospect.relief(unused_w) if unused_w.any() else None
 
     def _others(self, wishes: tuple[Wish, ...]) -> Reals:
@@ -406,14 +411,13 @@ class _Window:
         else:
             self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
-    def _claim(self, wish: Wish) -> Claim:
+    def _claim(self, wish: Wish, wanted_w: float, minimum_w: float) -> Claim:
         """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
-        ports = self.ports.of_meter[wish.meter]
-        wanted_w = max(wish.wanted_w, wish.nominal_w)
-        if self._pushed(ports) is not None:
-            wanted_w = min(wanted_w, max(wish.nominal_w, wish.granted_w or 0.0))
-        minimum_w = min(max(wish.minimum_w, wish.nominal_w + LEAST_W), wanted_w)
-        return Claim(wish.meter, ports, wish.nominal_w, wanted_w, minimum_w)
+        ports, nominal_w = self.ports.of_meter[wish.meter], wish.nominal_w
+        wanted_w = max(wanted_w, nominal_w)
+        if self.high and self._pushed(ports) is not None:
+            wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
+        return Claim(wish.meter, ports, nominal_w, wanted_w, min(max(minimum_w, nominal_w + LEAST_W), wanted_w))
 
     def _pushed(self, ports: tuple[int, ...]) -> Binding | None:
         """The first point out of band or long high that an export at some ports pushes."""
@@ -429,18 +433,15 @@ class _Window:
         """Draws as measured, with reservations of meters that ask for nothing fully used."""
         p = self.prospect.now.p_w.copy()
         for meter, limit_w in self.question.reserved_w.items():
-            ports = list(self.ports.of_meter.get(meter, ()))
-            if meter not in asking and ports:
+            if meter not in asking and (ports := list(self.ports.of_meter.get(meter, ()))):
                 p[ports] = -limit_w / len(ports)
         return p
 
     def _targets(self, movers: list[Wish], target_w: Mapping[MeterId, float]) -> tuple[Claim, ...]:
         """Claims of those who would get something of use, up to their targets."""
-        return tuple(
-            Claim(w.meter, self.ports.of_meter[w.meter], w.nominal_w, target_w[w.meter], _least(w))
-            for w in movers
-            if target_w[w.meter] >= _least(w)
-        )
+        found = ((w, target_w[w.meter], _least(w)) for w in movers)
+        of_meter = self.ports.of_meter
+        return tuple(Claim(w.meter, of_meter[w.meter], w.nominal_w, x, least) for w, x, least in found if x >= least)
 
     def _step(
         self, wish: Wish, target_w: float, room_w: Mapping[MeterId, float], why: Binding | None
@@ -478,6 +479,14 @@ class _Window:
             if wish.minimum_w <= _down(wish.nominal_w + LEAST_W):
                 to_w = max(to_w, _down(wish.nominal_w + LEAST_W))
             self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
+
+    def _whys(self, wishes: tuple[Wish, ...], shares: Allocation) -> dict[MeterId, Binding | None]:
+        """What keeps each wish from more; many share one constraint."""
+        known = {key: self._why(c) for key, c in {id(c): c for c in shares.binding}.items()}
+        return {
+            w.meter: known[id(c)] or (self._pushed(self.ports.of_meter[w.meter]) if self.high else None)
+            for w, c in zip(wishes, shares.binding, strict=True)
+        }
 
     def _why(self, constraint: Constraint | None) -> Binding | None:
         if constraint is None:

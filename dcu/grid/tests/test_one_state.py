@@ -8,7 +8,7 @@ import pytest
 from benchmarks.feeders import tree_feeder
 from dcu.grid.compiler import compile_network
 from dcu.grid.injections import Injections, prepare
-from dcu.grid.one_state import one_step, solve_one
+from dcu.grid.one_state import one_step, solve_from_idle, solve_one
 from dcu.grid.port_engine import solve_ports
 from dcu.grid.port_model import Lines, PortModel
 
@@ -55,3 +55,22 @@ def test_beyond_the_nose_there_is_nothing(model: PortModel) -> None:
 
 def test_a_large_feeder_is_by_lines() -> None:
     assert isinstance(compile_network(tree_feeder(100, "three")).z, Lines)
+
+
+def test_what_is_kept_is_asked_again_by_its_draws_alone() -> None:
+    model = compile_network(tree_feeder(4, "three"))
+    n = len(model.ports)
+    q = np.zeros(n)
+    one, other = np.full(n, 300.0), np.full(n, -300.0)
+    first = solve_from_idle(model, one, q, TOLERANCE_PU)
+    assert solve_from_idle(model, one.copy(), q, TOLERANCE_PU) is first
+    asked = other.copy()
+    for p, vars_ in ((asked, q), (other, q + 100.0), (one, q)):
+        u, i = solve_from_idle(model, p, vars_, TOLERANCE_PU)
+        again, currents = solve_one(model, p.copy(), vars_, TOLERANCE_PU)
+        assert np.array_equal(u, again)
+        assert np.array_equal(i, currents)
+    kept = one.copy()
+    before = solve_from_idle(model, kept, q, TOLERANCE_PU)
+    kept += 1.0  # a caller's array may change
+    assert solve_from_idle(model, kept, q, TOLERANCE_PU) is not before
