@@ -30,6 +30,7 @@ from dcu.planning.meter_data import (
     Rows,
     assemble,
     csv_batches,
+    csv_header,
     instants,
     numbers,
     read_meter_data,
@@ -143,7 +144,13 @@ def pecan_street(path: Path, told: list[str]) -> Iterator[Rows]:
         solar, sound = numbers(batch.column("solar"), null=True)
         bad.unless(sound, ok & valid, first, batch.column("solar"), "solar", "a finite number or nothing")
         ok &= valid & sound
+        known = (start >= START_S[0]) & (start < START_S[1])
+        bad.unless(known, ok, first, batch.column("local_15min"), "local_15min", "2000 .. 2099")
         wh = 250.0
+        usual = np.maximum(np.abs(grid), np.nan_to_num(solar)) <= POWER_W_MAX / wh
+        bad.unless(usual, ok & known, first, batch.column("grid"), "grid or solar", f"at most {POWER_W_MAX / wh:g} kW")
+        ok &= known & usual
+        grid, solar = np.where(ok, grid, 0.0), np.where(ok, solar, np.nan)
         values = np.full((len(ok), 4), np.nan)
         values[:, 0], values[:, 1] = np.maximum(grid, 0) * wh, np.maximum(-grid, 0) * wh
         values[:, 2] = np.maximum(solar, 0.0) * wh  # meters show a few watts of consumption at night
@@ -215,6 +222,8 @@ def _simbench(paths: list[Path], mapping: Path, timezone: str, told: list[str]) 
             raise ConfigError(str(path), [Fault("time", "other instants than the first file", "the same instants")])
         start, series = own, series | columns
     assert start is not None, "the settings ask for one file at least"
+    if len(start) < 2:
+        raise ConfigError(", ".join(p.name for p in paths), [Fault("time", f"{len(start)} rows", "at least a week")])
     hours = float(np.median(np.diff(start))) / 3600
     for c in customers:
         missing = [n for n in (f"{c.load_profile}_pload", c.pv_profile) if n and n not in series]
@@ -240,11 +249,11 @@ def _mapping(path: Path) -> list[_Mapped]:
     for line, row in enumerate(rows, start=2):
         try:
             pv = row["pv_profile"] or ""
-            found.append(
-                _Mapped(
-                    row["customer"], row["load_profile"], float(row["load_peak_w"]), pv, float(row["pv_peak_w"] or 0)
-                )
-            )
+            peaks = float(row["load_peak_w"]), float(row["pv_peak_w"] or 0)
+            found.append(_Mapped(row["customer"], row["load_profile"], peaks[0], pv, peaks[1]))
+            if not all(0 <= peak <= POWER_W_MAX for peak in peaks):
+                seen = f"peaks {peaks[0]:g} and {peaks[1]:g} W"
+                faults.append(Fault(f"row {line}", seen, f"0 .. {POWER_W_MAX:g} W"))
         except (KeyError, TypeError, ValueError) as error:
             faults.append(Fault(f"row {line}", str(error), f"{', '.join(MAPPING)}"))
     if faults or not found:
@@ -256,8 +265,10 @@ def _profile_file(
     path: Path, wanted: set[str], timezone: str, told: list[str]
 ) -> tuple[NDArray[np.int64], dict[str, Reals]]:
     bad = BadRows(path, told=told)
-    with path.open("rb") as file:
-        names = [n.strip('"') for n in file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n").split(";")]
+    try:
+        names = csv_header(path, ";")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [Fault("file", str(error), "a readable CSV in UTF-8")]) from error
     own = [n for n in names if n in wanted]
     starts, columns = [], {name: [] for name in own}  # type: ignore[var-annotated]
     for first, batch in csv_batches(path, ("time", *own), bad, ";"):

@@ -160,7 +160,7 @@ def csv_batches(
     try:
         header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged)
         reading = pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        names = _header(path, delimiter)
+        names = csv_header(path, delimiter)
         missing = [c for c in wanted if c not in names]
         if missing:
             raise ConfigError(str(path), [Fault(f"column {c}", "nothing", "this column") for c in missing])
@@ -180,9 +180,10 @@ def csv_batches(
         raise ConfigError(str(path), [Fault("file", _first_line(error), "a readable CSV in UTF-8")]) from error
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def csv_header(path: Path, delimiter: str) -> list[str]:
+    """Names of a CSV's columns."""
     with path.open("rb") as file:
-        line = file.readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
+        line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
     if not line:
         raise ConfigError(str(path), [Fault("file", "nothing", "a header and rows")])
     return [name.strip('"') for name in line.split(delimiter)]
