@@ -10,7 +10,7 @@ from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Risk
 from dcu.planning.figures import all_figures
 from dcu.planning.nominal import nominal_limits
-from dcu.planning.result import RISKS, bindings, result, risks, study_again
+from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
 from dcu.planning.run import Findings, Read, scenario_of
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, versions
@@ -42,6 +42,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         drawn["capacities"],
         drawn["curves"],
         drawn["maps"],
+        _sufficiency_table(read, found),
     ]
     parts += [_risk_table(read, found), _binding(read, found), drawn.get("segments", "")]
     if rows:
@@ -84,7 +85,7 @@ def _cards(read: Read, found: Findings) -> list[tuple[str, str]]:
         items.append(
             (
                 f"{lost[0]:.0%} → {lost[1]:.0%}",
-                f"export lost at {found.dynamic.level_w / 1000:g} kVA a unit: static limit, Headroom",
+                f"export lost at {found.dynamic.level_w / 1000:g} kVA a unit: static, Headroom",
             )
         )
     return items
@@ -117,6 +118,24 @@ def _capacity_table(read: Read, found: Findings) -> str:
         "may put the capacity one step higher."
     )
     return report.heading("Hosting capacity", note) + report.table(header, lines)
+
+
+def _sufficiency_table(read: Read, found: Findings) -> str:
+    """Equation 6 for every scenario; nothing where no PV stands yet."""
+    shares = {(row["scenario"], row["group"]): row["share"] for row in self_sufficiency(read, found)}
+    if not shares:
+        return ""
+    groups = ("voltage", "current")
+    lines = [
+        (name, *(f"{shares[name, g]:.0%}" if (name, g) in shares else "none" for g in groups))
+        for name in found.capacities
+    ]
+    text = (
+        "Energy of a year that the PV of the last feasible step gives, as a share of the year's load (equation 6: "
+        "today's yield, scaled by the installed power). It says nothing about when."
+    )
+    header = ("scenario", "by voltage", "by voltage and current")
+    return report.heading("Self-sufficiency", text) + report.table(header, lines)
 
 
 def _risk_table(read: Read, found: Findings) -> str:

@@ -48,7 +48,7 @@ def result(
             s: {case: [_capacity(c) for c in cs] for case, cs in cases.items()}
             for s, cases in found.deterministic.items()
         },
-        "self_sufficiency": _self_sufficiency(read, found),
+        "self_sufficiency": self_sufficiency(read, found),
         "losses": None if found.losses is None else {
             "hours": found.losses.hours,
             "q95_by_day_wh": float(np.quantile(found.losses.by_day_wh, 0.95)),
@@ -129,7 +129,7 @@ def bindings(level: Level, read: Read, name: str) -> list[tuple[Criterion, str, 
     return found
 
 
-def _self_sufficiency(read: Read, found: Findings) -> list[dict[str, Any]]:
+def self_sufficiency(read: Read, found: Findings) -> list[dict[str, Any]]:
     """Equation 6: PV energy grows with the installed power, compared with the year's load."""
     known = read.inputs.profiles
     rows = []

@@ -120,6 +120,10 @@ def test_the_report_stands_alone(alone: Path) -> None:
     assert "<script" not in html
     assert not any(f'{key}="http' in html for key in ("src", "href"))
     assert html.count("<svg") >= 5
+    shares = {r["share"] for r in json.loads((alone / "result.json").read_text("utf-8"))["self_sufficiency"]}
+    assert shares
+    text = html.split("Self-sufficiency")[1].split("</table>")[0]
+    assert sum(f"{share:.0%}" in text for share in shares) >= 2
 
 
 def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
