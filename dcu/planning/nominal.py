@@ -6,17 +6,17 @@ from collections import Counter
 
 import numpy as np
 
-from dcu.planning.run import Findings, Read
+from dcu.planning.dynamic import Dynamic
+from dcu.planning.run import Read
 
 
-def nominal_limits(read: Read, found: Findings) -> str:
+def nominal_limits(read: Read, nominal: Dynamic) -> str:
     """The study's nominal export limits as the `[[meters]]` of a DCU's configuration; addresses and keys are the
     site's."""
-    assert found.nominal is not None
     name = read.study.extras.headroom
     assert name is not None
     plan = next(p for p in read.inputs.plans if p.name == name)
-    level_w = found.nominal.level_w
+    level_w = nominal.level_w
     rated: dict[str, float] = {}
     for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
         rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
@@ -34,13 +34,13 @@ def nominal_limits(read: Read, found: Findings) -> str:
     )
     lines = [
         f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
-        f"# the largest common limit that violates nothing in any of {found.nominal.states:,} states with sun; who",
+        f"# the largest common limit that violates nothing in any of {nominal.states:,} states with sun; who",
         "# shares a bus and phase shares the limit. Headroom grants what lies between it and contract_limit_w.",
         "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
     ]
     for point in read.inputs.network.connection_points:
         contract = contracts[point.id]
-        share_w = found.nominal.static_limit_w / max([sharing[point.bus, c.pos] for c in point.connections] + [1])
+        share_w = nominal.static_limit_w / max([sharing[point.bus, c.pos] for c in point.connections] + [1])
         phases = ", ".join(f'"{c.pos}"' for c in point.connections)
         lines += [
             "",

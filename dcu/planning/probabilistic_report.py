@@ -25,7 +25,7 @@ def write(read: Read, found: Findings, folder: Path) -> Outcome:
     out.result(result(read, found, rows, relations))
     write_tables(out, read, found)
     if found.nominal is not None:
-        out.text("nominal_limits.toml", nominal_limits(read, found))
+        out.text("nominal_limits.toml", nominal_limits(read, found.nominal))
     out.study(study_again(read, folder))
     out.report(html(read, found, rows, relations))
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcu.config import Meter
+from dcu.planning.dynamic import dynamic
 from dcu.planning.locate import windows
+from dcu.planning.nominal import nominal_limits
 from dcu.planning.probabilistic_report import write
 from dcu.planning.run import Read, read_study, run
 from dcu.planning.settings import load_study
@@ -132,6 +135,23 @@ def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
     assert len(tables) == 19
     meters = [Meter.model_validate(t | {"eui48": f"02:00:00:00:00:{k:02x}"}) for k, t in enumerate(tables)]
     assert any(m.nominal_limit_w < m.contract_limit_w for m in meters)
+
+
+def test_who_shares_a_port_shares_its_limit() -> None:
+    """The limit was found for a bus and phase: two customers with PV there get half of it each, the others all."""
+    some = read_study(study(2, "A", extras={"headroom": "A"}), FOLDER)
+    nominal = replace(dynamic(some.world, "A", 11_000.0, 3), static_limit_w=3000.0)
+    points = some.inputs.network.connection_points
+    own = next(p for p in points if p.id == "user_5")
+    twin = replace(own, id="twin", meter="twin")
+    standing = next(e for e in some.inputs.existing if e.customer == "user_5")
+    network = replace(some.inputs.network, connection_points=(*points, twin), memo={})
+    inputs = replace(some.inputs, network=network, existing=(*some.inputs.existing, replace(standing, customer="twin")))
+    tables = tomllib.loads(nominal_limits(replace(some, inputs=inputs), nominal))["meters"]
+    limits = {t["id"]: t["nominal_limit_w"] for t in tables}
+    assert limits["twin"] == limits[own.meter or own.id] == 1500.0
+    alone = next(p for p in points if p.id == "user_4")
+    assert limits[alone.meter or alone.id] == 3000.0
 
 
 def test_toml_is_read_back_as_it_was_written() -> None:
