@@ -87,7 +87,8 @@ class Decision(Section):
     ``rule``: `present` looks at present voltages alone; `predicted` asks the network model, `learned` what the meters'
     history taught, `mixed` both, and believes the worse. Unset it is `predicted` with a `[model]` and `present`
     without. ``guard_pct`` is how far raising stays inside the band. ``asynchrony`` is the share of a change of voltage
-    that readings at different instants may hide from the rule `learned`.
+    that readings at different instants may hide from the rule `learned`. ``report_change_w`` is the largest that any
+    meter is configured with; unset, changes of draw between two reports are taken to be untold.
     """
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
@@ -95,6 +96,7 @@ class Decision(Section):
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
     asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    report_change_w: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 
 
 class Model(Section):

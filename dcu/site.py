@@ -73,6 +73,7 @@ def grid_settings(config: DcuConfig) -> GridSettings:
         accuracy=Accuracy(
             voltage_class_pct=decision.voltage_class_pct,
             model_error_pct=0.0 if model is None else model.model_error_pct,
+            told_w=decision.report_change_w,
         ),
     )
 

@@ -155,6 +155,7 @@ def _content(settings: StreetSettings, flow: StreetFlow, contract_w: dict[str, f
             "policy": settings.policy,
             "voltage_class_pct": 100 * errors.voltage,
             "asynchrony": ASYNCHRONY,
+            "report_change_w": settings.report_change_w,
         },
         "balancing": {"url": "tcp://192.0.2.1:502?unit=1", "bus": flow.balancing_bus},
         "plc": {"url": "/dev/plc0"},

@@ -56,7 +56,7 @@ class MeterSettings:
         contract_limit_w: no grant may go beyond it.
         overvoltage_v: local threshold of the ten-second rule.
         report_interval_s: between two reports.
-        report_change_w: a draw that has changed by more since the last report is reported at once, though not sooner
+        report_change_w: a phase's draw that has changed by more since the last report is reported at once, not sooner
             than `REPORT_GAP_S` after it; None for never.
         raised_limit_w: what the inverter may export at its raised set-point; a grant of less cannot move the relay.
             None for the limit of the contract.
@@ -217,7 +217,7 @@ class MeterCore:
         self._boot_id = draw.getrandbits(32)
         self._seq = max(stored[1], self.outbox.next_seq)
         self._report_at: float | None = None
-        self._said: tuple[float, float] | None = None
+        self._said: tuple[float, Reading] | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
 
@@ -315,8 +315,8 @@ class MeterCore:
         change_w, reading, said = self.settings.report_change_w, self.rules.reading, self._said
         if change_w is None or reading is None or said is None or self._report_at is None:
             return
-        at_s, drawn_w = said
-        if abs(_drawn_w(reading) - drawn_w) > change_w:
+        at_s, last = said
+        if any(abs((new or 0.0) - (old or 0.0)) > change_w for new, old in zip(reading.p_w, last.p_w, strict=True)):
             self._report_at = min(self._report_at, at_s + REPORT_GAP_S)
 
     def _fall_back(self, broken: FallBack, now: float) -> list[Output]:
@@ -497,7 +497,7 @@ class MeterCore:
     def _report(self, now: float) -> list[Output]:
         """Record, then send, then one of the backlog; without a link only the record."""
         self._report_at = now + self.settings.report_interval_s
-        self._said = None if self.rules.reading is None else (now, _drawn_w(self.rules.reading))
+        self._said = None if self.rules.reading is None else (now, self.rules.reading)
         report = Report(
             boot_id=self._boot_id,
             seq=self._seq,
@@ -533,8 +533,3 @@ class MeterCore:
             self.rules.alarms |= Alarm.OUTBOX_FULL
             outputs.append(Event("outbox full", logging.WARNING, {"dropped": self.outbox.dropped}))
         return outputs
-
-
-def _drawn_w(reading: Reading) -> float:
-    """Active power of all phases [W], import positive."""
-    return sum(value for value in reading.p_w if value is not None)

@@ -63,6 +63,7 @@ class Accuracy:
         balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
         balance_w: and by this much in any case.
         noise_v: of one voltage reading: its last digit and its flicker [V].
+        told_w: a draw that has changed by more is reported within seconds, by every meter [W]; None where not all do.
         blocked_pct: no increase where the one-minute mean is above nominal by this (invariant I15).
     """
 
@@ -72,6 +73,7 @@ class Accuracy:
     balance_pct: float = 20.0
     balance_w: float = 2000.0
     noise_v: float = 0.1
+    told_w: float | None = None
     blocked_pct: float = 100 * (250 / 230 - 1)
 
 
@@ -210,7 +212,8 @@ class Estimator:
         self._source = 1.0
 
     def _fresh(self) -> _Memory:
-        return _Memory(Residuals(self._metered, self._nominal_v, self._accuracy.noise_v))
+        accuracy = self._accuracy
+        return _Memory(Residuals(self._metered, self._nominal_v, accuracy.noise_v, accuracy.told_w))
 
     def model_at(self, source: float) -> PortModel:
         """The model with its source's voltage times a factor; those asked for last are kept."""

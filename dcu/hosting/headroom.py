@@ -28,6 +28,9 @@ FLOW_TOLERANCE_PU: Final = 1e-9
 
 CURVED: Final = 0.1
 """Share by which relief may be more than it is to first order about no load: voltages move by a tenth."""
+SAG_MIN: Final = 0.5
+"""[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
+about no load; a limit below this is none."""
 FEW: Final = 0.1
 """Share of the ports up to which a product with only their columns is the faster one."""
 
@@ -151,6 +154,7 @@ class Outlook:
         self.names = self._observed.names
         self._over_v = now.u_v + now.margin_v - limits.u_high_v
         self._under_v = limits.u_low_v - now.u_v + now.margin_v
+        self._sag = np.abs(model.u_open_v) / np.maximum(limits.u_low_v, SAG_MIN * model.u_nominal_v)
         solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
         self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
         self._last = solved
@@ -209,6 +213,7 @@ class Outlook:
         elif len(where):
             found[: 2 * n] = by_export[:, where] @ unused_w[where].astype(np.float32)
         found *= 1 + CURVED
+        found[n : 2 * n] *= self._sag
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:

@@ -2,18 +2,20 @@
 
 Meters report one after the other, and a house that switches between two reports makes a model fed with newest readings
 wrong by volts for a while. A reading is therefore judged late: when every meter has reported since, each draw at the
-instant of the reading lies between the reports before and after it. A draw that moved at once did so either at any
-moment between the two, or just before the second, which it called for; taken as equally likely, a share `f` of the way
-it has moved with probability `g = f / 2`: its expectation has come as far. Whatever it really did, it was at one of the
-two, `1 - g` of the change away at most: three *doubts* are that bound. Grants are lowered together and clouds shade
-everybody, so what moves a voltage the same way is added up as it is, not by squares.
+instant of the reading lies between the reports before and after it. The model gets the middle of the two, which is half
+of the change away from either at most. Grants are lowered together and clouds shade everybody, so what moves a voltage
+the same way is added up as it is, not by squares: the reading's *swing*. Where meters report a change by more than so
+many watts within seconds (`report_change_w`), no more than these can have changed before the last seconds of an
+interval; a report that was lost counts as not called for, and is another one each time.
 
-Each port's residual is filtered as a constant that drifts slowly. A reading `r` is off by noise, which is another one
-each time, and by what is in doubt, which need not be: a house that always switches right after its report makes every
-reading of its neighbour wrong the same way, however many there are. So the mean `m` has a variance `P` of what averages
-out, and a share `B` of doubt that does not: the weighted mean of the doubts that it was learnt with,
+Each port's residual is filtered as a constant that drifts slowly. A reading `r` is off by noise and by its swing, which
+are other ones each time: the instants of clouds and grants have nothing to do with whose turn it is to report. But some
+houses may always switch right after their reports and make each reading of a neighbour wrong the same way, however many
+there are: of each reading, what the three can have done that move it most is in *doubt* for good. The mean `m` has a
+variance `P` of what averages out, and a doubt `B` that does not: the weighted mean of the doubts that it was learnt
+with (as standard deviations: a third of what they are at most),
 
-    m += K (r - m),   P = (1 - K)^2 P + K^2 noise^2 + Q dt,   B = (1 - K) B + K doubt
+    m += K (r - m),   P = (1 - K)^2 P + K^2 (noise^2 + swing^2) + Q dt,   B = (1 - K) B + K doubt
 
 (a filter that considers the doubt, and takes it as the same in all readings). `K` is what makes `sqrt(P) + B` smallest:
 Kalman's gain where doubt is alike, less where a reading is in more doubt than the mean, nothing at all where it would
@@ -22,7 +24,7 @@ surprises moves nothing by itself but widens `P` until the margin reaches it; th
 believed, and if not, `P` narrows again. The noise of a
 reading (last digits, flicker between the meter's moment and the busbar's) is what clear readings scatter by, one figure
 for the street; it begins with what the site declares. What a house does between two reports that show the same draw is
-not seen here: meters report a change by more than `report_change_w` at once.
+not seen here; only meters with `report_change_w` tell it.
 
 A model whose impedances are wrong by a share is wrong by that share of how far it holds the voltage from that of the
 idle feeder. The residual contains that error as it was when it was learnt; `anchor_v` keeps, with the same gains, the
@@ -48,9 +50,10 @@ Rows = NDArray[np.int64]
 
 FIRST: Final = 0.02
 """[nominal] Standard deviation of a residual of which nothing is known."""
-DRIFT: Final = 0.0003
+DRIFT: Final = 0.00015
 """[nominal] By which a residual drifts within `DRIFT_S`: a meter's error follows its temperature, an EM330's by at most
-0.02 % a kelvin. What a wrong model does as the load changes is not drift: see `anchor_v`."""
+0.02 % a kelvin. The mean lags behind a steady change by some minutes; with this the margin covers that lag up to some
+6 K an hour. What a wrong model does as the load changes is not drift: see `anchor_v`."""
 DRIFT_S: Final = 3600.0
 SURPRISE: Final = 3.0
 """Standard deviations beyond which a residual is not the constant that it was."""
@@ -58,6 +61,10 @@ NOISE_SHARE: Final = 0.005
 """Weight of one clear reading in what noise readings have; some two hundred count."""
 NOISE_MIN_V: Final = 0.04
 """[V] Last digits of 0.1 V on a port's meter and the busbar's; less is believed of nobody."""
+IN_STEP: Final = 3
+"""Ports whose draws may always change right after a report, so that no number of readings averages them out."""
+TOLD_S, TOLD_GAP_S = 3.0, 5.0
+"""[s] From a change of draw to the reading that a meter reports for it, and the least it leaves between two reports."""
 LINEAR: Final = 0.15
 """Share by which what draws change is wrong to first order about no load."""
 KEPT: Final = 16
@@ -87,17 +94,21 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Found:
-    """Readings of some ports, each once, at one instant, judged: measured minus model, its doubt, and the lift that the
-    model had there [V]."""
+    """Readings of some ports, each once, at one instant, judged: measured minus model; how far unreported draws may
+    have moved it, all together and who may be in step with reports; the lift that the model had there [V]."""
 
     ports: Rows
     residual_v: Reals
-    doubt_v: Reals
+    swing_v: Reals
+    in_step_v: Reals
     lift_v: Reals
 
     def where(self, chosen: NDArray[np.bool_]) -> _Found:
         """Some of them."""
-        return _Found(self.ports[chosen], self.residual_v[chosen], self.doubt_v[chosen], self.lift_v[chosen])
+        return _Found(
+            self.ports[chosen],
+            *(values[chosen] for values in (self.residual_v, self.swing_v, self.in_step_v, self.lift_v)),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,15 +123,19 @@ class Residuals:
     """Mean by port (n) [V], its variance [V2] and the doubt in it that does not average out [V], the lift they were
     learnt at; ports whose readings contradict the model, or could not be judged for too long."""
 
-    def __init__(self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float) -> None:
+    def __init__(
+        self, metered: NDArray[np.bool_], nominal_v: Reals, noise_v: float, told_w: float | None = None
+    ) -> None:
         """Nothing known.
 
         Args:
             metered: which ports have a meter (n).
             nominal_v: (n) [V].
             noise_v: of a reading [V], to begin with: its last digit, its flicker.
+            told_w: meters report a draw that has changed by more within `TOLD_S` [W]; None where not all do.
         """
         n = len(metered)
+        self._told_w = np.inf if told_w is None else told_w
         self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
@@ -203,13 +218,13 @@ class Residuals:
         if not len(at):
             return found
         at_s, which = np.unique(seen.taken_s[at], return_inverse=True)
-        ((p, spread_w),) = self._then(at_s, self._p)
+        ((p, half_w),) = self._then(at_s, self._p)
         reach = _reach(model)[at]
         shift_v = (reach * np.where(self._metered, p - seen.p_w, 0.0)[which]).sum(axis=1)
         if bus_seen:
             times, volts = zip(*self._busbar, strict=True)
             shift_v += (np.interp(seen.taken_s[at], times, volts) / busbar_v - 1) * level_v[at]
-        known_v = np.hypot(_doubt(reach * spread_w[which]), LINEAR * shift_v)
+        known_v = np.hypot(_swing(reach * half_w[which]) / SURPRISE, LINEAR * shift_v)
         silent = self._metered & (self._t[:, -1] < seen.taken_s[at, None] - NEW_S)
         unknown_v = np.abs(reach * np.where(silent, UNSEEN_W, 0.0)).sum(axis=1)
         off_v = seen.u_v[at] - level_v[at] - shift_v
@@ -231,7 +246,7 @@ class Residuals:
         solved: tuple[Complexes, Complexes] | None,
     ) -> None:
         """Readings (when, port, voltage) of some instants."""
-        (p, spread_w), (q, _) = self._then(at_s, self._p, self._q)
+        (p, half_w), (q, _) = self._then(at_s, self._p, self._q)
         p, q = np.where(self._metered, p, unmetered[0]), np.where(self._metered, q, unmetered[1])
         flows: list[tuple[Complexes, Complexes]] = []
         near_u_v = None if solved is None else solved[0]
@@ -254,29 +269,30 @@ class Residuals:
         for k, taken_s in enumerate(at_s):
             mine = readings[readings[:, 0] == taken_s]
             ports = mine[:, 1].astype(np.int64)
-            unsure = np.flatnonzero(spread_w[k])
-            moved_v = reach[ports[:, None], unsure] * spread_w[k, unsure]
-            found = _Found(ports, mine[:, 2] - level[k, ports], _doubt(moved_v), lift[k, ports])
+            unsure = np.flatnonzero(half_w[k])
+            moved_v = reach[ports[:, None], unsure] * half_w[k, unsure]
+            in_step_v = _swing(moved_v, IN_STEP) / SURPRISE
+            found = _Found(ports, mine[:, 2] - level[k, ports], _swing(moved_v), in_step_v, lift[k, ports])
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, at_s: Reals, *tables: Reals) -> list[tuple[Reals, Reals]]:
-        """Expectation of every port at some instants (k, n) by each table, and its doubt with the sign of the
-        change."""
+        """The middle of the reports around some instants (k, n) for every port by each table, and half of the change
+        between them."""
         before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
         ports = np.arange(len(self._t))[None, :]
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
-        first_s, ended_s = self._t[ports, lower], self._t[ports, upper]
+        first_s = self._t[ports, lower]
         unseen = (before == 0) | ~np.isfinite(first_s)
-        begun_s = np.where(unseen, 0.0, first_s)
-        passed = np.where(unseen | (upper == lower), 0.0, at_s[:, None] - begun_s)
-        share = np.clip(passed / np.maximum(ended_s - begun_s, NEW_S), 0.0, 1.0) / 2
-        share = np.where(passed <= NEW_S, 0.0, share)
-        unsure, unknown = np.where(share > 0, (1 - share) / SURPRISE, 0.0), unseen & self._metered
+        between = ~unseen & (upper != lower) & (at_s[:, None] > np.where(unseen, 0.0, first_s) + NEW_S)
+        ended_s = self._t[ports, upper]
+        told = between & (ended_s - at_s[:, None] > TOLD_S) & (ended_s - first_s > TOLD_GAP_S + TOLD_S)
+        unknown = unseen & self._metered
         found = []
         for table in tables:
             first, last = table[ports, lower], table[ports, upper]
-            value = np.where(unseen, last, first + share * (last - first))
-            found.append((value, np.where(unknown, UNSEEN_W, unsure * (last - first))))
+            half = np.where(between, (last - first) / 2, 0.0)
+            half = np.where(told, np.clip(half, -self._told_w / 2, self._told_w / 2), half)
+            found.append((np.where(unseen, last, first + half), np.where(unknown, SURPRISE * UNSEEN_W, half)))
         return found
 
     def _learn(self, taken_s: float, found: _Found, allowed: float) -> None:
@@ -285,32 +301,33 @@ class Residuals:
             self.variance = self.variance + np.where(self._metered, drift * (taken_s - self._aged_s), 0.0)
         self._aged_s = taken_s if self._aged_s is None else max(self._aged_s, taken_s)
         found = self._odd_out(found, allowed)
-        ports, doubt = found.ports, found.doubt_v
+        ports, doubt = found.ports, found.in_step_v
         known, shared, off = self.variance[ports], self.doubt_v[ports], found.residual_v - self.mean_v[ports]
-        surprise = np.abs(off) > SURPRISE * (np.sqrt(known + self._noise) + shared + doubt)
+        surprise = np.abs(off) > SURPRISE * (np.sqrt(known + self._noise) + shared) + found.swing_v
         # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until then
         # the margin covers both.
         reached = np.maximum(np.abs(off) / SURPRISE - shared, 0.0) ** 2
-        gain = np.where(surprise, 0.0, _gain(known, self._noise, shared - doubt))
+        noise = self._noise + found.swing_v**2
+        gain = np.where(surprise, 0.0, _gain(known, noise, shared - doubt))
         self.mean_v[ports] += gain * off
         self.anchor_v[ports] += gain * (found.lift_v - self.anchor_v[ports])
         self.doubt_v[ports] = (1 - gain) * shared + gain * doubt
-        averaged = (1 - gain) ** 2 * known + gain**2 * self._noise
+        averaged = (1 - gain) ** 2 * known + gain**2 * noise
         self.variance[ports] = np.where(surprise, np.maximum(known, reached), averaged)
-        clear = ~surprise & (np.maximum(known, np.maximum(shared, doubt) ** 2) < self._noise)
-        for scatter in (off**2 - known - doubt**2)[clear].tolist():
+        clear = ~surprise & (np.maximum(known, np.maximum(shared, found.swing_v) ** 2) < self._noise)
+        for scatter in (off**2 - known - found.swing_v**2)[clear].tolist():
             self._noise = max(self._noise + NOISE_SHARE * (scatter - self._noise), NOISE_MIN_V**2)
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
         """Without those that contradict the model, which are noted."""
-        excused_v = np.minimum(SURPRISE * found.doubt_v, DOUBT_MAX * self._nominal_v[found.ports])
+        excused_v = np.minimum(found.swing_v, DOUBT_MAX * self._nominal_v[found.ports])
         odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + excused_v
         self.contradicts[found.ports] = odd
         self._unjudged_s[found.ports] = np.inf
         return found.where(~odd)
 
 
-def _gain(known: Reals, noise: float, better: Reals) -> Reals:
+def _gain(known: Reals, noise: Reals, better: Reals) -> Reals:
     """The weight K of readings (m) that makes the square root of `(1 - K)^2 known + K^2 noise`, less K times by how
     much less they are in doubt than the means [V] (m), smallest."""
     total = known + noise
@@ -320,10 +337,13 @@ def _gain(known: Reals, noise: float, better: Reals) -> Reals:
     return np.where(left > 0, np.clip(known / total + step, 0.0, 1.0), np.where(better > 0, 1.0, 0.0))
 
 
-def _doubt(moved_v: Reals) -> Reals:
-    """Of what draws may have moved voltages by to first order (m, n) [V]: (m). All those up, or all those down."""
-    up, down = np.maximum(moved_v, 0.0).sum(axis=1), np.maximum(-moved_v, 0.0).sum(axis=1)
-    return np.asarray((1 + LINEAR) * np.maximum(up, down))
+def _swing(moved_v: Reals, most: int | None = None) -> Reals:
+    """How far draws may move voltages by to first order (m, n) [V] together, all those up or all those down; or the
+    ``most`` that move them furthest: (m)."""
+    up, down = np.maximum(moved_v, 0.0), np.maximum(-moved_v, 0.0)
+    if most is not None and moved_v.shape[1] > most:
+        up, down = (-np.partition(-side, most - 1, axis=1)[:, :most] for side in (up, down))
+    return np.asarray((1 + LINEAR) * np.maximum(up.sum(axis=1), down.sum(axis=1)))
 
 
 def _reach(model: PortModel) -> Reals:

@@ -34,8 +34,8 @@ def deaf(heard: Callable[[sap.Output], None]) -> Callable[[sap.Output], None]:
 
 
 def played(tmp_path: Path) -> tuple[Observation, Scenario, TappedStreet]:
-    """Scenario III with a meter that loses whatever is sent to it alone."""
-    scenario = load_scenario("revoked")
+    """Scenario III, until its lease is over, with a meter that loses whatever is sent to it alone."""
+    scenario = load_scenario("revoked").model_copy(update={"duration_s": 44.0})
     streets: list[TappedStreet] = []
 
     async def main() -> Observation:

@@ -176,6 +176,22 @@ def revoke(seq: int, epoch: int = 3, limit_w: float = 0.0) -> Revoke:
 # ---- grant, renewal, end ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("p_w", "reports"), [((-1200.0, 0.0, 500.0), 0), ((-1100.0, -100.0, 500.0), 0), ((-900.0, -300.0, 500.0), 1)]
+)
+def test_a_draw_that_moves_from_phase_to_phase_is_told_at_once(p_w: tuple[float, float, float], reports: int) -> None:
+    """The sum stays the same; a phase that has changed by more than 200 W is news, and each report says all phases."""
+    settings = replace(SETTINGS, phases=(Phase.L1, Phase.L2, Phase.L3), report_interval_s=600.0, report_change_w=200.0)
+    bench = Bench(settings)
+    three = replace(GOOD, u_v=(240.0,) * 3, i_a=(5.0,) * 3, p_w=(-1200.0, 0.0, 500.0), q_var=(0.0,) * 3)
+    bench.reading = three
+    bench.up()
+    bench.run(30.0)
+    bench.reading = replace(three, p_w=p_w)
+    told = [message for message in sent(bench.run(30.0)) if isinstance(message, Report)]
+    assert len(told) == reports
+
+
 def test_the_first_thing_a_meter_does_is_to_go_to_nominal() -> None:
     """Before any reading, any link and any message (I6)."""
     bench = Bench()

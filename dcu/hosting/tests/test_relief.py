@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from dcu.grid.one_state import solve_one
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Question, Standing, Wish
@@ -92,3 +93,26 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
     rows = np.array([relieved])
     assert (sober.slopes(p, rows)[0, p < now.p_w] <= 0).all()
     assert (plain.slopes(p, rows)[0, p < now.p_w] > 0).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_said_to_relieve_a_low_voltage_does_not_fall_short_of_what_it_does(seed: int) -> None:
+    """Evenings in which the lowest voltage is at its limit: what exports on all phases lift it by, exactly, is no more
+    than what is taken off when nobody sees them."""
+    random = np.random.default_rng(seed)
+    n = len(MODEL.ports)
+    limits = GridLimits.of(MODEL, 8.0)
+    weight = random.lognormal(0.0, 0.7, n)
+    low, high = 0.0, 50_000.0
+    for _ in range(40):  # draws that bring it there
+        p = weight * (low + high) / 2
+        now = Situation(p, 0.3 * p, np.full(n, 240.0), np.zeros(n))
+        prospect = Outlook(MODEL, limits, now)
+        u_v = np.abs(solve_one(MODEL, p, 0.3 * p, 1e-9)[0])
+        at_limit = bool(np.isfinite(u_v).all() and (u_v > limits.u_low_v).all())
+        low, high = ((low + high) / 2, high) if at_limit else (low, (low + high) / 2)
+    used = np.where(random.random(n) < 0.5, random.uniform(0.0, 3_000.0, n), 0.0)
+    lifted = (prospect.excess(p) - prospect.excess(p - used))[0][n : 2 * n]
+    lowest = int((u_v - limits.u_low_v).argmin())
+    assert lifted[lowest] > 0.0
+    assert prospect.relief(used)[n : 2 * n][lowest] >= lifted[lowest]

@@ -44,9 +44,10 @@ class World:
     every_s: NDArray[np.int64] = field(default_factory=lambda: np.full(N, 20))
     """Between two reports of each."""
     offset_s: NDArray[np.int64] = field(default_factory=lambda: np.arange(N) % 20)
+    told_w: float | None = None
 
     def __post_init__(self) -> None:
-        self.residuals = Residuals(np.ones(N, dtype=bool), np.full(N, NOMINAL_V), self.noise_v)
+        self.residuals = Residuals(np.ones(N, dtype=bool), np.full(N, NOMINAL_V), self.noise_v, self.told_w)
         self.now = 0.0
         self.seen = Seen(np.zeros(N), np.zeros(N), np.full(N, np.nan), np.full(N, -np.inf))
         self._random = np.random.default_rng(9)
@@ -116,6 +117,31 @@ def test_constant_errors_are_learnt_and_the_margin_covers_what_is_left(p_w: Call
     assert (off <= world.spread_v() + 0.05).all()
     assert np.median(world.spread_v()) < 0.15
     assert not world.residuals.contradicts.any()
+
+
+@pytest.mark.parametrize("p_w", [busy, shaken])
+def test_meters_that_tell_changes_leave_less_in_doubt(p_w: Callable[[float], Reals]) -> None:
+    """Houses switch kilowatts, or clouds take half of the plants at once: if the DCU may rely on their being told, less
+    stays in doubt, and the margin still covers what is left."""
+    error_v = np.random.default_rng(2).uniform(-1.0, 1.0, N)
+    silent, telling = World(p_w, error_v), World(p_w, error_v, told_w=200.0)
+    for world in (silent, telling):
+        world.play(600)
+        assert (np.abs(world.residuals.mean_v - error_v) <= world.spread_v() + 0.05).all()
+    assert telling.residuals.spread_v.mean() < silent.residuals.spread_v.mean()
+
+
+@pytest.mark.parametrize("phase_s", [1, 10, 19])
+def test_a_cloud_that_all_houses_see_is_within_the_margin_whenever_it_comes(phase_s: int) -> None:
+    """All draws shift by 190 W, for which no meter reports before its turn, and back, every half minute or so, never at
+    the same place in the round of reports."""
+
+    def shading(now: float) -> Reals:
+        return np.asarray(draws(1) + 190.0 * (int((now - phase_s) // 27) % 2))
+
+    world = World(shading)
+    world.play(1200)
+    assert (np.abs(world.residuals.mean_v) <= world.spread_v() + 0.05).all()
 
 
 def test_a_busy_meter_makes_the_others_unsure_by_no_more_than_its_own_changes() -> None:
