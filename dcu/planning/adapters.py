@@ -30,6 +30,7 @@ from dcu.planning.meter_data import (
     Rows,
     assemble,
     csv_batches,
+    csv_header,
     instants,
     numbers,
     read_meter_data,
@@ -106,9 +107,11 @@ def cer(path: Path, told: list[str]) -> Iterator[Rows]:
                     "1 .. 48 (49 and 50 of a long day are left out)",
                 )
                 local = (CER_DAY_ONE + (code // 100 - 1) * 86_400 + (half - 1) * 1800).astype(np.int64)
-                start, exists = utc_of_local(local, CER_ZONE)
+                meters = np.array(batch.column("meter").to_pylist(), dtype=object)
+                start, exists = utc_of_local(local, CER_ZONE, meters)
+                bad.unless(exists, ok & inside, first, batch.column("code"), "half-hour", "a time the clocks show")
                 kwh, valid = numbers(batch.column("kwh"), null=False)
-                bad.unless(valid, ok & inside, first, batch.column("kwh"), "kWh", "a finite number")
+                bad.unless(valid, ok & inside & exists, first, batch.column("kwh"), "kWh", "a finite number")
                 yield _import_rows(bad, first, batch.column("meter"), start, kwh * 1000, ok & inside & exists & valid)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
@@ -141,7 +144,13 @@ def pecan_street(path: Path, told: list[str]) -> Iterator[Rows]:
         solar, sound = numbers(batch.column("solar"), null=True)
         bad.unless(sound, ok & valid, first, batch.column("solar"), "solar", "a finite number or nothing")
         ok &= valid & sound
+        known = (start >= START_S[0]) & (start < START_S[1])
+        bad.unless(known, ok, first, batch.column("local_15min"), "local_15min", "2000 .. 2099")
         wh = 250.0
+        usual = np.maximum(np.abs(grid), np.nan_to_num(solar)) <= POWER_W_MAX / wh
+        bad.unless(usual, ok & known, first, batch.column("grid"), "grid or solar", f"at most {POWER_W_MAX / wh:g} kW")
+        ok &= known & usual
+        grid, solar = np.where(ok, grid, 0.0), np.where(ok, solar, np.nan)
         values = np.full((len(ok), 4), np.nan)
         values[:, 0], values[:, 1] = np.maximum(grid, 0) * wh, np.maximum(-grid, 0) * wh
         values[:, 2] = np.maximum(solar, 0.0) * wh  # meters show a few watts of consumption at night
@@ -162,10 +171,13 @@ def _import_rows(
     return Rows(np.array(names.to_pylist(), dtype=object)[sound], start[sound], values)
 
 
-def utc_of_local(local_s: NDArray[np.int64], timezone: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def utc_of_local(
+    local_s: NDArray[np.int64], timezone: str, whose: NDArray[np.object_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """UTC seconds of local clock times (given as if they were UTC), and whether such a time exists.
 
-    Of a time that comes twice the first occurrence in the array is summer time, the second standard time.
+    Of a time that comes twice the first occurrence is summer time, the second standard time, for each of `whose`
+    (n_row) by itself where the rows are several customers'.
     """
     zone = ZoneInfo(timezone)
     found, exists = np.empty_like(local_s), np.ones(len(local_s), dtype=bool)
@@ -178,8 +190,11 @@ def utc_of_local(local_s: NDArray[np.int64], timezone: str) -> tuple[NDArray[np.
         kept[h] = offsets[0], offsets[1], int(back) == h * 900
     first, second, real = (np.array([kept[h][k] for h in hours.tolist()])[place] for k in range(3))
     again = np.zeros(len(local_s), dtype=bool)
+    met: set[tuple[object, int]] = set()
     for k in np.flatnonzero(first != second):
-        again[k] = bool((local_s[:k] == local_s[k]).any())
+        key = (None if whose is None else whose[k], int(local_s[k]))
+        again[k] = key in met
+        met.add(key)
     found = local_s - np.where(again, second, first)
     exists &= real.astype(bool)
     return found, exists
@@ -207,6 +222,8 @@ def _simbench(paths: list[Path], mapping: Path, timezone: str, told: list[str]) 
             raise ConfigError(str(path), [Fault("time", "other instants than the first file", "the same instants")])
         start, series = own, series | columns
     assert start is not None, "the settings ask for one file at least"
+    if len(start) < 2:
+        raise ConfigError(", ".join(p.name for p in paths), [Fault("time", f"{len(start)} rows", "at least a week")])
     hours = float(np.median(np.diff(start))) / 3600
     for c in customers:
         missing = [n for n in (f"{c.load_profile}_pload", c.pv_profile) if n and n not in series]
@@ -232,11 +249,11 @@ def _mapping(path: Path) -> list[_Mapped]:
     for line, row in enumerate(rows, start=2):
         try:
             pv = row["pv_profile"] or ""
-            found.append(
-                _Mapped(
-                    row["customer"], row["load_profile"], float(row["load_peak_w"]), pv, float(row["pv_peak_w"] or 0)
-                )
-            )
+            peaks = float(row["load_peak_w"]), float(row["pv_peak_w"] or 0)
+            found.append(_Mapped(row["customer"], row["load_profile"], peaks[0], pv, peaks[1]))
+            if not all(0 <= peak <= POWER_W_MAX for peak in peaks):
+                seen = f"peaks {peaks[0]:g} and {peaks[1]:g} W"
+                faults.append(Fault(f"row {line}", seen, f"0 .. {POWER_W_MAX:g} W"))
         except (KeyError, TypeError, ValueError) as error:
             faults.append(Fault(f"row {line}", str(error), f"{', '.join(MAPPING)}"))
     if faults or not found:
@@ -248,8 +265,10 @@ def _profile_file(
     path: Path, wanted: set[str], timezone: str, told: list[str]
 ) -> tuple[NDArray[np.int64], dict[str, Reals]]:
     bad = BadRows(path, told=told)
-    with path.open("rb") as file:
-        names = [n.strip('"') for n in file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n").split(";")]
+    try:
+        names = csv_header(path, ";")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [Fault("file", str(error), "a readable CSV in UTF-8")]) from error
     own = [n for n in names if n in wanted]
     starts, columns = [], {name: [] for name in own}  # type: ignore[var-annotated]
     for first, batch in csv_batches(path, ("time", *own), bad, ";"):
@@ -269,4 +288,6 @@ def _profile_file(
     bad.judge()
     local = np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
     start, exists = utc_of_local(local, timezone) if timezone != "UTC" else (local, np.ones(len(local), dtype=bool))
+    if not exists.all():
+        told.append(f"{path.name}: {int((~exists).sum())} rows left out: times that the clocks of {timezone} skip")
     return start[exists], {name: np.concatenate(parts)[exists] for name, parts in columns.items()}

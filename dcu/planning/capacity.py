@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import numpy as np
+
 from dcu.planning.evaluate import Counts, Observer, Tally
 from dcu.planning.feeder_case import FeederCase
+from dcu.planning.profiles import Reals
 
 Z_95: Final = 1.959963984540054
 SURE: Final = 3.0
@@ -80,15 +83,41 @@ class Level:
         return tuple(v for v in self.violations if v.criterion in GROUPS[group])
 
 
-def interval(count: int, states: int) -> tuple[float, float]:
-    """95 % interval of a probability of which `count` of `states` were seen (Wilson)."""
+def interval(count: int, states: int, independent: float | None = None) -> tuple[float, float]:
+    """95 % interval of a probability of which `count` of `states` were seen (Wilson), where they tell as much as so
+    many `independent` ones; all of them unless said otherwise."""
     if not states:
         return 0.0, 1.0
+    n = states if independent is None else independent
     p, z2 = count / states, Z_95 * Z_95
-    middle = p + z2 / (2 * states)
-    half = Z_95 * math.sqrt(p * (1 - p) / states + z2 / (4 * states * states))
-    whole = 1 + z2 / states
+    middle = p + z2 / (2 * n)
+    half = Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    whole = 1 + z2 / n
     return max((middle - half) / whole, 0.0) if count else 0.0, min((middle + half) / whole, 1.0)
+
+
+def independent_states(tally: Tally, criterion: Criterion, place: int) -> float:
+    """How many independent states would estimate a probability as well.
+
+    Where the states of a day hang together the mean's variance is that of the days' counts; a day is never worth less
+    than one state, nor more than all of its own.
+    """
+    if not tally.days:
+        return float(tally.states)
+    count, squares = float(_counts(tally, criterion)[place]), float(_squares(tally, criterion)[place])
+    days = tally.days
+    if not count or days < 2:
+        return float(days)
+    p = count / tally.states
+    variance = max(squares - count * count / days, 0.0) / (days - 1) * days / tally.states**2
+    enough = p * (1 - p) / variance if variance > 0 else math.inf
+    return min(max(enough, float(days)), float(tally.states))
+
+
+def interval_at(tally: Tally, criterion: Criterion, place: int) -> tuple[float, float]:
+    """95 % interval of how probable a criterion's violation at a place is."""
+    count = int(_counts(tally, criterion)[place])
+    return interval(count, tally.states, independent_states(tally, criterion, place))
 
 
 def verdict(tally: Tally, observer: Observer, rule: Rule) -> tuple[Violation, ...]:
@@ -108,7 +137,7 @@ def verdict(tally: Tally, observer: Observer, rule: Rule) -> tuple[Violation, ..
         for k in worst:
             if counts[k] <= allowed * tally.states:
                 break
-            low, high = interval(int(counts[k]), tally.states)
+            low, high = interval_at(tally, criterion, k)
             share = float(counts[k] / tally.states)
             found.append(Violation(criterion, places[k], share, low, high, float(extremes[k])))
     if tally.unsolved:
@@ -123,13 +152,16 @@ def certain(tally: Tally, rule: Rule, group: str) -> bool:
     for criterion in GROUPS[group]:
         if criterion is Criterion.NO_SOLUTION:
             continue
-        count = int(_counts(tally, criterion).max(initial=0))
+        counts = _counts(tally, criterion)
+        place = int(np.argmax(counts)) if len(counts) else -1
+        count = int(counts[place]) if len(counts) else 0
         p, allowed = count / tally.states, rule.allowed(criterion)
         if allowed <= 0.0:
             if not count:
                 return False
             continue
-        error = math.sqrt(max(p * (1 - p), allowed * (1 - allowed) / 4) / tally.states)
+        n = independent_states(tally, criterion, place) if len(counts) else tally.states
+        error = math.sqrt(max(p * (1 - p), allowed * (1 - allowed) / 4) / n)
         if abs(p - allowed) <= SURE * error:
             return False
     return True
@@ -141,6 +173,15 @@ def _counts(tally: Tally, criterion: Criterion) -> Counts:
         Criterion.UNDERVOLTAGE: tally.under,
         Criterion.UNBALANCE: tally.unbalanced,
         Criterion.CURRENT: tally.overloaded,
+    }[criterion]
+
+
+def _squares(tally: Tally, criterion: Criterion) -> Reals:
+    return {
+        Criterion.OVERVOLTAGE: tally.over_squares,
+        Criterion.UNDERVOLTAGE: tally.under_squares,
+        Criterion.UNBALANCE: tally.unbalanced_squares,
+        Criterion.CURRENT: tally.overloaded_squares,
     }[criterion]
 
 
@@ -222,7 +263,7 @@ def risk(log: list[Level], existing_w: float, probability: float) -> Risk:
     totals = [existing_w + level.added_w for level in log]
     counts = [int(level.tally.over.max(initial=0)) for level in log]
     states = [level.tally.states for level in log]
-    ends = [interval(c, n) for c, n in zip(counts, states, strict=True)]
+    ends = [interval_at(level.tally, Criterion.OVERVOLTAGE, int(np.argmax(level.tally.over))) for level in log]
     shares = [c / n for c, n in zip(counts, states, strict=True)]
     upper, lower = [high for _, high in ends], [low for low, _ in ends]
     return Risk(probability, *(_crossing(totals, p, probability) for p in (shares, upper, lower)))

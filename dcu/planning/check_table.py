@@ -15,9 +15,6 @@ import numpy as np
 from dcu.planning.run import Findings, Read
 
 STEP_UNITS: Final = 12
-TODAY_KVA: Final = 22.63
-LOAD_KWH: Final = 87_200.0
-PV_KWH: Final = 22_400.0
 
 WHY_FEEDER: Final = "feeder and loads are made up; positions fit, lengths and loads do not"
 WHY_B: Final = "eleven units on one phase: no radial four-wire model gives 10 kVA a unit; only B <= A can be checked"
@@ -83,7 +80,7 @@ def check(read: Read, found: Findings) -> list[Row]:
     """Every row of the table that this study has results for."""
     rows = [*_voltage(found), *_current(found), *_deterministic(found)]
     if {"A", "F", "C"} <= found.capacities.keys():
-        rows.append(_self_sufficiency())
+        rows.append(_self_sufficiency(read))
     if found.losses is not None:
         rows += _losses(found)
     if "A" in found.logs:
@@ -179,8 +176,11 @@ def _deterministic(found: Findings) -> list[Row]:
     return rows
 
 
-def _self_sufficiency() -> Row:
-    shares = [total / TODAY_KVA * PV_KWH / LOAD_KWH for total in (70.63, 94.63)]
+def _self_sufficiency(read: Read) -> Row:
+    """Equation 6 at the two published totals, from this study's recordings and existing units."""
+    known, today_w = read.inputs.profiles, sum(e.rated_w for e in read.inputs.existing)
+    whole = float(known.pv_energy_wh.sum() / known.energy_wh.sum())
+    shares = [total_w / today_w * whole for total_w in (70_630.0, 94_630.0)]
     ok = abs(shares[0] - 0.802) < 5e-4 and abs(shares[1] - 1.074) < 5e-4
     seen = " and ".join(f"{s:.1%}" for s in shares)
     return Row(

@@ -29,6 +29,10 @@ class Sampling:
     loads: LoadModel = "independent"
     pv_scope: PvScope = "state"
 
+    def days_matter(self, profiles: Profiles) -> bool:
+        """Whether the states of a simulated day hang together: by whole days, by their PV, or by the kind of day."""
+        return self.loads != "independent" or self.pv_scope != "state" or len(profiles.weights) > 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draws:
@@ -39,6 +43,11 @@ class Draws:
     load_w: Reals
     pv_w: Reals
     per_w: Reals
+
+    @property
+    def day(self) -> NDArray[np.int64]:
+        """The simulated day of each state (n_state), counted from 0."""
+        return np.asarray(np.arange(len(self.slot)) // (int(self.slot[-1]) + 1))
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:

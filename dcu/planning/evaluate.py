@@ -48,7 +48,7 @@ class Tally:
 
     Over `points` (bus and phase): `over`, `under`, largest and smallest voltage [pu]; over `buses`: `unbalanced`,
     largest unbalance; over `wires` (branch and phase): `overloaded`, largest loading [share of rating]. Histograms
-    only with `detail`.
+    only with `detail`. The `_squares` are sums over days of squared counts, where days matter.
     """
 
     states: int
@@ -65,12 +65,32 @@ class Tally:
     u_histogram: Counts
     vuf_histogram: Counts
     loading_histogram: Counts
+    over_squares: Reals
+    under_squares: Reals
+    unbalanced_squares: Reals
+    overloaded_squares: Reals
+    days: int = 0
+    """Simulated days, where the states of a day hang together; 0 where every state is drawn by itself."""
     flow_s: float = 0.0
     """Processor time of the power flow with its observed values [s]; no result."""
     other_s: float = 0.0
 
+    def join(self, other: Tally) -> None:
+        """Take other states of the same days in. How the two halves of a day hang together is not known: squares are
+        the largest they can be (triangle inequality)."""
+        days = max(self.days, other.days)
+        squares = {
+            name: (np.sqrt(getattr(self, name)) + np.sqrt(getattr(other, name))) ** 2
+            for name in (f.name for f in fields(self))
+            if name.endswith("_squares")
+        }
+        self.add(other)
+        self.days = days
+        for name, value in squares.items():
+            setattr(self, name, value)
+
     def add(self, other: Tally) -> None:
-        """Take another batch in."""
+        """Take another batch in, of other days."""
         for f in fields(self):
             mine, theirs = getattr(self, f.name), getattr(other, f.name)
             if f.name in ("u_max_pu", "vuf_max", "loading_max"):
@@ -214,6 +234,10 @@ def empty(observer: Observer, *, detail: bool = False) -> Tally:
         zero(points, U_BINS[2] * detail),
         zero(buses, VUF_BINS[2] * detail),
         zero(wires, I_BINS[2] * detail),
+        np.zeros(points),
+        np.zeros(points),
+        np.zeros(buses),
+        np.zeros(wires),
     )
 
 
@@ -223,11 +247,20 @@ def lit(draws: Draws) -> NDArray[np.bool_]:
 
 
 def tally(
-    case: FeederCase, observer: Observer, base_w: Reals, per_w: Reals, level_w: float, limits: Limits, *, detail: bool
+    case: FeederCase,
+    observer: Observer,
+    base_w: Reals,
+    per_w: Reals,
+    level_w: float,
+    limits: Limits,
+    *,
+    detail: bool,
+    day: NDArray[np.int64] | None = None,
 ) -> Tally:
-    """Solve a batch of states at one level and count."""
+    """Solve a batch of states at one level and count; `day` (n_state), counted from 0, where days matter."""
     began = time.thread_time()
     found = empty(observer, detail=detail)
+    by_day = None if day is None else _ByDay(observer, int(day.max(initial=-1)) + 1)
     u_limits = (np.float32(limits.u_max_pu**2), np.float32(limits.u_min_pu**2))
     vuf_limit, i_limit = np.float32(limits.vuf_max**2), np.float32(limits.loading_max**2)
     flow_s = 0.0
@@ -235,6 +268,7 @@ def tally(
         batch = slice(at, at + 4 * STATES_AT_ONCE)
         t = time.thread_time()
         i_a, bad = currents(case, base_w[batch], per_w[batch], level_w)
+        own_day = None if day is None else np.delete(day[batch], bad)
         flow_s += time.thread_time() - t
         if len(bad):
             found.unsolved += len(bad)
@@ -247,6 +281,9 @@ def tally(
             _count_below(found.under, found.u_min_pu, u, u_limits[1])
             _count(found.unbalanced, found.vuf_max, vuf, vuf_limit)
             _count(found.overloaded, found.loading_max, loading, i_limit)
+            if by_day is not None and own_day is not None:
+                its = own_day[part : part + STATES_AT_ONCE]
+                by_day.add(its, (u > u_limits[0], u < u_limits[1], vuf > vuf_limit, loading > i_limit))
             if detail:
                 found.u_histogram += _histogram(u, U_BINS)
                 found.vuf_histogram += _histogram(vuf, VUF_BINS)
@@ -254,8 +291,30 @@ def tally(
     found.u_max_pu, found.u_min_pu = np.sqrt(found.u_max_pu), np.sqrt(found.u_min_pu)
     found.vuf_max, found.loading_max = np.sqrt(found.vuf_max), np.sqrt(found.loading_max)
     found.states = found.solved = len(per_w)
+    if by_day is not None:
+        by_day.settle(found)
     found.flow_s, found.other_s = flow_s, time.thread_time() - began - flow_s
     return found
+
+
+class _ByDay:
+    """Counts of each day, for the sums of their squares: overvoltage, undervoltage, unbalance, current."""
+
+    def __init__(self, observer: Observer, days: int) -> None:
+        self.days = days
+        points, buses, wires = len(observer.points), len(observer.buses), len(observer.wires)
+        self._counts = [np.zeros((n, days)) for n in (points, points, buses, wires)]
+
+    def add(self, day: NDArray[np.int64], beyond: tuple[NDArray[np.bool_], ...]) -> None:
+        for counts, some in zip(self._counts, beyond, strict=True):
+            for k in np.flatnonzero(some.any(axis=1)):
+                counts[k] += np.bincount(day[some[k]], minlength=self.days)
+
+    def settle(self, found: Tally) -> None:
+        found.days = self.days
+        over, under, unbalanced, overloaded = ((c * c).sum(axis=1) for c in self._counts)
+        found.over_squares, found.under_squares = over, under
+        found.unbalanced_squares, found.overloaded_squares = unbalanced, overloaded
 
 
 def _count(counts: Counts, most: Reals, values: Singles, limit: np.float32) -> None:

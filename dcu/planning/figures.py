@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dcu.grid.picture import feeder_plan
-from dcu.planning.capacity import Level, interval
+from dcu.planning.capacity import Criterion, Level, interval_at
 from dcu.planning.evaluate import I_BINS, Observer
-from dcu.planning.run import Findings, Read
+from dcu.planning.run import PLACE_DAYS, Findings, Read
 from dcu.planning.study.report import COLOURS, FAINT, INK, WARN, canvas
 
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e8eef3", "#7fb2d6", "#f0c04a", "#d55e00", "#8b1a1a"])
@@ -86,8 +86,8 @@ def capacities(read: Read, found: Findings) -> tuple[Figure, str]:
         )
     figure.legend(handles=legend, loc="outside lower center", ncols=3)
     return figure, (
-        "Hosting capacity (last feasible step) of every scenario. Hollow squares: not reached before the "
-        "study's last step."
+        "Hosting capacity (last feasible step) of every scenario. Hollow marks: not reached before the "
+        "study's last step. Of the deterministic marks the shortest is case I, the longest III."
     )
 
 
@@ -104,7 +104,8 @@ def curves(read: Read, found: Findings) -> tuple[Figure, str]:
         counts = [int(level.tally.over.max()) for level in log]
         states = [level.tally.states for level in log]
         p = np.array(counts) / np.array(states) * 100
-        bands = np.array([interval(c, n) for c, n in zip(counts, states, strict=True)]) * 100
+        worst = [(level.tally, int(np.argmax(level.tally.over))) for level in log]
+        bands = np.array([interval_at(t, Criterion.OVERVOLTAGE, k) for t, k in worst]) * 100
         colour = COLOURS[k % len(COLOURS)]
         left.plot(
             x,
@@ -277,7 +278,7 @@ def planner_map(read: Read, found: Findings) -> tuple[Figure, str]:
     told = "the colour of its edge (L1 orange, L2 blue, L3 green)" if crowded else "the one named below it"
     return figure, (
         "Planner's map: the rating [kVA] that one new single-phase unit alone may have at each bus today, on the phase "
-        f"to connect it to, {told}. Numbers stop at 100 kVA."
+        f"to connect it to, {told}. Numbers stop at 100 kVA and are from {PLACE_DAYS} simulated days."
     )
 
 
@@ -392,7 +393,8 @@ def data_length(read: Read, found: Findings) -> tuple[Figure, str]:
     return figure, (
         f"Sensitivity to the length of the meter data (scenario {read.study.extras.data_length}): each mark is "
         f"the capacity that a window "
-        "of that length gives; windows begin at eight instants of the record."
+        f"of that length gives; windows begin at eight instants of the record. {PLACE_DAYS} simulated days each: a "
+        "largest current of so few states is smaller than the study's own."
     )
 
 
@@ -426,8 +428,8 @@ def headroom(found: Findings) -> tuple[Figure, str]:
     d = found.dynamic
     return figure, (
         f"What Headroom adds at {d.level_w / 1000:g} kVA a unit: every exporter under the largest static limit "
-        f"that is always safe "
-        f"({d.static_limit_w / 1000:.1f} kW) and under grants that follow voltages and currents."
+        f"that is safe in all {d.states:,} states with sun ({d.static_limit_w / 1000:.1f} kW) and under grants that "
+        "follow voltages and currents."
     )
 
 

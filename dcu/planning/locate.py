@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from dcu.grid.network import PHASES, Conductor
-from dcu.planning.capacity import GROUPS, Criterion, Rule, verdict
+from dcu.planning.capacity import GROUPS, Criterion, Rule, interval_at, verdict
 from dcu.planning.draws import Draws, LoadModel, PvScope, Sampling, draw, stream
 from dcu.planning.evaluate import Observer, Tally, lit, tally
 from dcu.planning.feeder_case import Control, FeederCase, Unit, feeder_case
-from dcu.planning.profiles import Pool, Reals, profiles
+from dcu.planning.profiles import Pool, Profiles, Reals, profiles
 from dcu.planning.world import World
 
 PLACE_W_MAX: Final = 100_000.0
@@ -38,13 +38,21 @@ def largest(feasible: Callable[[int], bool], top: int) -> int:
     return low
 
 
-def judge(case: FeederCase, observer: Observer, world: World, draws: Draws, level_w: float) -> Tally:
+def judge(
+    case: FeederCase, observer: Observer, world: World, draws: Draws, level_w: float, *, days_matter: bool = False
+) -> Tally:
     """The tally of a set of draws at a level."""
-    some = lit(draws)
-    limits = world.inputs.limits
-    found = tally(case, observer, case.base_w(draws)[some], draws.per_w[some], level_w, limits, detail=False)
-    rest = tally(case, observer, case.base_w(draws)[~some], draws.per_w[~some], 0.0, limits, detail=False)
-    found.add(rest)
+    found = None
+    sunny = lit(draws)
+    base, limits = case.base_w(draws), world.inputs.limits
+    for some, w in ((sunny, level_w), (~sunny, 0.0)):
+        day = draws.day[some] if days_matter else None
+        part = tally(case, observer, base[some], draws.per_w[some], w, limits, detail=False, day=day)
+        if found is None:
+            found = part
+        else:
+            found.join(part)
+    assert found is not None, "there are two kinds of states"
     return found
 
 
@@ -107,36 +115,53 @@ def place_capacities(world: World, bus: str, rule: Rule, step_w: float, days: in
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What variants are asked: by which rule, in which steps [W], at which level they are compared [W], and from how
+    many simulated days."""
+
+    rule: Rule
+    step_w: float
+    shared_w: float
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
     """Capacity of a scenario under another assumption: rating of a unit by voltage and by voltage and current [W], the
-    last feasible step, and the probability of overvoltage at a level that all variants share."""
+    last feasible step, and the probability of overvoltage at a level that all variants share with its 95 %
+    interval."""
 
     name: str
     voltage_w: float
     current_w: float
     overvoltage: float
+    low: float
+    high: float
 
 
 def _variant(
-    world: World, scenario: str, name: str, draws: Draws, rule: Rule, step_w: float, shared_w: float
+    world: World, scenario: str, name: str, known: Profiles, sampling: Sampling, asked: Asked, rng: np.random.Generator
 ) -> Variant:
+    draws = draw(known, sampling, rng, asked.days)
+    days_matter = sampling.days_matter(known)
     case, observer = world.cases[scenario], world.observers[scenario]
     seen: dict[int, Tally] = {}
 
     def at(step: int) -> Tally:
         if step not in seen:
-            seen[step] = judge(case, observer, world, draws, step * step_w)
+            seen[step] = judge(case, observer, world, draws, step * asked.step_w, days_matter=days_matter)
         return seen[step]
 
     def feasible(step: int, group: str) -> bool:
-        return not {v.criterion for v in verdict(at(step), observer, rule)} & set(GROUPS[group])
+        return not {v.criterion for v in verdict(at(step), observer, asked.rule)} & set(GROUPS[group])
 
     by_voltage = largest(lambda s: feasible(s, "voltage"), 200)
     by_current = largest(lambda s: feasible(s, "current"), 200)
-    shared = at(round(shared_w / step_w))
-    return Variant(
-        name, max(by_voltage, 0) * step_w, max(by_current, 0) * step_w, float(shared.over.max() / shared.states)
-    )
+    shared = at(round(asked.shared_w / asked.step_w))
+    worst = int(np.argmax(shared.over))
+    low, high = interval_at(shared, Criterion.OVERVOLTAGE, worst)
+    hosted = [max(step, 0) * asked.step_w for step in (by_voltage, by_current)]
+    return Variant(name, hosted[0], hosted[1], float(shared.over[worst] / shared.states), low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +183,28 @@ LOAD_MODELS: Final = (
 )
 
 
-def load_model(
-    world: World, scenario: str, index: int, rule: Rule, step_w: float, shared_w: float, days: int
-) -> Variant:
+def load_model(world: World, scenario: str, index: int, asked: Asked) -> Variant:
     """The scenario under one of `LOAD_MODELS`."""
     inputs, chosen = world.inputs, LOAD_MODELS[index]
     rng = stream(inputs.seed, world.feeder_name, "load model", index)
     known = inputs.profiles
     if chosen.pool != inputs.pool:
         known = profiles(inputs.past, chosen.pool, known.reference_customer, known.reference_rated_w, "meter data")
-    draws = draw(known, Sampling(chosen.loads, chosen.scope), rng, days)
-    return _variant(world, scenario, chosen.text, draws, rule, step_w, shared_w)
+    return _variant(world, scenario, chosen.text, known, Sampling(chosen.loads, chosen.scope), asked, rng)
 
 
-def data_window(
-    world: World, scenario: str, first: int, count: int, rule: Rule, step_w: float, shared_w: float, days: int
-) -> Variant:
-    """The scenario if only `count` recorded days from day `first` on were known."""
+def data_window(world: World, scenario: str, first: int, count: int, asked: Asked) -> Variant:
+    """The scenario if only `count` recorded days from day `first` on were known.
+
+    Raises:
+        ConfigError: a customer has no recording in some interval of these days, or never changes its load in them.
+    """
     inputs = world.inputs
     past = inputs.past.only(slice(first, first + count))
-    known = profiles(past, "year", inputs.profiles.reference_customer, inputs.profiles.reference_rated_w, "meter data")
-    draws = draw(known, Sampling(), stream(inputs.seed, world.feeder_name, "window", first, count), days)
-    return _variant(world, scenario, f"{first}+{count}", draws, rule, step_w, shared_w)
+    whole = inputs.profiles
+    known = profiles(past, inputs.pool, whole.reference_customer, whole.reference_rated_w, "meter data")
+    rng = stream(inputs.seed, world.feeder_name, "window", first, count)
+    return _variant(world, scenario, f"{first}+{count}", known, inputs.sampling, asked, rng)
 
 
 def windows(days: int) -> list[tuple[int, int]]:

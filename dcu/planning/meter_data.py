@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dcu.planning.bad_rows import BadRows
+from dcu.planning.bad_rows import NAMED_MAX, BadRows
 from shared.errors import ConfigError, Fault
 
 COLUMNS: Final = ("customer", "start_utc", "import_wh", "export_wh", "pv_wh", "u_mean_v")
@@ -159,7 +160,7 @@ def csv_batches(
     try:
         header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged)
         reading = pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-        names = _header(path, delimiter)
+        names = csv_header(path, delimiter)
         missing = [c for c in wanted if c not in names]
         if missing:
             raise ConfigError(str(path), [Fault(f"column {c}", "nothing", "this column") for c in missing])
@@ -179,9 +180,10 @@ def csv_batches(
         raise ConfigError(str(path), [Fault("file", _first_line(error), "a readable CSV in UTF-8")]) from error
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def csv_header(path: Path, delimiter: str) -> list[str]:
+    """Names of a CSV's columns."""
     with path.open("rb") as file:
-        line = file.readline(1 << 16).decode("utf-8-sig").rstrip("\r\n")
+        line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
     if not line:
         raise ConfigError(str(path), [Fault("file", "nothing", "a header and rows")])
     return [name.strip('"') for name in line.split(delimiter)]
@@ -286,27 +288,31 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     if len(number) > CUSTOMERS_MAX:
         raise ConfigError(source, [Fault("meter data", f"{len(number)} customers", f"at most {CUSTOMERS_MAX}")])
     interval = _interval(source, code, start)
-    first = int(start.min())
+    called = list(number)
+    phases, often = np.unique(start % interval, return_counts=True)
+    phase = int(phases[np.argmax(often)])  # what most rows keep: one stamp that is off condemns no other
+    on_grid = start % interval == phase
+    first = int(start[on_grid].min())
     slot = (start - first) // interval
     bad = BadRows(Path(source), told=told)
     bad.rows = len(start)
-    on_grid = (start - first) % interval == 0
-    for k in np.flatnonzero(~on_grid)[:20]:
-        bad.add(0, f"start {int(start[k])} s", f"a multiple of {interval} s after {first} s")
-    bad.count += max(int((~on_grid).sum()) - 20, 0)
-    wide = int(slot.max()) + 1
+    for k in np.flatnonzero(~on_grid)[:NAMED_MAX]:
+        bad.add(0, f"{called[code[k]]} at {_stamp(start[k])}", f"every {interval} s, {phase} s past the full interval")
+    bad.count += max(int((~on_grid).sum()) - NAMED_MAX, 0)
+    wide = int(slot[on_grid].max()) + 1
     if wide * len(number) > CELLS_MAX:
         seen = f"{wide} intervals of {len(number)} customers"
         raise ConfigError(source, [Fault("meter data", seen, f"at most {CELLS_MAX} cells")])
     cell = code.astype(np.int64) * wide + slot
     code, cell, values = code[on_grid], cell[on_grid], values[on_grid]
     _, kept = np.unique(cell, return_index=True)
-    doubled = len(cell) - len(kept)
-    if doubled:
-        bad.add(
-            0, f"{doubled} rows of a customer and an interval that was there already", "each once; the first counts"
-        )
-        bad.count += doubled - 1
+    again = np.ones(len(cell), dtype=bool)
+    again[kept] = False
+    doubled = np.flatnonzero(again)
+    for k in doubled[:NAMED_MAX]:
+        seen = f"{called[code[k]]} at {_stamp(first + interval * (int(cell[k]) % wide))} again"
+        bad.add(0, seen, "each interval once; the first row counts")
+    bad.count += max(len(doubled) - NAMED_MAX, 0)
     bad.judge()
     table = np.full((4, len(number) * wide), np.nan)
     table[:, cell[kept]] = values[kept].T
@@ -316,6 +322,10 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     starts = first + interval * np.arange(wide, dtype=np.int64)
     notes = (*told, *_gaps(order, import_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
+
+
+def _stamp(at_s: int) -> str:
+    return datetime.fromtimestamp(int(at_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _natural(name: str) -> tuple[str, int, str]:

@@ -88,7 +88,7 @@ def _level(run: Run, plan: Plan, rule: Rule, steps: Steps, level_w: float) -> Ge
         for k in range(len(wave)):
             part = _copy(results[k])
             part.solved, part.flow_s, part.other_s = 0, 0.0, 0.0
-            part.add(results[len(wave) + k])
+            part.join(results[len(wave) + k])
             if whole is None:
                 whole = part
             else:
@@ -114,7 +114,7 @@ def _copy(tally: Tally) -> Tally:
 
 
 def _from_arrays(arrays: dict[str, Any]) -> Tally:
-    scalars = {"states": int, "solved": int, "unsolved": int, "flow_s": float, "other_s": float}
+    scalars = {"states": int, "solved": int, "unsolved": int, "days": int, "flow_s": float, "other_s": float}
     return Tally(**{name: scalars[name](value) if name in scalars else value for name, value in arrays.items()})
 
 
@@ -125,7 +125,13 @@ def detail(run: Run, plan: Plan, level_w: float) -> Driver:
     tasks = [Task(("dark", k), dark_tally, (run.world.inputs.plans[0].name, k, days[k])) for k in numbers]
     tasks += [Task(("detail", plan.key, level_w, k), lit_tally, (plan.name, level_w, k, days[k], 1)) for k in numbers]
     results = yield tasks
-    whole = _copy(results[0])
-    for other in results[1:]:
-        whole.add(other)
+    whole: Tally | None = None
+    for k in numbers:
+        part = _copy(results[k])
+        part.join(results[len(days) + k])
+        if whole is None:
+            whole = part
+        else:
+            whole.add(part)
+    assert whole is not None, "a level has at least one block"
     return whole

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from dcu.planning import check_table
-from dcu.planning.capacity import Capacity, Criterion, Level, Risk, Violation, interval, risk
-from dcu.planning.evaluate import I_BINS, U_BINS, VUF_BINS
+from dcu.planning.capacity import Capacity, Criterion, Risk
 from dcu.planning.figures import all_figures
-from dcu.planning.run import Findings, Read
+from dcu.planning.nominal import nominal_limits
+from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
+from dcu.planning.run import Findings, Read, scenario_of
 from dcu.planning.study import report
-from dcu.planning.study.outcome import Outcome, file_sha256, relative, versions
-
-RISKS: Final = (0.001, 0.01, 0.02, 0.05)
-"""Accepted probabilities of overvoltage that capacities are told for beside the steps."""
+from dcu.planning.study.outcome import Outcome, file_sha256, versions
+from dcu.planning.tables import write_tables
 
 
 def write(read: Read, found: Findings, folder: Path) -> Outcome:
@@ -26,260 +23,12 @@ def write(read: Read, found: Findings, folder: Path) -> Outcome:
     rows = check_table.check(read, found) if read.study.check_table else []
     relations = check_table.orderings(found) if read.study.check_table else []
     out.result(result(read, found, rows, relations))
-    _tables(out, read, found)
+    write_tables(out, read, found)
     if found.nominal is not None:
-        out.text("nominal_limits.toml", nominal_limits(read, found))
+        out.text("nominal_limits.toml", nominal_limits(read, found.nominal))
     out.study(study_again(read, folder))
     out.report(html(read, found, rows, relations))
     return out
-
-
-def study_again(read: Read, folder: Path) -> dict[str, Any]:
-    """The study as it was run: files found from the new folder, with their hashes and the versions."""
-    content = read.study.model_dump(mode="python", exclude={"provenance"})
-    names = {n: relative(read.folder / n, folder) for n in (read.study.network.file, *read.study.meter_data.files)}
-    content["network"]["file"] = names[read.study.network.file]
-    content["meter_data"]["files"] = [names[n] for n in read.study.meter_data.files]
-    if read.study.meter_data.mapping:
-        content["meter_data"]["mapping"] = relative(read.folder / read.study.meter_data.mapping, folder)
-    files = [{"file": relative(p, folder), "sha256": file_sha256(p)} for p in read.files]
-    return content | {"provenance": {"inputs": files, "versions": versions()}}
-
-
-def result(
-    read: Read, found: Findings, rows: list[check_table.Row], relations: list[tuple[str, bool]]
-) -> dict[str, Any]:
-    """`result.json`."""
-    return {
-        "study": read.study.study.model_dump(),
-        "network": read.inputs.network.name,
-        "meter_data": {
-            "customers": len(read.inputs.profiles.customers),
-            "days": read.inputs.past.days,
-            "interval_s": read.inputs.past.interval_s,
-            "load_wh_per_year": float(read.inputs.profiles.energy_wh.sum()),
-            "pv_wh_per_year": float(read.inputs.profiles.pv_energy_wh.sum()),
-            "notes": list(read.notes),
-        },
-        "scenarios": [_scenario(read, found, name) for name in found.logs],
-        "deterministic": {
-            s: {case: [_capacity(c) for c in cs] for case, cs in cases.items()}
-            for s, cases in found.deterministic.items()
-        },
-        "self_sufficiency": _self_sufficiency(read, found),
-        "losses": None if found.losses is None else {
-            "hours": found.losses.hours,
-            "q95_by_day_wh": float(np.quantile(found.losses.by_day_wh, 0.95)),
-            "q95_by_state_wh": float(np.quantile(found.losses.by_state_wh, 0.95)),
-            "worst_wh": found.losses.worst_wh,
-        },
-        "rebalanced": list(found.rebalanced),
-        "load_models": [_fields(v) for v in found.load_models],
-        "data_length": [{"first_day": f, "days": n} | _fields(v) for f, n, v in found.data_length],
-        "headroom": None if found.dynamic is None else _fields(found.dynamic)
-        | {"exporters": [_fields(e) for e in found.dynamic.exporters]},
-        "rare": None if found.rare is None else _fields(found.rare),
-        "check_table": check_table.as_dicts(rows),
-        "relations": [{"relation": text, "holds": ok} for text, ok in relations],
-    }  # fmt: skip
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _scenario(read: Read, found: Findings, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "units": [u.name for u in next(p for p in read.world.inputs.plans if p.name == name).units],
-        "capacities": [_capacity(c) for c in found.capacities[name]],
-        "risk": [_fields(r) for r in _risks(read, found, name)],
-        "levels": [_level(level, read, name) for level in found.logs[name]],
-    }
-
-
-def _risks(read: Read, found: Findings, name: str) -> list[Risk]:
-    return [risk(found.logs[name], read.world.cases[name].existing_w, p) for p in RISKS]
-
-
-def _capacity(c: Capacity) -> dict[str, Any]:
-    return _fields(c) | {"violations": [_violation(v) for v in c.violations[:10]]}
-
-
-def _violation(v: Violation) -> dict[str, Any]:
-    return _fields(v) | {"criterion": str(v.criterion)}
-
-
-def _level(level: Level, read: Read, name: str) -> dict[str, Any]:
-    t = level.tally
-    binding = bindings(level, read, name)
-    return {
-        "level": level.number,
-        "unit_w": level.level_w,
-        "total_w": level.added_w + read.world.cases[name].existing_w,
-        "states": t.states,
-        "unsolved": t.unsolved,
-        "worst": {
-            str(c): {"place": place, "probability": p, "low": low, "high": high, "extreme": x}
-            for c, place, p, low, high, x in binding
-        },
-    }  # fmt: skip
-
-
-def bindings(level: Level, read: Read, name: str) -> list[tuple[Criterion, str, float, float, float, float]]:
-    """Of each criterion the place where it is exceeded most: place, probability with its interval, extreme."""
-    observer, t = read.world.observers[name], level.tally
-    points = [".".join(p) for p in observer.points]
-    wires = [" ".join(w) for w in observer.wires]
-    found = []
-    for criterion, places, counts, extremes, sign in (
-        (Criterion.OVERVOLTAGE, points, t.over, t.u_max_pu, 1),
-        (Criterion.UNDERVOLTAGE, points, t.under, t.u_min_pu, -1),
-        (Criterion.UNBALANCE, list(observer.buses), t.unbalanced, t.vuf_max, 1),
-        (Criterion.CURRENT, wires, t.overloaded, t.loading_max, 1),
-    ):
-        if len(places):
-            k = max(range(len(places)), key=lambda j, c=counts, e=extremes, s=sign: (c[j], s * e[j]))  # type: ignore[misc]
-            low, high = interval(int(counts[k]), t.states)
-            found.append((criterion, places[k], float(counts[k] / t.states), low, high, float(extremes[k])))
-    return found
-
-
-def _self_sufficiency(read: Read, found: Findings) -> list[dict[str, Any]]:
-    """Equation 6: PV energy grows with the installed power, compared with the year's load."""
-    known = read.inputs.profiles
-    rows = []
-    for name, cs in found.capacities.items():
-        existing = read.world.cases[name].existing_w
-        for c in cs:
-            if c.last_feasible_w is not None and existing > 0:
-                share = c.last_feasible_w / existing * float(known.pv_energy_wh.sum() / known.energy_wh.sum())
-                rows.append({"scenario": name, "group": c.group, "share": share})
-    return rows
-
-
-def _tables(out: Outcome, read: Read, found: Findings) -> None:
-    points: dict[str, list[Any]] = {
-        k: []
-        for k in ("scenario", "level", "unit_w", "bus", "phase", "states", "over", "under", "u_max_pu", "u_min_pu")
-    }
-    wires: dict[str, list[Any]] = {
-        k: [] for k in ("scenario", "level", "unit_w", "branch", "phase", "states", "over", "loading_max")
-    }
-    buses: dict[str, list[Any]] = {k: [] for k in ("scenario", "level", "unit_w", "bus", "states", "over", "vuf_max")}
-    for name, log in found.logs.items():
-        o = read.world.observers[name]
-        for level in log:
-            t, head = level.tally, (name, level.number, level.level_w)
-            _rows(
-                points,
-                [
-                    (*head, b, p, t.states, *v)
-                    for (b, p), *v in zip(
-                        o.points,
-                        t.over.tolist(),
-                        t.under.tolist(),
-                        t.u_max_pu.tolist(),
-                        t.u_min_pu.tolist(),
-                        strict=True,
-                    )
-                ],
-            )
-            _rows(
-                wires,
-                [
-                    (*head, b, p, t.states, *v)
-                    for (b, p), *v in zip(o.wires, t.overloaded.tolist(), t.loading_max.tolist(), strict=True)
-                ],
-            )
-            _rows(
-                buses,
-                [
-                    (*head, b, t.states, *v)
-                    for b, *v in zip(o.buses, t.unbalanced.tolist(), t.vuf_max.tolist(), strict=True)
-                ],
-            )
-    out.table("voltages", points)
-    out.table("currents", wires)
-    out.table("unbalance", buses)
-    out.table("distributions", _distributions(read, found))
-    if found.places:
-        out.table("places", {k: [getattr(p, k) for p in found.places] for k in found.places[0].__dataclass_fields__})
-    if found.dynamic is not None:
-        out.table(
-            "exporters",
-            {
-                k: [getattr(e, k) for e in found.dynamic.exporters]
-                for k in found.dynamic.exporters[0].__dataclass_fields__
-            },
-        )
-    if found.losses is not None:
-        out.table(
-            "losses", {"by_day_wh": found.losses.by_day_wh.tolist(), "by_state_wh": found.losses.by_state_wh.tolist()}
-        )
-
-
-def _distributions(read: Read, found: Findings) -> dict[str, list[Any]]:
-    """Histograms of each scenario at its last feasible step by voltage: voltage [pu], loading, unbalance; no
-    empty bins. `place` is a bus or branch."""
-    rows: dict[str, list[Any]] = {k: [] for k in ("scenario", "quantity", "place", "phase", "from", "to", "states")}
-    for name, t in found.details.items():
-        o = read.world.observers[name]
-        for quantity, places, counts, bins in (
-            ("u_pu", o.points, t.u_histogram, U_BINS),
-            ("loading", o.wires, t.loading_histogram, I_BINS),
-            ("vuf", tuple((b, "") for b in o.buses), t.vuf_histogram, VUF_BINS),
-        ):
-            low, width = bins[0], (bins[1] - bins[0]) / bins[2]
-            _rows(
-                rows,
-                [
-                    (name, quantity, *places[k], low + width * j, low + width * (j + 1), int(counts[k, j]))
-                    for k, j in np.argwhere(counts).tolist()
-                ],
-            )
-    return rows
-
-
-def _rows(columns: dict[str, list[Any]], rows: list[tuple[Any, ...]]) -> None:
-    for row in rows:
-        for key, value in zip(columns, row, strict=True):
-            columns[key].append(value)
-
-
-def nominal_limits(read: Read, found: Findings) -> str:
-    """The study's nominal export limits as the `[[meters]]` of a DCU's configuration; addresses and keys are the
-    site's."""
-    assert found.nominal is not None
-    name = read.study.extras.headroom
-    assert name is not None
-    plan = next(p for p in read.inputs.plans if p.name == name)
-    level_w = found.nominal.level_w
-    rated: dict[str, float] = {}
-    for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
-        rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
-    own = {e.customer: e.rated_w for e in read.inputs.existing}
-    served: set[str] = set()
-    lines = [
-        f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
-        "# the largest common limit that violates nothing in any drawn state. Headroom grants what lies between it and",
-        "# contract_limit_w.",
-        "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
-    ]
-    for point in read.inputs.network.connection_points:
-        contract = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
-        served.add(point.bus)
-        phases = ", ".join(f'"{c.pos}"' for c in point.connections)
-        lines += [
-            "",
-            "[[meters]]",
-            f'id = "{point.meter or point.id}"',
-            f'bus = "{point.bus}"',
-            f"phases = [{phases}]",
-            f"nominal_limit_w = {float(np.floor(min(found.nominal.static_limit_w, contract)))!r}",
-            f"contract_limit_w = {float(contract)!r}",
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def html(read: Read, found: Findings, rows: list[check_table.Row], relations: list[tuple[str, bool]]) -> str:
@@ -293,6 +42,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         drawn["capacities"],
         drawn["curves"],
         drawn["maps"],
+        _sufficiency_table(read, found),
     ]
     parts += [_risk_table(read, found), _binding(read, found), drawn.get("segments", "")]
     if rows:
@@ -309,7 +59,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         parts += [_rare(read, found)]
     if found.dynamic is not None:
         parts += [report.heading("What Headroom adds", _headroom_text(found)), drawn["headroom"]]
-    parts += [_about(read)]
+    parts += [_about(read, found)]
     lead = (
         f"{read.inputs.network.name}: {len(read.inputs.profiles.customers)} customers, "
         f"{read.inputs.past.days} days of meter data, {s.sampling.days * read.inputs.past.slots:,} states a level"
@@ -335,7 +85,7 @@ def _cards(read: Read, found: Findings) -> list[tuple[str, str]]:
         items.append(
             (
                 f"{lost[0]:.0%} → {lost[1]:.0%}",
-                f"export lost at {found.dynamic.level_w / 1000:g} kVA a unit: static limit, Headroom",
+                f"export lost at {found.dynamic.level_w / 1000:g} kVA a unit: static, Headroom",
             )
         )
     return items
@@ -345,10 +95,11 @@ def _capacity_table(read: Read, found: Findings) -> str:
     lines = []
     for name, cs in found.capacities.items():
         by = {c.group: c for c in cs}
+        percentile = read.study.percentile(scenario_of(read.study, name))
         lines.append(
             (
                 name,
-                *(x for g in ("voltage", "current") for x in (_levels(by[g], read), _what_binds(by[g]))),
+                *(x for g in ("voltage", "current") for x in (_levels(by[g], read), _what_binds(by[g], percentile))),
                 _levels(by["unbalance"], read),
             )
         )
@@ -363,9 +114,28 @@ def _capacity_table(read: Read, found: Findings) -> str:
     note = (
         "Each cell: last feasible total, with a unit's rating in brackets, and first infeasible total. "
         "Publications differ in which of the two they "
-        "call hosting capacity."
+        "call hosting capacity. Where the interval at the first infeasible step holds the limit, more states "
+        "may put the capacity one step higher."
     )
     return report.heading("Hosting capacity", note) + report.table(header, lines)
+
+
+def _sufficiency_table(read: Read, found: Findings) -> str:
+    """Equation 6 for every scenario; nothing where no PV stands yet."""
+    shares = {(row["scenario"], row["group"]): row["share"] for row in self_sufficiency(read, found)}
+    if not shares:
+        return ""
+    groups = ("voltage", "current")
+    lines = [
+        (name, *(f"{shares[name, g]:.0%}" if (name, g) in shares else "none" for g in groups))
+        for name in found.capacities
+    ]
+    text = (
+        "Energy of a year that the PV of the last feasible step gives, as a share of the year's load (equation 6: "
+        "today's yield, scaled by the installed power). It says nothing about when."
+    )
+    header = ("scenario", "by voltage", "by voltage and current")
+    return report.heading("Self-sufficiency", text) + report.table(header, lines)
 
 
 def _risk_table(read: Read, found: Findings) -> str:
@@ -373,7 +143,7 @@ def _risk_table(read: Read, found: Findings) -> str:
         "Between the steps: the total PV at which overvoltage at the worst place reaches an accepted "
         "probability, and the totals at which the ends of its 95 % interval do."
     )
-    lines = [(name, *(_risk(r) for r in _risks(read, found, name))) for name in found.logs]
+    lines = [(name, *(_risk(r) for r in risks(read, found, name))) for name in found.logs]
     header = ("scenario", *(f"{p:.1%} of the states [kVA]" for p in RISKS))
     return report.heading("Capacity as a curve of the accepted risk", text) + report.table(header, lines)
 
@@ -393,14 +163,16 @@ def _levels(c: Capacity, read: Read) -> str:
     return f"{c.last_feasible_w / 1000:.2f} ({unit:g}); {then}"
 
 
-def _what_binds(c: Capacity) -> str:
+def _what_binds(c: Capacity, percentile: float) -> str:
     if not c.violations:
         return ""
     v = c.violations[0]
     if v.criterion is Criterion.CURRENT or any(x.criterion is Criterion.CURRENT for x in c.violations):
         top = max((x for x in c.violations if x.criterion is Criterion.CURRENT), key=lambda x: x.extreme)
         return f"{top.place}, {top.extreme:.0%} of rating"
-    return f"{v.place} {v.criterion}, {v.probability:.2%} ({v.low:.2%} – {v.high:.2%})"
+    allowed = 1 - percentile / 100
+    close = ": too close to tell" if v.low <= allowed <= v.high else ""
+    return f"{v.place} {v.criterion}, {v.probability:.2%} ({v.low:.2%} – {v.high:.2%}{close})"
 
 
 def _binding(read: Read, found: Findings) -> str:
@@ -474,10 +246,17 @@ def _load_models(read: Read, found: Findings) -> str:
     text = (
         "Real loads are not independent between quarter-hours and customers. The same scenario with whole "
         "recorded days instead of "
-        "independent quarter-hours; the last column is the probability at one level for all."
+        "independent quarter-hours; the last column is the probability at one level for all, with its 95 % interval: "
+        "where days hang together a simulated day tells less than 96 states, and differences within the intervals "
+        "are none."
     )
     lines = [
-        (v.name, f"{v.voltage_w / 1000:g}", f"{v.current_w / 1000:g}", f"{v.overvoltage:.2%}")
+        (
+            v.name,
+            f"{v.voltage_w / 1000:g}",
+            f"{v.current_w / 1000:g}",
+            f"{v.overvoltage:.2%} ({v.low:.2%} – {v.high:.2%})",
+        )
         for v in found.load_models
     ]
     header = (
@@ -493,10 +272,16 @@ def _rare(read: Read, found: Findings) -> str:
     r, asked = found.rare, read.study.extras.rare
     assert r is not None
     assert asked is not None
+    where = f"Scenario {asked.scenario} at {asked.level * read.study.growth.step_w / 1000:g} kVA a unit: "
+    if not r.probability:
+        text = (
+            f"{where}no overvoltage in {r.states:,} states drawn where it would happen, the highest voltage being "
+            f"{r.u_max_pu:.3f} pu: its probability is below {r.high:.2g} (95 %)."
+        )
+        return report.heading("Rare events", text)
     ratio = r.brute_states / (r.states + r.learning_states)
     text = (
-        f"Scenario {asked.scenario} at {asked.level * read.study.growth.step_w / 1000:g} kVA a unit: "
-        f"overvoltage at {r.place} with probability "
+        f"{where}overvoltage at {r.place} with probability "
         f"{r.probability:.3g} ± {r.error:.1g} (standard error) from {r.states + r.learning_states:,} states "
         f"drawn where it happens. Plain sampling would "
         f"need {_about_so_many(r.brute_states)} states for the same error, {_about_so_many(ratio)} times as many."
@@ -521,7 +306,7 @@ def _headroom_text(found: Findings) -> str:
     )
 
 
-def _about(read: Read) -> str:
+def _about(read: Read, found: Findings) -> str:
     notes = read.notes or ("none",)
     inputs = [(p.name, file_sha256(p)) for p in read.files]
     made = [(k, v) for k, v in versions().items()]
@@ -535,4 +320,5 @@ def _about(read: Read) -> str:
         + report.table(("file", "sha256"), inputs)
         + report.table(("made with", "version"), [*made, ("seed", read.study.seed)])
         + "<p>Notes on the data: " + "; ".join(escape(n) for n in notes) + "</p>"
+        + "".join(f"<p>Not told: {escape(text)}</p>" for text in found.untold)
     )  # fmt: skip

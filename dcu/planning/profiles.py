@@ -20,6 +20,7 @@ from shared.errors import ConfigError, Fault
 Pool = Literal["year", "month", "season_daytype"]
 Reals = NDArray[np.float64]
 DAY_S: Final = 86_400
+HOURS_A_YEAR: Final = 8_760.0
 DAYS_MIN: Final = 7
 """Less than a week holds no weekend or no working day."""
 DAYS_ENOUGH: Final = 90
@@ -83,7 +84,10 @@ def history(table: MeterTable, timezone: str) -> History:
     cell = (day - first) * slots + slot
     with_pv = np.flatnonzero(np.isfinite(table.pv_wh).any(axis=1))
     pv = table.pv_wh[with_pv]
-    load = table.import_wh - table.export_wh + np.nan_to_num(table.pv_wh)
+    # Where a customer's PV is measured, an interval in which it was not leaves the load unknown too: zero would be a
+    # guess, and at noon one that turns all of the PV into negative load.
+    load = table.import_wh - table.export_wh
+    load[with_pv] += pv
     hours = table.interval_s / 3600
     shape = (-1, n_day, slots)
     load_w = _gathered(load, cell, n_day * slots).reshape(shape) / hours
@@ -234,12 +238,9 @@ def profiles(past: History, pool: Pool, reference: str, reference_rated_w: float
     if faults:
         raise ConfigError(source, faults)
     kind = pool_of_days(past, pool)
-    hours = past.interval_s / 3600
-    pv_energy = np.nansum(past.pv_w, axis=(1, 2)) * hours
-    yearly = 365.0 / past.days
+    pv_mean_w = _mean_w(past.pv_w)
     own = past.pv_customers.index(reference)
-    full_load_hours = pv_energy[own] / reference_rated_w
-    normalised = past.pv_w / pv_energy[:, None, None] * full_load_hours
+    normalised = past.pv_w / pv_mean_w[:, None, None] * (pv_mean_w[own] / reference_rated_w)
     pooled = _pooled(normalised, kind, source)
     with np.errstate(all="ignore"):
         days = normalised.mean(axis=0)[None]
@@ -258,13 +259,23 @@ def profiles(past: History, pool: Pool, reference: str, reference_rated_w: float
         days,
         past.interval_s,
         past.days,
-        np.nansum(past.load_w, axis=(1, 2)) * hours * yearly,
-        pv_energy * yearly,
+        _mean_w(past.load_w) * HOURS_A_YEAR,
+        pv_mean_w * HOURS_A_YEAR,
     )
+
+
+def _mean_w(power_w: Reals) -> Reals:
+    """Mean power of each series (n_series, n_day, n_slot) [W]: every interval of the day counts the same however often
+    it was recorded, so that a gap makes no unit look smaller."""
+    recorded = np.isfinite(power_w)
+    total = np.where(recorded, power_w, 0.0).sum(axis=1)
+    count = recorded.sum(axis=1)
+    by_slot = total / np.maximum(count, 1)
+    return np.asarray(by_slot.sum(axis=1) / np.maximum((count > 0).sum(axis=1), 1))
 
 
 def _pooled(normalised: Reals, kind: NDArray[np.int64], source: str) -> Quantiles:
     """One quantile function of all units together."""
     units, _, slots = normalised.shape
-    stacked = normalised.transpose(0, 1, 2).reshape(1, -1, slots)
+    stacked = normalised.reshape(1, -1, slots)
     return quantiles(stacked, np.tile(kind, units), ("of the reference unit",), source)

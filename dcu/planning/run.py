@@ -20,6 +20,7 @@ from dcu.planning.dynamic import Dynamic, dynamic
 from dcu.planning.evaluate import Tally
 from dcu.planning.locate import (
     LOAD_MODELS,
+    Asked,
     PlaceCapacity,
     Variant,
     data_window,
@@ -34,11 +35,11 @@ from dcu.planning.probabilistic import Effort, Run, detail, grow_scenario
 from dcu.planning.profiles import DAYS_ENOUGH, history, profiles
 from dcu.planning.rare import RareResult, rare_overvoltage
 from dcu.planning.settings import ProbabilisticStudy, Scenario
-from dcu.planning.study.outcome import file_sha256
+from dcu.planning.study.outcome import file_sha256, versions
 from dcu.planning.study.partial import Partial
 from dcu.planning.study.workers import Driver, Progress, Task, Workers, drive
 from dcu.planning.world import Inputs, Plan, World, build
-from shared.errors import ConfigError, Fault
+from shared.errors import ConfigError, Fault, HeadroomError
 
 PLACE_DAYS: Final = 50
 VARIANT_DAYS: Final = 400
@@ -75,6 +76,7 @@ class Findings:
     dynamic: Dynamic | None
     nominal: Dynamic | None
     rare: RareResult | None
+    untold: tuple[str, ...]
     effort: Effort
 
 
@@ -110,7 +112,7 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
         more = Plan(own.name + REBALANCED, rebalanced(world, own.name), own.control)
         inputs = replace(inputs, plans=(*plans, more))
         world = build(inputs)
-    return Read(study, folder, inputs, world, files, _notes(table, past.days))
+    return Read(study, folder, inputs, world, files, (*_notes(table, past.days), *_sequential_note(study)))
 
 
 def _with_files(study: ProbabilisticStudy, folder: Path) -> ProbabilisticStudy:
@@ -153,6 +155,16 @@ def _check_hashes(study: ProbabilisticStudy, files: tuple[Path, ...]) -> None:
             faults.append(Fault(f"provenance {name}", f"sha256 {seen[:16]}...", f"{recorded[name][:16]}..., as it was"))
     if faults:
         raise ConfigError("study", faults)
+
+
+def _sequential_note(study: ProbabilisticStudy) -> tuple[str, ...]:
+    if study.sampling.stop == "fixed" or study.growth.until == "all":
+        return ()
+    text = (
+        f"levels end when the verdict by {study.growth.until} is certain: what other criteria say comes from the same, "
+        "sometimes few, states, and a largest current of few states is too small"
+    )
+    return (text,)
 
 
 def _notes(table: MeterTable, days: int) -> tuple[str, ...]:
@@ -198,14 +210,12 @@ def run(read: Read, out: Path | None, workers: int, progress: Progress) -> Findi
         progress.end()
     if partial is not None:
         partial.end()
-    cases = (
-        {
-            p.name: {str(c): more["deterministic"][k * len(WorstCase) + j] for j, c in enumerate(WorstCase)}
-            for k, p in enumerate(read.inputs.plans)
-        }
-        if study.extras.deterministic
-        else {}
-    )
+    answers = iter(more.get("deterministic", []))
+    cases: dict[str, dict[str, list[Capacity]]] = {}
+    for p in read.inputs.plans if study.extras.deterministic else ():
+        three = {str(case): next(answers) for case in WorstCase}
+        if not any(isinstance(answer, Untold) for answer in three.values()):
+            cases[p.name] = three
     spans = windows(read.inputs.past.days) if study.extras.data_length else []
     return Findings(
         logs,
@@ -213,26 +223,31 @@ def run(read: Read, out: Path | None, workers: int, progress: Progress) -> Findi
         details,
         cases,
         _one(more, "losses"),
-        [c for some in more.get("places", []) for c in some],
+        [c for some in more.get("places", []) if not isinstance(some, Untold) for c in some],
         tuple(u.name for u in world.inputs.plans[-1].units) if study.extras.rebalance else (),
-        more.get("load_models", []),
-        [(first, count, v) for (first, count), v in zip(spans, more.get("data_length", []), strict=True)],
+        [v for v in more.get("load_models", []) if isinstance(v, Variant)],
+        [
+            (first, count, v)
+            for (first, count), v in zip(spans, more.get("data_length", []), strict=True)
+            if isinstance(v, Variant)
+        ],
         _one(more, "dynamic"),
         _one(more, "nominal"),
         _one(more, "rare"),
+        _untold(more),
         common.effort,
     )
 
 
 def _one(more: dict[str, list[Any]], name: str) -> Any:
-    return more[name][0] if name in more else None
+    return None if name not in more or isinstance(more[name][0], Untold) else more[name][0]
 
 
 def fingerprint(read: Read) -> str:
-    """What an unfinished study is known by: settings and contents of its files."""
+    """What an unfinished study is known by: settings, contents of its files, versions."""
     text = read.study.model_dump_json(exclude={"provenance"})
     hashes = "".join(file_sha256(p) for p in read.files)
-    return hashlib.sha256((text + hashes).encode()).hexdigest()
+    return hashlib.sha256((text + hashes + repr(sorted(versions().items()))).encode()).hexdigest()
 
 
 def _rule(study: ProbabilisticStudy, plan: str) -> Rule:
@@ -291,26 +306,13 @@ def _extras(read: Read, found: dict[str, list[Capacity]], rules: dict[str, Rule]
         yield "places", _all([(place_capacities, (b, rule, step_w, PLACE_DAYS)) for b in buses])
     if e.load_models:
         shared_w = (_hosted(found[e.load_models]) + 1) * step_w
-        yield (
-            "load_models",
-            _all(
-                [
-                    (load_model, (e.load_models, k, rules[e.load_models], step_w, shared_w, VARIANT_DAYS))
-                    for k in range(len(LOAD_MODELS))
-                ]
-            ),
-        )
+        asked = Asked(rules[e.load_models], step_w, shared_w, VARIANT_DAYS)
+        yield "load_models", _all([(load_model, (e.load_models, k, asked)) for k in range(len(LOAD_MODELS))])
     if e.data_length:
         shared_w = (_hosted(found[e.data_length]) + 1) * step_w
-        yield (
-            "data_length",
-            _all(
-                [
-                    (data_window, (e.data_length, f, n, rules[e.data_length], step_w, shared_w, PLACE_DAYS))
-                    for f, n in windows(read.inputs.past.days)
-                ]
-            ),
-        )
+        asked = Asked(rules[e.data_length], step_w, shared_w, PLACE_DAYS)
+        spans = windows(read.inputs.past.days)
+        yield "data_length", _all([(data_window, (e.data_length, f, n, asked)) for f, n in spans])
     if e.headroom:
         hosted_w = max(_hosted(found[e.headroom]), 1) * step_w
         yield "nominal", _all([(dynamic, (e.headroom, hosted_w, GRANT_DAYS))])
@@ -323,8 +325,33 @@ def _extras(read: Read, found: dict[str, list[Capacity]], rules: dict[str, Rule]
 
 
 def _all(calls: list[tuple[Any, tuple[Any, ...]]]) -> Driver:
-    results = yield [Task((f.__name__, *(repr(a) for a in arguments)), f, arguments) for f, arguments in calls]
+    names = [(f.__name__, *(repr(a) for a in arguments)) for f, arguments in calls]
+    results = yield [Task(name, _tried, call) for name, call in zip(names, calls, strict=True)]
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """Why a part of the study beside its capacities has no answer; the others keep theirs."""
+
+    reason: str
+
+
+def _tried(world: World, function: Any, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(world, *arguments)
+    except HeadroomError as error:
+        return Untold(str(error))
+
+
+def _untold(more: dict[str, list[Any]]) -> tuple[str, ...]:
+    """One sentence for each part with missing answers."""
+    found = []
+    for name, results in more.items():
+        missing = [r.reason for r in results if isinstance(r, Untold)]
+        if missing:
+            found.append(f"{name.replace('_', ' ')}: {len(missing)} of {len(results)} have no answer: {missing[0]}")
+    return tuple(found)
 
 
 def workers_by_default() -> int:

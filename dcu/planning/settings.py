@@ -195,6 +195,15 @@ class ProbabilisticStudy(Section):
         ):
             if asked is not None and asked not in names:
                 raise ValueError(f"extras that name a scenario: {', '.join(names)} (seen {asked})")
+        if e.losses and not e.losses_from_h < e.losses_to_h:
+            raise ValueError(f"extras.losses_from_h before losses_to_h (seen {e.losses_from_h} and {e.losses_to_h})")
+        pool, loads = self.sampling.pool, self.sampling.loads
+        if e.rare and (pool, loads) != ("year", "independent"):
+            raise ValueError(f"extras.rare with independent loads of the pool year (seen {loads}, {pool})")
+        standing = [x.customer for x in self.existing]
+        if len(set(standing)) != len(standing):
+            twice = sorted(c for c in set(standing) if standing.count(c) > 1)
+            raise ValueError(f"each existing customer once (seen {', '.join(twice)} twice)")
         if self.reference.customer not in [x.customer for x in self.existing]:
             raise ValueError(f"reference.customer among existing (seen {self.reference.customer})")
         return self

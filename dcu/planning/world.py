@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dcu.grid.network import PHASES, Network
 from dcu.grid.network_file import network_json
@@ -84,6 +85,18 @@ class World:
                 self._kept.popitem(last=False)
         return self._kept[key]
 
+    @property
+    def days_matter(self) -> bool:
+        """Whether the states of a simulated day hang together."""
+        return self.inputs.sampling.days_matter(self.inputs.profiles)
+
+    def lit_days(self, block: int, days: int) -> NDArray[np.int64] | None:
+        """The day of each state with PV; None where every state is drawn by itself."""
+        if not self.days_matter:
+            return None
+        d = self.draws(block, days)
+        return d.day[lit(d)]
+
 
 def _size(d: Draws) -> int:
     return d.load_w.nbytes + d.pv_w.nbytes + d.per_w.nbytes + d.slot.nbytes
@@ -127,7 +140,8 @@ def lit_tally(world: World, scenario: str, level_w: float, block: int, days: int
     """Counts of a block's states with PV at one level."""
     base, per_w = world.lit_states(scenario, block, days)
     case, observer = world.cases[scenario], world.observers[scenario]
-    return tally(case, observer, base, per_w, level_w, world.inputs.limits, detail=bool(detail))
+    day = world.lit_days(block, days)
+    return tally(case, observer, base, per_w, level_w, world.inputs.limits, detail=bool(detail), day=day)
 
 
 def dark_tally(world: World, scenario: str, block: int, days: int) -> Tally:
@@ -135,4 +149,6 @@ def dark_tally(world: World, scenario: str, block: int, days: int) -> Tally:
     d = world.draws(block, days)
     case, observer = world.cases[scenario], world.observers[scenario]
     dark = np.flatnonzero(~lit(d))
-    return tally(case, observer, case.base_w(d)[dark], d.per_w[dark], 0.0, world.inputs.limits, detail=True)
+    day = d.day[dark] if world.days_matter else None
+    limits = world.inputs.limits
+    return tally(case, observer, case.base_w(d)[dark], d.per_w[dark], 0.0, limits, detail=True, day=day)

@@ -38,6 +38,22 @@ def test_cer(tmp_path: Path) -> None:
     assert table.import_wh[0, 5] == pytest.approx(60.0)
 
 
+def test_cer_keeps_its_meters_apart_where_clocks_change(tmp_path: Path) -> None:
+    """On 29 March 2009 (day 88) 01:00 and 01:30 do not exist and are named; on 25 October (day 298) both come twice,
+    and the one row that each meter has is summer time, whoever stands before it in the file."""
+    lines = [
+        f"{m} {day:03d}{half:02d} 0.5"
+        for m in (1, 2)
+        for day in (*range(82, 92), *range(294, 302))
+        for half in range(1, 49)
+    ]
+    table = _read(tmp_path, "cer", "\n".join(lines) + "\n")
+    assert np.array_equal(np.isfinite(table.import_wh[0]), np.isfinite(table.import_wh[1]))
+    told = " ".join(table.notes)
+    assert "4 bad rows" in told
+    assert "08803" in told
+
+
 def test_pecan_street(tmp_path: Path) -> None:
     """Grid is import minus export [kW]; solar behind the meter is kept beside it, and absent where it is empty."""
     stamps = [f"2018-06-{1 + k // 96:02d} {k % 96 // 4:02d}:{k % 4 * 15:02d}:00-05" for k in range(200)]
@@ -80,6 +96,41 @@ def test_another_header_is_refused(tmp_path: Path, layout: str) -> None:
     (tmp_path / "map.csv").write_text("customer,load_profile,load_peak_w,pv_profile,pv_peak_w\na,H0-A,1,,\n", "utf-8")
     with pytest.raises(ConfigError):
         _read(tmp_path, layout, "a,b\n1,2\n", mapping="map.csv")
+
+
+@pytest.mark.parametrize(
+    ("profiles", "peak", "says"),
+    [
+        (None, "1", "readable CSV"),
+        (b"\xff\xfe\x00", "1", "readable CSV"),
+        (b"time;H0-A_pload\n01.01.2016 00:00;0.5\n", "1", "at least a week"),
+        (b"time;H0-A_pload\n", "nan", "peaks nan"),
+        (b"time;H0-A_pload\n", "-3", "peaks -3"),
+        (b"time;H0-A_pload\n", "1e308", "peaks 1e"),
+    ],
+)
+def test_bad_simbench_input_is_one_clear_fault(tmp_path: Path, profiles: bytes | None, peak: str, says: str) -> None:
+    """No file, no text, one row, and peaks that are no powers."""
+    if profiles is not None:
+        (tmp_path / "data.csv").write_bytes(profiles)
+    (tmp_path / "map.csv").write_text(
+        f"customer,load_profile,load_peak_w,pv_profile,pv_peak_w\na,H0-A,{peak},,\n", "utf-8"
+    )
+    settings = MeterData.model_validate({"files": ["data.csv"], "layout": "simbench", "mapping": "map.csv"})
+    with pytest.raises(ConfigError, match=says):
+        read(settings, tmp_path)
+
+
+@pytest.mark.parametrize(("at", "grid"), [("2018-06-01 01:00:00-05", "1e308"), ("1970-01-02 01:00:00-05", "1.0")])
+def test_impossible_pecan_street_rows_are_named(tmp_path: Path, at: str, grid: str) -> None:
+    """A power that no line carries and a clock that was never set are left out with their row."""
+    stamps = [f"2018-06-{1 + k // 96:02d} {k % 96 // 4:02d}:{k % 4 * 15:02d}:00-05" for k in range(200)]
+    rows = [f"26,{stamp},1.0," for stamp in stamps]
+    rows[4] = f"26,{at},{grid},"
+    table = _read(tmp_path, "pecan-street", "dataid,local_15min,grid,solar\n" + "\n".join(rows) + "\n")
+    assert np.isnan(table.import_wh[0, 4])
+    assert np.isfinite(np.delete(table.import_wh[0], 4)).all()
+    assert "row 6" in " ".join(table.notes)
 
 
 def test_simbench_needs_its_mapping(tmp_path: Path) -> None:

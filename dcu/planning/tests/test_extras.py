@@ -12,12 +12,13 @@ from dcu.planning.deterministic import WorstCase, worst_state
 from dcu.planning.draws import Sampling, draw, stream
 from dcu.planning.dynamic import dynamic, violations
 from dcu.planning.evaluate import Limits
-from dcu.planning.locate import data_window, judge, load_model, place_capacities, windows
-from dcu.planning.rare import rare_overvoltage
+from dcu.planning.locate import Asked, data_window, judge, load_model, place_capacities, windows
+from dcu.planning.rare import _draw, _Proposal, rare_overvoltage
 from dcu.planning.tests.stand_in import read
 from dcu.planning.world import build
 
 RULE = Rule(95.0, 1.0)
+ASKED = Asked(RULE, 1000.0, 12_000.0, 300)
 
 
 def test_importance_sampling_agrees_with_plain_sampling() -> None:
@@ -46,7 +47,21 @@ def test_a_hopeless_event_is_reported_as_zero_with_the_highest_voltage() -> None
     """At today's PV nothing is above 1.10 pu, and the result says how far it is."""
     rare = rare_overvoltage(read(2, "A").world, "A", 1000.0, 1000)
     assert rare.probability == 0.0
+    assert rare.high == pytest.approx(0.03)
     assert 1.0 < rare.u_max_pu < 1.10
+
+
+def test_weights_make_the_proposal_the_true_distribution_again() -> None:
+    """Whatever the proposal, the weights' mean is one, none is above ten, and weighted means are the true ones: of the
+    interval, of the PV probability and of each load's, within five standard errors."""
+    skewed = np.arange(1.0, 97.0)
+    states = _draw(stream(3, "weights"), _Proposal(skewed / skewed.sum(), 4.0, np.array([1.0, 2.0, 3.0])), 200_000)
+    assert states.weight.max() <= 10.0
+    ones, half = np.ones(len(states.weight)), 0.5
+    drawn = [(ones, 1.0), (states.slot / 95.0, half), (states.y_pv, half), *((y, half) for y in states.y_load.T)]
+    for values, expected in drawn:
+        weighed = values * states.weight
+        assert abs(weighed.mean() - expected) < 5 * weighed.std() / np.sqrt(len(weighed))
 
 
 def test_grants_never_violate_and_never_take_from_the_static_limit() -> None:
@@ -89,7 +104,7 @@ def test_more_data_settle_the_capacity() -> None:
     assert (0, 365) in spans
 
     def spread(days: int) -> float:
-        some = [data_window(world, "A", f, n, RULE, 1000.0, 12_000.0, 10).voltage_w for f, n in spans if n == days]
+        some = [data_window(world, "A", f, n, replace(ASKED, days=10)).voltage_w for f, n in spans if n == days]
         return float(np.std(some))
 
     assert spread(7) > 2 * spread(182)
@@ -98,9 +113,11 @@ def test_more_data_settle_the_capacity() -> None:
 def test_load_models_differ_little_where_pv_decides() -> None:
     """The same feeder with correlated loads: within three steps of the published model, and every variant named."""
     world = read(2, "A").world
-    some = [load_model(world, "A", k, RULE, 1000.0, 12_000.0, 300) for k in range(5)]
+    some = [load_model(world, "A", k, ASKED) for k in range(5)]
     assert len({v.name for v in some}) == 5
     assert all(abs(v.voltage_w - some[0].voltage_w) <= 3000.0 for v in some)
+    width = [v.high - v.low for v in some]
+    assert all(w > 2 * width[0] for w in width[1:]), "whole days tell less than independent states"
 
 
 @pytest.mark.parametrize("case", list(WorstCase))

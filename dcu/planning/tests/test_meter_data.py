@@ -102,7 +102,7 @@ def test_a_bad_cell_is_named_and_the_rest_is_kept(tmp_path: Path, cell: str, val
         (lambda r: [x.replace("Z,", ",") for x in r], "an instant in UTC"),
         (lambda r: [x.replace(",0,,", ",-1,,") for x in r], "not a register"),
         (lambda r: [x + ",7" for x in r], "cells"),
-        (lambda r: [*r, *r[:10]], "there already"),
+        (lambda r: [*r, *r[:10]], "a at 2026-03-01T00:00:00Z again"),
         (lambda r: [r[0]], "one interval"),
         (lambda _: [], "no rows|nothing|empty|Empty"),
         (lambda r: r[::7], "expected one of"),
@@ -159,6 +159,15 @@ def test_parquet_columns_must_have_their_types(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(ConfigError, match="time zone UTC"):
         read_meter_data([tmp_path / "x.parquet"])
+
+
+def test_one_stamp_that_is_off_condemns_no_other_row(tmp_path: Path) -> None:
+    """The first row of the file and of the time is three seconds late: it alone is left out, by name and instant."""
+    rows = _rows()
+    rows[0] = rows[0].replace("00:00:00Z", "00:00:03Z")
+    table = read_meter_data([_csv(tmp_path, rows)])
+    assert table.import_wh[0].tolist() == [k + 0.5 for k in range(1, 200)]
+    assert "a at 2026-03-01T00:00:03Z" in " ".join(table.notes)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -125,6 +125,36 @@ def test_a_gap_stays_unknown() -> None:
     assert known.load.counts[0, 5].tolist() == [7, 8]
 
 
+def test_pv_that_was_not_measured_is_not_taken_for_none() -> None:
+    """The PV meter of a customer who exports fails at noon of one day: the load of that interval is unknown, not the
+    negative of what was exported; who has no PV is not touched."""
+    load = np.random.default_rng(1).uniform(10, 20, (2, 96 * 8))
+    table = _table(load)
+    noon = 24
+    assert table.export_wh[1, noon] > 50
+    table.pv_wh[1, noon] = np.nan
+    past = history(table, "UTC")
+    assert np.isnan(past.load_w[1, 0, noon])
+    assert np.nanmin(past.load_w) >= 40.0
+    assert np.isfinite(past.load_w[0]).all()
+
+
+def test_a_gap_in_its_record_makes_no_unit_look_smaller() -> None:
+    """Half of one unit's days are lost at the daytime: yearly energies and the yield of new units stay as they were."""
+    load = np.random.default_rng(1).uniform(10, 20, (2, 96 * 8))
+    table = _table(load)
+    table.pv_wh[0] = table.pv_wh[1] * 3
+    table.import_wh[0] = load[0]
+    table.export_wh[0] = table.pv_wh[0]
+    whole = profiles(history(table, "UTC"), "year", "b", 1000.0, "made up")
+    for day in range(4):
+        table.pv_wh[0, 96 * day + 10 : 96 * day + 40] = np.nan
+    torn = profiles(history(table, "UTC"), "year", "b", 1000.0, "made up")
+    assert torn.pv_energy_wh == pytest.approx(whole.pv_energy_wh)
+    assert torn.reference.values.max() == pytest.approx(whole.reference.values.max())
+    assert torn.energy_wh == pytest.approx(whole.energy_wh, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

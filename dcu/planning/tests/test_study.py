@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from dcu.config import Meter
+from dcu.planning.dynamic import dynamic
+from dcu.planning.locate import windows
+from dcu.planning.nominal import nominal_limits
 from dcu.planning.probabilistic_report import write
 from dcu.planning.run import Read, read_study, run
 from dcu.planning.settings import load_study
@@ -115,6 +123,10 @@ def test_the_report_stands_alone(alone: Path) -> None:
     assert "<script" not in html
     assert not any(f'{key}="http' in html for key in ("src", "href"))
     assert html.count("<svg") >= 5
+    shares = {r["share"] for r in json.loads((alone / "result.json").read_text("utf-8"))["self_sufficiency"]}
+    assert shares
+    text = html.split("Self-sufficiency")[1].split("</table>")[0]
+    assert sum(f"{share:.0%}" in text for share in shares) >= 2
 
 
 def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
@@ -123,6 +135,23 @@ def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
     assert len(tables) == 19
     meters = [Meter.model_validate(t | {"eui48": f"02:00:00:00:00:{k:02x}"}) for k, t in enumerate(tables)]
     assert any(m.nominal_limit_w < m.contract_limit_w for m in meters)
+
+
+def test_who_shares_a_port_shares_its_limit() -> None:
+    """The limit was found for a bus and phase: two customers with PV there get half of it each, the others all."""
+    some = read_study(study(2, "A", extras={"headroom": "A"}), FOLDER)
+    nominal = replace(dynamic(some.world, "A", 11_000.0, 3), static_limit_w=3000.0)
+    points = some.inputs.network.connection_points
+    own = next(p for p in points if p.id == "user_5")
+    twin = replace(own, id="twin", meter="twin")
+    standing = next(e for e in some.inputs.existing if e.customer == "user_5")
+    network = replace(some.inputs.network, connection_points=(*points, twin), memo={})
+    inputs = replace(some.inputs, network=network, existing=(*some.inputs.existing, replace(standing, customer="twin")))
+    tables = tomllib.loads(nominal_limits(replace(some, inputs=inputs), nominal))["meters"]
+    limits = {t["id"]: t["nominal_limit_w"] for t in tables}
+    assert limits["twin"] == limits[own.meter or own.id] == 1500.0
+    alone = next(p for p in points if p.id == "user_4")
+    assert limits[alone.meter or alone.id] == 3000.0
 
 
 def test_toml_is_read_back_as_it_was_written() -> None:
@@ -148,6 +177,9 @@ def test_toml_is_read_back_as_it_was_written() -> None:
         (lambda r: r["study"].update(colour="red"), "no such key"),
         (lambda r: r["scenarios"].append(dict(r["scenarios"][0])), "each scenario once"),
         (lambda r: r["extras"].update(losses="Z"), "extras that name a scenario"),
+        (lambda r: r["extras"].update(losses="A", losses_from_h=18.0, losses_to_h=12.0), "losses_from_h before"),
+        (lambda r: r["existing"].append(dict(r["existing"][0])), "each existing customer once"),
+        (lambda r: r["sampling"].update(pool="month"), "extras.rare with independent loads"),
     ],
 )
 def test_a_wrong_study_is_refused_with_its_key(tmp_path: Path, change, says: str) -> None:  # type: ignore[no-untyped-def]
@@ -199,6 +231,35 @@ def test_sequential_stopping_changes_no_verdict(alone: Path) -> None:
     states = [level.tally.states for level in early.logs["A"]]
     assert states[3] == 100 * 96
     assert sum(states) < 0.6 * sum(level.tally.states for level in fixed.logs["A"])
+
+
+def test_an_extra_without_an_answer_spoils_no_study(tmp_path: Path) -> None:
+    """Six weeks of winter, one customer on holiday in the second: July's losses and some windows have no answer and are
+    named with the reason; capacities and the other windows are there."""
+    winter = pq.read_table(FOLDER / "meters.parquet")
+    first = pc.min(winter["start_utc"]).as_py()
+    winter = winter.filter(
+        pc.less(winter["start_utc"], pa.scalar(first + timedelta(days=42), winter["start_utc"].type))
+    )
+    start = winter["start_utc"].to_pylist()
+    away = np.array([first + timedelta(days=7) <= at < first + timedelta(days=21) for at in start])
+    away &= np.array([c == "user_1" for c in winter["customer"].to_pylist()])
+    power = np.where(away, 0.0, winter["import_wh"].to_numpy())
+    at = winter.schema.get_field_index("import_wh")
+    pq.write_table(winter.set_column(at, "import_wh", pa.array(power)), tmp_path / "winter.parquet")
+    asked = study(
+        3, "A", meter_data={"files": [str(tmp_path / "winter.parquet")]}, extras={"losses": "A", "data_length": "A"}
+    )
+    read = read_study(asked, FOLDER)
+    found = run(read, None, 0, Progress(silent=True))
+    assert found.capacities["A"][0].last_feasible
+    assert found.losses is None
+    told = " ".join(found.untold)
+    assert "no day of month 7" in told
+    assert "a load that varies" in told
+    assert 1 < len(found.data_length) < len(windows(42))
+    write(read, found, tmp_path / "out")
+    assert "no day of month 7" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_a_feeder_without_ratings_is_judged_by_voltage_alone(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""A study's nominal export limits as configuration of the DCU: planning hands over to real time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from dcu.planning.dynamic import Dynamic
+from dcu.planning.run import Read
+
+
+def nominal_limits(read: Read, nominal: Dynamic) -> str:
+    """The study's nominal export limits as the `[[meters]]` of a DCU's configuration; addresses and keys are the
+    site's."""
+    name = read.study.extras.headroom
+    assert name is not None
+    plan = next(p for p in read.inputs.plans if p.name == name)
+    level_w = nominal.level_w
+    rated: dict[str, float] = {}
+    for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
+        rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
+    own = {e.customer: e.rated_w for e in read.inputs.existing}
+    contracts: dict[str, float] = {}
+    served: set[str] = set()
+    for point in read.inputs.network.connection_points:
+        contracts[point.id] = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
+        served.add(point.bus)
+    sharing = Counter(
+        (point.bus, c.pos)
+        for point in read.inputs.network.connection_points
+        for c in point.connections
+        if contracts[point.id] > 0
+    )
+    lines = [
+        f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
+        f"# the largest common limit that violates nothing in any of {nominal.states:,} states with sun; who",
+        "# shares a bus and phase shares the limit. Headroom grants what lies between it and contract_limit_w.",
+        "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
+    ]
+    for point in read.inputs.network.connection_points:
+        contract = contracts[point.id]
+        share_w = nominal.static_limit_w / max([sharing[point.bus, c.pos] for c in point.connections] + [1])
+        phases = ", ".join(f'"{c.pos}"' for c in point.connections)
+        lines += [
+            "",
+            "[[meters]]",
+            f'id = "{point.meter or point.id}"',
+            f'bus = "{point.bus}"',
+            f"phases = [{phases}]",
+            f"nominal_limit_w = {float(np.floor(min(share_w, contract)))!r}",
+            f"contract_limit_w = {float(contract)!r}",
+        ]
+    return "\n".join(lines) + "\n"
