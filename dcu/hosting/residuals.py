@@ -224,7 +224,7 @@ class Residuals:
         if bus_seen:
             times, volts = zip(*self._busbar, strict=True)
             shift_v += (np.interp(seen.taken_s[at], times, volts) / busbar_v - 1) * level_v[at]
-        known_v = np.hypot(_swing(reach * half_w[which]) / SURPRISE, LINEAR * shift_v)
+        known_v = np.hypot(_swing(reach * half_w[which]), LINEAR * shift_v)
         silent = self._metered & (self._t[:, -1] < seen.taken_s[at, None] - NEW_S)
         unknown_v = np.abs(reach * np.where(silent, UNSEEN_W, 0.0)).sum(axis=1)
         off_v = seen.u_v[at] - level_v[at] - shift_v
@@ -303,11 +303,11 @@ class Residuals:
         found = self._odd_out(found, allowed)
         ports, doubt = found.ports, found.in_step_v
         known, shared, off = self.variance[ports], self.doubt_v[ports], found.residual_v - self.mean_v[ports]
-        surprise = np.abs(off) > SURPRISE * (np.sqrt(known + self._noise) + shared) + found.swing_v
+        noise = self._noise + found.swing_v**2
+        surprise = np.abs(off) > SURPRISE * (np.sqrt(known + noise) + shared)
         # A draw that came and went unseen, or something that has changed for good: the next reading tells. Until then
         # the margin covers both.
         reached = np.maximum(np.abs(off) / SURPRISE - shared, 0.0) ** 2
-        noise = self._noise + found.swing_v**2
         gain = np.where(surprise, 0.0, _gain(known, noise, shared - doubt))
         self.mean_v[ports] += gain * off
         self.anchor_v[ports] += gain * (found.lift_v - self.anchor_v[ports])
@@ -320,7 +320,7 @@ class Residuals:
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
         """Without those that contradict the model, which are noted."""
-        excused_v = np.minimum(found.swing_v, DOUBT_MAX * self._nominal_v[found.ports])
+        excused_v = np.minimum(SURPRISE * found.swing_v, DOUBT_MAX * self._nominal_v[found.ports])
         odd = np.abs(found.residual_v) > allowed * self._nominal_v[found.ports] + excused_v
         self.contradicts[found.ports] = odd
         self._unjudged_s[found.ports] = np.inf
