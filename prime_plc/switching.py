@@ -169,6 +169,7 @@ class Switching:
                 own.append(packet)
                 continue
             self._learn(packet, now, downlink=False)
+            self._begun_anew(packet)
             if not self._answer_again(packet, now):
                 onward.append(packet)
         self.again = False
@@ -192,6 +193,14 @@ class Switching:
         self.answered += 1
         self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=Keep.NO)
         return True
+
+    def _begun_anew(self, packet: Packet) -> None:
+        """A registration or a connection begins or ends: numbers start again, so what was acknowledged before would
+        swallow what comes now."""
+        if packet.control and packet.lcid in {ControlType.REG, ControlType.CON}:
+            address = (packet.sid, packet.lnid)
+            for key in [key for key in self._acknowledgements if key[:2] == address]:
+                del self._acknowledgements[key]
 
     def child(self, pdu: GenericPdu) -> int | None:
         """Which child sent an uplink PDU; None for strangers and nodes without a number yet."""
@@ -217,6 +226,7 @@ class Switching:
                     if len(self._acknowledgements) > ACKNOWLEDGEMENTS_MAX:
                         del self._acknowledgements[next(iter(self._acknowledgements))]
                 self._learn(packet, now, downlink=True)
+                self._begun_anew(packet)
         for (neighbour, keep), packets in routes.items():
             again = self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
             self.again |= again and neighbour is not None

@@ -12,14 +12,17 @@ from prime_plc.connection import Connection
 from prime_plc.control import ControlType, Pro, Reg
 from prime_plc.custody import Custody, expects_answer
 from prime_plc.enrolment import CAPABILITIES
-from prime_plc.modem_host import ModemClock
-from prime_plc.pdu import LNID_BROADCAST, Packet
+from prime_plc.modem_host import ModemClock, ModemSettings
+from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet
 from prime_plc.phy import TICK_S
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
 from prime_plc.service_node import State
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import SlotTable
+from prime_plc.subheader import ArqHeader
+from prime_plc.switching import Switching
 from prime_plc.tests.ether import Ether, eui
+from prime_plc.transmitter import Transmitter
 
 SETTINGS = MacSettings()
 
@@ -202,3 +205,27 @@ def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
     assert not custody.taken(-1, 9.0)
     assert custody.taken(-1, 5.1)
     assert len(custody) == 0
+
+
+@pytest.mark.parametrize("anew", [ControlType.REG, ControlType.CON])
+@pytest.mark.parametrize("downlink", [False, True])
+def test_a_connection_that_begins_anew_is_not_answered_for_the_old_one(anew: ControlType, *, downlink: bool) -> None:
+    """A switch answers for the base when a node repeats what was acknowledged. After a restart the numbers begin again:
+    the first packet is then passed on, though the old connection had one of that number acknowledged."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    switching = Switching(SETTINGS, transmitter)
+    switching.lsid, switching.level = 9, 1
+
+    def data(number: int, ack: int, body: bytes) -> GenericPdu:
+        payload = ArqHeader(number, True, 16, (), ack).encode() + body
+        return GenericPdu(downlink=not body, level=1, packets=(Packet(False, 2, False, 256, 9, 5, payload),))
+
+    switching.down(data(0, 5, b""), 0.0)
+    switching.up(data(4, 0, b"\x00x"), 1.0)
+    assert switching.answered == 1
+    again = Packet(False, 1, True, anew, 9, 5, Reg(False, False, 0, CAPABILITIES, 2, eui(5)).encode())
+    (switching.down if downlink else switching.up)(GenericPdu(downlink, 1, (again,)), 2.0)
+    relayed = transmitter.relayed
+    switching.up(data(0, 0, b"\x00y"), 3.0)
+    assert (switching.answered, transmitter.relayed) == (1, relayed + 1)
