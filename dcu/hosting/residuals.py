@@ -271,7 +271,7 @@ class Residuals:
             ports = mine[:, 1].astype(np.int64)
             unsure = np.flatnonzero(half_w[k])
             moved_v = reach[ports[:, None], unsure] * half_w[k, unsure]
-            in_step_v = _swing(moved_v, IN_STEP) / SURPRISE
+            in_step_v = _furthest(moved_v) / SURPRISE
             found = _Found(ports, mine[:, 2] - level[k, ports], _swing(moved_v), in_step_v, lift[k, ports])
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
@@ -337,13 +337,21 @@ def _gain(known: Reals, noise: Reals, better: Reals) -> Reals:
     return np.where(left > 0, np.clip(known / total + step, 0.0, 1.0), np.where(better > 0, 1.0, 0.0))
 
 
-def _swing(moved_v: Reals, most: int | None = None) -> Reals:
-    """How far draws may move voltages by to first order (m, n) [V] together, all those up or all those down; or the
-    ``most`` that move them furthest: (m)."""
-    up, down = np.maximum(moved_v, 0.0), np.maximum(-moved_v, 0.0)
-    if most is not None and moved_v.shape[1] > most:
-        up, down = (-np.partition(-side, most - 1, axis=1)[:, :most] for side in (up, down))
-    return np.asarray((1 + LINEAR) * np.maximum(up.sum(axis=1), down.sum(axis=1)))
+def _swing(moved_v: Reals) -> Reals:
+    """How far draws may move voltages by to first order (m, n) [V] together, all those up or all those down: (m)."""
+    up, total = np.maximum(moved_v, 0.0).sum(axis=1), moved_v.sum(axis=1)
+    return np.asarray((1 + LINEAR) * np.maximum(up, up - total))
+
+
+def _furthest(moved_v: Reals) -> Reals:
+    """The same of the `IN_STEP` draws that move each voltage furthest (m)."""
+    left, rows = np.abs(moved_v), np.arange(len(moved_v))
+    found = np.zeros(len(moved_v))
+    for _ in range(min(IN_STEP, left.shape[1])):
+        most = left.argmax(axis=1)
+        found += left[rows, most]
+        left[rows, most] = 0.0
+    return (1 + LINEAR) * found
 
 
 def _reach(model: PortModel) -> Reals:
