@@ -83,7 +83,8 @@ def _with_guard(honest: Callable[..., Predicted]) -> Callable[..., Predicted]:
 
 def test_sequences_see_a_doubt_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Houses switch right after their reports; readings are taken for surer than they are."""
-    monkeypatch.setattr(residuals, "_doubt", lambda moved_v: 0.0 * moved_v.sum(axis=1))
+    for bound in ("_swing", "_furthest"):
+        monkeypatch.setattr(residuals, bound, lambda moved_v: 0.0 * moved_v.sum(axis=1))
     found = evaluate_safety(feeder("eulv").network, 60, 5, EXACT, sequence_share=1.0)
     assert found.unsafe >= 1
 
