@@ -19,22 +19,13 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from dcu.web.tests.chromium import FLAGS
 from hil_tests.live_street import Lag, LiveSettings, LiveStreet
 from hil_tests.page import PageProcess, start_page
 
 VIEWERS: Final = 10
 PAINTS: Final = 7
 WARM_S: Final = 5.0
-FLAGS: Final = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 VIEWER: Final = """
 import asyncio, sys
 async def look(port, token):

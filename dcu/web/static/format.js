@@ -120,3 +120,18 @@ export function limitBar(customer) {
     return bar;
   };
 }
+
+// A view that looks at one address when it is opened and every so often while it stands open.
+export function looking(path, everyMs, render) {
+  let at = -everyMs;
+  return {
+    show() {
+      at = -everyMs;
+    },
+    draw() {
+      if (performance.now() - at < everyMs) return;
+      at = performance.now();
+      get(path).then(render, () => {});
+    },
+  };
+}

@@ -1,19 +1,8 @@
 // The tree of the power line, as the base node knows it; looked at every ten seconds.
 
-import { $, duration, el, get, percent } from "./format.js";
+import { $, duration, el, looking, percent } from "./format.js";
 
-const EVERY_MS = 10000;
-let at = -EVERY_MS;
-
-export function show() {
-  at = -EVERY_MS;
-}
-
-export function draw() {
-  if (performance.now() - at < EVERY_MS) return;
-  at = performance.now();
-  get("/api/line").then(render, () => {});
-}
+export const { show, draw } = looking("/api/line", 10000, render);
 
 function render(line) {
   if (!line.known) {

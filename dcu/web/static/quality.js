@@ -1,19 +1,8 @@
 // EN 50160: what share of 10-minute means lay within nominal plus and minus ten per cent.
 
-import { $, date, el, get, percent, svg, volts } from "./format.js";
+import { $, date, el, looking, percent, svg, volts } from "./format.js";
 
-const EVERY_MS = 30000;
-let at = -EVERY_MS;
-
-export function show() {
-  at = -EVERY_MS;
-}
-
-export function draw() {
-  if (performance.now() - at < EVERY_MS) return;
-  at = performance.now();
-  get("/api/quality").then(render, () => {});
-}
+export const { show, draw } = looking("/api/quality", 30000, render);
 
 function render(told) {
   const rows = told.rows.filter((r) => r.intervals > 0);

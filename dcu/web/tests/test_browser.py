@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from dcu.web.app import Page
+from dcu.web.tests.chromium import FLAGS
 from dcu.web.tests.world import TOKEN, World, served, snapshot, write_ledger
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -23,16 +24,6 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 VIEWS = ("street", "customers", "decisions", "line", "quality", "ledger")
 WAIT_S = 10.0
 EVIL = '<img src=x onerror="window.evil=1">'
