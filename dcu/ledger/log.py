@@ -66,6 +66,7 @@ class Log:
         self._dirty: set[Path] = set()
         self._made: set[Path] = set()
         self._written: list[int] = []
+        self._shown: set[Path] = set()
         self._first = self._journal_bytes = 0
         self._file: int | None = None
         self._writer = EntryWriter(draw)
@@ -104,13 +105,20 @@ class Log:
     def publish(self) -> None:
         """Unfinished tiles, then the head: whoever sees the head finds the tiles.
 
-        These tiles are not synchronised; a start makes those again that a power cut took.
+        These tiles are not synchronised; a start makes those again that a power cut took. One that an earlier head has
+        shown is not touched again, so nobody who follows that head ever reads half a tile.
         """
-        for level, number, content in self._growth.unfinished():
-            self._write(self.place.public / tile_path(level, number, len(content) // HASH_BYTES), content)
+        unfinished = {
+            self.place.public / tile_path(level, number, len(content) // HASH_BYTES): content
+            for level, number, content in self._growth.unfinished()
+        }
         if self._tail:
             path = self.place.public / tile_path(ENTRIES, self._first // WIDTH, len(self._tail))
-            self._write(path, pack_entries([one.leaf for one in self._tail]))
+            unfinished[path] = pack_entries([one.leaf for one in self._tail])
+        for path, content in unfinished.items():
+            if path not in self._shown:
+                self._write(path, content)
+        self._shown = set(unfinished)
         self._release(Durable.LATER)
         write_whole(self._files, self.place.checkpoint, self._note.encode())
         self.published = self.size
@@ -337,6 +345,7 @@ class Log:
 
     def _mend(self, name: str, content: bytes) -> None:
         path = self.place.public / name
+        self._shown.add(path)
         if not path.exists() or path.read_bytes() != content:
             self.faults.append(f"{path}: missing or damaged, made again from the entries")
             self._write(path, content)

@@ -24,7 +24,6 @@ from dcu.ledger.tiles import TileStore
 from shared.errors import DecodeError
 
 FORM: Final = "headroom-receipt/1"
-SUFFIX: Final = ".tlog-proof"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ Whose is what:
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -289,12 +288,3 @@ def path_of_part(parts: list[Part], index: int) -> list[bytes]:
     """The hashes that lead from a part to the root in its entry."""
     rows = pyramid([part.hash for part in parts])
     return inclusion_proof(index, len(parts), lambda level, at: rows[level][at])
-
-
-def salt_of(part: Part) -> bytes:
-    """The salt in an open part."""
-    assert part.data is not None
-    try:
-        return base64.b64decode(parse_canonical(part.data)[0], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DecodeError("part: no salt") from error

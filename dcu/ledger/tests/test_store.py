@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,49 @@ def test_a_log_that_lost_what_it_published_ends_and_another_begins(tmp_path: Pat
     assert continued["after"]["published"] == 300
     assert start["epoch"] > continued["epoch"] >= 3
     assert reopened(tmp_path)[1] == []
+
+
+class Noting(Unsynced):
+    """Counts how often each file is begun."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+
+    def create(self, path: Path) -> int:
+        self.begun[path.as_posix()] += 1
+        return super().create(path)
+
+
+def test_a_tile_that_was_shown_is_not_written_again(tmp_path: Path) -> None:
+    """Its width stays for 256 entries, over a restart too; whoever follows a head would read half of it meanwhile."""
+    written(tmp_path, numbered(515))
+    files = Noting()
+    ledger = Ledger(tmp_path, "dcu", files)
+    for number in range(5):
+        ledger.append({"epoch": 9, "seq": number})
+        ledger.publish()
+    ledger.close()
+    tiles = {name: count for name, count in files.begun.items() if "/tile/" in name}
+    assert tiles
+    assert set(tiles.values()) == {1}
+    assert not any(name.endswith("tile/1/000.p/2") for name in tiles)
+    assert verify(tmp_path).faults == []
+
+
+def test_half_a_tile_beyond_the_head_is_being_written_and_below_it_is_damage(tmp_path: Path) -> None:
+    """A process killed while it publishes leaves the first."""
+    log = written(tmp_path, numbered(300)).public
+    (log / "tile/0/001.p/44").write_bytes(b"")
+    assert any("tile/0/001.p/44" in fault for fault in verify(tmp_path).faults)
+    ledger = Ledger(tmp_path, "dcu", Unsynced())
+    ledger.append({"epoch": 9, "seq": 0})  # not published yet
+    half = log / "tile/0/001.p/45"
+    half.write_bytes((log / "tile/0/001.p/44").read_bytes()[:40])
+    assert verify(tmp_path).faults == []
+    half.write_bytes(b"x")
+    assert any("tile/0/001.p/45" in fault for fault in verify(tmp_path).faults)
+    ledger.close()
+    assert verify(tmp_path).faults == []
 
 
 @pytest.mark.parametrize("victim", ["key", "journal", "public/tile/entries/000", "private/parts/000"])
