@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from dcu.grid.picture import Plan, feeder_plan
-from hil_tests.evaluate import Evaluation
+from hil_tests.evaluate import EN_50160_PCT, Evaluation
 from hil_tests.report import BLUE, GREEN, GREY, GRID, INK, PAPER, PURPLE, RED, YELLOW
 
 COLOURS: Final = {"static": BLUE, "headroom": GREEN, "contracts": YELLOW, "optimum": PURPLE}
@@ -28,7 +28,6 @@ NAMES: Final = {
 LINES: Final = {"static": "-", "headroom": "-", "contracts": "--", "optimum": "--"}
 SHARES: Final = LinearSegmentedColormap.from_list("shares", [RED, YELLOW, GREEN])
 MARKERS: Final = {"L1": "o", "L2": "s", "L3": "^"}
-EN_50160_PCT: Final = 10.0
 
 
 def figures(found: Evaluation) -> dict[str, tuple[Figure, str]]:

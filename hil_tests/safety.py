@@ -30,7 +30,7 @@ from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry
-from hil_tests.safety_sequences import MeterErrors, Minutes
+from hil_tests.safety_sequences import FLOW_ERROR, MeterErrors, Minutes
 from shared.ids import BusId, Eui48, MeterId, Phase
 
 Reals = NDArray[np.float64]
@@ -65,8 +65,6 @@ class Errors:
     step_w: float = 0.0
 
 
-FLOW_ERROR: Final = 1e-8
-"""[limit] By which two power flows of one state may differ: 2 uV. Beyond it a grant is unsafe."""
 EXACT: Final = Errors()
 CLASS_1: Final = Errors(voltage=0.005, power=0.01, model=0.05, step_v=0.1, step_w=0.1)
 

@@ -3,10 +3,10 @@
 Model and meters check each other. A power flow on the measured draws, raised or lowered to the measured busbar voltage,
 gives the model's voltage at each port; `residuals` follows what each meter says beyond it. The level used for decisions
 is model plus residual, so that a busbar that moved a second ago moves every port with it, and an inverter that has just
-followed its new limit is no surprise. The margin is the class of the meter, plus three standard deviations of the
-residual's mean, plus what a model wrong by its declared share may have made of the load's change since then. What
-houses do between their reports lasts minutes and is not foreseen: it is the guard's, and the next report's, to deal
-with.
+followed its new limit is no surprise. The margin is the class of the meter, plus three times the spread of the residual
+(deviation and doubt; or what a reading too new to be judged surprises by, if that reaches further), plus what a model
+wrong by its declared share may have made of the load's change since then. What houses do between their reports lasts
+minutes and is not foreseen: it is the guard's, and the next report's, to deal with.
 
 What the balancing meter sees and no customer's meter accounts for is spread over the ports without a meter.
 """

@@ -1,11 +1,12 @@
 """One window's answer, when the grid is foreseen with every live and candidate grant fully used.
 
 1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
+   An export on another phase that holds a voltage down counts here until its meter shows that it does not happen.
 2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
 3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
-   capacity that another customer still holds is not given twice. An export on another phase that holds a voltage down
-   counts until its meter shows that it does not happen. A wish that must wait for it gets what is there now,
-   or waits while the others are lowered, and is raised at its renewals: hand-over without a gap.
+   capacity that another customer still holds is not given twice. Relief counts here only as far as it is measured, and
+   half a guard more (`relief`). A wish that must wait for held capacity gets what is there now, or waits while the
+   others are lowered, and is raised at its renewals: hand-over without a gap.
 
 Sharing aims a guard below the limits that shedding goes by, and confirming lies half way between: neither the flicker
 of a voltage nor the last watt of somebody else's grant tosses grants up and down.

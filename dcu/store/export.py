@@ -29,7 +29,6 @@ from dcu.store.schema import TELEMETRY
 
 SCHEMA: Final = "headroom-meter-data/1"
 DAY_S: Final = 86400
-QUARTERS: Final = DAY_S // QUARTER_S
 SALT: Final = "export-salt"
 SALT_BYTES: Final = 32
 PSEUDONYM_DIGITS: Final = 16
