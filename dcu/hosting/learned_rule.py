@@ -1,7 +1,7 @@
 """The rule `learned/2`, for a street without a network model: what the meters' own history says a grant will do.
 
-It answers windows as `predicted/2` does, with learned sensitivities in place of the power flow. Before enough is
-learnt the bound is wide and the answer no. Currents and unbalance are not foreseen: nobody without a model knows them.
+It answers windows as `predicted/2` does, with learned sensitivities in place of the power flow. Who asks before his own
+effect is learnt is told so (`NOT_LEARNT`). Currents and unbalance are not foreseen: nobody without a model knows them.
 
 What it knows depends on every set it was taught, so each of these goes to the ledger; answering them again in order
 gives the same knowledge, and the same answers.
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
+from dcu.hosting.decide import Answer, Binding, Question, View, Wish, outside, unknown
 from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
 from dcu.hosting.headroom import GridLimits, Prospect, Situation
 from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
@@ -154,6 +154,16 @@ class Pupil:
         """The set of ``now`` [s], if it is complete and time for one."""
         return self.look(measurements, now)[2]
 
+    def examined(self, question: Question) -> Question:
+        """The question, with an objection to every wish whose effect no reading has taught."""
+        learnt = self.sensitivity.learnt
+        return replace(question, wishes=tuple(self._examined(wish, learnt) for wish in question.wishes))
+
+    def _examined(self, wish: Wish, learnt: NDArray[np.bool_]) -> Wish:
+        if wish.objection is not None or learnt[list(self.ports.of_meter[wish.meter])].all():
+            return wish
+        return replace(wish, objection=Reason.NOT_LEARNT)
+
     def outlook(self, situation: Situation) -> LearnedOutlook:
         """What an allocation asks."""
         return LearnedOutlook(self.sensitivity, self._limits, situation)
@@ -213,7 +223,7 @@ class Learned:
         assert isinstance(view, GridView), view
         situation = view.estimate.situation
         prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
-        return answer_window(prospect, view.estimate, question, self._site, view.outside)
+        return answer_window(prospect, view.estimate, self.pupil.examined(question), self._site, view.outside)
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
         self._settings = settings = self._settings.adjusted(policy, band_pct)
