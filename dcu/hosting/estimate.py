@@ -239,6 +239,8 @@ class Estimator:
         if missing:
             return Estimate(self._source, None, missing, ())
         busbar, *customers = measurements.points
+        if self._busbar and len(busbar.u_v) != len(self._busbar):
+            return Estimate(self._source, None, (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),), ())
         seen = self._seen(customers, now)
         p, q = seen.p_w, seen.q_var
         solved = self._solve(p, q, busbar)
@@ -256,11 +258,10 @@ class Estimator:
         measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
         memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
-        rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
-        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), (u, i))
+        memory.residuals.judge(self.model_at(self._source), self._busbar, allowed, (p, q), (u, i))
         self._note(seen.u_v, now)
         level = np.abs(u) * factor + memory.residuals.mean_v
-        news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(rows), allowed)
+        news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(self._busbar), allowed)
         odd = np.flatnonzero(memory.residuals.contradicts | memory.residuals.unjudged | news.contradicts)
         if len(odd):
             return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
@@ -306,7 +307,7 @@ class Estimator:
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None
-            if len(self._busbar) != len(busbar.u_v):  # not observed, or not all its phases measured
+            if not self._busbar:
                 factor = 1.0
                 break
             rows = self._busbar

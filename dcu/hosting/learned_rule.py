@@ -222,8 +222,10 @@ class Learned:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         situation = view.estimate.situation
-        prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
-        return answer_window(prospect, view.estimate, self.pupil.examined(question), self._site, view.outside)
+        prospect: Prospect | None = None
+        if situation is not None:
+            prospect, question = self.pupil.outlook(situation), self.pupil.examined(question)
+        return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
         self._settings = settings = self._settings.adjusted(policy, band_pct)

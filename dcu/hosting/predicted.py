@@ -139,7 +139,7 @@ class Predicted:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
-        if self._pupil is not None:
+        if self._pupil is not None and prospect is not None:
             question = self._pupil.examined(question)
         return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
