@@ -507,15 +507,14 @@ class HostingEngine:
         if not due:
             return []
         view, outputs = self._view(now)
-        found = {binding.point: binding for binding in view.outside}
-        for point in due:
-            binding = found.get(point)
-            if binding is None:
-                continue  # nobody knows any more; that is for the lease to settle
-            blamed = [g.meter for g in self.book.live if self._rule.blames(view, binding, g.meter)]
+        for point in due:  # of one that nobody knows any more there is nothing: that is for the lease to settle
+            found = [binding for binding in view.outside if binding.point == point]
             inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
-            for meter in blamed:
-                outputs += self._lower(meter, 0.0, binding, inputs, now)
+            for grant in self.book.live:
+                blamed = (binding for binding in found if self._rule.blames(view, binding, grant.meter))
+                binding = next(blamed, None)
+                if binding is not None:
+                    outputs += self._lower(grant.meter, 0.0, binding, inputs, now)
         return outputs + self._to_all(outputs)
 
     def _to_all(self, outputs: list[Output]) -> list[Output]:

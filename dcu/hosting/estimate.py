@@ -84,6 +84,11 @@ class PortMap:
     of_meter: dict[MeterId, tuple[int, ...]]
     unmetered: tuple[int, ...]
 
+    def at(self, binding: Binding) -> tuple[int, ...]:
+        """Where a binding's point is: at one port where it names a phase, at none if it is no customer's."""
+        ports = self.of_meter.get(binding.point, ())
+        return ports if binding.phase is None else ports[binding.phase : binding.phase + 1]
+
     @staticmethod
     def of(model: PortModel, entries: Sequence[MeterEntry]) -> PortMap:
         """By the meter a port names; else by bus and phase.

@@ -164,6 +164,15 @@ class Pupil:
             return wish
         return replace(wish, objection=Reason.NOT_LEARNT)
 
+    def pushes(self, situation: Situation, reason: Reason, ports: tuple[int, ...], meter: MeterId) -> bool:
+        """Whether the export of a meter moves voltages at some ports further out; so does one of which nobody knows."""
+        own = list(self.ports.of_meter[meter])
+        if not self.sensitivity.learnt[own].all():
+            return True
+        by_draw, _ = self.sensitivity.slopes(situation, situation.p_w, np.array(ports, dtype=np.int64))
+        lift = -by_draw[:, own].sum(axis=1)
+        return bool((lift < 0).any() if reason is Reason.UNDERVOLTAGE else (lift > 0).any())
+
     def outlook(self, situation: Situation) -> LearnedOutlook:
         """What an allocation asks."""
         return LearnedOutlook(self.sensitivity, self._limits, situation)
@@ -233,5 +242,8 @@ class Learned:
         self.pupil.adjust(settings)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
-        del view, meter
-        return binding.reason is not Reason.UNDERVOLTAGE
+        assert isinstance(view, GridView), view
+        situation, ports = view.estimate.situation, self.pupil.ports.at(binding)
+        if not ports:  # the busbar itself, which an export can only lift
+            return binding.reason is not Reason.UNDERVOLTAGE
+        return situation is None or self.pupil.pushes(situation, binding.reason, ports, meter)

@@ -145,7 +145,7 @@ class Predicted:
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view
-        ports = self._ports.of_meter.get(binding.point, ())
+        ports = self._ports.at(binding)
         if not ports or view.estimate.situation is None:
             return True  # the busbar itself, or nothing known: everybody's export counts
         rows = np.array(ports, dtype=np.int64)
