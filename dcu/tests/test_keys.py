@@ -122,7 +122,8 @@ def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
     draw = random.Random(6)
     with pytest.raises(DeviceError, match="the address of meter-1"):
         ring().made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
-    assert ring().without(METER).made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
+    given = ring().without(METER).made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
+    assert [name for name, entry in given.meters.items() if entry.eui48 == parse_eui48(ONE)] == [METER, "meter-3"]
     content = ring_content(ring())
     content["meters"]["meter-2"]["eui48"] = ONE
     (tmp_path / "k").write_text(json.dumps(content))
