@@ -6,6 +6,7 @@ command only once it is durable, and the reason in a PUBACK (a broker that forbi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import ssl
@@ -26,6 +27,9 @@ from dcu.utility.link import Arrival, LinkLost, MessageRefused, Session
 from dcu.utility.steady import SteadyClient
 
 CONNECT_S: Final = 10.0
+"""[s] From a connection to the broker's answer."""
+ATTEMPT_S: Final = 25.0
+"""[s] All of it: names, connection, TLS, answer. Nobody bounds how long a name is looked up."""
 PUBLISH_S: Final = 20.0
 """[s] Without an acknowledgement for so long the link counts as lost; below what the supervisor calls a stall."""
 CLOSE_S: Final = 2.0
@@ -87,9 +91,11 @@ class _Client(SteadyClient):
 
     async def open(self) -> Session:
         try:
-            await self.__aenter__()
+            async with asyncio.timeout(ATTEMPT_S):
+                await self.__aenter__()
+        except TimeoutError as error:
+            raise LinkLost(f"connecting: nothing came of it in {ATTEMPT_S:.0f} s") from error
         except (MqttError, OSError, ValueError) as error:
-            self._client._sock_close()  # a handshake that failed half-way leaves it open
             raise LinkLost(f"connecting: {error}") from error
         self._open = True
         self._disconnected.add_done_callback(self._ended)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Self
 
 from aiomqtt import Client, MqttError
 
@@ -21,6 +21,17 @@ class SteadyClient(Client):
 
     _watched: int | None = None
     """Number of the socket that the loop watches."""
+    _given_up = False
+
+    async def __aenter__(self) -> Self:
+        """As aiomqtt's; a connection that nobody waits for any more does not come about later."""
+        self._given_up = False
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._given_up = True
+            self._client._sock_close()
+            raise
 
     async def publish(self, *args: Any, **options: Any) -> None:
         """As aiomqtt's; MqttError as soon as the connection is gone."""
@@ -54,6 +65,9 @@ class SteadyClient(Client):
 
     def _watch(self) -> None:
         sock: Any = self._client.socket()
+        if self._given_up:
+            self._client._sock_close()
+            return
         if sock is None:
             self._hung_up("the broker hung up")
             return

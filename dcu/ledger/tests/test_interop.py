@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from itertools import pairwise
@@ -12,9 +13,10 @@ import pytest
 
 from dcu.ledger.audit import check, key_of
 from dcu.ledger.canonical import canonical
-from dcu.ledger.entry import restore_public
-from dcu.ledger.layout import LedgerError, PublicCopy
+from dcu.ledger.entry import parse_leaf, restore_public
+from dcu.ledger.layout import LedgerError, Place, PublicCopy
 from dcu.ledger.merkle import consistency_proof, leaf_hash
+from dcu.ledger.note import Verifier
 from dcu.ledger.proof import parse_proof
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger, verify
@@ -22,6 +24,9 @@ from dcu.ledger.tests import second_verifier
 from dcu.ledger.tests.test_seal import DAY
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
 from dcu.ledger.tiles import TileStore
+
+SHARES = 16
+"""Half a minute of a core is too long for one test on a busy machine."""
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 600])
@@ -151,6 +156,42 @@ def test_every_single_byte_that_changes_is_detected(tmp_path: Path, more: int, s
         path.write_bytes(good)
     assert verify(tmp_path).faults == []
     assert count > 300
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_byte_of_a_log_with_a_full_bundle_is_vouched_for(
+    tmp_path: Path, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a step: every byte of the bundle, of its hashes, of all other public files, as an outsider's copy; then
+    of the values beside it. One in `SHARES` in each run; what an entry's text says is worked out once for each text."""
+    monkeypatch.setattr("dcu.ledger.audit.parse_leaf", functools.lru_cache(maxsize=1 << 16)(parse_leaf))
+    place = written(tmp_path, [DAY[0], DAY[2], *[{"n": n} for n in range(256)]])
+    key = key_of(place)
+    count = 0
+    for subject, root in ((PublicCopy(place.public), place.public), (place, place.private)):
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            good = path.read_bytes()
+            for at in range(share, len(good), SHARES):
+                overwrite(path, at, good[at] ^ (1 << at // SHARES % 8))
+                assert is_noticed_in(subject, key), f"{path} at {at}"
+                overwrite(path, at, good[at])
+                count += 1
+        assert check(subject, None, key).faults == []
+    assert count > 18_000 // SHARES
+
+
+def overwrite(path: Path, at: int, value: int) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(bytes((value,)))
+
+
+def is_noticed_in(place: Place, key: Verifier) -> bool:
+    """The same as `is_noticed` for one log."""
+    try:
+        return check(place, None, key).faults != []
+    except LedgerError:
+        return True
 
 
 def is_noticed(directory: Path) -> bool:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from aiomqtt import MqttError
 
+from dcu.utility import mqtt
+from dcu.utility.broker import Address
+from dcu.utility.link import LinkLost
+from dcu.utility.mqtt import MqttBroker
 from dcu.utility.steady import SteadyClient
 
 CONNACK = bytes.fromhex("20020000")
@@ -91,6 +97,54 @@ async def test_dying_connections_leave_nothing_watched_and_disturb_no_other() ->
             await asyncio.sleep(0)
     assert [str(one.get("exception")) for one in complaints if "never retrieved" not in one["message"]] == []
     assert kinds.count(3) > 10
+
+
+async def test_a_name_that_cannot_be_looked_up_is_a_lost_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No resolver, or none that knows the broker: said with its reason, and tried again like any other."""
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(LinkLost, match=r"connecting: .*Temporary failure in name resolution"):
+        await MqttBroker("dcu", Address("broker.example", 1883, tls=False), None).connect(nothing, nothing)
+
+
+async def test_a_resolver_that_hangs_holds_up_nothing_and_its_late_answer_connects_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The link gives the attempt up while the thread still waits; what comes of it later is closed at once, so that it
+    does not take the session from a newer connection of the same name."""
+    kinds: list[int] = []
+
+    def let_in(kind: int) -> bytes:
+        kinds.append(kind)
+        return good(kind)
+
+    answers = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: str, *rest: Any, **options: Any) -> Any:
+        answers.wait(PATIENCE_S)
+        return look_up("127.0.0.1", *rest, **options)
+
+    monkeypatch.setattr(mqtt, "ATTEMPT_S", 0.05)
+    async with asyncio.timeout(PATIENCE_S / 2), broker(let_in) as port:
+        loop: Any = asyncio.get_running_loop()
+        watched = len(loop._selector.get_map())
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        with pytest.raises(LinkLost, match="nothing came of it"):
+            await MqttBroker("dcu", Address("broker.example", port, tls=False), None).connect(nothing, nothing)
+        answers.set()
+        await loop.shutdown_default_executor()  # the thread has had its answer, and has told the loop
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert kinds == []
+        assert len(loop._selector.get_map()) <= watched + 1  # the broker's end of what was closed
+
+
+def nothing(_what: Any) -> None:
+    """Nobody listens."""
 
 
 def good(kind: int) -> bytes:
