@@ -58,6 +58,8 @@ REPORT_S: Final = 60.0
 WAIT_S: Final = 1500.0
 """[s] Nothing here takes longer on a machine that does nothing else."""
 LOOK_S: Final = 1.0
+TOGETHER: Final = 4
+"""Meters that begin together, and that may still be on their way when the next ones do."""
 
 
 def main() -> None:
@@ -91,7 +93,7 @@ async def measure(directory: Path, meters: int, grants: int, hold_s: float) -> d
             found: dict[str, Any] = {"meters": meters, "utility": str(section["url"]).partition(":")[0]}
             await street.until(lambda _: True)
             found["at_start"] = memory_mib(process.pid)
-            street.start()
+            await street.start()
             await street.until(lambda told: sum(one["quality"] == "good" for one in told["meters"]) == meters)
             found["all_linked"] = memory_mib(process.pid) | {"after_s": round(time.monotonic() - began_s)}
             street.ask(2 * grants)
@@ -180,11 +182,13 @@ class Street:
         }
         (directory / "dcu.toml").write_text(toml(content), encoding="utf-8")
 
-    def start(self) -> None:
-        """All meters at once, as after a power cut."""
+    async def start(self) -> None:
+        """All meters, some at a time: after a power cut they would crowd the line, and this process, for longer."""
         for k, name in enumerate(self._names):
             self._daemons[name] = self._meter(name, k)
             self._tasks.append(asyncio.ensure_future(self._daemons[name].run()))
+            if k % TOGETHER == TOGETHER - 1:
+                await self.until(lambda told, k=k: sum(one["linked"] for one in told["meters"]) > k - TOGETHER)  # type: ignore[misc]
 
     def _meter(self, name: str, k: int) -> meter.daemon.MeterDaemon:
         content = {
@@ -241,7 +245,8 @@ class Street:
                         return told
                     good = sum(one["quality"] == "good" for one in told["meters"])
                     granted = sum(one["granted_w"] is not None for one in told["meters"])
-                    print(f"{good} measured, {granted} granted", end="\r", file=sys.stderr)
+                    linked = sum(one["linked"] for one in told["meters"])
+                    print(f"{linked} linked, {good} measured, {granted} granted", end="\r", file=sys.stderr)
                 await asyncio.sleep(LOOK_S)
 
     async def stop(self) -> None:
