@@ -178,8 +178,10 @@ class ChannelAccess:
         scheme = self.scheme(outgoing)
         ready_s = now + _serial_s(outgoing.length)
         start_s = self._start_s if self._absolute else ready_s
-        _, end_s = self._clock.contention(start_s)
+        first_s = start_s if self._absolute else now  # the modem may have it sooner than at the latest
+        begin_s, end_s = self._clock.contention(first_s)
         too_late = start_s < ready_s or start_s + self._needed_s(outgoing, scheme) > end_s
+        too_late = too_late or first_s < begin_s - SYMBOL_S / 2
         if too_late or outgoing.not_before_s > start_s:  # woken late, or another frame than the draw was for
             self._plan(now)
             return None
