@@ -107,7 +107,8 @@ async def measure(directory: Path, meters: int, grants: int, hold_s: float) -> d
             found["ledger_entries"] = told["ledger"]["position"]
             found["readings_stored"] = told["store"]["readings"]
             found["utility_items_sent"] = told["utility"]["counters"].get("items sent", 0)
-        except TimeoutError:
+        except TimeoutError:  # a machine too busy to play a hundred meters in step with the clock
+            print(f"at most {street.most_linked} linked; {memory_mib(process.pid)}", file=sys.stderr)
             print((directory / "dcu.log").read_text(encoding="utf-8")[-4000:], file=sys.stderr)
             raise
         finally:
@@ -136,6 +137,7 @@ class Street:
         self._modems = {name: VirtualModem(line, loop, name, self._draw, FRAMING) for name in self._names}
         self._daemons: dict[str, meter.daemon.MeterDaemon] = {}
         self._tasks: list[asyncio.Future[int]] = []
+        self.most_linked = 0
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[str]:
@@ -243,6 +245,7 @@ class Street:
                     told: dict[str, Any] = await asyncio.to_thread(ask, self._directory / "dcu.sock", "DCU")
                     if true(told):
                         return told
+                    self.most_linked = max(self.most_linked, sum(one["linked"] for one in told["meters"]))
                     good = sum(one["quality"] == "good" for one in told["meters"])
                     granted = sum(one["granted_w"] is not None for one in told["meters"])
                     linked = sum(one["linked"] for one in told["meters"])
