@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from dcu.grid.picture import feeder_plan
 from dcu.planning.capacity import Criterion, Level, interval_at
 from dcu.planning.evaluate import I_BINS, Observer
-from dcu.planning.run import PLACE_DAYS, Findings, Read
+from dcu.planning.reading import Read
+from dcu.planning.run import PLACE_DAYS, Findings
 from dcu.planning.study.report import COLOURS, FAINT, INK, WARN, canvas
 
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e8eef3", "#7fb2d6", "#f0c04a", "#d55e00", "#8b1a1a"])

@@ -6,10 +6,10 @@ One row for each customer and interval:
     start_utc   timestamp, UTC  start of the interval
     import_wh   number >= 0     drawn from the grid in the interval [Wh]
     export_wh   number >= 0     fed into it [Wh]
-    pv_wh       number or null  generated behind the meter, where that is measured [Wh]
+    pv_wh       number or null  generated behind the meter, where that is measured [Wh]; may stand alone
     u_mean_v    number or null  mean phase-to-neutral voltage [V]
 
-Nothing is filled in: an interval without a row, or with neither import nor export in it, stays unknown. More than 1 %
+Nothing is filled in: an interval without a row, or with no energy in it, stays unknown. More than 1 %
 bad rows refuse the file.
 """
 
@@ -213,10 +213,11 @@ def _checked(batch: pa.RecordBatch, first: int, bad: BadRows) -> Rows:
     inside = (start >= START_S[0]) & (start < START_S[1])
     ok &= bad.unless(inside, ok, first, column["start_utc"], "start_utc", "2000 .. 2099")
     values = np.empty((batch.num_rows, 4))
-    told = ~(_blank(column["import_wh"]) & _blank(column["export_wh"]))  # a row that says nothing is as good as none
-    ok &= told
+    pv_alone = _blank(column["import_wh"]) & _blank(column["export_wh"])
+    ok &= ~(pv_alone & _blank(column["pv_wh"]))  # a row that says nothing is as good as none
     for k, name in enumerate(COLUMNS[2:]):
         values[:, k], valid = numbers(column[name], null=name in MAY_BE_NULL)
+        valid |= pv_alone & (name not in MAY_BE_NULL)
         ok &= bad.unless(
             valid, ok, first, column[name], name, "a finite number" + (" or nothing" * (name in MAY_BE_NULL))
         )
@@ -320,7 +321,7 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
-    notes = (*told, *_gaps(order, import_wh))
+    notes = (*told, *_gaps(order, import_wh, pv_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
 
 
@@ -348,9 +349,13 @@ def _interval(source: str, code: NDArray[np.int32], start: NDArray[np.int64]) ->
     return int(usual)
 
 
-def _gaps(names: list[str], import_wh: Reals) -> list[str]:
-    """One sentence for each customer with missing intervals, the worst first; at most ten and a count."""
-    missing = np.isnan(import_wh).sum(axis=1)
+def _gaps(names: list[str], import_wh: Reals, pv_wh: Reals) -> list[str]:
+    """One sentence for each customer with missing intervals, the worst first; at most ten and a count. Of who has PV
+    and nothing else that is what may be missing."""
+    unknown = np.isnan(import_wh)
+    pv_alone = unknown.all(axis=1)
+    unknown[pv_alone] = np.isnan(pv_wh[pv_alone])
+    missing = unknown.sum(axis=1)
     order = np.argsort(-missing, kind="stable")
     found = [
         f"{names[k]}: {missing[k]} of {import_wh.shape[1]} intervals are missing and stay unknown"

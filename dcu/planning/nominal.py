@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 
 from dcu.planning.dynamic import Dynamic
-from dcu.planning.run import Read
+from dcu.planning.feeder_case import Generation
+from dcu.planning.reading import Read
 
 
 def nominal_limits(read: Read, nominal: Dynamic) -> str:
@@ -21,24 +22,22 @@ def nominal_limits(read: Read, nominal: Dynamic) -> str:
     for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
         rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
     own = {e.customer: e.rated_w for e in read.inputs.existing}
+    left_out = {e.customer for e in read.inputs.existing if e.generation is Generation.EXCLUDED}
     contracts: dict[str, float] = {}
     served: set[str] = set()
-    for point in read.inputs.network.connection_points:
+    points = [p for p in read.inputs.network.connection_points if p.id not in left_out]
+    for point in points:
         contracts[point.id] = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
         served.add(point.bus)
-    sharing = Counter(
-        (point.bus, c.pos)
-        for point in read.inputs.network.connection_points
-        for c in point.connections
-        if contracts[point.id] > 0
-    )
+    sharing = Counter((point.bus, c.pos) for point in points for c in point.connections if contracts[point.id] > 0)
     lines = [
         f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
         f"# the largest common limit that violates nothing in any of {nominal.states:,} states with sun; who",
         "# shares a bus and phase shares the limit. Headroom grants what lies between it and contract_limit_w.",
         "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
+        *(f"# {name} was left out of the study: no limit was found for it." for name in sorted(left_out)),
     ]
-    for point in read.inputs.network.connection_points:
+    for point in points:
         contract = contracts[point.id]
         share_w = nominal.static_limit_w / max([sharing[point.bus, c.pos] for c in point.connections] + [1])
         phases = ", ".join(f'"{c.pos}"' for c in point.connections)

@@ -10,8 +10,9 @@ from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Risk
 from dcu.planning.figures import all_figures
 from dcu.planning.nominal import nominal_limits
+from dcu.planning.reading import Read
 from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
-from dcu.planning.run import Findings, Read, scenario_of
+from dcu.planning.run import Findings, scenario_of
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, versions
 from dcu.planning.tables import write_tables
@@ -308,7 +309,7 @@ def _headroom_text(found: Findings) -> str:
 
 def _about(read: Read, found: Findings) -> str:
     notes = read.notes or ("none",)
-    inputs = [(p.name, file_sha256(p)) for p in read.files]
+    inputs = [(p.name, file_sha256(p)) for p in read.files.values()]
     made = [(k, v) for k, v in versions().items()]
     method = (
         "Klonari, Toubeau, Lobry, Vallée: Photovoltaic Integration in Smart City Power Distribution, "

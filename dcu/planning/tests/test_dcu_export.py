@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dcu.planning.meter_data import read_meter_data
-from dcu.planning.run import read_study
+from dcu.planning.reading import read_study
 from dcu.planning.tests.stand_in import FOLDER, study
 from dcu.store.database import Database
 from dcu.store.export import Order, export

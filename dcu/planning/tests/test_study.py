@@ -20,7 +20,8 @@ from dcu.planning.dynamic import dynamic
 from dcu.planning.locate import windows
 from dcu.planning.nominal import nominal_limits
 from dcu.planning.probabilistic_report import write
-from dcu.planning.run import Read, read_study, run
+from dcu.planning.reading import Read, read_study
+from dcu.planning.run import run
 from dcu.planning.settings import load_study
 from dcu.planning.study.outcome import toml_lines
 from dcu.planning.study.partial import FOLDER as UNFINISHED
