@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -142,6 +142,7 @@ class Street:
         self._line: QueueLine[_Word] = QueueLine(settings.line, random.Random(draw.getrandbits(64)))
         self.dcu = StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
         self._keep = keep
+        self._ear: Callable[[hosting.Input], object] = lambda _: None
         self._engine = self.dcu.engine(settings, flow, keep, 0.0)
         self._heap: list[tuple[float, int, int, int]] = []
         self._serial = 0
@@ -156,6 +157,7 @@ class Street:
         self._generated_w = np.zeros(len(day.plants))
         self._own_w = np.maximum(0.0, day.own_w())
         self._minute = 0
+        self._still_in = -1
 
     def _core(self, k: int, draw: random.Random) -> metering.MeterCore:
         name = self._flow.customers[k]
@@ -219,6 +221,15 @@ class Street:
             self._step(float(second))
             yield second
         self._until(float(ends_s))
+
+    def listen(self, ear: Callable[[hosting.Input], object]) -> None:
+        """`ear` hears everything that the DCU is told, after the engine."""
+        self._ear = ear
+
+    @property
+    def day(self) -> Day:
+        """What is played."""
+        return self._day
 
     @property
     def engine(self) -> HostingEngine:
@@ -301,9 +312,13 @@ class Street:
     def _step(self, now: float) -> None:
         """Plants follow their limits; the flow is solved again where anything moved."""
         t = self._minute
+        if t == self._still_in:
+            return
         target = np.minimum(self._day.pv_w[t], self._own_w[t] + self._limit_w)
         way = np.clip((now - self._moved_s) / RAMP_S, 0.0, 1.0)
-        self._generated_w = self._generated_w + way * (target - self._generated_w)
+        before, self._generated_w = self._generated_w, self._generated_w + way * (target - self._generated_w)
+        if way.min(initial=1.0) == 1.0 and np.array_equal(before, self._generated_w):
+            self._still_in = t  # until the next minute, or a limit moves
         if self._flow.solve(self._day.p_w[t] - self._generated_w @ self._day.spread, self._day.q_var[t]):
             self._instruments.renew(now)
 
@@ -313,6 +328,7 @@ class Street:
             limit_w = self._cores[who].limiter.limit_w
             if limit_w != self._limit_w[plant]:
                 self._limit_w[plant], self._moved_s[plant] = limit_w, now
+                self._still_in = -1
 
     def _wish(self, who: int, now: float) -> None:
         plant, t = self._plant_of[who], self._minute
@@ -372,6 +388,7 @@ class Street:
 
     def _hosting(self, item: hosting.Input, now: float) -> None:
         self._note(self._engine.handle(item, now), now)
+        self._ear(item)
 
     def _note(self, outputs: list[hosting.Output], now: float) -> None:
         for output in outputs:

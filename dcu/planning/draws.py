@@ -99,7 +99,7 @@ def _whole_days(
             columns.append(own[rng.choice(mine, size=days)].ravel())
         load = np.stack(columns, axis=1)
         chosen = rng.choice(sunny, size=days)
-    pv = profiles.pv_days[:, chosen].reshape(len(profiles.pv_customers), -1).T
+    pv = profiles.pv_days[:, chosen].reshape(len(profiles.pv_customers), len(slot)).T
     per_w = profiles.reference_days[0, chosen].ravel()
     return Draws(slot, np.ascontiguousarray(load), np.ascontiguousarray(pv), per_w)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Risk
-from dcu.planning.figures import all_figures
+from dcu.planning.figures import all_figures, capacities
 from dcu.planning.nominal import nominal_limits
 from dcu.planning.reading import Read
 from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
@@ -16,6 +17,8 @@ from dcu.planning.run import Findings, scenario_of
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, versions
 from dcu.planning.tables import write_tables
+
+GALLERY: Final = "capacities.svg"
 
 
 def write(read: Read, found: Findings, folder: Path) -> Outcome:
@@ -27,9 +30,21 @@ def write(read: Read, found: Findings, folder: Path) -> Outcome:
     write_tables(out, read, found)
     if found.nominal is not None:
         out.text("nominal_limits.toml", nominal_limits(read, found.nominal))
+    out.text(GALLERY, gallery(read, found))
     out.study(study_again(read, folder))
     out.report(html(read, found, rows, relations))
     return out
+
+
+def gallery(read: Read, found: Findings) -> str:
+    """The capacities as a picture that says what it was made from and what it shows, so that an old one is known."""
+    about = {
+        "inputs": {path.name: file_sha256(path) for path in read.files.values()},
+        "last_feasible_w": {name: {c.group: c.last_feasible_w for c in cs} for name, cs in found.capacities.items()},
+    }
+    with report.drawing(read.study.study.name):
+        figure, _ = capacities(read, found)
+        return report.svg(figure, json.dumps(about, sort_keys=True))
 
 
 def html(read: Read, found: Findings, rows: list[check_table.Row], relations: list[tuple[str, bool]]) -> str:

@@ -138,9 +138,9 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG for a page."""
+def svg(figure: Figure, about: str | None = None) -> str:
+    """The figure as SVG for a page; `about` goes into its metadata."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Description": about})
     text = out.getvalue()
     return text[text.index("<svg") :]
