@@ -122,8 +122,15 @@ class _Seen:
 class Street:
     """All machines and the heap; `run` plays the day once."""
 
-    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings, keep: Keep = lambda _: None) -> None:
-        """A street; every entry of its DCU's ledger goes to ``keep``."""
+    def __init__(
+        self,
+        flow: StreetFlow,
+        day: Day,
+        settings: StreetSettings,
+        keep: Keep = lambda _: None,
+        dcu: StreetDcu | None = None,
+    ) -> None:
+        """A street; every entry of its DCU's ledger goes to ``keep``. Limits are those of ``dcu``, if it is given."""
         self._flow, self._day, self._settings = flow, day, settings
         draw = random.Random(settings.seed)
         self._draw = draw
@@ -132,15 +139,16 @@ class Street:
         self._plant_of = [plants.get(name) for name in customers]
         self._meter_of = {name: k for k, name in enumerate(meter_names(customers))}
         self._names = meter_names(customers)
+        self.dcu = dcu or StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
+        self._entries = self.dcu.entries(self._names)
         self._cores = [self._core(k, random.Random(draw.getrandbits(64))) for k in range(len(customers))]
         self._households = {
-            k: Household(settings.nominal_w, day.plants[plant].peak_w)
+            k: Household(self._entries[k].nominal_limit_w, day.plants[plant].peak_w)
             for k, plant in enumerate(self._plant_of)
             if plant is not None
         }
         self._instruments = Instruments(flow, settings.errors, settings.seed)
         self._line: QueueLine[_Word] = QueueLine(settings.line, random.Random(draw.getrandbits(64)))
-        self.dcu = StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
         self._keep = keep
         self._ear: Callable[[hosting.Input], object] = lambda _: None
         self._engine = self.dcu.engine(settings, flow, keep, 0.0)
@@ -152,7 +160,9 @@ class Street:
         self._relays: list[RelayState] = [RelayState.NOMINAL] * len(customers)
         self._seen = _Seen()
         self._invoke = 0
-        self._limit_w = np.full(len(day.plants), settings.nominal_w)
+        self._limit_w = np.array(
+            [self._entries[customers.index(plant.customer)].nominal_limit_w for plant in day.plants]
+        )
         self._moved_s = np.full(len(day.plants), -np.inf)
         self._generated_w = np.zeros(len(day.plants))
         self._own_w = np.maximum(0.0, day.own_w())
@@ -160,12 +170,11 @@ class Street:
         self._still_in = -1
 
     def _core(self, k: int, draw: random.Random) -> metering.MeterCore:
-        name = self._flow.customers[k]
         settings = metering.MeterSettings(
             id=self._names[k],
             phases=self._flow.phases[k],
-            nominal_limit_w=self._settings.nominal_w,
-            contract_limit_w=self._contract_w(name),
+            nominal_limit_w=self._entries[k].nominal_limit_w,
+            contract_limit_w=self._entries[k].contract_limit_w,
             overvoltage_v=overvoltage_v_max(self._settings.nominal_voltage_v),
             report_interval_s=self._settings.report_s,
             report_change_w=self._settings.report_change_w,

@@ -37,7 +37,8 @@ from shared.errors import ConfigError, Fault
 
 MONDAY: Final = datetime(2026, 6, 15, tzinfo=UTC)
 DAYS: Final = 7
-NOMINAL_W: Final = 1500.0
+NOMINAL_W: Final = 5000.0
+"""Nobody is limited: what a plant gives is what the sun gives."""
 REPORT_S: Final = 120.0
 TURN_S: Final = 120
 """[s] Between two turns of the recorder."""
@@ -116,7 +117,9 @@ def play(network: Path, plants: dict[str, float], count: int, seed: int, out: Pa
     feeder = Feeder(open_feeder(str(network)))
     day = days_of(feeder.network, plants, count, seed)
     flow = StreetFlow(feeder, np.flatnonzero(np.isfinite(feeder.model.rating_a)))
-    settings = StreetSettings(NOMINAL_W, 230.0, 10.0, seed=seed, reading_s=REPORT_S, report_s=REPORT_S, window_s=60.0)
+    settings = StreetSettings(
+        NOMINAL_W, 230.0, 10.0, seed=seed, reading_s=REPORT_S, report_s=REPORT_S, window_s=60.0, rule="present"
+    )
     street = Street(flow, day, settings)
     out.mkdir(parents=True, exist_ok=True)
     asyncio.run(record(street, out / "store"))
@@ -128,6 +131,7 @@ def play(network: Path, plants: dict[str, float], count: int, seed: int, out: Pa
 def write_config(dcu: StreetDcu, out: Path) -> Path:
     """The DCU's configuration, telling studies who is who."""
     content = dcu.config.model_dump(mode="json", exclude_none=True)
+    content["dcu"]["state_directory"] = str(out.resolve())
     content["store"] = content.get("store", {}) | {"export_ids": "plain"}
     path = out / street_dcu.FILE
     path.write_text(toml(content), encoding="utf-8")

@@ -55,7 +55,9 @@ def worst_state(case: WorstCase, past: History, rated_w: Reals, threshold: float
     total_pv = pv.sum(axis=0) if len(pv) else reference.ravel()
     rating = rated_w.sum() if len(pv) else 1.0
     if not np.isfinite(total_load + total_pv).any():
-        raise ConfigError("meter data", [Fault("deterministic", "no interval with all loads and the sun recorded", "at least one")])
+        raise ConfigError(
+            "meter data", [Fault("deterministic", "no interval with all loads and the sun recorded", "at least one")]
+        )
     total_pv = np.where(np.isfinite(total_load), total_pv, np.nan)
     if case is WorstCase.II:
         at = int(np.nanargmax(total_pv))

@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 
+from dcu.grid.network import ConnectionPoint
 from dcu.planning.dynamic import Dynamic
-from dcu.planning.feeder_case import Generation
+from dcu.planning.feeder_case import Generation, Unit
 from dcu.planning.reading import Read
 
 
@@ -18,17 +19,14 @@ def nominal_limits(read: Read, nominal: Dynamic) -> str:
     assert name is not None
     plan = next(p for p in read.inputs.plans if p.name == name)
     level_w = nominal.level_w
-    rated: dict[str, float] = {}
-    for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
-        rated[unit.bus] = rated.get(unit.bus, 0.0) + float(w)
     own = {e.customer: e.rated_w for e in read.inputs.existing}
     left_out = {e.customer for e in read.inputs.existing if e.generation is Generation.EXCLUDED}
-    contracts: dict[str, float] = {}
-    served: set[str] = set()
     points = [p for p in read.inputs.network.connection_points if p.id not in left_out]
-    for point in points:
-        contracts[point.id] = own.get(point.id, 0.0) + (rated.get(point.bus, 0.0) if point.bus not in served else 0.0)
-        served.add(point.bus)
+    contracts = {p.id: own.get(p.id, 0.0) for p in points}
+    for unit, w in zip(plan.units, read.world.cases[name].rated_w(level_w), strict=True):
+        owner = _owner(unit, points)
+        if owner is not None:
+            contracts[owner.id] += float(w)
     sharing = Counter((point.bus, c.pos) for point in points for c in point.connections if contracts[point.id] > 0)
     lines = [
         f"# Nominal export limits of {read.study.study.name!r}, scenario {name} at {level_w:g} W a unit:",
@@ -51,3 +49,10 @@ def nominal_limits(read: Read, nominal: Dynamic) -> str:
             f"contract_limit_w = {float(contract)!r}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _owner(unit: Unit, points: list[ConnectionPoint]) -> ConnectionPoint | None:
+    """Whose new unit it is: of the customers at its bus the one with most of its phases; None where nobody lives."""
+    there = [p for p in points if p.bus == unit.bus]
+    phases = set(unit.phases)
+    return max(there, key=lambda p: len(phases & {c.pos for c in p.connections}), default=None)
