@@ -35,11 +35,14 @@ from shared.errors import ConfigError, Fault
 COLUMNS: Final = ("customer", "start_utc", "import_wh", "export_wh", "pv_wh", "u_mean_v")
 MAY_BE_NULL: Final = ("pv_wh", "u_mean_v")
 ROWS_MAX: Final = 60_000_000
+BYTES_MAX: Final = 8 << 30
+"""Of a text file; what fits the limit of rows is smaller."""
 CELLS_MAX: Final = 1 << 28
 """Customers times intervals that are held at once."""
 CUSTOMERS_MAX: Final = 20_000
 BATCH_ROWS: Final = 1 << 17
-BLOCK_BYTES: Final = 8 << 20
+BLOCK_BYTES: Final = 1 << 20
+"""Of text read at once; the parser reads some thirty ahead."""
 ROW_BYTES_MAX: Final = 4_096
 """Of a batch on average when unpacked: a small file may unpack to a large one."""
 START_S: Final = (946_684_800, 4_102_444_800)
@@ -47,6 +50,10 @@ START_S: Final = (946_684_800, 4_102_444_800)
 POWER_W_MAX: Final = 1e6
 """No low-voltage customer draws or gives more; a register that rolled over does."""
 U_V: Final = (50.0, 1_000.0)
+RISES_MIN: Final = 100
+"""What a register does for each time that it rolls over or is replaced; no customer draws more so often in a row."""
+LARGEST_W_MIN: Final = 50.0
+"""[W] One kettle is forty times that; kWh that are taken for Wh stay below."""
 INTERVALS_S: Final = (60, 300, 600, 900, 1_800, 3_600)
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _INSTANT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.0+)?)?(Z|[+-]00:?00)$"
@@ -154,11 +161,15 @@ def csv_batches(
     wanted = tuple(columns)
 
     def ragged(row: pa_csv.InvalidRow) -> str:
-        bad.add(row.number or 0, f"{row.actual_columns} cells", f"{row.expected_columns}")
+        bad.skip(row.number)  # known, because one thread reads
+        bad.add(row.number, f"{row.actual_columns} cells", f"{row.expected_columns}")
         return "skip"
 
     try:
-        header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged)
+        if path.stat().st_size > BYTES_MAX:
+            seen = f"{path.stat().st_size} bytes"
+            raise ConfigError(str(path), [Fault("file", seen, f"at most {BYTES_MAX}; a file a month, or Parquet")])
+        header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged, ignore_empty_lines=False)
         reading = pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         names = csv_header(path, delimiter)
         missing = [c for c in wanted if c not in names]
@@ -171,13 +182,26 @@ def csv_batches(
         )
         with pa_csv.open_csv(path, reading, header, text) as stream:
             first = 2
-            for batch in stream:
+            for read in stream:
+                batch = _without_empty(read, first, bad)
                 yield first, batch
                 first += batch.num_rows
                 if first > ROWS_MAX:
                     raise ConfigError(str(path), [Fault("file", f"more than {ROWS_MAX} rows", f"at most {ROWS_MAX}")])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Fault("file", _first_line(error), "a readable CSV in UTF-8")]) from error
+
+
+def _without_empty(batch: pa.RecordBatch, first: int, bad: BadRows) -> pa.RecordBatch:
+    """The rows of lines with something in them."""
+    empty = np.ones(batch.num_rows, dtype=bool)
+    for column in batch.columns:
+        empty &= _blank(column)
+    if not empty.any():
+        return batch
+    for before, k in enumerate(np.flatnonzero(empty).tolist()):
+        bad.skip(bad.line(first + k - before))
+    return batch.filter(pa.array(~empty))
 
 
 def csv_header(path: Path, delimiter: str) -> list[str]:
@@ -277,12 +301,15 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     Raises:
         ConfigError: no rows, no common interval, or more than 1 % duplicates.
     """
-    number: dict[str, int] = {}
+    count, number = 0, dict[str, int]()
     parts: list[tuple[NDArray[np.int32], NDArray[np.int64], Reals]] = []
     for rows in batches:
         names, place = np.unique(rows.customer.astype(str), return_inverse=True)
         codes = np.array([number.setdefault(str(n), len(number)) for n in names], dtype=np.int32)
         parts.append((codes[place] if len(names) else np.zeros(0, dtype=np.int32), rows.start_s, rows.values))
+        count += len(rows.start_s)
+        if count > ROWS_MAX:
+            raise ConfigError(source, [Fault("meter data", f"more than {ROWS_MAX} rows", f"at most {ROWS_MAX}")])
     if not any(len(p[1]) for p in parts):
         raise ConfigError(source, [Fault("meter data", "no rows", "recordings of at least a week")])
     code, start, values = (np.concatenate([p[k] for p in parts]) for k in range(3))
@@ -321,8 +348,28 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
+    faults = _implausible(order, import_wh, export_wh, interval)
+    if faults:
+        raise ConfigError(source, faults)
     notes = (*told, *_gaps(order, import_wh, pv_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
+
+
+def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, interval_s: int) -> list[Fault]:
+    """Whole series that cannot be energies of intervals in Wh, though each of their rows could."""
+    faults = []
+    for column, values in (("import_wh", import_wh), ("export_wh", export_wh)):
+        for name, own in zip(names, values, strict=True):
+            steps = np.diff(own[np.isfinite(own)])
+            rises, falls = int((steps > 0).sum()), int((steps < 0).sum())
+            if rises >= RISES_MIN and falls * RISES_MIN <= rises:
+                seen = f"{column} that rises {rises} times and falls {falls} times"
+                faults.append(Fault(f"customer {name}", seen, "energy of each interval, not a register"))
+    largest_w = float(np.nanmax(np.fmax(import_wh, export_wh), initial=0.0)) * 3600 / interval_s
+    if np.isfinite(import_wh).any() and 0 < largest_w < LARGEST_W_MIN:
+        seen = f"at most {largest_w:g} W of any customer in any interval"
+        faults.append(Fault("import_wh", seen, f"more than {LARGEST_W_MIN:g} W once: Wh, not kWh"))
+    return faults[:NAMED_MAX]
 
 
 def _stamp(at_s: int) -> str:

@@ -162,7 +162,7 @@ def _sequential_note(study: ProbabilisticStudy) -> tuple[str, ...]:
 
 def _of_days(days: int, units: Reference) -> Iterator[str]:
     if days < DAYS_ENOUGH:
-        yield f"only {days} days of meter data: seasons are missing, capacities may be far off (see data length)"
+        yield f"only {days} days of meter data: seasons are missing, capacities may be far off"
     if units.elsewhere:
         count = len(units.units.pv_customers)
         yield (
