@@ -313,6 +313,7 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     if not any(len(p[1]) for p in parts):
         raise ConfigError(source, [Fault("meter data", "no rows", "recordings of at least a week")])
     code, start, values = (np.concatenate([p[k] for p in parts]) for k in range(3))
+    parts.clear()  # rows are many: what was joined is not kept twice
     if len(number) > CUSTOMERS_MAX:
         raise ConfigError(source, [Fault("meter data", f"{len(number)} customers", f"at most {CUSTOMERS_MAX}")])
     interval = _interval(source, code, start)
@@ -332,7 +333,9 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
         seen = f"{wide} intervals of {len(number)} customers"
         raise ConfigError(source, [Fault("meter data", seen, f"at most {CELLS_MAX} cells")])
     cell = code.astype(np.int64) * wide + slot
-    code, cell, values = code[on_grid], cell[on_grid], values[on_grid]
+    if not on_grid.all():
+        code, cell, values = code[on_grid], cell[on_grid], values[on_grid]
+    del slot, start
     _, kept = np.unique(cell, return_index=True)
     again = np.ones(len(cell), dtype=bool)
     again[kept] = False
@@ -343,7 +346,9 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     bad.count += max(len(doubled) - NAMED_MAX, 0)
     bad.judge()
     table = np.full((4, len(number) * wide), np.nan)
-    table[:, cell[kept]] = values[kept].T
+    for k, row in enumerate(table):
+        row[cell[kept]] = values[kept, k]
+    del values
     order = sorted(number, key=_natural)
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
