@@ -15,6 +15,7 @@ from shared.errors import ConfigError, Fault
 EXAMPLE: Final = """examples:
   headroom-plan probabilistic docs/examples/probabilistic.toml -o out/plan/probabilistic
   headroom-plan probabilistic out/plan/probabilistic/study.toml -o out/again --workers 4
+  headroom-plan probabilistic docs/examples/dcu_export/study.toml -o out/plan/dcu_export
   headroom-plan deterministic docs/examples/probabilistic.toml
   headroom-plan data meters.parquet more.csv --json
 

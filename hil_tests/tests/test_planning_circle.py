@@ -141,6 +141,9 @@ def test_the_limits_found_are_those_that_the_street_then_keeps(week: Week, capsy
         m["id"]: (m["nominal_limit_w"], m["contract_limit_w"]) for m in week.limits
     }
     assert any(0 < m["nominal_limit_w"] < m["contract_limit_w"] for m in week.limits)
+    contract_w = {m["id"]: m["contract_limit_w"] for m in week.limits}
+    assert contract_w["house-2"] == PLANTS["house-2"], "the new unit at this bus is on the neighbour's phase"
+    assert contract_w["house-3"] > 0
     flow, settings, noon = _noon(week)
     street = Street(flow, noon, settings, dcu=StreetDcu(known, flow.feeder.model))
     assert [street.engine.table[m["id"]].entry.nominal_limit_w for m in week.limits] == [
