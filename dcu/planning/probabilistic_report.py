@@ -40,8 +40,14 @@ def write(read: Read, found: Findings, folder: Path) -> Outcome:
 
 
 def settings_sha256(study: ProbabilisticStudy) -> str:
-    """What a study asks for, wherever its file lies."""
-    return hashlib.sha256(study.model_dump_json(exclude={"provenance"}).encode()).hexdigest()
+    """What a study asks for, wherever its files lie: those are known by their contents."""
+    places: dict[str, Any] = {
+        "provenance": True,
+        "network": True,
+        "meter_data": {"files", "mapping"},
+        "reference": {"files"},
+    }
+    return hashlib.sha256(study.model_dump_json(exclude=places).encode()).hexdigest()
 
 
 def gallery(read: Read, found: Findings) -> str:

@@ -57,8 +57,7 @@ def test_a_picture_is_of_the_present_example_and_shows_its_capacities(name: str)
         }
     )
     read = read_study(bare, (DOCS / example).parent)
-    files = {"meter_data": read.study.meter_data, "reference": read.study.reference}
-    assert said["settings"] == settings_sha256(study.model_copy(update=files))
+    assert said["settings"] == settings_sha256(study)
     assert said["inputs"] == {path.name: file_sha256(path) for path in read.files.values()}
     found = run(read, None, 0, Progress(silent=True))
     again = {s: {c.group: c.last_feasible_w for c in cs} for s, cs in found.capacities.items()}
