@@ -15,6 +15,7 @@ Two stations on a bench with one attenuation between all of them are the same li
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
@@ -152,7 +153,6 @@ class PowerLine:
         topology: Topology | None = None,
     ) -> None:
         self._loop = loop
-        self._draw = draw
         self._chance = np.random.default_rng(draw.getrandbits(64))
         self._settings = settings or LineSettings()
         self._topology = topology
@@ -289,6 +289,7 @@ class PowerLine:
 
     def _receive(self, frame: Frame, readers: list[int]) -> None:
         links, at, counters, chance = self._links, frame.at, self.counters, self._luck.random
+        links.settle()  # somebody may have come since the frame began, and be a source of noise
         symbols = payload_symbols(len(frame.pdu), frame.scheme, frame.mode)
         header_errors_, goods, snrs_db, levels_dbuv = links.row(at, frame.scheme, symbols)
         disturbed = self._disturbance(frame, readers, symbols)
@@ -374,10 +375,14 @@ class PowerLine:
         """Flip bits of the payload; at least one. The seven bytes in the header have a checksum of their own."""
         pdu = bytearray(frame.pdu)
         first = 8 * HEADER_PDU_BYTES if len(pdu) > HEADER_PDU_BYTES + 1 else 0
-        bits = range(first, 8 * len(pdu))
-        flips = max(1, int(self._chance.binomial(len(bits), bit_error_rate(round(margin_db, 1), frame.scheme))))
-        for bit in self._draw.sample(bits, flips):
-            pdu[bit // 8] ^= 0x80 >> bit % 8
+        end = 8 * len(pdu)
+        chance, log_right = self._luck.random, math.log1p(-bit_error_rate(round(margin_db, 1), frame.scheme))
+        bit = first - 1
+        while (bit := bit + 1 + int(math.log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong
+            pdu[bit >> 3] ^= 0x80 >> (bit & 7)
+        if pdu == frame.pdu:
+            bit = first + int(chance() * (end - first))
+            pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         return bytes(pdu)
 
 
@@ -446,6 +451,10 @@ class _Links:
             self._path_wander = keep * self._path_wander + fresh[1]
             self._stepped_s = now
             self.changed = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Compute everything anew if anything has changed."""
         if self.changed:
             self.changed = False
             self._compute()
