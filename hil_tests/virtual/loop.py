@@ -11,6 +11,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -23,11 +24,27 @@ class DeadlockError(RuntimeError):
     """Nothing is ready and nothing is scheduled: the world can never go on."""
 
 
+class _Timer(asyncio.TimerHandle):
+    """The standard one, made without the questions that debugging asks."""
+
+    __slots__ = ()
+
+    def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Any) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+        self._source_traceback = self._repr = None
+        self._scheduled = True
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Selector loop on virtual time."""
 
     # Of the standard loop, used by `_run_once`.
-    _scheduled: list[Any]
+    _scheduled: list[tuple[float, int, _Timer]]
     _ready: deque[Any]
     _stopping: bool
     _clock_resolution: float
@@ -35,6 +52,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._timers = 0
         super().__init__()
 
     def time(self) -> float:
@@ -45,10 +63,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return UTC_AT_START_S + self._now
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
-        """Arm a timer; the standard one without its checks for debugging."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]
+        """Arm a timer; what is due at one instant happens in the order it was asked for."""
+        timer = _Timer(when, callback, args, self, context)
+        self._timers += 1
+        heapq.heappush(self._scheduled, (when, self._timers, timer))  # a tuple, as those compare in C
         return timer
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
@@ -61,14 +79,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         The standard turn asks the operating system for sockets each time; a world without sockets has none to ask for.
         """
         scheduled, ready = self._scheduled, self._ready
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
+        while scheduled and scheduled[0][2]._cancelled:
+            heapq.heappop(scheduled)[2]._scheduled = False
             self._timer_cancelled_count -= 1
         if not ready and not self._stopping:
-            self.jump(scheduled[0]._when - self._now if scheduled else None)
+            self.jump(scheduled[0][0] - self._now if scheduled else None)
         until = self._now + self._clock_resolution
-        while scheduled and scheduled[0]._when < until:
-            handle = heapq.heappop(scheduled)
+        while scheduled and scheduled[0][0] < until:
+            handle = heapq.heappop(scheduled)[2]
             handle._scheduled = False
             ready.append(handle)
         for _ in range(len(ready)):
