@@ -44,7 +44,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """Selector loop on virtual time."""
 
     # Of the standard loop, used by `_run_once`.
-    _scheduled: list[tuple[float, int, _Timer]]
+    _scheduled: list[Any]
     _ready: deque[Any]
     _stopping: bool
     _clock_resolution: float
@@ -52,7 +52,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._timers = 0
         super().__init__()
 
     def time(self) -> float:
@@ -63,10 +62,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return UTC_AT_START_S + self._now
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
-        """Arm a timer; what is due at one instant happens in the order it was asked for."""
+        """Arm a timer; the standard one without its checks for debugging."""
         timer = _Timer(when, callback, args, self, context)
-        self._timers += 1
-        heapq.heappush(self._scheduled, (when, self._timers, timer))  # a tuple, as those compare in C
+        heapq.heappush(self._scheduled, timer)
         return timer
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
@@ -79,14 +77,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         The standard turn asks the operating system for sockets each time; a world without sockets has none to ask for.
         """
         scheduled, ready = self._scheduled, self._ready
-        while scheduled and scheduled[0][2]._cancelled:
-            heapq.heappop(scheduled)[2]._scheduled = False
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
             self._timer_cancelled_count -= 1
         if not ready and not self._stopping:
-            self.jump(scheduled[0][0] - self._now if scheduled else None)
+            self.jump(scheduled[0]._when - self._now if scheduled else None)
         until = self._now + self._clock_resolution
-        while scheduled and scheduled[0][0] < until:
-            handle = heapq.heappop(scheduled)[2]
+        while scheduled and scheduled[0]._when < until:
+            handle = heapq.heappop(scheduled)
             handle._scheduled = False
             ready.append(handle)
         for _ in range(len(ready)):
