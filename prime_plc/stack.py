@@ -72,7 +72,7 @@ class Stack:
         return min(node, modem)
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if type(item) in _FROM_PORT:  # most of all inputs
+        if isinstance(item, _FROM_PORT):  # most of all inputs
             return self._join(self._modem.handle(item, now), now)
         if isinstance(item, SendData):
             if len(item.data) > LPDU_DATA_BYTES_MAX:
