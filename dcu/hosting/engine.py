@@ -41,7 +41,7 @@ from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
 from dcu.hosting.wishes import gather, in_use
-from dcu.meters import Acceptance, MeterEntry, MeterTable
+from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
     LEASE_S_MAX,
@@ -63,6 +63,8 @@ GROUP_REVOKES_MIN: Final = 4
 """So many grants ended at once are also told to the whole street: by then that is less air than the repetitions of lost
 messages to each, and who does not hear his own message may hear that one."""
 
+INSTANT_S: Final = 1e-3
+"""[s] Readings that are less apart are of one instant."""
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -263,8 +265,9 @@ class HostingEngine:
         state = self.table[meter]
         if report.applied == state.applied:  # one that confirms a decision is counted with its grant
             self._reports.count(now)
+        outputs = self._view_before(state, report, now)
         acceptance = self.table.accept(meter, report, now)
-        outputs: list[Output] = [*self._correspondence.reported(meter, report.seq, acceptance, now)]
+        outputs += self._correspondence.reported(meter, report.seq, acceptance, now)
         if acceptance is not Acceptance.LIVE:
             return outputs
         if report.epoch != self._epoch:
@@ -376,6 +379,17 @@ class HostingEngine:
         if self._rule.learns and "taught" in (entry := view.as_entry()):
             outputs.append(self._journal.lesson(entry))
         return view, outputs
+
+    def _view_before(self, state: MeterState, report: Report, now: float) -> list[Output]:
+        """Show a rule that remembers what a meter said before, if no view has had it yet: else a draw that went and
+        came back would look as if it had never changed."""
+        if not self._rule.remembers or self._storage_failed or report.nonce is None:
+            return []
+        if state.reported_at_s is None or state.reading_at_s is None or state.reported_at_s < self._viewed_s:
+            return []
+        if now - report.reading_age_s <= state.reading_at_s + INSTANT_S:
+            return []
+        return self._view(now)[1]
 
     def _may_rise(self, now: float) -> frozenset[MeterId]:
         """Whose grants could be raised before they are due: a nonce is there, and air time."""

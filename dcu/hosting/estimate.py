@@ -236,10 +236,14 @@ class Estimator:
             for point in measurements.points[1:]
             if point.name in self._ports.of_meter and not point.powers_known
         )
-        if missing:
-            return Estimate(self._source, None, missing, ())
         busbar, *customers = measurements.points
-        seen = self._seen(customers, now)
+        seen = self._seen([point for point in customers if _readable(point)], now)
+        # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
+        # look as if it had never changed.
+        measured_v = float(np.mean(busbar.u_v)) if busbar.u_v and None not in busbar.u_v else None
+        self._memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
+        if missing or measured_v is None:
+            return Estimate(self._source, None, missing, ())
         p, q = seen.p_w, seen.q_var
         solved = self._solve(p, q, busbar)
         if solved is None:
@@ -253,8 +257,6 @@ class Estimator:
             return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
         u, i, loss_w, factor = solved
         memory, accuracy = self._memory, self._accuracy
-        measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
-        memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
         rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
         memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), (u, i))
@@ -372,6 +374,12 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+def _readable(point: Point) -> bool:
+    """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
+    known = bool(point.u_v) and None not in point.u_v and point.powers_known
+    return known and point.age_s is not None and point.age_s >= 0
 
 
 def _round(*draws: Reals) -> None:
