@@ -95,6 +95,7 @@ class Decision(Section):
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    power_class_pct: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
     asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     report_change_w: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 

@@ -298,6 +298,7 @@ class _Truth:
         step_pct = 100 * errors.step_v / float(self._u_nominal_v.min())
         accuracy = Accuracy(
             voltage_class_pct=100 * errors.voltage + step_pct,
+            power_class_pct=100 * errors.power + 100 * errors.step_w / WANTED_W[0],
             model_error_pct=100 * errors.model,
             noise_v=0.0,
             contradiction_pct=100.0,

@@ -58,6 +58,7 @@ class Accuracy:
 
     Attributes:
         voltage_class_pct: of every voltage reading.
+        power_class_pct: of every reading of a draw.
         model_error_pct: of every predicted change of a voltage.
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
         balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
@@ -75,6 +76,7 @@ class Accuracy:
     noise_v: float = 0.1
     told_w: float | None = None
     blocked_pct: float = 100 * (250 / 230 - 1)
+    power_class_pct: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,7 @@ class Estimator:
             np.round(level, DECIMALS_V),
             np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
+            accuracy.power_class_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))
 

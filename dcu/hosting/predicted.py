@@ -91,6 +91,7 @@ class Predicted:
             "mixed": self.learns,
             "asynchrony": None if self._pupil is None else self._pupil.sensitivity.learning.asynchrony,
             "voltage_class_pct": accuracy.voltage_class_pct,
+            "power_class_pct": accuracy.power_class_pct,
             "model_error_pct": accuracy.model_error_pct,
         }
 
