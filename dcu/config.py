@@ -126,7 +126,8 @@ class Balancing(Section):
 
 
 class Meter(Section):
-    """One customer: which meter on which bus and phases, and its limits."""
+    """One customer: which meter on which bus and phases, and its limits. ``balanced`` declares that all that exports there
+    does so evenly on its phases; else all of a limit may be used on any one of them."""
 
     id: MeterName
     eui48: Eui48Text
@@ -134,6 +135,7 @@ class Meter(Section):
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     nominal_limit_w: Watts
     contract_limit_w: Watts
+    balanced: bool = False
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Meter:
@@ -318,6 +320,7 @@ class DcuConfig(Section):
                 tuple(Phase[name] for name in meter.phases),
                 meter.nominal_limit_w,
                 meter.contract_limit_w,
+                meter.balanced,
             )
             for meter in self.meters
         )

@@ -209,7 +209,7 @@ class HostingEngine:
             case RequestArrived():
                 return self._request(item.meter, item.request, now)
             case ReleaseArrived():
-                return self._release(item.meter, item.release)
+                return self._release(item.meter, item.release, now)
             case SubstationRead():
                 if item.reading is not None or self._substation.taken_at_s is not None:
                     self._substation = Substation(item.reading, now)
@@ -274,7 +274,7 @@ class HostingEngine:
             return [*outputs, *self._correspondence.greet(state.entry, now)]
         if self._quarantined and all(state.epoch == self._epoch for state in self.table.states()):
             outputs += self._end_quarantine("every meter has adopted the epoch")
-        self.book.acknowledged(meter, report.applied)
+        self.book.acknowledged(meter, report.applied, now)
         self._watch(meter, now)
         if self._rule.foresees:
             outputs += self._revoke_if_persistent(now)
@@ -331,7 +331,7 @@ class HostingEngine:
             case None:
                 return []
 
-    def _release(self, meter: MeterId, release: Release) -> list[Output]:
+    def _release(self, meter: MeterId, release: Release, now: float) -> list[Output]:
         self._questions.withdrawn(meter, release.request_id)
         if release.epoch != self._epoch:
             return []
@@ -339,11 +339,11 @@ class HostingEngine:
         if grant is None or grant.request_id != release.request_id:
             # A question taken back while an older grant lives on says nothing about that grant.
             if grant is None:
-                self.book.released(meter, release.applied)
+                self.book.released(meter, release.applied, now)
             return []
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
-        self.book.released(meter, release.applied)
+        self.book.released(meter, release.applied, now)
         fields = {"meter": meter, "released": str(grant.decision)}
         return [self._journal.note("release", fields), Event("released", {"meter": meter})]
 

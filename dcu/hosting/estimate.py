@@ -81,10 +81,12 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter."""
+    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter; the phases of
+    those who may use all of a limit on any one of theirs."""
 
     of_meter: dict[MeterId, tuple[int, ...]]
     unmetered: tuple[int, ...]
+    phases: dict[MeterId, tuple[int, ...]] = field(default_factory=dict)
 
     @staticmethod
     def of(model: PortModel, entries: Sequence[MeterEntry]) -> PortMap:
@@ -110,7 +112,14 @@ class PortMap:
             found[entry.id] = tuple(ports)
         if faults:
             raise ConfigError(f"model {model.name}", faults)
-        return PortMap(found, tuple(k for k in range(len(model.ports)) if k not in owner))
+        unmetered = tuple(k for k in range(len(model.ports)) if k not in owner)
+        return PortMap(found, unmetered, free_phases(entries))
+
+
+def free_phases(entries: Sequence[MeterEntry]) -> dict[MeterId, tuple[int, ...]]:
+    """The phases of those customers who may use all of a limit on any one of theirs."""
+    free = (entry for entry in entries if len(entry.phases) > 1 and not entry.balanced)
+    return {entry.id: tuple(int(phase) for phase in entry.phases) for entry in free}
 
 
 def _port_of(model: PortModel, entry: MeterEntry, phase: str) -> list[int]:

@@ -151,7 +151,8 @@ class Predicted:
             rows += len(self._model.ports)
         prospect = self.prospect(view.estimate)
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
-        return bool((slopes.sum(axis=1) < 0).any())
+        pushed = slopes.min(axis=1) if meter in self._ports.phases else slopes.sum(axis=1)
+        return bool((pushed < 0).any())
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
         self._settings = settings = self._settings.adjusted(policy, band_pct)
