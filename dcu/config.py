@@ -126,8 +126,11 @@ class Balancing(Section):
 
 
 class Meter(Section):
-    """One customer: which meter on which bus and phases, and its limits. ``balanced`` declares that all that exports there
-    does so evenly on its phases; else all of a limit may be used on any one of them."""
+    """One customer: which meter on which bus and phases, and its limits.
+
+    ``balanced`` declares that all that exports there does so evenly on its phases; else all of a limit may be used on
+    any one of them.
+    """
 
     id: MeterName
     eui48: Eui48Text

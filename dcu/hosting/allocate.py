@@ -157,7 +157,8 @@ class Spread:
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
         self._free = np.array([bool(own) for own in phases], dtype=bool)
         self.cases = PHASES if self._free.any() else 1
-        self._through = np.array([_through(len(p), own, k) for k in range(self.cases) for p, own in zip(ports, phases)])
+        own = list(zip(ports, phases, strict=True))
+        self._through = np.array([_through(len(p), on, k) for k in range(self.cases) for p, on in own], dtype=np.int64)
         self._through = self._through.reshape(self.cases, -1) if len(ports) else np.zeros((1, 0), dtype=np.int64)
 
     @staticmethod
@@ -172,7 +173,7 @@ class Spread:
 
     def exports_w(self, p_w: Reals) -> Reals:
         """What each claim exports with some draws (n) [W], below 0 if it draws."""
-        return np.bincount(self._owner, -p_w[self.ports], len(self._starts))
+        return np.asarray(np.bincount(self._owner, -p_w[self.ports], len(self._starts)), dtype=float)
 
     def powers(self, limits_w: Reals, others_p_w: Reals, now_w: Reals) -> Reals:
         """Draws at the ports [W] with each claim's limit (n_claim) fully used: (n_case, n); or of several states,
@@ -362,7 +363,8 @@ class _Sharing:
         tried = self.nominal + np.array(BACK_TO)[:, None] * more
         self.flows += 1
         states = self._powers(tried)
-        found = self.prospect.excess(np.concatenate([states.reshape(-1, states.shape[-1]), self.prospect.now.p_w[None, :]]))
+        present = self.prospect.now.p_w[None, :]
+        found = self.prospect.excess(np.concatenate([states.reshape(-1, states.shape[-1]), present]))
         self.at_now, over = found[-1], self._by_case(found[:-1].reshape(*states.shape[:2], -1)) - self.limit
         self.known_now = _Slopes(self.prospect, self.spread, self.prospect.now.p_w[None, :], 0 * self.case)
         always = self.hot & (over > 0).all(axis=0)

@@ -81,8 +81,8 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter; the phases of
-    those who may use all of a limit on any one of theirs."""
+    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter; the phases
+    of those who may use all of a limit on any one of theirs."""
 
     of_meter: dict[MeterId, tuple[int, ...]]
     unmetered: tuple[int, ...]
@@ -251,7 +251,8 @@ class Estimator:
         seen = self._seen([point for point in customers if _readable(point)], now)
         # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
         # look as if it had never changed.
-        measured_v = float(np.mean(busbar.u_v)) if busbar.u_v and None not in busbar.u_v else None
+        volts = [v for v in busbar.u_v if v is not None]
+        measured_v = float(np.mean(volts)) if volts and len(volts) == len(busbar.u_v) else None
         self._memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         if missing or measured_v is None:
             return Estimate(self._source, None, missing, ())

@@ -416,7 +416,8 @@ class _Window:
 
     def _missing(self, wishes: tuple[Wish, ...], seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
-        (n_case, n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is measured."""
+        (n_case, n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is
+        measured."""
         now_w = self.prospect.now.p_w
         p_w = self._others(wishes)
         if seen:
