@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.compiler import compile_network
+from dcu.grid.compiler import compile_network, network_sha256
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.network import Network, matrix
@@ -175,13 +175,13 @@ def _map(chunks: Sequence[_Chunk], jobs: int) -> Sequence[_Tally]:
         return pool.map(_run, chunks, chunksize=1)
 
 
-_TRUTHS: Final[dict[int, _Truth]] = {}
+_TRUTHS: Final[dict[tuple[str, float], _Truth]] = {}
 """One for each process and network: the compilation costs as much as hundreds of states."""
 
 
 def _run(chunk: _Chunk) -> _Tally:
     network, errors = chunk.network, chunk.errors
-    key = hash((network.name, len(network.branches), len(network.connection_points), chunk.band_pct))
+    key = (network_sha256(network), chunk.band_pct)
     if key not in _TRUTHS:
         _TRUTHS[key] = _Truth(network, chunk.band_pct)
     truth = _TRUTHS[key]

@@ -59,8 +59,8 @@ def asks(*names: str) -> tuple[Wish, ...]:
 
 @pytest.mark.parametrize("exported_w", [0.0, 3_000.0, 6_000.0])
 def test_a_limit_may_be_used_on_any_phase(exported_w: float) -> None:
-    """A plant is measured on L1 alone. With what is granted used there, or on another phase, the band is kept; with more
-    it would not be."""
+    """A plant is measured on L1 alone. With what is granted used there, or on another phase, the band is kept; more
+    would break it."""
     asked = rule()
     ports = list(asked.ports_of(MeterId("c19")))
     p_w = np.full(len(THREE.ports), 200.0)
