@@ -335,7 +335,7 @@ class _Sharing:
                 self.known.bend(x - nominal, here - at_nominal)
             else:
                 self.known = self._slopes_at(x)
-            lost = self._give_up(x, self.hot & (here > self.limit))
+            lost = self._give_up(x, self.hot & (here > self.limit), at_nominal)
             good = self._good(here)
             best = x if good else best
             if good and not lost and (self.rough or self._full(filled, here)):
@@ -374,7 +374,7 @@ class _Sharing:
         self.hot = always
         return tried[good[0]], over[good[0]] + self.limit
 
-    def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
+    def _give_up(self, at_w: Reals, rows: NDArray[np.bool_], borne: Reals) -> bool:
         """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""
         found = np.flatnonzero(rows)
         if not len(found):
@@ -390,6 +390,12 @@ class _Sharing:
         if pushers.any():
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
+        # A current that is too much one way, pushed by nobody, may become too much the other way.
+        size = np.array(
+            [self.prospect.names[row].kind in {"current", "unbalance"} for row in found.tolist()], dtype=bool
+        )
+        both_ways = lost & ~pushes.any(axis=1) & size
+        self.limit[found[both_ways]] = borne[found[both_ways]]
         return bool(lost.any())
 
     def _full(self, filled: Filled, here: Reals) -> bool:
