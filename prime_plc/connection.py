@@ -67,7 +67,6 @@ class Connection:
         self._burst_s: float | None = None
         self._last_sent_s = 0.0
         self._pausing = False
-        self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -102,8 +101,17 @@ class Connection:
         return sent + [token for _, token in self._waiting if token is not None]
 
     @property
+    def idle(self) -> bool:
+        """Whether `packets` has nothing to do, at whatever time."""
+        return not (
+            self._unacknowledged or self._waiting or self._acknowledge_at is not None or self._assembly is not None
+        )
+
+    @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
+        if self.idle:
+            return None
         deadlines = [self._due_s(packet) for packet in self._unacknowledged]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
@@ -144,7 +152,6 @@ class Connection:
                     self.failed = True
                     return []
                 if not packet.asked:
-                    self.timeouts += 1
                     self._pausing = False
                 packet.asked = False
                 bodies.append(packet)

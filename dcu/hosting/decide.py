@@ -84,11 +84,12 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
-    more may be given at all."""
+    more may be given at all; what those are measured to export [W] who do not keep to that."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
     places: int
+    beyond_w: Mapping[MeterId, float] = field(default_factory=dict)
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -106,7 +107,8 @@ class Question:
             for w in self.wishes
         ]
         reserved = {str(meter): limit_w for meter, limit_w in sorted(self.reserved_w.items())}
-        return {"wishes": wishes, "reserved_w": reserved, "places": self.places}
+        beyond = {str(meter): export_w for meter, export_w in sorted(self.beyond_w.items())}
+        return {"wishes": wishes, "reserved_w": reserved, "places": self.places, "beyond_w": beyond}
 
     @staticmethod
     def from_entry(entry: Mapping[str, Any]) -> Question:
@@ -125,7 +127,8 @@ class Question:
             for w in entry["wishes"]
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
-        return Question(wishes, reserved, entry["places"])
+        beyond = {MeterId(meter): float(export_w) for meter, export_w in entry.get("beyond_w", {}).items()}
+        return Question(wishes, reserved, entry["places"], beyond)
 
 
 def _real(value: float | None) -> float | None:

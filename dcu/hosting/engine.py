@@ -41,7 +41,7 @@ from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
 from dcu.hosting.wishes import gather, in_use
-from dcu.meters import Acceptance, MeterEntry, MeterTable
+from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
     LEASE_S_MAX,
@@ -63,6 +63,8 @@ GROUP_REVOKES_MIN: Final = 4
 """So many grants ended at once are also told to the whole street: by then that is less air than the repetitions of lost
 messages to each, and who does not hear his own message may hear that one."""
 
+INSTANT_S: Final = 1e-3
+"""[s] Readings that are less apart are of one instant."""
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -208,7 +210,7 @@ class HostingEngine:
             case RequestArrived():
                 return self._request(item.meter, item.request, now)
             case ReleaseArrived():
-                return self._release(item.meter, item.release)
+                return self._release(item.meter, item.release, now)
             case SubstationRead():
                 if item.reading is not None or self._substation.taken_at_s is not None:
                     self._substation = Substation(item.reading, now)
@@ -264,15 +266,16 @@ class HostingEngine:
         state = self.table[meter]
         if report.applied == state.applied:  # one that confirms a decision is counted with its grant
             self._reports.count(now)
+        outputs = self._view_before(state, report, now)
         acceptance = self.table.accept(meter, report, now)
-        outputs: list[Output] = [*self._correspondence.reported(meter, report.seq, acceptance, now)]
+        outputs += self._correspondence.reported(meter, report.seq, acceptance, now)
         if acceptance is not Acceptance.LIVE:
             return outputs
         if report.epoch != self._epoch:
             return [*outputs, *self._correspondence.greet(state.entry, now)]
         if self._quarantined and all(state.epoch == self._epoch for state in self.table.states()):
             outputs += self._end_quarantine("every meter has adopted the epoch")
-        self.book.acknowledged(meter, report.applied)
+        self.book.acknowledged(meter, report.applied, now)
         self._watch(meter, now)
         if self._rule.foresees:
             outputs += self._revoke_if_persistent(now)
@@ -329,7 +332,7 @@ class HostingEngine:
             case None:
                 return []
 
-    def _release(self, meter: MeterId, release: Release) -> list[Output]:
+    def _release(self, meter: MeterId, release: Release, now: float) -> list[Output]:
         self._questions.withdrawn(meter, release.request_id)
         if release.epoch != self._epoch:
             return []
@@ -337,11 +340,11 @@ class HostingEngine:
         if grant is None or grant.request_id != release.request_id:
             # A question taken back while an older grant lives on says nothing about that grant.
             if grant is None:
-                self.book.released(meter, release.applied)
+                self.book.released(meter, release.applied, now)
             return []
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
-        self.book.released(meter, release.applied)
+        self.book.released(meter, release.applied, now)
         fields = {"meter": meter, "released": str(grant.decision)}
         return [self._journal.note("release", fields), Event("released", {"meter": meter})]
 
@@ -377,6 +380,17 @@ class HostingEngine:
         if self._rule.learns and "taught" in (entry := view.as_entry()):
             outputs.append(self._journal.lesson(entry))
         return view, outputs
+
+    def _view_before(self, state: MeterState, report: Report, now: float) -> list[Output]:
+        """Show a rule that remembers what a meter said before, if no view has had it yet: else a draw that went and
+        came back would look as if it had never changed."""
+        if not self._rule.remembers or self._storage_failed or report.nonce is None:
+            return []
+        if state.reported_at_s is None or state.reading_at_s is None or state.reported_at_s < self._viewed_s:
+            return []
+        if now - report.reading_age_s <= state.reading_at_s + INSTANT_S:
+            return []
+        return self._view(now)[1]
 
     def _may_rise(self, now: float) -> frozenset[MeterId]:
         """Whose grants could be raised before they are due: a nonce is there, and air time."""

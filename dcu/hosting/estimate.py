@@ -59,6 +59,7 @@ class Accuracy:
 
     Attributes:
         voltage_class_pct: of every voltage reading.
+        power_class_pct: of every reading of a draw.
         model_error_pct: of every predicted change of a voltage.
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
         balance_pct: the balancing meter may differ from the sum of the meters, phase by phase, by this share of what
@@ -77,14 +78,17 @@ class Accuracy:
     noise_v: float = 0.1
     told_w: float | None = None
     blocked_pct: float = 100 * (250 / 230 - 1)
+    power_class_pct: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter."""
+    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter; the phases
+    of those who may use all of a limit on any one of theirs."""
 
     of_meter: dict[MeterId, tuple[int, ...]]
     unmetered: tuple[int, ...]
+    phases: dict[MeterId, tuple[int, ...]] = field(default_factory=dict)
 
     def at(self, binding: Binding) -> tuple[int, ...]:
         """Where a binding's point is: at one port where it names a phase, at none if it is no customer's."""
@@ -128,7 +132,14 @@ class PortMap:
             found[entry.id] = tuple(ports)
         if faults:
             raise ConfigError(f"model {model.name}", faults)
-        return PortMap(found, tuple(k for k in range(len(model.ports)) if k not in owner))
+        unmetered = tuple(k for k in range(len(model.ports)) if k not in owner)
+        return PortMap(found, unmetered, free_phases(entries))
+
+
+def free_phases(entries: Sequence[MeterEntry]) -> dict[MeterId, tuple[int, ...]]:
+    """The phases of those customers who may use all of a limit on any one of theirs."""
+    free = (entry for entry in entries if len(entry.phases) > 1 and not entry.balanced)
+    return {entry.id: tuple(int(phase) for phase in entry.phases) for entry in free}
 
 
 def _port_of(model: PortModel, entry: MeterEntry, phase: str) -> list[int]:
@@ -255,12 +266,17 @@ class Estimator:
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
         missing = self._ports.missing(measurements)
-        if missing:
-            return Estimate(self._source, None, missing, ())
         busbar, *customers = measurements.points
-        if self._busbar and len(busbar.u_v) != len(self._busbar):
-            return Estimate(self._source, None, (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),), ())
-        seen = self._seen(customers, now)
+        if not missing and self._busbar and len(busbar.u_v) != len(self._busbar):
+            missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
+        seen = self._seen([point for point in customers if _readable(point)], now)
+        # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
+        # look as if it had never changed.
+        volts = [v for v in busbar.u_v if v is not None]
+        measured_v = float(np.mean(volts)) if volts and len(volts) == len(busbar.u_v) else None
+        self._memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
+        if missing or measured_v is None:
+            return Estimate(self._source, None, missing, ())
         p, q = seen.p_w, seen.q_var
         solved = self._solve(p, q, busbar)
         if solved is None:
@@ -274,8 +290,6 @@ class Estimator:
             return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
         u, i, factor = solved
         memory, accuracy = self._memory, self._accuracy
-        measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
-        memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
         memory.residuals.judge(self.model_at(self._source), self._busbar, allowed, (p, q), (u, i))
         self._note(seen.u_v, now)
@@ -299,6 +313,7 @@ class Estimator:
             np.round(level, DECIMALS_V),
             np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
+            accuracy.power_class_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))
 
@@ -379,6 +394,12 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+def _readable(point: Point) -> bool:
+    """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
+    known = bool(point.u_v) and None not in point.u_v and point.powers_known
+    return known and point.age_s is not None and point.age_s >= 0
 
 
 def _round(*draws: Reals) -> None:

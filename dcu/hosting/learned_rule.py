@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcu.hosting.balance import Balance
 from dcu.hosting.decide import Answer, Binding, Question, View, Wish, outside
-from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
+from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap, free_phases
 from dcu.hosting.headroom import GridLimits, Prospect, Situation
 from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
 from dcu.hosting.learned_outlook import LearnedOutlook
@@ -84,7 +84,7 @@ class Pupil:
             alone = len(entry.phases) == 1
             names += [entry.id if alone else f"{entry.id} {phase.name}" for phase in entry.phases]
             labels += [phase.name for phase in entry.phases]
-        return Pupil(PortMap(of_meter, ()), tuple(names), tuple(labels), settings, learning)
+        return Pupil(PortMap(of_meter, (), free_phases(entries)), tuple(names), tuple(labels), settings, learning)
 
     def begin(self) -> None:
         """Levels of nobody."""

@@ -92,6 +92,7 @@ class Predicted:
             "mixed": self.learns,
             "asynchrony": None if self._pupil is None else self._pupil.sensitivity.learning.asynchrony,
             "voltage_class_pct": accuracy.voltage_class_pct,
+            "power_class_pct": accuracy.power_class_pct,
             "model_error_pct": accuracy.model_error_pct,
         }
 
@@ -153,7 +154,8 @@ class Predicted:
             rows += len(self._model.ports)
         prospect = self.prospect(view.estimate)
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
-        return bool((slopes.sum(axis=1) < 0).any())
+        pushed = slopes.min(axis=1) if meter in self._ports.phases else slopes.sum(axis=1)
+        return bool((pushed < 0).any())
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
         self._settings = settings = self._settings.adjusted(policy, band_pct)

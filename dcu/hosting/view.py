@@ -64,12 +64,13 @@ _ARRAYS: Final = ("p_w", "q_var", "u_v", "margin_v")
 
 
 def _as_entry(s: Situation) -> dict[str, Any]:
-    return {name: getattr(s, name).tolist() for name in _ARRAYS} | {"model_error": s.model_error}
+    errors = {"model_error": s.model_error, "power_error": s.power_error}
+    return {name: getattr(s, name).tolist() for name in _ARRAYS} | errors
 
 
 def _situation(entry: Mapping[str, Any]) -> Situation:
     arrays = {name: np.array(entry[name], dtype=float) for name in _ARRAYS}
-    return Situation(**arrays, model_error=entry["model_error"])
+    return Situation(**arrays, model_error=entry["model_error"], power_error=entry.get("power_error", 0.0))
 
 
 def _binding(entry: Mapping[str, Any]) -> Binding:
