@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.hosting.allocate import Claim
+from dcu.hosting.fill import PUSH_MIN
 from dcu.hosting.headroom import Prospect
 
 Reals = NDArray[np.float64]
@@ -44,8 +45,6 @@ GROWTH_MAX: Final = 2.0
 SCENARIOS_MIN: Final = 5
 """Of one whole day; with fewer nothing is forecast."""
 QUANTILES: Final = (0.1, 0.5, 0.9)
-PUSH_MIN: Final = 1e-12
-"""[1/W] A customer that moves a constraint by less does not push it."""
 
 
 @dataclass(frozen=True, slots=True)

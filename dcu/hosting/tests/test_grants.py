@@ -27,7 +27,7 @@ def test_lowering_forty_times_unheard_holds_no_more_reservations_than_the_grants
         book.lower(METER, DecisionId(Epoch(1), 3 + k), 4800.0 - 10.0 * k)
     assert [r.limit_w for r in book.reservations] == [5000.0, 4900.0, 4410.0]
     assert book.places == 197
-    book.acknowledged(METER, DecisionId(Epoch(1), 42))
+    book.acknowledged(METER, DecisionId(Epoch(1), 42), 16.0)
     assert [(r.limit_w, r.until_s) for r in book.reservations] == [(4410.0, 15.0 + reserved_for_s(LEASE_S))]
 
 
@@ -54,7 +54,7 @@ def test_what_is_held_at_any_time_to_come_is_what_all_decisions_together_hold(se
                 all_held.append(Reservation(decision, METER, limit_w, until_s))
             case 3:
                 named = book.newest(METER)
-                book.acknowledged(METER, named)
+                book.acknowledged(METER, named, now)
                 all_held = [r for r in all_held if r.decision == named]
         for at_s in np.arange(now, now + 65.0, 1.0):
             held, truth = (
