@@ -25,7 +25,7 @@ Complexes = NDArray[np.complex128]
 Rows = NDArray[np.int64]
 Choice = NDArray[np.bool_]
 
-NEAR: Final = 0.9
+NEAR: Final = 0.5
 """[limit] Below it a bound that takes all magnitudes together will do."""
 DIRECTIONS: Final = 6
 """In which the largest magnitude is sought at first; each is then turned to where it leads."""
