@@ -68,13 +68,21 @@ def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_
 
 def use_of(state: MeterState, grant: LiveGrant) -> float | None:
     """What a customer makes of its grant [W], below 0 if it draws; None as long as no reading tells."""
-    if state.reading is None or state.reading_at_s is None or state.reading_at_s <= grant.raised_s + USE_S:
+    if state.reading_at_s is None or state.reading_at_s <= grant.raised_s + USE_S:
         return None
-    export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
-    return round(export_w, 1) if math.isfinite(export_w) else None
+    return _export_w(state)
 
 
 def in_use(state: MeterState, grant: LiveGrant) -> bool:
-    """Whether a grant is known to be used: only then may more of it be of use, or be expected to be used as well."""
-    used_w = use_of(state, grant)
-    return used_w is not None and used_w >= IN_USE * grant.limit_w
+    """Whether a grant is known to be used: only then may more of it be of use, or be expected to be used as well. A
+    reading that shows it does so however soon after a rise it was taken, or before."""
+    export_w = _export_w(state)
+    return export_w is not None and export_w >= IN_USE * grant.limit_w
+
+
+def _export_w(state: MeterState) -> float | None:
+    """Newest measured export [W], below 0 for a draw; None if nobody knows."""
+    if state.reading is None:
+        return None
+    export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
+    return round(export_w, 1) if math.isfinite(export_w) else None
