@@ -82,11 +82,12 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
-    more may be given at all."""
+    more may be given at all, and how many raised before they are due (None: all that may)."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
     places: int
+    raises: int | None = None
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -104,7 +105,7 @@ class Question:
             for w in self.wishes
         ]
         reserved = {str(meter): limit_w for meter, limit_w in sorted(self.reserved_w.items())}
-        return {"wishes": wishes, "reserved_w": reserved, "places": self.places}
+        return {"wishes": wishes, "reserved_w": reserved, "places": self.places, "raises": self.raises}
 
     @staticmethod
     def from_entry(entry: Mapping[str, Any]) -> Question:
@@ -123,7 +124,7 @@ class Question:
             for w in entry["wishes"]
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
-        return Question(wishes, reserved, entry["places"])
+        return Question(wishes, reserved, entry["places"], entry.get("raises"))
 
 
 def _real(value: float | None) -> float | None:

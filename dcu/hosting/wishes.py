@@ -31,6 +31,7 @@ def gather(
     asking: Mapping[MeterId, Pending],
     standings: Mapping[MeterId, Standing],
     renewable: int,
+    raises: int,
 ) -> Question:
     """Grants in the order they began, then questions in the order they came.
 
@@ -40,6 +41,7 @@ def gather(
         asking: open questions.
         standings: of meters whose grant can be renewed or raised now.
         renewable: how many grants the power line lets us renew in time.
+        raises: how many it lets us raise now.
     """
     wishes: list[Wish] = []
     for grant in sorted(book.live, key=lambda g: g.since_s):
@@ -54,7 +56,7 @@ def gather(
             free -= 1
             wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
         wishes.append(wish)
-    return Question(tuple(wishes), book.reserved_w(), book.places)
+    return Question(tuple(wishes), book.reserved_w(), book.places, raises)
 
 
 def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_w: tuple[float, float]) -> Wish:

@@ -96,7 +96,7 @@ class Street:
     def report(self, meter: MeterId, nonce: int = 1, epoch: Epoch = EPOCH) -> list[Output]:
         self.seq += 1
         u_v = self.u_v[meter]
-        lease_left_s = 10.0 if self.source[meter] is LimitSource.GRANT else 0.0
+        lease_left_s = 18.0 if self.source[meter] is LimitSource.GRANT else 0.0
         report = Report(
             7, self.seq, Nonce(nonce), epoch, None if u_v is None else reading(u_v), 0.1, 1200.0, self.source[meter],
             RelayState.NOMINAL, lease_left_s, self.applied[meter], Alarm.NONE,
