@@ -135,3 +135,16 @@ def test_where_the_nominal_limits_have_no_power_flow_nothing_is_borne(world: Nei
     assert {v.limit_w for v in found.verdicts if v.act is Act.LOWER} == {NOMINAL_W}
     assert {v.binding.reason for v in found.verdicts if v.binding is not None} == {Reason.NO_POWER_FLOW}
     assert all(v.binding is not None for v in found.verdicts)
+
+
+@pytest.mark.parametrize(("raises", "risen"), [(None, {NEW, FAR}), (2, {NEW, FAR}), (1, {FAR}), (0, set())])
+def test_where_air_time_is_short_those_are_raised_who_gain_most(
+    world: Neighbourhood, raises: int | None, risen: set[MeterId]
+) -> None:
+    """One could have a kilowatt more, the other two."""
+    wishes = tuple(
+        Wish(meter, Standing.MAY_RISE, NOMINAL_W, wanted_w, 0.0, 600.0) for meter, wanted_w in ((NEW, 1.6e3), (FAR, 2.6e3))
+    )
+    assert world.rule is not None
+    found = world.rule.answer(view(world), Question(wishes, {NEW: 600.0, FAR: 600.0}, 10, raises))
+    assert {v.meter for v in found.verdicts if v.act is Act.RENEW and v.limit_w > 600.0} == risen
