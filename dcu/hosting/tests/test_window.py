@@ -142,9 +142,7 @@ def test_where_air_time_is_short_those_are_raised_who_gain_most(
     world: Neighbourhood, raises: int | None, risen: set[MeterId]
 ) -> None:
     """One could have a kilowatt more, the other two."""
-    wishes = tuple(
-        Wish(meter, Standing.MAY_RISE, NOMINAL_W, wanted_w, 0.0, 600.0) for meter, wanted_w in ((NEW, 1.6e3), (FAR, 2.6e3))
-    )
+    near, far = (Wish(m, Standing.MAY_RISE, NOMINAL_W, w, 0.0, 600.0) for m, w in ((NEW, 1.6e3), (FAR, 2.6e3)))
     assert world.rule is not None
-    found = world.rule.answer(view(world), Question(wishes, {NEW: 600.0, FAR: 600.0}, 10, raises))
+    found = world.rule.answer(view(world), Question((near, far), {NEW: 600.0, FAR: 600.0}, 10, raises))
     assert {v.meter for v in found.verdicts if v.act is Act.RENEW and v.limit_w > 600.0} == risen
