@@ -24,11 +24,11 @@ def test_air_time_that_is_left_is_saved_and_spent() -> None:
     raises = Raises(LINE, LEASE_S, 0.0)
     raises.keep(question(1), A, 0.0)
     raises.keep(question(2), B, 0.5)
-    assert raises.possible(0.25, 0.5) == ({A, B}, 0)
-    assert raises.possible(0.25, 1.0) == ({A, B}, 1)
-    assert raises.possible(0.25, 2.0) == ({A, B}, 2)
+    assert raises.possible(0.25, 0.5) == (frozenset({A, B}), 0)
+    assert raises.possible(0.25, 1.0) == (frozenset({A, B}), 1)
+    assert raises.possible(0.25, 2.0) == (frozenset({A, B}), 2)
     assert raises.spend(A) == question(1)
-    assert raises.possible(0.25, 2.0) == ({B}, 1)
+    assert raises.possible(0.25, 2.0) == (frozenset({B}), 1)
 
 
 def test_what_was_saved_is_not_spent_on_a_line_that_has_become_full() -> None:
