@@ -84,12 +84,14 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
-    more may be given at all; what those are measured to export [W] who do not keep to that."""
+    more may be given at all; what those are measured to export [W] who do not keep to that; and how many grants may be
+    raised before they are due (None: all that may)."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
     places: int
     beyond_w: Mapping[MeterId, float] = field(default_factory=dict)
+    raises: int | None = None
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -108,7 +110,13 @@ class Question:
         ]
         reserved = {str(meter): limit_w for meter, limit_w in sorted(self.reserved_w.items())}
         beyond = {str(meter): export_w for meter, export_w in sorted(self.beyond_w.items())}
-        return {"wishes": wishes, "reserved_w": reserved, "places": self.places, "beyond_w": beyond}
+        return {
+            "wishes": wishes,
+            "reserved_w": reserved,
+            "places": self.places,
+            "beyond_w": beyond,
+            "raises": self.raises,
+        }
 
     @staticmethod
     def from_entry(entry: Mapping[str, Any]) -> Question:
@@ -128,7 +136,7 @@ class Question:
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
         beyond = {MeterId(meter): float(export_w) for meter, export_w in entry.get("beyond_w", {}).items()}
-        return Question(wishes, reserved, entry["places"], beyond)
+        return Question(wishes, reserved, entry["places"], beyond, entry.get("raises"))
 
 
 def _real(value: float | None) -> float | None:

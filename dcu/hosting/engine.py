@@ -105,7 +105,7 @@ class HostingEngine:
         self._questions = Questions()
         self._correspondence = Correspondence(epoch)
         self._renewable: dict[MeterId, Pending] = {}
-        self._raises = Raises(settings.airtime, now)
+        self._raises = Raises(settings.airtime, settings.lease_s, now)
         self._changed_since: float | None = None
         self._violations = Violations(settings.revocation_band(self._rule.foresees), settings.persistence_s)
         self._withheld: set[MeterId] = set()
@@ -299,10 +299,12 @@ class HostingEngine:
                 self._raises.drop(meter)
             return []
         request = Request(grant.request_id, report.nonce, report.epoch, grant.wanted_w, grant.minimum_w)
-        if now < grant.decided_at_s + self._settings.renew_interval_s:
+        confirms = report.applied == grant.decision
+        interval_s = self._settings.renew_interval_s
+        short = confirms and report.lease_left_s < self._settings.lease_s - interval_s  # an old nonce raised it
+        if now < grant.decided_at_s + interval_s and not short:
             self._raises.drop(meter)
-            may_rise = self._rule.foresees and not self._storage_failed and report.applied == grant.decision
-            if may_rise and in_use(self.table[meter], grant):
+            if confirms and self._rule.foresees and not self._storage_failed and in_use(self.table[meter], grant):
                 self._raises.keep(request, meter, now)
             return []
         self._raises.drop(meter)
@@ -354,8 +356,9 @@ class HostingEngine:
         """Answer everything that waits, on one view of the newest measurements."""
         self._decided_s = now
         self._changed_since = None
-        standings = dict.fromkeys(self._may_rise(now), Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
-        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now))
+        rising, raises = self._may_rise(now)
+        standings = dict.fromkeys(rising, Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
+        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises)
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -392,8 +395,8 @@ class HostingEngine:
             return []
         return self._view(now)[1]
 
-    def _may_rise(self, now: float) -> frozenset[MeterId]:
-        """Whose grants could be raised before they are due: a nonce is there, and air time."""
+    def _may_rise(self, now: float) -> tuple[frozenset[MeterId], int]:
+        """Whose grants could be raised before they are due, a nonce being there, and how many there is air time for."""
         settings = self._settings
         meters = sum(state.linked for state in self.table.states())
         share = settings.airtime.share(meters, len(self.book.live), settings.renew_interval_s, self._reports.per_s(now))

@@ -2,7 +2,8 @@
 
 What the sun and the neighbours leave free changes within seconds, renewals come every half minute. Lowering is told at
 once; raising may be, as long as the line has air time to spare: a raise costs what a renewal costs, and `share_max` is
-kept. A nonce is used while it is young, so that the lease it carries (counted from the nonce) outlasts the next report.
+kept. A nonce is used until half a lease has passed (the lease that it carries is counted from it); the report that
+confirms the raise shows a lease that has become short, and is renewed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dcu.hosting.airtime import Airtime
 from shared.ids import MeterId
 from shared.messages import Request
 
-YOUNG_S: Final = 15.0
-"""[s] A nonce that has waited longer raises nothing; the next renewal does."""
+YOUNG: Final = 0.5
+"""[lease] A nonce that has waited longer raises nothing; the next renewal does."""
 SAVED_MAX: Final = 10.0
 """Raises that unused air time may save up for."""
 
@@ -22,8 +23,8 @@ SAVED_MAX: Final = 10.0
 class Raises:
     """Nonces that may raise a live grant, and the air time left for it."""
 
-    def __init__(self, airtime: Airtime, now: float) -> None:
-        self._airtime = airtime
+    def __init__(self, airtime: Airtime, lease_s: float, now: float) -> None:
+        self._airtime, self._young_s = airtime, YOUNG * lease_s
         self._kept: dict[MeterId, tuple[Request, float]] = {}
         self._saved, self._counted_s = 0.0, now
 
@@ -39,17 +40,16 @@ class Raises:
         """Nobody is raised any more."""
         self._kept.clear()
 
-    def possible(self, share: float, now: float) -> frozenset[MeterId]:
-        """Who may be raised now: those whose nonce is the oldest first, as many as there is air time for beside the
-        share of the channel that reports and renewals fill."""
+    def possible(self, share: float, now: float) -> tuple[frozenset[MeterId], int]:
+        """Who may be raised now, and how many of them there is air time for beside the share of the channel that
+        reports and renewals fill."""
         rate = max(0.0, (self._airtime.share_max - share) / self._airtime.renewal_s)
         self._saved = min(SAVED_MAX, self._saved + rate * (now - self._counted_s))
         self._counted_s = now
-        self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + YOUNG_S}
+        self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + self._young_s}
         if share >= self._airtime.share_max:  # what was saved is for a line that has room
-            return frozenset()
-        oldest = sorted(self._kept, key=lambda m: self._kept[m][1])
-        return frozenset(oldest[: int(self._saved)])
+            return frozenset(), 0
+        return frozenset(self._kept), int(self._saved)
 
     def spend(self, meter: MeterId) -> Request:
         """The question that a raise answers; its nonce is used with it."""

@@ -352,7 +352,7 @@ class _Window:
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
         movers = due + asking
         if not overdrawn:
-            movers += [w for w in raising if _worth_a_raise(w, share_w[w.meter])]
+            movers += self._most_raised(raising, share_w)
         moving = {w.meter for w in movers}
         joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
         tolerance = self.settings.guard_pct / 200
@@ -427,6 +427,16 @@ class _Window:
 
     def _others(self, wishes: tuple[Wish, ...]) -> Reals:
         return self._held({w.meter for w in wishes})
+
+    def _most_raised(self, raising: list[Wish], share_w: Mapping[MeterId, float]) -> list[Wish]:
+        """Who is worth a raise; where there is air time for some of them only, those who gain most."""
+        found = [w for w in raising if _worth_a_raise(w, share_w[w.meter])]
+        most = len(found) if self.question.raises is None else self.question.raises
+        if len(found) <= most:
+            return found
+        gained = sorted(found, key=lambda w: (w.granted_w or 0.0) - share_w[w.meter])
+        chosen = {w.meter for w in gained[:most]}
+        return [w for w in found if w.meter in chosen]
 
     def _keep_or_end(self, wish: Wish, why: Binding) -> None:
         """A grant that is worth nothing now is kept alive by a watt, unless that is below what its owner can use."""

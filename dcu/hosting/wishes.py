@@ -35,6 +35,7 @@ def gather(
     asking: Mapping[MeterId, Pending],
     standings: Mapping[MeterId, Standing],
     renewable: int,
+    raises: int,
 ) -> Question:
     """Grants in the order they began, then questions in the order they came.
 
@@ -44,6 +45,7 @@ def gather(
         asking: open questions.
         standings: of meters whose grant can be renewed or raised now.
         renewable: how many grants the power line lets us renew in time.
+        raises: how many it lets us raise now.
     """
     wishes: list[Wish] = []
     for grant in sorted(book.live, key=lambda g: g.since_s):
@@ -58,7 +60,7 @@ def gather(
             free -= 1
             wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
         wishes.append(wish)
-    return Question(tuple(wishes), book.reserved_w(), book.places, _beyond(table, book, wishes))
+    return Question(tuple(wishes), book.reserved_w(), book.places, _beyond(table, book, wishes), raises)
 
 
 def _beyond(table: MeterTable, book: GrantBook, wishes: Sequence[Wish]) -> dict[MeterId, float]:
@@ -91,15 +93,16 @@ def use_of(state: MeterState, grant: LiveGrant) -> float | None:
     return _export_w(state)
 
 
+def in_use(state: MeterState, grant: LiveGrant) -> bool:
+    """Whether a grant is known to be used: only then may more of it be of use, or be expected to be used as well. A
+    reading that shows it does so however soon after a rise it was taken, or before."""
+    export_w = _export_w(state)
+    return export_w is not None and export_w >= IN_USE * grant.limit_w
+
+
 def _export_w(state: MeterState) -> float | None:
     """Newest measured export [W], below 0 for a draw; None if nobody knows."""
     if state.reading is None:
         return None
     export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
     return round(export_w, 1) if math.isfinite(export_w) else None
-
-
-def in_use(state: MeterState, grant: LiveGrant) -> bool:
-    """Whether a grant is known to be used: only then may more of it be of use, or be expected to be used as well."""
-    used_w = use_of(state, grant)
-    return used_w is not None and used_w >= IN_USE * grant.limit_w

@@ -73,6 +73,7 @@ class Street:
         self.u_v: dict[MeterId, float | None] = {ONE: 240.5, TWO: 241.0}
         self.busbar_v: float | None = 240.0
         self.seq = 0
+        self.lease_left_s = 18.0
         self.applied: dict[MeterId, DecisionId | None] = {ONE: None, TWO: None}
         self.source: dict[MeterId, LimitSource] = {ONE: LimitSource.BOOT, TWO: LimitSource.BOOT}
         if not quarantine:
@@ -96,7 +97,7 @@ class Street:
     def report(self, meter: MeterId, nonce: int = 1, epoch: Epoch = EPOCH) -> list[Output]:
         self.seq += 1
         u_v = self.u_v[meter]
-        lease_left_s = 10.0 if self.source[meter] is LimitSource.GRANT else 0.0
+        lease_left_s = self.lease_left_s if self.source[meter] is LimitSource.GRANT else 0.0
         report = Report(
             7, self.seq, Nonce(nonce), epoch, None if u_v is None else reading(u_v), 0.1, 1200.0, self.source[meter],
             RelayState.NOMINAL, lease_left_s, self.applied[meter], Alarm.NONE,
@@ -259,6 +260,19 @@ def test_a_renewal_is_a_full_decision_in_answer_to_a_report() -> None:
     (renewal,) = sent(street.pass_time(1.0), Grant)
     assert isinstance(renewal.message, Grant)
     assert (renewal.message.nonce, renewal.message.decision.seq) == (Nonce(32), 2)
+
+
+@pytest.mark.parametrize(("left_s", "renewed"), [(15.0, False), (14.9, True)])
+def test_a_lease_that_began_with_an_old_nonce_is_renewed_by_the_report_that_confirms_it(
+    left_s: float, renewed: bool
+) -> None:
+    """The site's lease is 20 s and its renew interval 5 s."""
+    street = Street()
+    street.take(street.ask())
+    street.lease_left_s = left_s
+    street.put(SubstationRead(reading(240.0)))
+    street.report(ONE, nonce=31)
+    assert len(sent(street.pass_time(1.0), Grant)) == renewed
 
 
 def test_without_fresh_data_there_is_no_renewal() -> None:

@@ -379,6 +379,22 @@ def test_room_that_appears_is_given_at_once_where_the_line_has_air_time_to_spare
     assert not rises_within(replace(SITE, airtime=full), 3.0)
 
 
+def test_a_limit_that_is_used_rises_again_with_the_next_report() -> None:
+    """The busbar falls twice, four seconds apart; no renewal is due. Somebody rises both times."""
+    world = street(site=replace(SITE, airtime=AIRY, renew_interval_s=40.0))
+    ask_all(world)
+    world.pass_time(33.0)
+    risen = set(world.houses)
+    for source in (0.998, 0.996):
+        before = {name: house.limit_w for name, house in world.houses.items()}
+        world.source = source
+        world.report()
+        world.pass_time(4.0, every_s=2.0)
+        risen &= {name for name, house in world.houses.items() if house.limit_w > 1.02 * before[name]}
+        assert world.voltages().max() <= HIGH_V
+    assert risen
+
+
 def test_relief_that_is_not_given_is_not_counted_on() -> None:
     """Grants hold each other's phases down; then the plants of one phase stop. Their meters show it, and the
     others are lowered until every voltage is inside the band again."""

@@ -135,3 +135,14 @@ def test_where_the_nominal_limits_have_no_power_flow_nothing_is_borne(world: Nei
     assert {v.limit_w for v in found.verdicts if v.act is Act.LOWER} == {NOMINAL_W}
     assert {v.binding.reason for v in found.verdicts if v.binding is not None} == {Reason.NO_POWER_FLOW}
     assert all(v.binding is not None for v in found.verdicts)
+
+
+@pytest.mark.parametrize(("raises", "risen"), [(None, {NEW, FAR}), (2, {NEW, FAR}), (1, {FAR}), (0, set())])
+def test_where_air_time_is_short_those_are_raised_who_gain_most(
+    world: Neighbourhood, raises: int | None, risen: set[MeterId]
+) -> None:
+    """One could have a kilowatt more, the other two."""
+    near, far = (Wish(m, Standing.MAY_RISE, NOMINAL_W, w, 0.0, 600.0) for m, w in ((NEW, 1.6e3), (FAR, 2.6e3)))
+    assert world.rule is not None
+    found = world.rule.answer(view(world), Question((near, far), {NEW: 600.0, FAR: 600.0}, 10, raises=raises))
+    assert {v.meter for v in found.verdicts if v.act is Act.RENEW and v.limit_w > 600.0} == risen
