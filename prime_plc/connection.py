@@ -104,7 +104,7 @@ class Connection:
     @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
-        deadlines = [self._due_s(packet) for packet in self._unacknowledged]
+        deadlines = [self._due_s(packet) for packet in self._candidates()]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
@@ -113,8 +113,11 @@ class Connection:
 
     @property
     def sendable(self) -> bool:
-        """Whether a new packet may go now: something waits, the window is open, no answer is awaited."""
-        return bool(self._waiting) and not self._pausing and len(self._unacknowledged) < self._peer_window
+        """Whether a new packet may go now: something waits, the window is open, no answer is awaited. While the oldest
+        one is repeated nothing new goes: the way is broken or crowded."""
+        if self._pausing or (self._unacknowledged and self._unacknowledged[0].count > 1):
+            return False
+        return bool(self._waiting) and len(self._unacknowledged) < self._peer_window
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
@@ -127,6 +130,13 @@ class Connection:
         from_s = max(packet.sent_s, self._last_sent_s) if same_burst else packet.sent_s
         return from_s + self._patience_s(packet)
 
+    def _candidates(self) -> list[_Packet]:
+        """What may be repeated: all while nothing was, or what is asked for; else the oldest one alone, as a question
+        whether the way is open (ours)."""
+        if not self._unacknowledged or self._unacknowledged[0].count <= 1:
+            return list(self._unacknowledged)
+        return [packet for packet in self._unacknowledged if packet.asked or packet is self._unacknowledged[0]]
+
     def hurry(self, at_s: float) -> None:
         """The way is open again: repeat what waits for its acknowledgement not later than at an instant [s]."""
         for packet in self._unacknowledged:
@@ -138,7 +148,7 @@ class Connection:
         """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
         that is due."""
         bodies: list[_Packet] = []
-        for packet in self._unacknowledged:
+        for packet in self._candidates():
             if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
                     self.failed = True

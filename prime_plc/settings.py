@@ -65,7 +65,10 @@ class MacSettings:
         weak_search_s: that long (ours).
         weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
             (ours).
-        weak_stay_s: but not sooner than this after it came (ours).
+        weak_ear_db: the same for one that says that it hears us weaker than this (ours).
+        ear_memory_s: what a switch has said of our signal is remembered so long when there is a choice of switches (ours).
+        weak_stay_s, weak_stay_s_max: but not sooner than this after it came; twice as long each time, up to the second,
+            unless it has stayed for that long (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
@@ -117,6 +120,7 @@ class MacSettings:
         crowded_queue: with more frames waiting nothing is repeated (ours).
         hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
+        data_memory_s: the same for data to one hop: all its repetitions come within this (ours).
 
     Connections:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
@@ -167,7 +171,10 @@ class MacSettings:
     weak_search_s: float = 60.0
     weak_snr_db: float = 7.0
     stronger_db: float = 2.0
+    weak_ear_db: float = 8.0
+    ear_memory_s: float = 1800.0
     weak_stay_s: float = 30.0
+    weak_stay_s_max: float = 600.0
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
@@ -193,7 +200,7 @@ class MacSettings:
     switches_max: int = 64
     idle_switch_s: float = 600.0
     switch_hold_s: float = 90.0
-    switch_doubt_s: float = 20.0
+    switch_doubt_s: float = 40.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
 
@@ -212,6 +219,7 @@ class MacSettings:
     crowded_queue: int = 4
     hop_wait_s: float = 0.5
     hop_memory_s: float = 3.0
+    data_memory_s: float = 12.0
 
     window: int = 31
     window_start: int = 4

@@ -122,3 +122,34 @@ def test_a_signal_too_weak_for_the_most_robust_scheme_is_told_too() -> None:
     told = [watch.observe(7, Scheme.DBPSK_C, 3.5, float(k)) for k in range(SETTINGS.robustness_frames)]
     assert told == [None] * (SETTINGS.robustness_frames - 1) + [2]
     assert watch.observe(8, Scheme.DBPSK_C, 6.0, 0.0) is None
+
+
+def losses_to_deafness(share: float) -> int:
+    """Losses in a row until a switch that took such a share of everything counts as deaf."""
+    links, draw = link(6.0), random.Random(1)
+    for _ in range(300):
+        (links.delivered if draw.random() < share else links.lost)(PARENT)
+        assert not links.deaf(PARENT)
+    links.delivered(PARENT)
+    row = 0
+    while not links.deaf(PARENT):
+        links.lost(PARENT)
+        row += 1
+    return row
+
+
+def test_a_link_that_loses_much_anyway_needs_more_losses_in_a_row_to_be_deaf() -> None:
+    """Bursts and collisions leave a third: sixteen losses in a row come about every day then, on a good link never."""
+    good, poor = losses_to_deafness(0.9), losses_to_deafness(0.35)
+    assert good == SETTINGS.unanswered_max
+    assert good < poor <= 4 * SETTINGS.unanswered_max
+
+
+def test_a_switch_that_never_takes_anything_is_found_deaf_early() -> None:
+    """Nothing is known of it that would excuse it."""
+    links = link(6.0)
+    for _ in range(SETTINGS.unanswered_max - 1):
+        links.lost(PARENT)
+        assert not links.deaf(PARENT)
+    links.lost(PARENT)
+    assert links.deaf(PARENT)

@@ -10,7 +10,7 @@ import pytest
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.connection import Connection
 from prime_plc.control import ControlType, Pro, Reg
-from prime_plc.custody import Custody, expects_answer
+from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.enrolment import CAPABILITIES
 from prime_plc.modem_host import ModemClock, ModemSettings
 from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet
@@ -205,6 +205,84 @@ def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
     assert not custody.taken(-1, 9.0)
     assert custody.taken(-1, 5.1)
     assert len(custody) == 0
+
+
+def waits(missed: int, *, question: bool = False) -> float:
+    """How long a packet waits for its sign when so much data before it has seen none."""
+    custody = Custody(SETTINGS, random.Random(1))
+    now = 0.0
+    for number in range(missed):
+        custody.sent(_onward(number), 0.02, now)
+        now += 100.0
+        custody.due(now, crowded=True)
+    custody.sent(_question() if question else _onward(missed), 0.02, now)
+    assert custody.wake_at is not None
+    return custody.wake_at - now
+
+
+def _question() -> Outgoing:
+    request = Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode()
+    return Outgoing(1, False, 2, -1, [control(ControlType.REG, LNID_BROADCAST, request)], keep=Keep.ONWARD)
+
+
+def _onward(number: int) -> Outgoing:
+    packet = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00" + bytes((number,)))
+    return Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD)
+
+
+def test_who_misses_signs_waits_longer_before_it_repeats() -> None:
+    """Noise that takes packets takes signs as well; a few missed ones are usual, and the wait has an end."""
+    usual_s = SETTINGS.hop_wait_s * 1.3 + 0.02
+    assert waits(0) <= usual_s
+    assert waits(2) <= usual_s
+    assert waits(8) > usual_s
+    assert waits(8, question=True) <= usual_s
+    assert waits(40) <= 1.3 * HOP_WAIT_S_MAX + 0.02
+
+
+def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> None:
+    """All repetitions of one hop come within the memory for data; a question asked again is a new one."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    data = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
+    question = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
+
+    def relay(packet: Packet, now: float, neighbour: int | None = -1) -> bool:
+        return transmitter.relay([packet], neighbour, now, downlink=False, level=0, keep=Keep.NO)
+
+    late_s = SETTINGS.data_memory_s - 1.0
+    for packet in (data, question):
+        assert not relay(packet, 0.0)
+    assert relay(data, late_s)
+    assert not relay(question, late_s)
+    assert not relay(data, SETTINGS.data_memory_s + 1.0)
+    to_all = Packet(False, 2, False, 2, 0, 0x3FFF, b"x")
+    assert not relay(to_all, 0.0, None)
+    assert not relay(to_all, SETTINGS.hop_memory_s + 1.0, None)
+
+
+def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_back() -> None:
+    """It was not gone yet when its relay was overheard: it never goes, and one that the modem has is not kept."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    transmitter.channel.sna = eui(0)
+    custody = transmitter.custody
+    for where in ("waiting", "with the modem"):
+        outgoing = _onward(7)
+        custody.sent(outgoing, 0.02, 0.0)
+        (again,), _ = custody.due(100.0, crowded=False)
+        assert transmitter.channel.put(again, 100.0)
+        assert len(custody) == 1
+        relayed = GenericPdu(downlink=False, level=1, packets=tuple(outgoing.packets))
+        assert custody.overheard(relayed, 100.0) == [-1]
+        assert len(custody) == 0
+        if where == "waiting":
+            for _ in range(20):
+                wake_at = transmitter.wake_at
+                assert wake_at is None or transmitter.wake(wake_at) == []
+            assert len(transmitter.channel) == 0
+        else:
+            custody.sent(again, 0.02, 101.0)
+            assert len(custody) == 0
 
 
 @pytest.mark.parametrize("anew", [ControlType.REG, ControlType.CON])
