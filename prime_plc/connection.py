@@ -20,7 +20,7 @@ MODULUS = 64
 STREAM_PACKETS = 8
 """So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
 
-PATIENCE_GROWTH_MAX = 4
+PATIENCE_GROWTH_MAX = 2
 SEGMENTS_MAX = 64
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""

@@ -25,6 +25,8 @@ from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
+REPETITION_WAIT_S_MAX = 5.0
+
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
@@ -87,7 +89,7 @@ class Custody:
         if not outgoing.packets[0].control:  # questions are short, and much hangs on them
             usual_s *= 1 + PATIENCE * max(0.0, self._missed - MISSED_USUAL)
         usual_s = min(HOP_WAIT_S_MAX, usual_s)
-        wait_s = airtime_s + usual_s * 2**outgoing.tries * self._draw.uniform(0.9, 1.3)
+        wait_s = airtime_s + min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries) * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not (
                 expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)

@@ -215,11 +215,11 @@ class MacSettings:
     queue_max: int = 64
     data_ahead: int = 2
     uplink_aggregation: bool = False
-    hop_repeats_max: int = 3
-    crowded_queue: int = 4
+    hop_repeats_max: int = 5
+    crowded_queue: int = 10
     hop_wait_s: float = 0.5
     hop_memory_s: float = 3.0
-    data_memory_s: float = 12.0
+    data_memory_s: float = 16.0
 
     window: int = 31
     window_start: int = 4
