@@ -8,13 +8,15 @@ question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell a repe
 it, and our switches remember what they have passed on. They answer a repetition of it by a PRM response that nobody has
 asked for: "I hear you so well", which is short and ends the repeating.
 
-A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
+A relay that came in damaged counts when its header (which travels in the robust part of the frame), its length and most of
+its bytes fit: the reports of two nodes of one switch have the same header so far.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from operator import ne
 
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.control import ControlType
@@ -40,6 +42,9 @@ REG_EUI48 = slice(2, 8)
 
 TAKEN_S_MAX = 1.0
 """[s] From a repetition to the neighbour's word that it has it."""
+
+DAMAGE_MAX = 0.5
+"""Share of the bytes of a damaged relay that may be wrong; those of another report are nearly all different."""
 
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
@@ -114,12 +119,17 @@ class Custody:
 
     def overheard_damaged(self, data: bytes, now: float) -> list[int]:
         """The same of a PDU whose payload is damaged."""
-        header = data[GENERIC_HEADER_BYTES:HEADER_SEEN_BYTES]
-        length = len(data) - GENERIC_HEADER_BYTES - CRC32_BYTES
-        return self._release(
-            [body for body in (*self._kept, *self._again) if len(body) == length and body[: len(header)] == header][:1],
-            now,
-        )
+        seen = data[GENERIC_HEADER_BYTES:-CRC32_BYTES]
+        robust = HEADER_SEEN_BYTES - GENERIC_HEADER_BYTES
+        wrong = {
+            body: sum(map(ne, body, seen))
+            for body in (*self._kept, *self._again)
+            if len(body) == len(seen) and body[:robust] == seen[:robust]
+        }
+        likest = min(wrong, key=wrong.__getitem__, default=None)
+        if likest is None or wrong[likest] > DAMAGE_MAX * len(seen):
+            return []
+        return self._release([likest], now)
 
     def answered(self, packet: Packet, now: float, *, downlink: bool) -> list[int]:
         """A packet travels the other way; it confirms those that it acknowledges or answers."""
@@ -135,13 +145,13 @@ class Custody:
         return self._release(done, now)
 
     def taken(self, neighbour: int, now: float) -> bool:
-        """The neighbour has answered a repetition; whether one of the last moments is in our keeping."""
-        kept = [
-            (one.sent_s, body)
+        """The neighbour has answered a repetition; whether it is clear which one, and still in our keeping."""
+        late = [
+            body
             for body, one in self._kept.items()
             if one.outgoing.neighbour == neighbour and one.outgoing.tries and now - one.sent_s < TAKEN_S_MAX
         ]
-        return bool(kept) and bool(self._release([max(kept)[1]], now))
+        return len(late) == 1 and bool(self._release(late, now))
 
     def _release(self, bodies: list[bytes], now: float) -> list[int]:
         neighbours = []

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody
+from prime_plc.custody import Custody, expects_acknowledgement
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -68,7 +68,7 @@ class Transmitter:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):
                 fresh.append(packet)
-                hop_data = not packet.control and neighbour is not None
+                hop_data = neighbour is not None and expects_acknowledgement(packet)
                 self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
                 again = True
