@@ -71,8 +71,7 @@ class Bursts:
             if ((on_s < end_s) & (off_s > start_s)).any():
                 yield on_s, off_s, links.noise[readers] * lift
             return
-        known = len(links.noise)  # a station coupled during this very frame is not yet among the links
-        for source in np.flatnonzero((self._on_s[:known] < end_s) & (self._off_s[:known] > start_s)).tolist():
+        for source in np.flatnonzero((self._on_s < end_s) & (self._off_s > start_s)).tolist():
             power = lift * links.noise[readers]
             if self._reach is Reach.LOCATION:
                 power = lift * links.noise[source] * 10 ** (-links.path_db[source, readers] / 10)
