@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from prime_plc.crc import crc32
@@ -62,8 +63,9 @@ class Heard:
         return beacon
 
 
+@lru_cache(maxsize=256)
 def is_good_beacon(pdu: bytes) -> bool:
-    """Whether these bytes are an undamaged beacon."""
+    """Whether these bytes are an undamaged beacon; remembered, as many nodes of one process hear the same one."""
     return len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big") and not pdu[0] & 0xC8
 
 
