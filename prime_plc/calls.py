@@ -51,7 +51,7 @@ class CallsHeard:
         self._callers.clear()
         self.ask_at = None
 
-    def hear(self, pna: bytes, snr_db: float, hop_cost: int, now: float) -> None:
+    def hear(self, pna: bytes, snr_db: float, now: float, hop_cost: int = 0) -> None:
         """A call came in; who has a bad way itself leaves others more time to answer it."""
         caller = self._callers.get(pna)
         if caller is None or now - caller.last_s > CALLER_S:

@@ -388,7 +388,7 @@ class ServiceNode:
         return None if action is None else action(self, call, item.snr_db, now)
 
     def _called(self, call: PromotionNeeded, snr_db: float, now: float) -> list[Output]:
-        self._calls.hear(call.pna, snr_db, self.transmitter.links.hop_cost(PARENT), now)
+        self._calls.hear(call.pna, snr_db, now, self.transmitter.links.hop_cost(PARENT))
         return []
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
