@@ -67,6 +67,7 @@ class Connection:
         self._burst_s: float | None = None
         self._last_sent_s = 0.0
         self._pausing = False
+        self._probing = False  # the oldest has timed out, and nothing has been acknowledged since
         self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
@@ -122,11 +123,10 @@ class Connection:
 
     @property
     def sendable(self) -> bool:
-        """Whether a new packet may go now: something waits, the window is open, no answer is awaited. While the oldest
-        one is repeated nothing new goes: the way is broken or crowded."""
-        if self._pausing or (self._unacknowledged and self._unacknowledged[0].count > 1):
-            return False
-        return bool(self._waiting) and len(self._unacknowledged) < self._peer_window
+        """Whether a new packet may go now: something waits, the window is open, no answer is awaited. Nor
+        while the oldest one is repeated: the way is broken or crowded."""
+        wait = self._pausing or self._probing
+        return bool(self._waiting) and not wait and len(self._unacknowledged) < self._peer_window
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
@@ -140,11 +140,12 @@ class Connection:
         return from_s + self._patience_s(packet)
 
     def _candidates(self) -> list[_Packet]:
-        """What may be repeated: all while nothing was, or what is asked for; else the oldest one alone, as a question
-        whether the way is open (ours)."""
-        if not self._unacknowledged or self._unacknowledged[0].count <= 1:
+        """What may be repeated: while the way is doubted the oldest alone, as a question whether it is open (ours),
+        and what is asked for."""
+        if not self._probing:
             return list(self._unacknowledged)
-        return [packet for packet in self._unacknowledged if packet.asked or packet is self._unacknowledged[0]]
+        oldest = self._unacknowledged[0]
+        return [packet for packet in self._unacknowledged if packet is oldest or packet.asked]
 
     def hurry(self, at_s: float) -> None:
         """The way is open again: repeat what waits for its acknowledgement not later than at an instant [s]."""
@@ -157,6 +158,9 @@ class Connection:
         """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
         that is due."""
         bodies: list[_Packet] = []
+        if self._unacknowledged:
+            oldest = self._unacknowledged[0]
+            self._probing |= not oldest.asked and now >= self._due_s(oldest)
         for packet in self._candidates():
             if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
@@ -254,6 +258,7 @@ class Connection:
         if header.ack is not None and self._unacknowledged:
             done = _ahead(header.ack, self._unacknowledged[0].number)
             if done <= len(self._unacknowledged):
+                was_probing, self._probing = self._probing, self._probing and not done
                 for _ in range(done):
                     packet = self._unacknowledged.popleft()
                     if packet.count == 1:
@@ -261,6 +266,9 @@ class Connection:
                     if packet.token is not None:
                         tokens.append(packet.token)
                         self._waiting_sdus -= 1
+                if was_probing and not self._probing:  # open again: what was held back is lost, for it was not confirmed
+                    for packet in self._unacknowledged:
+                        packet.asked |= now >= self._due_s(packet)
         for packet in self._unacknowledged:
             # A first transmission that is missed is lost, as a later one has come; a repetition may be on its way.
             again = packet.count == 1 or now - packet.sent_s > self._round_trip_s

@@ -107,8 +107,10 @@ class Following:
         if link is None or now - self.since_s <= self._stay_s:
             return False
         settings = self._settings
-        least_db = settings.weak_ear_db if self._switching.lsid is None else settings.weak_snr_db
-        return link.snr_db < settings.weak_snr_db or (now < link.told_until_s and link.told_db < least_db)
+        least_db = least_ear_db = settings.tree_weak_db
+        if self._switching.lsid is None:
+            least_db, least_ear_db = settings.weak_snr_db, settings.weak_ear_db
+        return link.snr_db < least_db or (now < link.told_until_s and link.told_db < least_ear_db)
 
     def wait(self, now: float) -> None:
         """Give it some more time, for want of another one."""

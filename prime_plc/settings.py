@@ -67,6 +67,7 @@ class MacSettings:
             (ours).
         weak_ear_db: the same for one that says that it hears us weaker than this (ours).
         ear_memory_s: what a switch has said of our signal is remembered so long when there is a choice of switches (ours).
+        tree_weak_db: both for a switch with a tree below it, which is not moved for little (ours).
         weak_stay_s, weak_stay_s_max: but not sooner than this after it came; twice as long each time, up to the second,
             unless it has stayed for that long (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
@@ -74,6 +75,8 @@ class MacSettings:
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
         register_repeat_s: the same for the first registration request, growing to that (ours).
         control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
+        tree_repeats_max: the same for giving a switch that has moved its number and slot again, as a tree hangs on it
+            (ours).
         elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
         open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
         register_spread_s: random wait before a registration, doubled with each try, so that nodes that heard the same
@@ -153,7 +156,7 @@ class MacSettings:
     share_memory: int = 16
     losses_to_doubt: int = 8
     unanswered_max: int = 16
-    share_min: float = 0.2
+    share_min: float = 0.1
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -172,6 +175,7 @@ class MacSettings:
     weak_snr_db: float = 7.0
     stronger_db: float = 2.0
     weak_ear_db: float = 8.0
+    tree_weak_db: float = 5.0
     ear_memory_s: float = 1800.0
     weak_stay_s: float = 30.0
     weak_stay_s_max: float = 600.0
@@ -180,6 +184,7 @@ class MacSettings:
     control_repeat_s: float = 5.0
     register_repeat_s: float = 2.0
     control_repeats_max: int = 4
+    tree_repeats_max: int = 12
     elsewhere_repeats_max: int = 3
     open_repeats_max: int = 8
     register_spread_s: float = 0.5
@@ -199,8 +204,8 @@ class MacSettings:
     promotion_settle_s: float = 25.0
     switches_max: int = 64
     idle_switch_s: float = 600.0
-    switch_hold_s: float = 90.0
-    switch_doubt_s: float = 40.0
+    switch_hold_s: float = 120.0
+    switch_doubt_s: float = 50.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
 

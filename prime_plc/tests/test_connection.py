@@ -94,6 +94,24 @@ def test_the_sender_keeps_to_the_window_it_was_told() -> None:
     assert len(sender.packets(0.2)) == 1
 
 
+def test_while_a_way_is_broken_one_packet_asks_whether_it_is_open() -> None:
+    """Of four packets none is acknowledged: the oldest alone is repeated, nothing new goes. Once it is acknowledged the
+    others follow."""
+    sender = Connection(SETTINGS)
+    for token in range(4):
+        sender.send(bytes((token,)), token)
+    assert len(sender.packets(0.0)) == 4
+    sent = []
+    for second in range(1, 30):
+        if second == 10:
+            sender.send(b"new", 4)
+        sent += [ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(float(second))]
+    assert set(sent[4:]) == {0}
+    assert len(sent) > 6
+    sender.receive(ArqHeader(0, False, 16, (), 1).encode(), 30.0)
+    assert {ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(60.0)} == {1, 2, 3, 4}
+
+
 def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
     """The receiver that has 0 and 2 asks for 1."""
     sender, receiver = Connection(SETTINGS), Connection(SETTINGS)
