@@ -270,7 +270,7 @@ class Connection:
                     if packet.token is not None:
                         tokens.append(packet.token)
                         self._waiting_sdus -= 1
-                if was_probing and not self._probing:  # open again: what was held back is lost, for it was not confirmed
+                if was_probing and not self._probing:  # what was held back was not confirmed with it, so it is lost
                     for packet in self._unacknowledged:
                         packet.asked |= now >= self._due_s(packet)
         for packet in self._unacknowledged:

@@ -8,8 +8,8 @@ question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell a repe
 it, and our switches remember what they have passed on. They answer a repetition of it by a PRM response that nobody has
 asked for: "I hear you so well", which is short and ends the repeating.
 
-A relay that came in damaged counts when its header (which travels in the robust part of the frame), its length and most of
-its bytes fit: the reports of two nodes of one switch have the same header so far.
+A relay that came in damaged counts when its header (which travels in the robust part of the frame), its length and
+most of its bytes fit: the reports of two nodes of one switch have the same header so far.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
 REPETITION_WAIT_S_MAX = 5.0
-
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
@@ -94,7 +93,8 @@ class Custody:
         if not outgoing.packets[0].control:  # questions are short, and much hangs on them
             usual_s *= 1 + PATIENCE * max(0.0, self._missed - MISSED_USUAL)
         usual_s = min(HOP_WAIT_S_MAX, usual_s)
-        wait_s = airtime_s + min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries) * self._draw.uniform(0.9, 1.3)
+        longer_s = min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries)
+        wait_s = airtime_s + longer_s * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not (
                 expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)

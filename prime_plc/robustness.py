@@ -88,7 +88,8 @@ class RobustnessWatch:
         index = quality_index(link.snr_db)
         if min(index, seen.told) > WEAK_INDEX_MAX:
             return False
-        return seen.tries > 0 or abs(index - seen.told) >= NEWS_STEPS or now - seen.told_s > self._settings.robustness_hold_s / 2
+        old = now - seen.told_s > self._settings.robustness_hold_s / 2
+        return old or seen.tries > 0 or abs(index - seen.told) >= NEWS_STEPS
 
     def _fits(self, scheme: Scheme, snr_db: float) -> bool:
         ladder = self._settings.schemes

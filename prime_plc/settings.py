@@ -66,7 +66,7 @@ class MacSettings:
         weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
             (ours).
         weak_ear_db: the same for one that says that it hears us weaker than this (ours).
-        ear_memory_s: what a switch has said of our signal is remembered so long when there is a choice of switches (ours).
+        ear_memory_s: what a switch has said of our signal counts so long when there is a choice of switches (ours).
         tree_weak_db: both for a switch with a tree below it, which is not moved for little (ours).
         weak_stay_s, weak_stay_s_max: but not sooner than this after it came; twice as long each time, up to the second,
             unless it has stayed for that long (ours).

@@ -156,12 +156,16 @@ def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
     beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
     for sid, snr_db in ((20, 30.0), (30, 15.0)):
         beacons.hear(heard(sid, snr_db), 0.0)
-    best = lambda *own: getattr(beacons.best(0.0, SETTINGS.join_snr_db, own), "beacon", None)  # noqa: E731
-    assert best().sid == 20
+
+    def best(*own: int) -> int | None:
+        found = beacons.best(0.0, SETTINGS.join_snr_db, own)
+        return None if found is None else found.beacon.sid
+
+    assert best() == 20
     assert beacons.stronger(0.0, {30}, 63)
     beacons.ear(SNA, 20, SETTINGS.weak_ear_db - 0.5, SETTINGS.ear_memory_s)
-    assert best().sid == 30
-    assert best(30).sid == 20
+    assert best() == 30
+    assert best(30) == 20
     assert best(20, 30) is None
     assert not beacons.stronger(0.0, {30}, 63)
     assert not beacons.other_ear(0.0, {30}, 63)
