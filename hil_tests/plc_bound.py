@@ -31,7 +31,7 @@ TAKEN_MIN: Final = 1e-6
 
 
 def report_airtime_s(topology: Topology, line: LineSettings, report_bytes: int) -> Reals:
-    """Least airtime [s] on the whole way of one report of each station and of its acknowledgement; the base is first."""
+    """Least airtime [s] on the whole way of one report of each station and its acknowledgement; the base is first."""
     noise_dbuv = line.noise_dbuv + topology.noise_db
     snr_db = line.level_dbuv - topology.path_db - topology.colour_db - noise_dbuv[None, :]
     up = _hop_s(snr_db, report_bytes + AROUND_REPORT_BYTES, LADDER, line)

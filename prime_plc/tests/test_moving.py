@@ -14,7 +14,7 @@ from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.enrolment import CAPABILITIES
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
-from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet
+from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet, PromotionNeeded
 from prime_plc.phy import TICK_S, Scheme
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
 from prime_plc.service_node import State
@@ -135,6 +135,24 @@ def test_a_terminal_leaves_a_switch_that_says_it_hears_it_badly(word: int, *, st
     fork.ether.run(SETTINGS.beacon_age_s_max)
     assert (node.sid == old) == stays
     assert bool(fork.ether.of("n4", LinkDown)) != stays
+
+
+def test_a_node_that_calls_although_its_reports_come_gets_a_switch() -> None:
+    """It has been registered for long, so it does not call by an old habit: it looks for a better way."""
+    ether = Ether(lambda _one, _other: 25.0)
+    ether.add_base()
+    for number in (1, 2):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 300.0)
+    ether.run(30.0)
+    for second in range(20):
+        node = ether.node(2)
+        if second % 4 == 0:
+            node.transmitter.call(PromotionNeeded(node.sna, eui(2)).encode(), ether.now)
+        ether.put("n2", SendData(None, 1, 1, b"report", second))
+        ether.run(1.0)
+    assert len(ether.of("base", DataReceived)) > 15
+    assert ether.node(1).state is State.SWITCH
 
 
 def test_a_slot_once_given_is_the_same_when_asked_for_again() -> None:

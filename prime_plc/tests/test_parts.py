@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
 from prime_plc.channel import ChannelAccess, Keep, Outgoing
-from prime_plc.control import Capabilities, Mul, Pro
+from prime_plc.control import Capabilities, ControlType, Mul, Pro
 from prime_plc.custody import Custody
+from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
 from prime_plc.groups import Groups
 from prime_plc.links import BAD_HOP_COST, HOP_COST, Links
@@ -29,6 +31,7 @@ from prime_plc.switch_table import SwitchTable
 from prime_plc.tests.captured_frames import SNA
 from prime_plc.tests.ether import MODEM, eui
 from prime_plc.timers import Deadlines
+from prime_plc.transmitter import Transmitter
 
 SETTINGS = MacSettings()
 
@@ -224,6 +227,31 @@ def test_switch_numbers_rest_before_they_are_used_again() -> None:
     assert 77 not in seen
     assert registry.promote(_node(900), 10.0) is None
     assert registry.promote(_node(900), 60.0) == 77
+
+
+@pytest.mark.parametrize(("children", "more"), [(0, False), (5, True)])
+def test_a_switch_with_a_tree_is_asked_longer_before_it_is_given_up(children: int, *, more: bool) -> None:
+    """Its number is promised again after it has moved: giving that up would end everybody below. A question that
+    concerns it alone is given up as ever."""
+    registry = Registry(random.Random(1), 100.0)
+    transmitter = Transmitter(SETTINGS, MODEM, random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    downlink = Downlink(SETTINGS, transmitter, registry, Agenda(registry), random.Random(1))
+    node = _node(5)
+    registry.add(node)
+    node.children = children
+
+    def asked(ctype: ControlType, payload: bytes) -> int:
+        before = downlink.sent["control"]
+        downlink.expect(node, ctype, payload, 0.0)
+        at_s = 0.0
+        while downlink.again(node, at_s) is None:
+            at_s += 1.0
+        return downlink.sent["control"] - before
+
+    assert asked(ControlType.CON, b"x") == 1 + SETTINGS.control_repeats_max
+    promised = asked(ControlType.PRO, Pro(False, 0, 2, 30).encode())
+    assert promised == 1 + (SETTINGS.tree_repeats_max if more else SETTINGS.control_repeats_max)
 
 
 def _node(number: int) -> Node:
