@@ -58,7 +58,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
-from shared.status_socket import PING, STATUS
+from shared.status_socket import PIB, PING, STATUS
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -318,12 +318,14 @@ class DcuDaemon:
         word, _, rest = question.strip().partition(" ")
         if word == STATUS:
             return self.status()
+        if word == PIB:
+            return {"pib": self._stack.pib()}
         try:
             if word == PING:
                 return await self._pings.ping(parse_eui48(rest))
         except DecodeError as error:
             return {"error": str(error)}
-        return {"error": f"seen {word[:16]!r}, expected nothing or {PING} and an EUI-48"}
+        return {"error": f"seen {word[:16]!r}, expected nothing, {PIB}, or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ previous keys nothing is believed: whoever still has them is sent the newest, wr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +57,11 @@ Output = Transmit | LinkIs | Heard | IdentityAlarm
 
 @dataclass(slots=True)
 class _Door:
-    """One meter: its session under the newest keys, and one under the previous to carry them."""
+    """One meter: its session under the newest keys, and those under earlier ones to carry them."""
 
     eui48: Eui48
     session: Session | None
-    old: Session | None
+    earlier: tuple[Session, ...]
     carrying: Pace
     line: bool = False
 
@@ -89,7 +89,7 @@ class Gate:
         self._search = Pace()
         self._ring = ring
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
-        self._by_eui = {door.eui48: meter for meter, door in self._doors.items()}
+        self._by_eui = _by_eui(ring)
 
     def link(self, peer: Eui48, up: bool) -> list[Output]:
         """A node's connection on the line has come or gone.
@@ -127,10 +127,11 @@ class Gate:
             self._refusals.count(Refusal.NO_KEY)
             return self._whose(peer, data, now, but=None)
         arrival = door.session.receive(data, now)
-        if arrival.refusal in {Refusal.NOT_AUTHENTIC, Refusal.NOT_FRESH} and door.old is not None:
-            carried = self._receive_old(door, data, now)
-            if carried is not None:
-                return carried
+        if arrival.refusal in {Refusal.NOT_AUTHENTIC, Refusal.NOT_FRESH}:
+            for session in door.earlier:
+                carried = self._receive_earlier(door, session, data, now)
+                if carried is not None:
+                    return carried
         outputs: list[Output] = [Transmit(peer, answer) for answer in arrival.answers]
         if arrival.refusal is not None:
             self._refusals.count(arrival.refusal)
@@ -147,20 +148,19 @@ class Gate:
         """The file of keys has changed; sessions whose keys are the same go on."""
         outputs: list[Output] = []
         before, self._ring = self._doors, ring
+        self._by_eui = _by_eui(ring)
         self._doors = {}
         for meter in ring.meters:
             old, door = before.get(meter), self._new_door(meter)
             if old is not None and old.eui48 == door.eui48:
                 door.line = old.line
-                if old.session is not None and door.session is not None and old.session.keys == door.session.keys:
-                    door.session, door.old = old.session, old.old
-                elif old.session is not None and door.old is not None and old.session.keys == door.old.keys:
-                    door.old = old.session
+                kept = [session for session in (old.session, *old.earlier) if session is not None]
+                door.session = None if door.session is None else _same(kept, door.session)
+                door.earlier = tuple(_same(kept, session) for session in door.earlier)
             self._doors[meter] = door
             if old is not None and old.open and not door.open:
                 outputs += [LinkIs(meter, up=False), *self._carry(door, now)]
         outputs += [LinkIs(meter, up=False) for meter, old in before.items() if old.open and meter not in ring.meters]
-        self._by_eui = {door.eui48: meter for meter, door in self._doors.items()}
         return outputs
 
     def summary(self) -> dict[str, Any]:
@@ -175,21 +175,21 @@ class Gate:
 
     def _new_door(self, meter: MeterId) -> _Door:
         entry = self._ring.meters[meter]
-        return _Door(entry.eui48, self._new_session(entry.pair), self._new_session(entry.previous), Pace())
+        session = None if entry.pair is None else self._new_session(entry.pair)
+        return _Door(entry.eui48, session, tuple(map(self._new_session, entry.earlier)), Pace())
 
-    def _new_session(self, keys: PairKeys | None) -> Session | None:
-        return None if keys is None else Session(self._own, keys, self._draw)
+    def _new_session(self, keys: PairKeys) -> Session:
+        return Session(self._own, keys, self._draw)
 
     def _introduce(self, door: _Door, now: float) -> list[Output]:
-        sessions = [session for session in (door.session, door.old) if session is not None and not session.open]
+        sessions = [session for session in (door.session, *door.earlier) if session is not None and not session.open]
         return [Transmit(door.eui48, data) for session in sessions for data in session.hello(now)]
 
-    # ---- previous keys -----------------------------------------------------------------------------------------------
+    # ---- earlier keys ------------------------------------------------------------------------------------------------
 
-    def _receive_old(self, door: _Door, data: bytes, now: float) -> list[Output] | None:
-        """A frame under the previous keys carries nothing but the wish for the newest; None if it is not one."""
-        assert door.old is not None
-        arrival = door.old.receive(data, now)
+    def _receive_earlier(self, door: _Door, session: Session, data: bytes, now: float) -> list[Output] | None:
+        """A frame under earlier keys carries nothing but the wish for the newest; None if it is not one."""
+        arrival = session.receive(data, now)
         if arrival.refusal is Refusal.NOT_AUTHENTIC:
             return None
         self._refusals.count(arrival.refusal or Refusal.OLD_KEY)
@@ -197,9 +197,10 @@ class Gate:
         return answers + self._carry(door, now)
 
     def _carry(self, door: _Door, now: float) -> list[Output]:
-        """The newest keys in an envelope of the previous ones, wrapped."""
+        """The newest keys, wrapped, in an envelope of the earlier ones that the meter has."""
         entry = self._ring.meters[self._by_eui[door.eui48]]
-        if entry.master is None or entry.pair is None or door.old is None or not door.old.open:
+        session = next((one for one in door.earlier if one.open), None)
+        if entry.master is None or entry.pair is None or session is None:
             return []
         if not door.carrying.allows(now):
             return []
@@ -207,7 +208,7 @@ class Gate:
             KEY_ENCRYPTION: wrap(entry.master, entry.pair.encryption),
             KEY_AUTHENTICATION: wrap(entry.master, entry.pair.authentication),
         }
-        data = door.old.protect(encode_keys(wrapped, 0))
+        data = session.protect(encode_keys(wrapped, 0))
         return [] if data is None else [Transmit(door.eui48, data)]
 
     # ---- identity ----------------------------------------------------------------------------------------------------
@@ -236,3 +237,14 @@ class Gate:
         for meter, door in self._doors.items():
             if meter != but and door.session is not None:
                 yield meter, door.session.keys, door.session.peer or bytes(8)
+
+
+def _by_eui(ring: KeyRing) -> dict[Eui48, MeterId]:
+    """Whose address it is: of a device that has gone from one meter to another, the one that is not revoked."""
+    revoked_first = sorted(ring.meters.items(), key=lambda item: not item[1].revoked)
+    return {entry.eui48: meter for meter, entry in revoked_first}
+
+
+def _same(kept: Iterable[Session], session: Session) -> Session:
+    """The one of those kept that has its keys, else itself."""
+    return next((one for one in kept if one.keys == session.keys), session)

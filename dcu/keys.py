@@ -1,7 +1,7 @@
 """The keys of a street: one file at the DCU from which every meter's own file is made. Pure but for the file.
 
-A meter's entry has the newest keys and those before them. Under the keys before nothing is believed; they only carry
-the newest ones to a meter that does not have them yet. A revoked meter keeps its entry and has no keys, so that nobody
+A meter's entry has the newest keys and some before them. Under earlier keys nothing is believed; they only carry the
+newest ones to a meter that was away when they changed. A revoked meter keeps its entry and has no keys, so that nobody
 takes it for one that was forgotten.
 """
 
@@ -37,6 +37,8 @@ from shared.secret_files import load_secret, save_secret
 FORMAT: Final = "headroom-keys-1"
 MAKE: Final = "headroom-keys make"
 METERS_MAX: Final = 2000
+EARLIER_MAX: Final = 4
+"""Rotations that a meter may miss before it has to be given its keys by hand."""
 
 Random = Callable[[int], bytes]
 """So many unpredictable bytes."""
@@ -49,14 +51,14 @@ class MeterEntry:
     Attributes:
         master: wraps new keys; None once the meter is revoked.
         pair: the newest keys; None once the meter is revoked.
-        previous: the keys before, which may only carry the newest.
+        earlier: the keys before, latest first, which may only carry the newest.
     """
 
     eui48: Eui48
     generation: int
     master: bytes | None = field(repr=False)
     pair: PairKeys | None
-    previous: PairKeys | None
+    earlier: tuple[PairKeys, ...]
     client: ClientKeys
 
     @property
@@ -90,36 +92,41 @@ class KeyRing:
         """With keys for these meters, too; those that have keys keep them, revoked ones get new ones.
 
         Raises:
-            DeviceError: a meter that is enrolled with another address.
+            DeviceError: a meter that is enrolled with another address, or an address that is another meter's.
         """
         entries = dict(self.meters)
         for meter, eui48 in meters.items():
             old = entries.get(meter)
-            if old is not None and old.eui48 != eui48:
+            if old is not None and not old.revoked and old.eui48 != eui48:
                 seen = f"{meter}: enrolled as {format_eui48(old.eui48)}, asked for {format_eui48(eui48)}"
                 raise DeviceError(f"{seen}; revoke it first")
             if old is None or old.revoked:
                 generation = 1 if old is None else old.generation + 1
                 entries[meter] = MeterEntry(
-                    eui48, generation, random(KEY_BYTES), new_pair(random), None, new_client(random)
+                    eui48, generation, random(KEY_BYTES), new_pair(random), (), new_client(random)
                 )
+        held: dict[Eui48, MeterId] = {}
+        for meter, entry in entries.items():
+            if not entry.revoked and held.setdefault(entry.eui48, meter) != meter:
+                raise DeviceError(f"{meter}: seen {format_eui48(entry.eui48)}, the address of {held[entry.eui48]}")
         return replace(self, meters=entries)
 
     def rotated(self, meter: MeterId, random: Random) -> KeyRing:
-        """With new keys for a meter; the present ones are kept to carry them.
+        """With new keys for a meter; the present ones, and up to `EARLIER_MAX` in all, are kept to carry them.
 
         Raises:
             DeviceError: unknown or revoked.
         """
         entry = self._entry(meter)
-        if entry.revoked:
+        if entry.pair is None:
             raise DeviceError(f"{meter}: revoked; nothing to rotate")
-        newest = replace(entry, generation=entry.generation + 1, pair=new_pair(random), previous=entry.pair)
+        earlier = (entry.pair, *entry.earlier)[:EARLIER_MAX]
+        newest = replace(entry, generation=entry.generation + 1, pair=new_pair(random), earlier=earlier)
         return replace(self, meters={**self.meters, meter: newest})
 
     def without(self, meter: MeterId) -> KeyRing:
         """With a meter revoked (DeviceError if unknown). It may come back under another address."""
-        shut = replace(self._entry(meter), master=None, pair=None, previous=None)
+        shut = replace(self._entry(meter), master=None, pair=None, earlier=())
         return replace(self, meters={**self.meters, meter: shut})
 
     def _entry(self, meter: MeterId) -> MeterEntry:
@@ -153,12 +160,12 @@ class _Entry(Section):
     generation: Annotated[int, Field(ge=1, le=1_000_000)]
     master: Key | None
     pair: PairModel | None
-    previous: PairModel | None
+    earlier: Annotated[list[PairModel], Field(max_length=EARLIER_MAX)]
     client: ClientModel
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> _Entry:
-        if (self.master is None) != (self.pair is None) or (self.pair is None and self.previous is not None):
+        if (self.master is None) != (self.pair is None) or (self.pair is None and self.earlier):
             raise ValueError("master and pair, or neither")
         return self
 
@@ -168,6 +175,14 @@ class _RingFile(Section):
     eui48: Eui48Text
     group: PairModel
     meters: Annotated[dict[Name, _Entry], Field(max_length=METERS_MAX)]
+
+    @model_validator(mode="after")
+    def _one_address_each(self) -> _RingFile:
+        seen: dict[str, str] = {}
+        for name, entry in self.meters.items():
+            if entry.pair is not None and seen.setdefault(entry.eui48, name) != name:
+                raise ValueError(f"{name}: seen {entry.eui48}, the address of {seen[entry.eui48]}")
+        return self
 
 
 def load_ring(path: Path) -> KeyRing:
@@ -183,7 +198,7 @@ def load_ring(path: Path) -> KeyRing:
             entry.generation,
             None if entry.master is None else bytes.fromhex(entry.master),
             None if entry.pair is None else entry.pair.keys,
-            None if entry.previous is None else entry.previous.keys,
+            tuple(pair.keys for pair in entry.earlier),
             entry.client.keys,
         )
         for name, entry in found.meters.items()
@@ -208,7 +223,7 @@ def ring_content(ring: KeyRing) -> dict[str, Any]:
                 "generation": entry.generation,
                 "master": None if entry.master is None else entry.master.hex(),
                 "pair": None if entry.pair is None else pair_content(entry.pair),
-                "previous": None if entry.previous is None else pair_content(entry.previous),
+                "earlier": [pair_content(pair) for pair in entry.earlier],
                 "client": client_content(entry.client),
             }
             for name, entry in ring.meters.items()

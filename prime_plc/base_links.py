@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from prime_plc.agenda import Agenda
 from prime_plc.connection import Connection
 from prime_plc.control import Con, ConnectionType, ControlType
 from prime_plc.downlink import Downlink
 from prime_plc.llc import LCID_FIRST, deliver
-from prime_plc.lpdu import ADDRESS_BASE, ADDRESS_FIRST, IDENTIFIER_BYTES_MAX, AddressPair, Lpdu
+from prime_plc.lpdu import ADDRESS_BASE, ADDRESS_BROADCAST, ADDRESS_FIRST, IDENTIFIER_BYTES_MAX, AddressPair, Lpdu
 from prime_plc.pdu import Packet
 from prime_plc.registry import Node, Registry
 from prime_plc.sap import DataConfirmed, DataResult, LinkDown, LinkUp, MacOutput, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.transmitter import Transmitter
 
+ADDRESSES_MAX: Final = ADDRESS_BROADCAST - ADDRESS_FIRST
+"""4-32 addresses between the base's own and everybody's."""
+
 
 class BaseLinks:
-    """Part of a base node; an identifier keeps its 4-32 address for good."""
+    """Part of a base node; an identifier keeps its 4-32 address until all are given and it is not connected."""
 
     def __init__(
         self, settings: MacSettings, transmitter: Transmitter, registry: Registry, agenda: Agenda, downlink: Downlink
@@ -45,14 +50,31 @@ class BaseLinks:
             self._downlink.control(node, ControlType.CON, node.accept, now)
             return []
         outputs = self.close(node, "opened anew")
-        node.address = self._addresses.setdefault(con.data, ADDRESS_FIRST + len(self._addresses))
-        node.lcid, node.serial = con.lcid, con.data
+        address = self._address(con.data)
+        if address is None:
+            self._refuse(node, con.lcid, con.type, now)
+            return outputs
+        node.address, node.lcid, node.serial = address, con.lcid, con.data
         pair = AddressPair(node.address, ADDRESS_BASE)
         node.accept = Con(False, True, con.lcid, ConnectionType.LLC_4_32, pair.encode()).encode()
         node.connection = Connection(self._settings, node.hops)
         node.begun_anew = False
         self._downlink.control(node, ControlType.CON, node.accept, now)
         return [*outputs, LinkUp(node.eui48, con.data, node.address)]
+
+    def _address(self, identifier: bytes) -> int | None:
+        """The same as last time, a new one, or one whose owner is not connected; None if there is none."""
+        known = self._addresses.pop(identifier, None)  # put back as the youngest
+        if known is None and len(self._addresses) < ADDRESSES_MAX:
+            known = ADDRESS_FIRST + len(self._addresses)
+        if known is None:
+            used = {node.address for node in self._registry.nodes.values() if node.connection is not None}
+            oldest = next((name for name, number in self._addresses.items() if number not in used), None)
+            if oldest is None:
+                return None
+            known = self._addresses.pop(oldest)
+        self._addresses[identifier] = known
+        return known
 
     def close(self, node: Node, reason: str) -> list[MacOutput]:
         """Forget the node's connection, if it has one."""

@@ -36,6 +36,7 @@ class Candidate:
         self._uplink = uplink
         self._switching = switching
         self._calls = calls
+        self._slot_by_s = 0.0
 
     def ask(self, parent: Beacon, pna: bytes, quality: int, now: float) -> None:
         """Offer ourselves as the switch of somebody who calls."""
@@ -50,6 +51,7 @@ class Candidate:
         """The base gives us a number."""
         self._switching.lsid = pro.nsid
         self._switching.level = self._uplink.level + 1
+        self._slot_by_s = now + self._settings.promotion_settle_s
         self._uplink.control(ControlType.PRO, Pro(False, pro.quality, pro.time, pro.nsid).encode(), now)
 
     def begin(self, slot: Bsi, now: float) -> bool:
@@ -68,6 +70,12 @@ class Candidate:
             return False
         self._uplink.control(ControlType.PRO, Pro(True, 0, pro.time, pro.nsid).encode(), now)
         return pro.nsid == self._switching.lsid
+
+    def lapse(self, now: float) -> None:
+        """A number without a slot is given back after a while: whoever has one never asks for another."""
+        if self._switching.lsid is not None and self._switching.slot is None and now >= self._slot_by_s:
+            self.resign(now)
+            self._switching.end()
 
     def resign(self, now: float) -> None:
         """Tell the base that we give it up."""

@@ -180,13 +180,15 @@ class ChannelAccess:
         scheme = self.scheme(outgoing)
         ready_s = now + _serial_s(outgoing.length)
         start_s = self._start_s if self._absolute else ready_s
-        _, end_s = self._clock.contention(start_s)
+        first_s = start_s if self._absolute else now  # the modem may have it sooner than at the latest
+        begin_s, end_s = self._clock.contention(first_s)
         too_late = start_s < ready_s or start_s + self._needed_s(outgoing, scheme) > end_s
+        too_late = too_late or first_s < begin_s - SYMBOL_S / 2
         if too_late or outgoing.needless or outgoing.not_before_s > start_s:  # or another frame than the draw was for
             self._plan(now)
             return None
         heapq.heappop(self._queue)
-        self._aggregate(outgoing)
+        self._aggregate(outgoing, scheme, end_s - start_s)
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
         self._air_until_s = start_s + airtime_s
@@ -226,15 +228,16 @@ class ChannelAccess:
         heapq.heappush(self._queue, outgoing)
         return None
 
-    def _aggregate(self, outgoing: Outgoing) -> None:
-        """Take along what waits for the same hop."""
+    def _aggregate(self, outgoing: Outgoing, scheme: Scheme, room_s: float) -> None:
+        """Take along what waits for the same hop and still ends in this contention period."""
         if outgoing.finished or outgoing.neighbour is None or not self._queue:
             return
         length = outgoing.length
         joined = []
         for other in self._queue:
             extra = other.length - _EMPTY_PDU_BYTES
-            if length + extra <= PDU_BYTES_MAX and not other.finished and outgoing.may_join(other):
+            fits = length + extra <= PDU_BYTES_MAX and self._lasts_s(length + extra, scheme) <= room_s
+            if fits and not other.finished and outgoing.may_join(other):
                 length += extra
                 joined.append(other)
         if not joined:
@@ -257,7 +260,10 @@ class ChannelAccess:
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
-        return self._modem.airtime_s(outgoing.length, scheme) + self._settings.access_margin_s
+        return self._lasts_s(outgoing.length, scheme)
+
+    def _lasts_s(self, length: int, scheme: Scheme) -> float:
+        return self._modem.airtime_s(length, scheme) + self._settings.access_margin_s
 
     def _plan(self, now: float) -> None:
         """Draw when the most urgent frame may go: in this contention period if it fits, else in the next."""
@@ -282,8 +288,10 @@ class ChannelAccess:
             absolute = bool(self._sending) or at_s > now + serial_s + ABSOLUTE_S_MIN
             if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
-        else:
-            raise AssertionError(f"a frame of {outgoing.length} bytes fits no contention period")
+        else:  # a short period, and the draws were late ones: no structure is followed in which nothing fits
+            room = int((end_s - start_s - needed_s) / SYMBOL_S)
+            assert room >= 0, outgoing.length
+            at_s, absolute = start_s + self._draw.randint(0, room) * SYMBOL_S, True
         self._start_s, self._absolute = at_s, absolute
         self.wake_at = max(now, at_s - serial_s - LEAD_S) if absolute else at_s
 

@@ -1,4 +1,4 @@
-"""`headroom-plc`: trace, survey, ping."""
+"""`headroom-plc`: trace, survey, ping, pib."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from prime_plc.tree_picture import picture
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.errors import ConfigError, DecodeError, DeviceError, Fault
 from shared.ids import format_eui48, parse_eui48
-from shared.status_socket import PING, ask
+from shared.status_socket import PIB, PING, ask
 
 FRAME_TYPES: Final = {"A": PhyMode.TYPE_A, "B": PhyMode.TYPE_B, "BC": PhyMode.TYPE_BC}
 PINGS_MAX: Final = 1000
+ATTRIBUTE_MAX: Final = 0xFFFF
 PAUSE_S: Final = 0.3
 BUSY_MAX: Final = 100
 """So often a busy DCU is asked for the same ping again."""
@@ -33,6 +34,7 @@ EXAMPLE: Final = """examples:
   headroom-plc survey --config /etc/headroom/dcu.toml --svg tree.svg
   headroom-plc survey --config /etc/headroom/dcu.toml --ping 3
   headroom-plc ping AA:BB:CC:00:00:01 --status-socket /run/headroom-dcu/status.sock
+  headroom-plc pib --config /etc/headroom/dcu.toml 0x0023 0x0050
   cat capture.hex | headroom-plc trace --sna 40:40:22:01:C7:9A -
 
 A capture is text with one PDU in hex on each line (a time in front and # comments are allowed), or the bytes of the
@@ -77,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ping.add_argument("--count", type=_count, default=4, metavar="N", help="how many (4), one a second")
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
     ping.set_defaults(command=_ping)
+    pib = commands.add_parser("pib", help="attributes of a running DCU's MAC by their numbers, as bytes")
+    _running(pib)
+    pib.add_argument("numbers", nargs="*", type=_attribute, metavar="NUMBER", help="as 0x0023 (all)")
+    pib.add_argument("--json", action="store_true", help="print them as JSON")
+    pib.set_defaults(command=_pib)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
 
@@ -94,6 +101,16 @@ def _eui48(text: str) -> str:
         return format_eui48(parse_eui48(text))
     except DecodeError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _attribute(text: str) -> str:
+    try:
+        number = int(text, 16)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= ATTRIBUTE_MAX:
+        raise argparse.ArgumentTypeError(f"seen {text!r}, expected a number such as 0x0023")
+    return f"0x{number:04X}"
 
 
 def _count(text: str) -> int:
@@ -141,6 +158,19 @@ def _ping(options: argparse.Namespace) -> int:
     if not options.json:
         print(trip_words(trips_s))
     return EXIT_OK if any(trip_s is not None for trip_s in trips_s) else EXIT_FAILED
+
+
+def _pib(options: argparse.Namespace) -> int:
+    path = options.socket or _socket(options.config)
+    found = ask(path, "DCU", PIB).get("pib")
+    if not isinstance(found, dict):
+        raise DeviceError(f"{path}: expected the attributes of a MAC (an older DCU?)")
+    missing = [number for number in options.numbers if number not in found]
+    shown = {number: value for number, value in found.items() if not options.numbers or number in options.numbers}
+    print(json.dumps(shown, indent=1) if options.json else "\n".join(f"{key} {value}" for key, value in shown.items()))
+    if missing:
+        print(f"{path}: no attribute {', '.join(missing)}", file=sys.stderr)
+    return EXIT_FAILED if missing else EXIT_OK
 
 
 def _trips(path: Path, eui48: str, count: int) -> list[float | None]:

@@ -11,10 +11,17 @@ import math
 from typing import Final
 
 from prime_plc.phy import SYMBOL_S
-from prime_plc.settings import FRAME_S, FRAME_SYMBOLS, SUPERFRAME_FRAMES
+from prime_plc.settings import CONTENTION_SYMBOLS_MIN, FRAME_S, FRAME_SYMBOLS, SUPERFRAME_FRAMES
 
 JUMP_S: Final = 0.02
 """[s] A beacon that is this far from where it should be, by its arrival alone, means that the frame has moved."""
+
+
+def leaves_contention(count: int, cfp: int, slot_symbols: int) -> bool:
+    """Whether a frame with so many beacon slots and a contention-free period from ``cfp`` on (0 without one) leaves
+    room for our frames."""
+    end = cfp or FRAME_SYMBOLS
+    return max(count, 1) * slot_symbols + CONTENTION_SYMBOLS_MIN <= end <= FRAME_SYMBOLS
 
 
 class FrameClock:
@@ -46,11 +53,14 @@ class FrameClock:
         self.beacon(expected_s + position * self.slot_s, position, count, cfp, seq)
 
     def announce(self, seq: int, count: int | None, cfp: int | None, now: float) -> None:
-        """From the next frame ``seq`` on the structure is another one (FRA)."""
+        """From the next frame ``seq`` on the structure is another one (FRA); one without room for us is not taken."""
+        count, cfp = self.count if count is None else max(count, 1), self.cfp if cfp is None else cfp
+        if not leaves_contention(count, cfp, round(self.slot_s / SYMBOL_S)):
+            return
         frames = self._frame(now)
         ahead = (seq - self._seq - frames) % SUPERFRAME_FRAMES
         at_s = self._start_s + (frames + ahead) * FRAME_S
-        self._change = (at_s, self.count if count is None else max(count, 1), self.cfp if cfp is None else cfp)
+        self._change = (at_s, count, cfp)
 
     def contention(self, now: float, ahead: int = 0) -> tuple[float, float]:
         """Start and end [s] of the contention period of the present frame, or of one ``ahead``."""

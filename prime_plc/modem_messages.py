@@ -391,6 +391,8 @@ def _decode_answer(payload: bytes) -> ModemMessage:
     match payload[0]:
         case Command.RECEIVE:
             *head, length = _RECEIVE.unpack_from(payload, 1)
+            if head[0] >= BUFFERS:
+                raise DecodeError(f"modem answer: seen receive buffer {head[0]}, expected 0 to {BUFFERS - 1}")
             return Receive(*(*head, _rest(payload, 21, length)))
         case Command.SEND_CONFIRM:
             return SendConfirm(*struct.unpack(">BBH", payload[1:]))

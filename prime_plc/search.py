@@ -13,10 +13,11 @@ from functools import lru_cache
 from typing import Final
 
 from prime_plc.crc import crc32
+from prime_plc.frame_clock import leaves_contention
 from prime_plc.links import HOP_COST, Links
 from prime_plc.modem_host import FrameReceived
 from prime_plc.pdu import BEACON_BYTES, Beacon, decode_pdu
-from prime_plc.settings import MacSettings
+from prime_plc.settings import SLOT_SYMBOLS_MAX, MacSettings
 
 HEARD_MAX: Final = 64
 """Switches remembered."""
@@ -65,8 +66,12 @@ class Heard:
 
 @lru_cache(maxsize=256)
 def is_good_beacon(pdu: bytes) -> bool:
-    """Whether these bytes are an undamaged beacon; remembered, as many nodes of one process hear the same one."""
-    return len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big") and not pdu[0] & 0xC8
+    """Whether these bytes are an undamaged beacon of a frame that we can live in; remembered, as many nodes of one
+    process hear the same one."""
+    whole = len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big")
+    if not whole or pdu[0] & 0xC8 or pdu[4] & 0xC0:
+        return False
+    return leaves_contention(pdu[2] >> 5, (pdu[2] & 3) << 8 | pdu[3], SLOT_SYMBOLS_MAX)
 
 
 class BeaconsHeard:

@@ -527,6 +527,7 @@ class ServiceNode:
             self.beacons.ear(self.sna, self.sid, DEAF_DB, now + self.settings.ear_memory_s)
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
+        self._candidate.lapse(now)
         asked = self._calls.due(now)
         if asked is not None and self.parent is not None and self._may_ask:
             self._candidate.ask(self.parent, *asked, now)
@@ -640,6 +641,8 @@ class ServiceNode:
     def _slot(self, item: _Came[Bsi], now: float) -> list[Output]:
         bsi = item.control
         fresh = self.state is not State.SWITCH
+        if bsi.slot >= self.settings.beacon_slots_max or self.level >= LEVEL_MAX:
+            return []
         if not self._candidate.begin(bsi, now):
             return []
         self.state = State.SWITCH

@@ -19,6 +19,13 @@ FRAME_S: Final = FRAME_SYMBOLS * SYMBOL_S
 
 SUPERFRAME_FRAMES: Final = 32
 
+SLOT_SYMBOLS_MAX: Final = 7
+"""Symbols of a beacon slot where the firmware adds its three bytes."""
+
+CONTENTION_SYMBOLS_MIN: Final = 80
+"""Symbols of contention that a frame has at least; a structure with less is not followed. The longest PDU in the most
+robust modulation takes 63 and its margin two (ours; MACMinSCPLength, recalled, is 64)."""
+
 
 LADDER: Final = (Scheme.DBPSK_C, Scheme.DQPSK_C, Scheme.D8PSK_C, Scheme.DQPSK, Scheme.D8PSK)
 """Modulations to choose from, most robust first; uncoded DBPSK is left out, DQPSK_C is as fast and needs less."""
@@ -246,4 +253,4 @@ class MacSettings:
 
     def slot_symbols(self, *, stock: bool) -> int:
         """Length of a beacon slot [symbols] with this firmware."""
-        return self.beacon_slot_symbols or (7 if stock else 5)
+        return self.beacon_slot_symbols or (SLOT_SYMBOLS_MAX if stock else 5)

@@ -22,7 +22,7 @@ from prime_plc.modem_host import (
 )
 from prime_plc.modem_messages import BUFFER_BEACON, TransmitResult
 from prime_plc.phy import PhyMode
-from prime_plc.pib import read_attribute
+from prime_plc.pib import ATTRIBUTES, read_attribute
 from prime_plc.sap import (
     LPDU_DATA_BYTES_MAX,
     BytesReceived,
@@ -113,9 +113,10 @@ class Stack:
         """What a service node knows of its neighbours (`ServiceNode.links`); a base says it in its summary."""
         return self._node.links() if isinstance(self._node, ServiceNode) else {}
 
-    def read_attribute(self, number: int) -> bytes | None:
-        """An attribute of the MAC's management information base; None if it has no such number."""
-        return read_attribute(self._node, number)
+    def pib(self) -> dict[str, str]:
+        """The MAC's management information base: values in hex by their numbers; what a node has not is left out."""
+        found = {number: read_attribute(self._node, number) for number in ATTRIBUTES}
+        return {f"0x{number:04X}": value.hex() for number, value in found.items() if value is not None}
 
     def _join(self, begun: Sequence[modem_host.Output | role.Output], now: float) -> list[Output]:
         if len(begun) == 1 and type(begun[0]) is FrameReceived and not self._settings.trace:

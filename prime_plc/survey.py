@@ -107,7 +107,7 @@ class Survey:
             seconds |= {f"heard {kind}": float(s) for kind, s in summary["heard_s"].items()}
             airtime = {kind: round(s / running_s, 5) if running_s > 0 else 0.0 for kind, s in seconds.items()}
             return cls(str(summary["sna"]), str(summary["state"]), nodes, airtime, running_s)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DecodeError(f"survey: seen no {error}, expected the summary of a base node") from error
 
     def with_links(self, links: Mapping[str, LinkSeen], ups: Mapping[str, LinkSeen]) -> Survey:

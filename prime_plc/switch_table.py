@@ -13,6 +13,8 @@ from prime_plc.control import Mul, Pro
 from prime_plc.pdu import Packet
 
 ENTRIES_MAX: Final = 254
+MEMBERS_MAX: Final = 2048
+"""Memberships in groups that are remembered; more are not relayed to."""
 
 
 class SwitchTable:
@@ -35,7 +37,7 @@ class SwitchTable:
     @property
     def groups(self) -> list[int]:
         """Connection numbers of the multicast groups below."""
-        return sorted(lcid for lcid, members in self._groups.items() if members)
+        return sorted(self._groups)
 
     def clear(self) -> None:
         """Nothing is below."""
@@ -74,12 +76,14 @@ class SwitchTable:
 
     def membership(self, packet: Packet, mul: Mul) -> None:
         """The base's answer to a join or leave passes by."""
-        members = self._groups.setdefault(mul.lcid, set())
         member = (packet.sid, packet.lnid)
-        if mul.negative:
-            members.discard(member)
-        else:
-            members.add(member)
+        if not mul.negative:
+            if sum(map(len, self._groups.values())) < MEMBERS_MAX:
+                self._groups.setdefault(mul.lcid, set()).add(member)
+        elif mul.lcid in self._groups:
+            self._groups[mul.lcid].discard(member)
+            if not self._groups[mul.lcid]:
+                del self._groups[mul.lcid]
 
     def _expire(self, now: float) -> None:
         for sid in [sid for sid, heard_s in self._heard.items() if now - heard_s > self._entry_s]:

@@ -16,6 +16,8 @@ from shared.errors import DeviceError
 STATUS: Final = ""
 PING: Final = "ping"
 """Followed by a node's EUI-48."""
+PIB: Final = "pib"
+"""The MAC's management information base."""
 
 QUESTION_BYTES_MAX: Final = 64
 QUESTION_S: Final = 0.25

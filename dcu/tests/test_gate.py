@@ -11,7 +11,7 @@ from dlms_cosem.enumerations import ActionResultStatus
 
 from dcu import gate as dcu_gate
 from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs
-from dcu.keys import KeyRing, new_ring
+from dcu.keys import EARLIER_MAX, KeyRing, new_ring
 from shared.cosem import decode_apdu, encode_down, encode_up
 from shared.cosem_security import KeysSent, encode_action_answer
 from shared.ids import Epoch, Eui48, MeterId, RequestId, parse_eui48
@@ -166,10 +166,13 @@ def test_rotated_keys_reach_the_meter_wrapped_and_the_old_ones_end(street: Stree
     assert not [output for output in street.gate.receive(ONE, late, street.now) if isinstance(output, Heard)]
 
 
-def test_a_meter_that_missed_a_rotation_over_a_restart_is_healed() -> None:
-    """The DCU starts with newest and previous keys; the meter has the previous ones only."""
+@pytest.mark.parametrize("missed", [1, 2, EARLIER_MAX])
+def test_a_meter_that_missed_rotations_over_a_restart_is_healed(missed: int) -> None:
+    """The DCU starts with newest and earlier keys; the meter has the oldest of them only."""
     street = Street()
-    ring = street.ring.rotated(FIRST, street.draw.randbytes)
+    ring = street.ring
+    for _ in range(missed):
+        ring = ring.rotated(FIRST, street.draw.randbytes)
     own = Own.start(End.DCU, InvocationCounter(0, BLOCK), street.draw)
     street.gate = Gate(ring, own, street.draw, lambda *_: None)
     street.gate.link(ONE, True)
@@ -178,9 +181,34 @@ def test_a_meter_that_missed_a_rotation_over_a_restart_is_healed() -> None:
     offers = [output.data for output in seen if isinstance(output, dcu_gate.Transmit)]
     plains = [street.meters[ONE].receive(data, street.now).refusal for data in offers[-1:]]
     assert plains == [Refusal.REPLAYED]  # it was delivered while they met
-    old = street.gate._doors[FIRST].old
-    assert old is not None
-    assert old.open
+    assert [session.open for session in street.gate._doors[FIRST].earlier] == [False] * (missed - 1) + [True]
+
+
+def test_rotations_while_a_meter_is_connected_but_deaf_are_carried_by_its_open_session() -> None:
+    """Two new generations, and the session of the first is still the one that carries."""
+    street = Street()
+    street.gate.link(ONE, True)
+    street.meet(ONE)
+    ring = street.ring
+    for _ in range(2):
+        ring = ring.rotated(FIRST, street.draw.randbytes)
+        street.gate.renew(ring, street.now)
+    street.now += 60.0
+    offers = [output.data for output in street.gate.tick(street.now) if isinstance(output, dcu_gate.Transmit)]
+    arrivals = [street.meters[ONE].receive(data, street.now) for data in offers]
+    assert [arrival for arrival in arrivals if arrival.plain]
+
+
+def test_a_meter_that_comes_back_on_another_device_closes_the_old_session(street: Street) -> None:
+    """Revoked, made again elsewhere, and the file read anew: the old device is a stranger."""
+    street.gate.link(ONE, True)
+    street.meet(ONE)
+    moved = street.ring.without(FIRST).made({FIRST: STRANGER}, street.draw.randbytes)
+    assert LinkIs(FIRST, up=False) in street.gate.renew(moved, street.now)
+    data = street.meters[ONE].protect(UP)
+    assert data is not None
+    assert not [output for output in street.gate.receive(ONE, data, street.now) if isinstance(output, Heard)]
+    assert street.refused()["no_key"] == 1
 
 
 def test_garbage_and_plain_messages_are_counted(street: Street) -> None:

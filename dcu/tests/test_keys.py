@@ -18,6 +18,7 @@ from shared.keys import load_meter_keys
 
 DCU = "02:48:44:52:00:01"
 ONE, TWO = "02:48:44:52:01:01", "02:48:44:52:01:02"
+ELSEWHERE = "02:48:44:52:01:03"
 METER = MeterId("meter-1")
 
 
@@ -40,7 +41,7 @@ def secrets_in(content: Any) -> list[str]:
         hidden = {"encryption", "authentication", "master", "password"}
         found = [value for key, value in content.items() if key in hidden and isinstance(value, str)]
         return found + [secret for value in content.values() for secret in secrets_in(value)]
-    return []
+    return [secret for value in content for secret in secrets_in(value)] if isinstance(content, list) else []
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     save_ring(tmp_path / "k", changed)
     assert load_ring(tmp_path / "k") == changed
     assert changed.meters[METER].generation == 2
-    assert changed.meters[METER].previous == ring().meters[METER].pair
+    assert changed.meters[METER].earlier == (ring().meters[METER].pair,)
     assert changed.meters[MeterId("meter-2")].revoked
 
 
@@ -112,7 +113,23 @@ def test_rotation_and_revocation_keep_their_rules() -> None:
             refused()
     again = shut.made({METER: parse_eui48(ONE)}, draw.randbytes)
     assert again.exported(METER).generation == 2
+    assert shut.made({METER: parse_eui48(ELSEWHERE)}, draw.randbytes).meters[METER].eui48 == parse_eui48(ELSEWHERE)
     assert again.exported(METER).pair != before.exported(METER).pair
+
+
+def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
+    """Not when they are made, not in a file; but a device may go from a revoked meter to another one."""
+    draw = random.Random(6)
+    with pytest.raises(DeviceError, match="the address of meter-1"):
+        ring().made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
+    given = ring().without(METER).made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
+    assert [name for name, entry in given.meters.items() if entry.eui48 == parse_eui48(ONE)] == [METER, "meter-3"]
+    content = ring_content(ring())
+    content["meters"]["meter-2"]["eui48"] = ONE
+    (tmp_path / "k").write_text(json.dumps(content))
+    (tmp_path / "k").chmod(0o600)
+    with pytest.raises(ConfigError, match="the address of meter-1"):
+        load_ring(tmp_path / "k")
 
 
 @pytest.mark.parametrize(

@@ -124,13 +124,13 @@ async def test_a_stack_that_does_not_keep_up_takes_no_ping() -> None:
 # ---- the socket ------------------------------------------------------------------------------------------------------
 
 
-async def through(path: Path, talk: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What ``talk``, in a thread, has from a door that repeats what it was asked."""
+async def through(path: Path, talk: Callable[[], Any], also: dict[str, Any] | None = None) -> tuple[Any, list[str]]:
+    """What ``talk``, in a thread, has from a door that repeats what it was asked, and says something ``also``."""
     questions: list[str] = []
 
     async def answer(question: str) -> dict[str, Any]:
         questions.append(question)
-        return {"seen": question, "round_trip_s": 0.1}
+        return {"seen": question, "round_trip_s": 0.1} | (also or {})
 
     served = asyncio.Event()
     door = asyncio.create_task(_run(status_door(path), answer, served))
@@ -160,6 +160,23 @@ async def test_the_socket_takes_one_question_and_is_for_its_own_user(tmp_path: P
     assert [one["seen"] for one in answers] == questions
     assert modes == [0o600]
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "code"),
+    [([], "0x0023 4040\n0x0024 03\n", 0), (["0x24"], "0x0024 03\n", 0), (["0x23", "0x7777"], "0x0023 4040\n", 1)],
+)
+async def test_attributes_are_printed_by_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], shown: str, code: int
+) -> None:
+    """All, or those asked for; one that is not there is said and ends with 1."""
+    path = tmp_path / "status.sock"
+    pib = {"pib": {"0x0023": "4040", "0x0024": "03"}}
+    found, questions = await through(path, lambda: main(["pib", "--socket", str(path), *words]), pib)
+    assert (found, questions) == (code, ["pib"])
+    seen = capsys.readouterr()
+    assert seen.out == shown
+    assert ("0x7777" in seen.err) == (code == 1)
 
 
 async def test_an_endless_question_is_one_for_the_status(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def test_people_ping_a_meter_while_its_grant_lives(tmp_path: Path) -> None:
         daemon = street.daemon(DCU)
         before.append((state(street), daemon.status()["protection"]["refused"]))
         questions = [f"ping {format_eui48(EUI48['client1'])}", *(["ping AA:AA:AA:AA:AA:AA"] * 50), "raise 9999", "ping"]
+        questions.append("pib")
         asked.extend(asyncio.ensure_future(daemon.answer(question)) for question in questions)
 
     def look(street: TappedStreet) -> None:
@@ -34,11 +35,13 @@ def test_people_ping_a_meter_while_its_grant_lives(tmp_path: Path) -> None:
         return {key: found[key] for key in ("limit_w", "source", "epoch", "nominal_limit_w")}
 
     attacked(tmp_path, [ASK], {11.3: strike, 28.0: look}, 10.0)
-    pong, *others, status = [task.result() for task in asked]
+    pong, *others, pib, status = [task.result() for task in asked]
     assert pong["result"] == "answered"
     assert 0.02 < pong["round_trip_s"] < 5.0
     assert all(one.get("refused") or "error" in one for one in others)
     assert sum("error" in one for one in others) == 2
+    assert pib["pib"]["0x0024"] == "03"  # a base
+    assert len(pib["pib"]["0x0023"]) == 12
     (first, refused), (last, refused_after) = before
     assert keys(first) == keys(last)
     assert refused == refused_after

@@ -27,7 +27,7 @@ from prime_plc.search import BeaconsHeard
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import Slot, SlotTable
 from prime_plc.subheader import ArqHeader
-from prime_plc.switch_table import SwitchTable
+from prime_plc.switch_table import MEMBERS_MAX, SwitchTable
 from prime_plc.tests.captured_frames import SNA
 from prime_plc.tests.ether import MODEM, eui
 from prime_plc.timers import Deadlines
@@ -367,13 +367,26 @@ def test_a_line_that_is_always_busy_is_given_up_with_rests_between() -> None:
     assert (access.dropped, access.busy, access.wake_at) == (1, attempts, None)
 
 
+def test_memberships_below_a_switch_have_a_limit_and_leave_nothing_behind() -> None:
+    """Whoever makes joins up fills no memory."""
+    table = SwitchTable(100.0)
+    for number in range(3 * MEMBERS_MAX):
+        table.membership(data(1, sid=number % 200), Mul(False, number, 0))
+    assert len(table.groups) == MEMBERS_MAX
+    for number in range(3 * MEMBERS_MAX):
+        table.membership(data(1, sid=number % 200), Mul(True, number, 0))
+    assert table.groups == []
+
+
 def test_no_frame_reaches_into_the_next_beacon() -> None:
     """A thousand frames of all lengths at random instants end within the contention period they began in."""
     access, draw = channel(), random.Random(4)
     now = 0.1
     for _ in range(1000):
         now += draw.uniform(0.0, 0.5)
-        access.put(Outgoing(2, True, 0, None, [data(1, body=bytes(draw.randrange(1, 340)))]), now)
+        for _ in range(draw.choice([1, 3])):  # those for one neighbour join
+            body = bytes(draw.randrange(1, 340 if len(access) == 0 else 120))
+            access.put(Outgoing(2, True, 0, 7, [data(1, body=body)]), now)
         frame, now = take(access, now)
         start_s = now if frame.start_s is None else frame.start_s
         begin_s, end_s = (start_s % FRAME_S, start_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme))

@@ -98,6 +98,13 @@ def test_another_summary_is_refused(damage: dict[str, Any], summary: dict[str, A
         Survey.of(summary | damage if damage else {})
 
 
+def test_a_number_that_no_node_has_is_refused(summary: dict[str, Any]) -> None:
+    """JSON knows 1e999."""
+    nodes = {name: node | {"lnid": float("inf")} for name, node in summary["nodes"].items()}
+    with pytest.raises(DecodeError):
+        Survey.of(summary | {"nodes": nodes})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
