@@ -71,7 +71,6 @@ class Connection:
         self._last_sent_s = 0.0
         self._pausing = False
         self._probing = False  # the oldest has timed out, and nothing has been acknowledged since
-        self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -171,7 +170,6 @@ class Connection:
                     self.failed = True
                     return []
                 if not packet.asked:
-                    self.timeouts += 1
                     self._pausing = False
                 packet.asked = False
                 bodies.append(packet)

@@ -236,6 +236,8 @@ class ServiceNode:
             "relayed": self.transmitter.relayed,
             "dropped": channel.dropped,
             "hop_repeats": custody.repeated,
+            "hop_given_up": custody.given_up,
+            "aggregated": channel.aggregated,
         }
 
     def links(self) -> dict[int, dict[str, object]]:
@@ -311,7 +313,7 @@ class ServiceNode:
 
     def ignores(self, data: bytes) -> bool:
         """Whether the first bytes of a frame say that nothing would come of hearing it."""
-        if data[0] >> 4 != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
+        if len(data) < GENERIC_BYTES_MIN or data[0] >> 4 != HT_GENERIC:
             return False
         if self.state not in _JOINED:
             return True
@@ -366,7 +368,8 @@ class ServiceNode:
 
     def _hear_beacon(self, item: FrameReceived, now: float) -> list[Output] | None:
         heard = self._ear.beacon(item, now)
-        if heard is None or item.pdu[1] != self.sid or item.pdu[6:12] != self.sna:
+        uplink = self._uplink
+        if heard is None or item.pdu[1] != uplink.sid or item.pdu[6:12] != uplink.sna:
             return None
         beacon = heard.beacon
         doubted = self._following.doubted_s is not None

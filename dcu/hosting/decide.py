@@ -37,11 +37,13 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What decided: the reason, the point or place, and the value that bound it ([V] of a voltage)."""
+    """What decided: the reason, the point or place, and the value that bound it ([V] of a voltage); of a measured point
+    also which of its connected phases, counted from 0."""
 
     reason: Reason
     point: MeterId
     value: float | None = None
+    phase: int | None = None
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -174,7 +176,8 @@ class View(Protocol):
 
     @property
     def outside(self) -> tuple[Binding, ...]:
-        """Points that are known to be outside the band now, in order."""
+        """What is known to be outside the band now: point by point in order, of each every phase that is, too high
+        before too low."""
 
     def as_entry(self) -> dict[str, Any]:
         """Everything the answer depends on, for the ledger."""
@@ -233,9 +236,9 @@ _UNKNOWN: Final = {
 
 
 def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
-    """Points that are known to be outside the band, in order."""
-    found = [_outside(point, band) for point in points if point.quality is Quality.GOOD]
-    return tuple(binding for binding in found if binding is not None)
+    """What is known to be outside the band: point by point in order, of each every phase that is, too high before too
+    low, so that a phase that sags hides none that is lifted."""
+    return tuple(binding for point in points if point.quality is Quality.GOOD for binding in _outside(point, band))
 
 
 def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
@@ -247,14 +250,15 @@ def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
     )
 
 
-def _outside(point: Point, band: Band) -> Binding | None:
+def _outside(point: Point, band: Band) -> list[Binding]:
     """Written so that a value that compares with nothing (NaN) is outside."""
-    for value in point.u_v:
+    above, below = list[Binding](), list[Binding]()
+    for phase, value in enumerate(point.u_v):
         if value is None or not value >= band.low_v:
-            return Binding(Reason.UNDERVOLTAGE, point.name, value)
-        if not value <= band.high_v:
-            return Binding(Reason.OVERVOLTAGE, point.name, value)
-    return None
+            below.append(Binding(Reason.UNDERVOLTAGE, point.name, value, phase))
+        elif not value <= band.high_v:
+            above.append(Binding(Reason.OVERVOLTAGE, point.name, value, phase))
+    return above + below
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
 from dcu.hosting.journal import Inputs, Journal
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
+from dcu.hosting.measurements import SUBSTATION, Credible, MeasurementSet, Substation, measure, measure_one
 from dcu.hosting.orders import AllRevoked, AnotherRule, BandWidth, NominalLimits, Nothing, Ordered, Sharing
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.questions import Pending, Questions
@@ -98,6 +98,7 @@ class HostingEngine:
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
+        self._credible = Credible.of(meters, settings.reading_age_s_max, settings.nominal_voltage_v)
         self._journal = Journal(epoch, settings.lease_s)
         self._questions = Questions()
         self._correspondence = Correspondence(epoch)
@@ -142,7 +143,7 @@ class HostingEngine:
 
     def measurements(self, now: float) -> MeasurementSet:
         """What is known of the feeder at ``now`` [s]."""
-        return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
+        return measure(self.table.states(), self._substation, self._credible, now)
 
     def renewable(self, now: float) -> int:
         """How many grants the power line lets us renew in time, beside the reports of all that are linked."""
@@ -498,7 +499,7 @@ class HostingEngine:
             self._violations.clear()
             return
         state = None if name == SUBSTATION else self.table[name]
-        point = measure_one(state, self._substation, self._settings.reading_age_s_max, now)
+        point = measure_one(state, self._substation, self._credible, now)
         self._violations.note(point, now)
 
     def _revoke_if_persistent(self, now: float) -> list[Output]:
@@ -506,15 +507,14 @@ class HostingEngine:
         if not due:
             return []
         view, outputs = self._view(now)
-        found = {binding.point: binding for binding in view.outside}
-        for point in due:
-            binding = found.get(point)
-            if binding is None:
-                continue  # nobody knows any more; that is for the lease to settle
-            blamed = [g.meter for g in self.book.live if self._rule.blames(view, binding, g.meter)]
+        for point in due:  # of one that nobody knows any more there is nothing: that is for the lease to settle
+            found = [binding for binding in view.outside if binding.point == point]
             inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
-            for meter in blamed:
-                outputs += self._lower(meter, 0.0, binding, inputs, now)
+            for grant in self.book.live:
+                blamed = (binding for binding in found if self._rule.blames(view, binding, grant.meter))
+                binding = next(blamed, None)
+                if binding is not None:
+                    outputs += self._lower(grant.meter, 0.0, binding, inputs, now)
         return outputs + self._to_all(outputs)
 
     def _to_all(self, outputs: list[Output]) -> list[Output]:

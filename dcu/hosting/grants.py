@@ -55,6 +55,15 @@ class LiveGrant:
     raised_s: float
 
 
+def _envelope(held: list[Reservation]) -> list[Reservation]:
+    """Those of one meter that hold more than all that last as long, or longer: together they hold what all hold."""
+    found: list[Reservation] = []
+    for reservation in sorted(held, key=lambda r: (r.until_s, r.limit_w), reverse=True):
+        if not found or reservation.limit_w > found[-1].limit_w:
+            found.append(reservation)
+    return found[::-1]
+
+
 class GrantBook:
     """Live grants and every reservation, old and new."""
 
@@ -123,14 +132,11 @@ class GrantBook:
         grant = self._live[meter]
         self._newest[meter] = decision
         self._live[meter] = replace(grant, decision=decision, limit_w=min(limit_w, grant.limit_w))
-        until_s = max(r.until_s for r in self._reservations if r.meter == meter)
-        # Earlier parts that were never acknowledged lie within what is held anyway.
-        most_w = max(r.limit_w for r in self._reservations if r.meter == meter)
-        largest = max(r.until_s for r in self._reservations if r.meter == meter and r.limit_w == most_w)
-        self._reservations = [
-            r for r in self._reservations if r.meter != meter or r.limit_w == most_w or r.until_s > largest
-        ]
-        self._reservations.append(Reservation(decision, meter, limit_w, until_s))
+        held = [r for r in self._reservations if r.meter == meter]
+        part = Reservation(decision, meter, limit_w, max(r.until_s for r in held))
+        # Only the newest decision frees; until it does the others count no further than they hold. The part itself may
+        # be one more than the named limit: nothing may keep a lowering.
+        self._reservations = [r for r in self._reservations if r.meter != meter] + [*_envelope(held), part]
 
     def acknowledged(self, meter: MeterId, applied: DecisionId | None) -> None:
         """A meter names the decision it has applied: only the newest one frees, and only what it superseded."""

@@ -55,7 +55,8 @@ class Predicted:
             model: the compiled feeder.
             entries: every customer.
             settings: how the model is used.
-            mixed: whether what the meters teach must agree: of the two bounds the larger counts.
+            mixed: whether what the meters teach must agree: of the two bounds the larger counts, and one that nothing
+                is learnt for has no end.
 
         Raises:
             ConfigError: meters that the model does not know, or a balancing bus that it does not observe.
@@ -138,11 +139,13 @@ class Predicted:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
+        if self._pupil is not None and prospect is not None:
+            question = self._pupil.examined(question)
         return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view
-        ports = self._ports.of_meter.get(binding.point, ())
+        ports = self._ports.at(binding)
         if not ports or view.estimate.situation is None:
             return True  # the busbar itself, or nothing known: everybody's export counts
         rows = np.array(ports, dtype=np.int64)

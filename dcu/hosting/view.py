@@ -42,7 +42,7 @@ class GridView:
             "situation": None if e.situation is None else _as_entry(e.situation),
             "unknown": [b.as_entry() for b in e.unknown],
             "blocked": list(e.blocked),
-            "outside": [b.as_entry() for b in self.outside],
+            "outside": [b.as_entry() | {"phase": b.phase} for b in self.outside],
         }
         if t is not None:
             found["taught"] = {"now": t.now, "busbar_v": t.busbar_v.tolist(), "situation": _as_entry(t.situation)}
@@ -73,4 +73,4 @@ def _situation(entry: Mapping[str, Any]) -> Situation:
 
 
 def _binding(entry: Mapping[str, Any]) -> Binding:
-    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"])
+    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"], entry.get("phase"))

@@ -133,7 +133,7 @@ def _high(
     n, found = len(prospect.now.p_w), list[tuple[int, Binding]]()
     for binding in outside:
         below = n if binding.reason is Reason.UNDERVOLTAGE else 0
-        found += [(below + port, binding) for port in site.ports.of_meter.get(binding.point, range(n))]
+        found += [(below + port, binding) for port in site.ports.at(binding) or range(n)]
     for port in blocked:
         place = prospect.names[port].place
         found.append((port, Binding(Reason.OVERVOLTAGE, site.meter_at.get(place, MeterId(place)))))

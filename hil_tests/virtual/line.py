@@ -157,6 +157,7 @@ class PowerLine:
         self._settings = settings or LineSettings()
         self._topology = topology
         self._stations: list[Station] = []
+        self._names: list[str] = []
         self._index: dict[str, int] = {}
         self._links = _Links(self._settings, self._chance)
         self._bursts = Bursts(
@@ -181,10 +182,11 @@ class PowerLine:
             return
         at = self._index[station.name] = len(self._stations)
         self._stations.append(station)
+        self._names.append(station.name)
         self._present.append(True)
         self._sending.append(False)
         self._reading.append(NOBODY)
-        self._links.grow(self._topology, [one.name for one in self._stations])
+        self._links.grow(self._topology, self._names)
         self._bursts.grow(at + 1)
 
     def detach(self, station: Station) -> None:
@@ -304,7 +306,7 @@ class PowerLine:
             station = self._stations[reader]
             pdu = frame.pdu
             if chance() < good:
-                frame.delivered.append(station.name)
+                frame.delivered.append(self._names[reader])
             else:
                 counters.damaged += 1
                 pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)

@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 from hil_tests.virtual.events import Handle, Scheduler
@@ -318,7 +319,9 @@ class VirtualModem:
             return
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
         self._stamped_s[buffer] = frame.end_s
-        data = pdu[3:] if self._strips and frame.mode is PhyMode.TYPE_A else pdu
+        data = pdu
+        if self._strips and frame.mode is PhyMode.TYPE_A:
+            data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
         at_s = self._port_free_s(RECEIVE_BYTES + len(data), frame.end_s + PROCESSING_S)
         quality = (snr_db, level_dbuv) if self._quality else None
         if self.on_message is not None:
@@ -333,6 +336,12 @@ class VirtualModem:
         """Tell the host, unless it says that nothing would come of it."""
         if self.on_message is not None and not self.ignores(frame.mode, data, at_s):
             self.on_message(_indication(frame, buffer, data, quality))
+
+
+@lru_cache(maxsize=16)
+def _stripped(pdu: bytes) -> bytes:
+    """Without the three bytes; one object for all receivers, whose hash is reckoned once."""
+    return pdu[len(SENTINEL) :]
 
 
 def _indication(frame: Frame, buffer: int, data: bytes, quality: tuple[float, float] | None) -> Receive:
