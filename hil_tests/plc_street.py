@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hil_tests.plc_bound import least_airtime
 from hil_tests.plc_stations import SAP, Listener, Meter, Pump
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.events import EventHeap, Scheduler
@@ -422,6 +423,8 @@ class PlcResult:
     cpu_s: float
     trace: str
     survey: Survey
+    least_airtime: float = 0.0
+    """Share of the time that the reports would take at least, see `hil_tests.plc_bound`."""
     pings: dict[int, list[float | None]] = field(default_factory=dict)
 
     @property
@@ -475,5 +478,8 @@ def run_street(
         cpu_s=round(time.process_time() - began, 2),
         trace=street_.trace(),
         survey=survey,
+        least_airtime=round(
+            least_airtime(street_.topology, settings.line, settings.report_bytes, settings.report_interval_s), 4
+        ),
         pings=trips,
     )

@@ -311,6 +311,7 @@ class BaseNode:
     def _robust(self, item: _From[Prm], now: float) -> list[Output]:
         prm, node = item.control, item.node
         if prm.response and node.sid == SID_BASE:
+            self._robustness.answered(node.lnid)
             self.transmitter.taken(node.lnid, now)
         elif node.sid == SID_BASE:
             known = self.transmitter.links.told(node.lnid, prm.snr, now)

@@ -19,6 +19,9 @@ CALLERS_MAX: Final = 64
 CALLER_S: Final = 30.0
 """[s] A caller not heard for this long has found its switch."""
 
+HOP_COST_S: Final = 0.5
+"""[s] Waited for each unit that our own hop costs."""
+
 FIRST_PART: Final = 0.3
 """Of the wait, that is never shortened: it spreads the terminals."""
 
@@ -48,8 +51,8 @@ class CallsHeard:
         self._callers.clear()
         self.ask_at = None
 
-    def hear(self, pna: bytes, snr_db: float, now: float) -> None:
-        """A call came in."""
+    def hear(self, pna: bytes, snr_db: float, now: float, hop_cost: int = 0) -> None:
+        """A call came in; who has a bad way itself leaves others more time to answer it."""
         caller = self._callers.get(pna)
         if caller is None or now - caller.last_s > CALLER_S:
             if len(self._callers) >= CALLERS_MAX:
@@ -64,7 +67,7 @@ class CallsHeard:
             if caller.ignored <= self._settings.promotion_ignore_max:
                 return
         wait_s = self._settings.promotion_wait_s * (FIRST_PART + self._draw.uniform(0.0, 1.0) / len(self._callers))
-        at_s = max(now, self._quiet_until_s) + wait_s
+        at_s = max(now, self._quiet_until_s) + wait_s + HOP_COST_S * hop_cost
         if self.ask_at is None or at_s < self.ask_at:
             self.ask_at = at_s
 

@@ -79,6 +79,7 @@ class Outgoing:
         finished: bytes of a PDU that is not generic (a call for a switch).
         keep: what shows that the next hop has it.
         tries: repetitions of the hop so far.
+        needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
     """
 
     priority: int
@@ -93,6 +94,7 @@ class Outgoing:
     attempts: int = 0
     rounds: int = 0
     not_before_s: float = 0.0
+    needless: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
@@ -182,7 +184,7 @@ class ChannelAccess:
         begin_s, end_s = self._clock.contention(first_s)
         too_late = start_s < ready_s or start_s + self._needed_s(outgoing, scheme) > end_s
         too_late = too_late or first_s < begin_s - SYMBOL_S / 2
-        if too_late or outgoing.not_before_s > start_s:  # woken late, or another frame than the draw was for
+        if too_late or outgoing.needless or outgoing.not_before_s > start_s:  # or another frame than the draw was for
             self._plan(now)
             return None
         heapq.heappop(self._queue)
@@ -265,6 +267,8 @@ class ChannelAccess:
 
     def _plan(self, now: float) -> None:
         """Draw when the most urgent frame may go: in this contention period if it fits, else in the next."""
+        while self._queue and self._queue[0].needless:
+            heapq.heappop(self._queue)
         if not self._queue or len(self._sending) >= (len(BUFFERS_AHEAD) if self._settings.pipeline else 1):
             self.wake_at = None
             return

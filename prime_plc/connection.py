@@ -20,7 +20,10 @@ MODULUS = 64
 STREAM_PACKETS = 8
 """So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
 
-PATIENCE_GROWTH_MAX = 4
+PATIENCE_GROWTH_MAX = 2
+PATIENCE_S_MAX = 8.0
+"""[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
+
 SEGMENTS_MAX = 64
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""
@@ -67,6 +70,7 @@ class Connection:
         self._burst_s: float | None = None
         self._last_sent_s = 0.0
         self._pausing = False
+        self._probing = False  # the oldest has timed out, and nothing has been acknowledged since
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -112,7 +116,7 @@ class Connection:
         """When `packets` has something to say without any input [s]."""
         if self.idle:
             return None
-        deadlines = [self._due_s(packet) for packet in self._unacknowledged]
+        deadlines = [self._due_s(packet) for packet in self._candidates()]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
@@ -121,19 +125,30 @@ class Connection:
 
     @property
     def sendable(self) -> bool:
-        """Whether a new packet may go now: something waits, the window is open, no answer is awaited."""
-        return bool(self._waiting) and not self._pausing and len(self._unacknowledged) < self._peer_window
+        """Whether a new packet may go now: something waits, the window is open, no answer is awaited. Nor
+        while the oldest one is repeated: the way is broken or crowded."""
+        wait = self._pausing or self._probing
+        return bool(self._waiting) and not wait and len(self._unacknowledged) < self._peer_window
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
         patience_s = max(self._floor_s, 4 * self._round_trip_s)
-        return float(patience_s * min(2 ** max(0, packet.count - 1), PATIENCE_GROWTH_MAX))
+        longest_s = max(PATIENCE_S_MAX, patience_s * PATIENCE_GROWTH_MAX)
+        return float(min(longest_s, patience_s * 2 ** max(0, packet.count - 1)))
 
     def _due_s(self, packet: _Packet) -> float:
         """When a packet is sent again [s]: counted from the last one of its burst, as that is what is acknowledged."""
         same_burst = not packet.asked and self._last_sent_s - packet.sent_s < BURSTS * self._settings.burst_s
         from_s = max(packet.sent_s, self._last_sent_s) if same_burst else packet.sent_s
         return from_s + self._patience_s(packet)
+
+    def _candidates(self) -> list[_Packet]:
+        """What may be repeated: while the way is doubted the oldest alone, as a question whether it is open (ours),
+        and what is asked for."""
+        if not self._probing:
+            return list(self._unacknowledged)
+        oldest = self._unacknowledged[0]
+        return [packet for packet in self._unacknowledged if packet is oldest or packet.asked]
 
     def hurry(self, at_s: float) -> None:
         """The way is open again: repeat what waits for its acknowledgement not later than at an instant [s]."""
@@ -146,7 +161,10 @@ class Connection:
         """Payloads to send now, at most ``limit``: repetitions, new packets within the window, or an acknowledgement
         that is due."""
         bodies: list[_Packet] = []
-        for packet in self._unacknowledged:
+        if self._unacknowledged:
+            oldest = self._unacknowledged[0]
+            self._probing |= not oldest.asked and now >= self._due_s(oldest)
+        for packet in self._candidates():
             if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
                     self.failed = True
@@ -242,6 +260,7 @@ class Connection:
         if header.ack is not None and self._unacknowledged:
             done = _ahead(header.ack, self._unacknowledged[0].number)
             if done <= len(self._unacknowledged):
+                was_probing, self._probing = self._probing, self._probing and not done
                 for _ in range(done):
                     packet = self._unacknowledged.popleft()
                     if packet.count == 1:
@@ -249,6 +268,9 @@ class Connection:
                     if packet.token is not None:
                         tokens.append(packet.token)
                         self._waiting_sdus -= 1
+                if was_probing and not self._probing:  # what was held back was not confirmed with it, so it is lost
+                    for packet in self._unacknowledged:
+                        packet.asked |= now >= self._due_s(packet)
         for packet in self._unacknowledged:
             # A first transmission that is missed is lost, as a later one has come; a repetition may be on its way.
             again = packet.count == 1 or now - packet.sent_s > self._round_trip_s

@@ -8,13 +8,15 @@ question (REG, CON, PRO, BSI, ALV) and its answer. A receiver cannot tell a repe
 it, and our switches remember what they have passed on. They answer a repetition of it by a PRM response that nobody has
 asked for: "I hear you so well", which is short and ends the repeating.
 
-A relay that came in damaged counts when its header (which travels in the robust part of the frame) and its length fit.
+A relay that came in damaged counts when its header (which travels in the robust part of the frame), its length and
+most of its bytes fit: the reports of two nodes of one switch have the same header so far.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from operator import ne
 
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.control import ControlType
@@ -25,11 +27,23 @@ from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
+REPETITION_WAIT_S_MAX = 5.0
+SIGN_MEMORY = 16
+"""Data packets over which the share whose sign came too late, or never, is reckoned."""
+
+MISSED_USUAL = 0.2
+PATIENCE = 8.0
+"""What is missed beyond the usual share makes waits so much longer, times that excess. Bursts take the sign as often as
+the packet, and who waits sees another one: a repetition of the relay, or the acknowledgement on its way down."""
+
 REG_EUI48 = slice(2, 8)
 """[byte] Where a REG packet names its node."""
 
 TAKEN_S_MAX = 1.0
 """[s] From a repetition to the neighbour's word that it has it."""
+
+DAMAGE_MAX = 0.5
+"""Share of the bytes of a damaged relay that may be wrong; those of another report are nearly all different."""
 
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
@@ -49,14 +63,16 @@ class Custody:
         self._settings = settings
         self._draw = draw
         self._kept: dict[bytes, _Kept] = {}
+        self._again: dict[bytes, _Kept] = {}  # repetitions that wait for the channel
         self._deadlines: Deadlines[bytes] = Deadlines()
         self._delay_s = settings.hop_wait_s / 2
         self._spread_s = settings.hop_wait_s / 8
+        self._missed = 0.0
         self.repeated = 0
         self.given_up = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._again)
 
     @property
     def wake_at(self) -> float | None:
@@ -66,43 +82,62 @@ class Custody:
     def clear(self) -> None:
         """Forget everything."""
         self._kept.clear()
+        self._again.clear()
         self._deadlines.clear()
 
     def sent(self, outgoing: Outgoing, airtime_s: float, now: float) -> None:
         """Packets left the modem; wait for their relaying."""
         if self._settings.hop_repeats_max == 0:
             return
-        usual_s = min(HOP_WAIT_S_MAX, max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s))
-        wait_s = airtime_s + usual_s * 2**outgoing.tries * self._draw.uniform(0.9, 1.3)
+        usual_s = max(self._settings.hop_wait_s, self._delay_s + 4 * self._spread_s)
+        if not outgoing.packets[0].control:  # questions are short, and much hangs on them
+            usual_s *= 1 + PATIENCE * max(0.0, self._missed - MISSED_USUAL)
+        usual_s = min(HOP_WAIT_S_MAX, usual_s)
+        longer_s = min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries)
+        wait_s = airtime_s + longer_s * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
             if outgoing.keep is Keep.LAST and not (
                 expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)
             ):
                 continue
             body = packet.encode()
+            self._again.pop(body, None)
+            if outgoing.needless:  # its sign came when the modem had it already
+                continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
+
+    def unsent(self, outgoing: Outgoing) -> None:
+        """The channel has not taken a repetition."""
+        for packet in outgoing.packets:
+            self._again.pop(packet.encode(), None)
 
     def overheard(self, pdu: GenericPdu, now: float) -> list[int]:
         """The next hop has passed these on; keys of the neighbours that did."""
         bodies = dict.fromkeys(packet.encode() for packet in pdu.packets)
-        return self._release([body for body in bodies if body in self._kept], now)
+        return self._release([body for body in bodies if body in self._kept or body in self._again], now)
 
     def overheard_damaged(self, data: bytes, now: float) -> list[int]:
         """The same of a PDU whose payload is damaged."""
-        header = data[GENERIC_HEADER_BYTES:HEADER_SEEN_BYTES]
-        length = len(data) - GENERIC_HEADER_BYTES - CRC32_BYTES
-        return self._release(
-            [body for body in self._kept if len(body) == length and body[: len(header)] == header][:1], now
-        )
+        seen = data[GENERIC_HEADER_BYTES:-CRC32_BYTES]
+        robust = HEADER_SEEN_BYTES - GENERIC_HEADER_BYTES
+        wrong = {
+            body: sum(map(ne, body, seen))
+            for body in (*self._kept, *self._again)
+            if len(body) == len(seen) and body[:robust] == seen[:robust]
+        }
+        likest = min(wrong, key=wrong.__getitem__, default=None)
+        if likest is None or wrong[likest] > DAMAGE_MAX * len(seen):
+            return []
+        return self._release([likest], now)
 
     def answered(self, packet: Packet, now: float, *, downlink: bool) -> list[int]:
         """A packet travels the other way; it confirms those that it acknowledges or answers."""
-        if not self._kept:
+        if not len(self):
             return []
         confirms = answers if packet.control else acknowledges
         done = []
-        for body, kept in self._kept.items():
+        for body, kept in (*self._kept.items(), *self._again.items()):
             mine = kept.packet
             same = (mine.sid, mine.lcid, mine.control) == (packet.sid, packet.lcid, packet.control)
             if same and kept.outgoing.downlink != downlink and confirms(packet, mine):
@@ -110,18 +145,25 @@ class Custody:
         return self._release(done, now)
 
     def taken(self, neighbour: int, now: float) -> bool:
-        """The neighbour has answered a repetition; whether one of the last moments is in our keeping."""
-        kept = [
-            (one.sent_s, body)
+        """The neighbour has answered a repetition; whether it is clear which one, and still in our keeping."""
+        late = [
+            body
             for body, one in self._kept.items()
             if one.outgoing.neighbour == neighbour and one.outgoing.tries and now - one.sent_s < TAKEN_S_MAX
         ]
-        return bool(kept) and bool(self._release([max(kept)[1]], now))
+        return len(late) == 1 and bool(self._release(late, now))
 
     def _release(self, bodies: list[bytes], now: float) -> list[int]:
         neighbours = []
         for body in bodies:
+            queued = self._again.pop(body, None)
+            if queued is not None:
+                queued.outgoing.needless = True
+                neighbours += [] if queued.outgoing.neighbour is None else [queued.outgoing.neighbour]
+            if body not in self._kept:
+                continue
             kept = self._kept.pop(body)
+            self._count(kept.packet, missed=False)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
                 error_s = now - kept.sent_s - self._delay_s
                 self._delay_s += error_s / 8
@@ -131,12 +173,17 @@ class Custody:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
+    def _count(self, packet: Packet, *, missed: bool) -> None:
+        if not packet.control:
+            self._missed += (missed - self._missed) / SIGN_MEMORY
+
     def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[tuple[Packet, int | None]]]:
         """Packets to repeat now, and those given up with the neighbour that failed; all when the channel is crowded."""
         again: list[Outgoing] = []
         over: list[tuple[Packet, int | None]] = []
         for body in self._deadlines.due(now):
             kept = self._kept.pop(body)
+            self._count(kept.packet, missed=True)
             old = kept.outgoing
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
@@ -145,6 +192,7 @@ class Custody:
             self.repeated += 1
             repetition = Outgoing(old.priority, old.downlink, old.level, old.neighbour, [kept.packet], keep=old.keep)
             repetition.tries = old.tries + 1
+            self._again[body] = _Kept(repetition, kept.packet, now)
             again.append(repetition)
         return again, over
 
@@ -153,6 +201,8 @@ class Custody:
         for body in [body for body, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:
             del self._kept[body]
             self._deadlines.set(body, None)
+        for body in [body for body, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
+            self._again.pop(body).outgoing.needless = True
 
 
 def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:

@@ -64,12 +64,17 @@ class Downlink:
         for ctype, pending in list(node.pending.items()):
             if now >= pending.at:
                 pending.repeats += 1
-                if pending.repeats > self._settings.control_repeats_max:
+                if pending.repeats > self._repeats_max(node, ctype):
                     del node.pending[ctype]
                     return ctype
                 pending.at = now + self._repeat_s(node)
                 self.control(node, ctype, pending.payload, now)
         return None
+
+    def _repeats_max(self, node: Node, ctype: ControlType) -> int:
+        """More where a tree hangs on the answer: giving up would end it."""
+        tree = bool(node.children) and ctype in {ControlType.PRO, ControlType.BSI}
+        return self._settings.tree_repeats_max if tree else self._settings.control_repeats_max
 
     def _repeat_s(self, node: Node) -> float:
         return self._settings.control_repeat_s * (0.75 + 0.25 * node.hops) * self._draw.uniform(0.9, 1.1)

@@ -40,6 +40,8 @@ class Following:
         self._transmitter = transmitter
         self._switching = switching
         self._missed = MISSED_FIRST
+        self._stay_s = settings.weak_stay_s
+        self._begun_s = -math.inf
         self.end()
 
     def end(self) -> None:
@@ -61,7 +63,10 @@ class Following:
         follow = clock.beacon if self._switching.slot is None else clock.rough_beacon
         follow(chosen.start_s, beacon.position, beacon.count, beacon.cfp, beacon.seq)
         self._switching.plan(now)
-        self.since_s = self._beacon_s = now
+        settings = self._settings
+        often = now - self._begun_s < settings.weak_stay_s_max
+        self._stay_s = min(settings.weak_stay_s_max, 2 * self._stay_s) if often else settings.weak_stay_s
+        self._begun_s = self.since_s = self._beacon_s = now
         self._expect(beacon, now)
 
     def beacon(self, item: FrameReceived, beacon: Beacon, now: float) -> None:
@@ -97,10 +102,15 @@ class Following:
         return now >= self._silent_s
 
     def weak(self, now: float) -> bool:
-        """Whether its signal is hardly enough, and has had some time to become better."""
+        """Whether its signal here, or ours there, is hardly enough, and has had some time to become better."""
         link = self._transmitter.links.get(PARENT)
-        settled = now - self.since_s > self._settings.weak_stay_s
-        return settled and link is not None and link.snr_db < self._settings.weak_snr_db
+        if link is None or now - self.since_s <= self._stay_s:
+            return False
+        settings = self._settings
+        least_db = least_ear_db = settings.tree_weak_db
+        if self._switching.lsid is None:
+            least_db, least_ear_db = settings.weak_snr_db, settings.weak_ear_db
+        return link.snr_db < least_db or (now < link.told_until_s and link.told_db < least_ear_db)
 
     def wait(self, now: float) -> None:
         """Give it some more time, for want of another one."""

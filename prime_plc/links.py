@@ -12,6 +12,7 @@ in a row count. What the neighbour says of our signal (PRM) is believed at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -67,6 +68,13 @@ WORTH: Final = 1.1
 ROBUST_TRIES: Final = 3
 """Repetitions of one hop from which on a frame takes the next more robust scheme."""
 
+LONG_MEMORY: Final = 64
+"""Frames over which the share taken in the long run is reckoned."""
+
+DEAF_CHANCE: Final = 1e-5
+UNANSWERED_TIMES_MAX: Final = 4
+"""That a link as it was has so many losses in a row by chance; but not more than so many times the usual limit."""
+
 DOUBTS: Final = 2
 """What a share of frames taken starts from counts like so many of them."""
 
@@ -95,6 +103,8 @@ class Link:
         lost: losses in a row.
         unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
         rise: deliveries that try the next step again; twice as many after each try that failed.
+        taken, sent: share of all frames taken in the long run, and of how many.
+        unanswered_max: losses in a row that such a link does not have by chance.
     """
 
     snr_db: float
@@ -111,6 +121,9 @@ class Link:
     frames: int = 0
     losses: int = 0
     deliveries: int = 0
+    taken: float = 1.0
+    sent: int = 0
+    unanswered_max: int = 0
 
     def forget(self, steps: int) -> None:
         """Nothing is known of any scheme."""
@@ -121,6 +134,8 @@ class Link:
         """A frame with the present scheme was taken (1) or not (0)."""
         self.counts[self.step] = count = min(self.counts[self.step] + 1, memory)
         self.shares[self.step] += (taken - self.shares[self.step]) / (count + DOUBTS)
+        self.sent = min(self.sent + 1, LONG_MEMORY)
+        self.taken += (taken - self.taken) / (self.sent + DOUBTS)
 
 
 class Links:
@@ -188,23 +203,33 @@ class Links:
         link = self._links.get(key)
         if link is None:
             return False
-        link.told_db = index_snr_db(index)
+        told_db = index_snr_db(index)
+        known = now < link.told_until_s and told_db == link.told_db
+        link.told_db = told_db
         link.told_until_s = now + self._settings.robustness_hold_s
+        if known:
+            return True
         link.step = self._fitting(link.told_db)
         link.forget(len(self._enter))
         return True
 
     def deaf(self, key: int) -> bool:
-        """Whether the neighbour takes hardly anything, in the most robust scheme too; said once for what is known."""
+        """Whether the neighbour takes hardly anything, in the most robust scheme too; said once for what is known.
+
+        Bursts and collisions take a large share of everything for a while; a link that was no better before is not
+        worse than others for it.
+        """
         link = self._links.get(key)
         if link is None:
             return False
         settings = self._settings
         known = link.step == 0 and link.counts[0] >= settings.share_memory
-        found = link.unanswered >= settings.unanswered_max or (known and link.shares[0] < settings.share_min)
+        poor = known and max(link.shares[0], link.taken) < settings.share_min
+        found = poor or link.unanswered >= max(settings.unanswered_max, link.unanswered_max)
         if found:
             link.forget(len(self._enter))
-            link.unanswered = 0
+            link.unanswered = link.sent = 0
+            link.taken, link.unanswered_max = 1.0, 0
         return found
 
     def _ear_db(self, link: Link) -> float:
@@ -259,6 +284,7 @@ class Links:
         link.lost = link.unanswered = 0
         link.good += 1
         link.note(1.0, self._settings.share_memory)
+        link.unanswered_max = self._unanswered_max(link)
         above = link.step + 1
         if above == len(self._enter) or self._ear_db(link) < self._enter[above]:
             return
@@ -268,6 +294,12 @@ class Links:
             return
         link.step = above
         link.good = 0
+
+    def _unanswered_max(self, link: Link) -> int:
+        if link.taken >= 1.0:
+            return 0
+        row = math.ceil(math.log(DEAF_CHANCE) / math.log(1.0 - link.taken))
+        return min(row, UNANSWERED_TIMES_MAX * self._settings.unanswered_max)
 
     def scheme(self, key: int | None, tries: int = 0) -> Scheme:
         """Modulation for the next data to a neighbour; the most robust one to everybody and to strangers.

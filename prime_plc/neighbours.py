@@ -52,6 +52,7 @@ class Neighbours:
     def told_by_parent(self, prm: Prm, now: float) -> bool:
         """The switch above says how it hears us; whether that is too badly to stay."""
         if prm.response:
+            self._watch.answered(PARENT)
             self._transmitter.taken(PARENT, now)
             return False
         known = self._transmitter.links.told(PARENT, prm.snr, now)
@@ -66,6 +67,7 @@ class Neighbours:
         """
         prm = Prm.decode(packet.payload)
         if prm.response:
+            self._watch.answered(packet.lnid)
             self._transmitter.taken(packet.lnid, now)
             return
         known = self._transmitter.links.told(packet.lnid, prm.snr, now)

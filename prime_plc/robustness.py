@@ -2,14 +2,17 @@
 
 A sender chooses by the signal it receives; where noise differs between the ends that is the wrong measure. The receiver
 sees both the modulation and the signal of each frame, and says how well it hears when the two do not fit for some
-frames in a row. The meaning of the packet is recalled; when to send it is our choice.
+frames in a row. A signal so weak that a tree should not hang on it is told with the first frame, and again while it
+stays so: who hears a switch well may be hardly heard by it, and nobody else can tell. The meaning of the packet is
+recalled; when to send it is our choice.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from prime_plc.links import GIVE_UP_DB, Links, quality_index
+from prime_plc.links import GIVE_UP_DB, INDEX_MAX, Links, quality_index
 from prime_plc.phy import Scheme
 from prime_plc.settings import MacSettings
 
@@ -17,10 +20,23 @@ TOO_SLOW_STEPS = 2
 """Steps of the ladder that a modulation may stay below what the signal allows."""
 
 
+WEAK_INDEX_MAX = 4
+"""SNR index up to which a signal is told in any case; 4 is below 12 dB."""
+
+NEWS_STEPS = 2
+"""Steps of the index by which such a signal must have changed to be told before its time."""
+
+
+ANSWER_S = 8.0
+"""[s] A word without an answer was lost perhaps; it is said again after this, and twice as long each time."""
+
+
 @dataclass(slots=True)
 class _Seen:
+    tries: int = 0
+    told: int = INDEX_MAX
+    told_s: float = -math.inf
     misfits: int = 0
-    snr_db: float = 0.0
     quiet_until_s: float = 0.0
 
 
@@ -39,23 +55,41 @@ class RobustnessWatch:
     def observe(self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False) -> int | None:
         """A frame for us came in; the SNR index to tell its sender, if it should be told now. The modulation of a
         control packet is no choice, but a signal that is too weak for it is worth a word early."""
-        fits = self._bears(scheme, snr_db) if control else self._fits(scheme, snr_db)
         seen = self._seen.get(key)
-        if fits:
-            if seen is not None:
-                seen.misfits = 0
-            return None
         if seen is None:
             if len(self._seen) >= self._settings.nodes_max:
                 self._seen.clear()
             seen = self._seen[key] = _Seen()
-        seen.misfits += 1
-        seen.snr_db = snr_db
-        if seen.misfits < self._settings.robustness_frames or now < seen.quiet_until_s:
+        fits = self._bears(scheme, snr_db) if control else self._fits(scheme, snr_db)
+        seen.misfits = 0 if fits else seen.misfits + 1
+        if now < seen.quiet_until_s:
+            return None
+        index = quality_index(snr_db)
+        if seen.misfits < self._settings.robustness_frames and not self._news(key, seen, now):
             return None
         seen.misfits = 0
-        seen.quiet_until_s = now + self._settings.robustness_interval_s
-        return quality_index(snr_db)
+        seen.told, seen.told_s = index, now
+        seen.quiet_until_s = now + min(self._settings.robustness_interval_s, ANSWER_S * 2**seen.tries)
+        seen.tries += 1
+        return index
+
+    def answered(self, key: int) -> None:
+        """The neighbour has answered our word."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.tries:
+            seen.tries = 0
+            seen.quiet_until_s = seen.told_s + self._settings.robustness_interval_s
+
+    def _news(self, key: int, seen: _Seen, now: float) -> bool:
+        """Whether a signal is, or was, too weak for a tree to hang on, and its sender should know how it is now."""
+        link = self._links.get(key)
+        if link is None:
+            return False
+        index = quality_index(link.snr_db)
+        if min(index, seen.told) > WEAK_INDEX_MAX:
+            return False
+        old = now - seen.told_s > self._settings.robustness_hold_s / 2
+        return old or seen.tries > 0 or abs(index - seen.told) >= NEWS_STEPS
 
     def _fits(self, scheme: Scheme, snr_db: float) -> bool:
         ladder = self._settings.schemes

@@ -6,6 +6,8 @@ kept as bytes and decoded only when a choice is to be made: most are never looke
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -36,7 +38,8 @@ class Heard:
     Attributes:
         start_s: when its last precisely timed beacon began [s].
         avoid_until_s: not to be chosen before [s].
-        deaf_until_s: until then it counts that it has said that it hears us badly [s].
+        ear_db: how well it hears us, as it has said [dB]; that counts
+        ear_until_s: until then [s].
     """
 
     pdu: bytes
@@ -45,7 +48,8 @@ class Heard:
     last_s: float
     count: int
     avoid_until_s: float = 0.0
-    deaf_until_s: float = 0.0
+    ear_db: float = 0.0
+    ear_until_s: float = -math.inf
 
     @property
     def reachable(self) -> bool:
@@ -114,29 +118,34 @@ class BeaconsHeard:
         if heard is not None:
             heard.avoid_until_s = until_s
 
-    def deaf(self, sna: bytes, sid: int, until_s: float) -> None:
-        """It hears us badly: chosen only for want of a better one."""
+    def ear(self, sna: bytes, sid: int, snr_db: float, until_s: float) -> None:
+        """It says how well it hears us; if that is badly, it is chosen only for want of a better one."""
         heard = self._heard.get((sna, sid))
         if heard is not None:
-            heard.deaf_until_s = until_s
+            heard.ear_db = snr_db
+            heard.ear_until_s = until_s
 
-    def other_ear(self, now: float, except_sid: int, level_max: int) -> bool:
+    def other_ear(self, now: float, except_sids: Collection[int], level_max: int) -> bool:
         """Whether there is another one heard well, not too deep, that has not said that it hears us badly."""
-        other = self.best(now, self._settings.join_snr_db, except_sid=except_sid)
-        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+        return self._hears(self.best(now, self._settings.join_snr_db, except_sids), now, level_max)
 
-    def stronger(self, now: float, except_sid: int, level_max: int) -> bool:
+    def stronger(self, now: float, except_sids: Collection[int], level_max: int) -> bool:
         """The same, clearly above what is joined."""
         least_db = self._settings.join_snr_db + self._settings.stronger_db
-        other = self.best(now, least_db, except_sid=except_sid)
-        return other is not None and now >= other.deaf_until_s and other.beacon.level <= level_max
+        return self._hears(self.best(now, least_db, except_sids), now, level_max)
+
+    def _hears(self, other: Heard | None, now: float, level_max: int) -> bool:
+        return other is not None and not self._deaf(other, now) and other.beacon.level <= level_max
+
+    def _deaf(self, heard: Heard, now: float) -> bool:
+        return now < heard.ear_until_s and heard.ear_db < self._settings.weak_ear_db
 
     def forget(self, sna: bytes, sid: int) -> None:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)
 
-    def best(self, now: float, snr_db_min: float, except_sid: int | None = None) -> Heard | None:
-        """The best one heard lately and well enough, perhaps other than one."""
+    def best(self, now: float, snr_db_min: float, except_sids: Collection[int] = ()) -> Heard | None:
+        """The best one heard lately and well enough, other than some."""
         oldest_s = now - self._settings.beacon_age_s_max
         usable = [
             one
@@ -144,7 +153,7 @@ class BeaconsHeard:
             if one.last_s >= oldest_s
             and one.avoid_until_s <= now
             and one.snr_db >= snr_db_min
-            and one.pdu[1] != except_sid
+            and one.pdu[1] not in except_sids
             and one.reachable
         ]
         return min(usable, key=self.cost, default=None)
@@ -152,8 +161,8 @@ class BeaconsHeard:
     def cost(self, heard: Heard) -> tuple[float, int, float]:
         """Lowest path cost, then quality, then signal; a weak signal is worse than any cost."""
         beacon = heard.beacon
-        deaf = heard.last_s < heard.deaf_until_s
-        weak = 1000.0 if deaf or heard.snr_db < self._settings.join_snr_db else 0.0
-        hop = 2 * HOP_COST[self._links.allowed(heard.snr_db)]
+        ear_db = heard.ear_db if heard.last_s < heard.ear_until_s else heard.snr_db
+        weak = heard.snr_db < self._settings.join_snr_db or ear_db < self._settings.weak_ear_db
         path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
-        return weak + path + hop, -beacon.quality, -heard.snr_db
+        hop = HOP_COST[self._links.allowed(heard.snr_db)] + HOP_COST[self._links.allowed(ear_db)]
+        return (1000.0 if weak else 0.0) + path + hop, -beacon.quality, -heard.snr_db

@@ -37,7 +37,7 @@ from prime_plc.ear import Ear
 from prime_plc.enrolment import Asking, Enrolment
 from prime_plc.following import Following
 from prime_plc.keep_alive import KeepAlive
-from prime_plc.links import PARENT
+from prime_plc.links import PARENT, index_snr_db
 from prime_plc.llc import LlcLink, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
 from prime_plc.modem_host import FollowBeacons, FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
@@ -69,6 +69,12 @@ from shared.errors import DecodeError
 from shared.ids import Eui48, format_eui48
 
 LEVEL_MAX: Final = 63
+DEAF_DB: Final = 0.0
+"""[dB] What a switch hears of us at best that takes nothing of what we send."""
+
+DEEPER_MAX: Final = 2
+"""Levels that a switch may go deeper with its tree for the sake of a better way."""
+
 OWN_TREE_AVOID_S: Final = 120.0
 """[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
 
@@ -375,7 +381,7 @@ class ServiceNode:
                 self.switching.level = beacon.level + 1
         if doubted and self._following.doubted_s is None:
             self.llc.hurry(now)
-        if self._following.weak(now) and self.beacons.stronger(now, self.sid, self._level_max):
+        if self._following.weak(now) and self.beacons.stronger(now, self._own_tree, self._level_max):
             return self._disconnect("a better switch is heard", now)
         return []
 
@@ -385,7 +391,7 @@ class ServiceNode:
         return None if action is None else action(self, call, item.snr_db, now)
 
     def _called(self, call: PromotionNeeded, snr_db: float, now: float) -> list[Output]:
-        self._calls.hear(call.pna, snr_db, now)
+        self._calls.hear(call.pna, snr_db, now, self.transmitter.links.hop_cost(PARENT))
         return []
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
@@ -454,7 +460,7 @@ class ServiceNode:
             return []
         if self.state is not State.REGISTERING:
             return []
-        others = self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid)
+        others = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
         limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
         if enrolment.repeats > limit:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
@@ -509,9 +515,8 @@ class ServiceNode:
     def _disconnect(self, reason: str, now: float) -> list[Output]:
         outputs: list[Output] = [*self.llc.close(reason)]
         until_s = now + OWN_TREE_AVOID_S
-        for sid in [self.switching.lsid, *self.switching.table.entries]:
-            if sid is not None:
-                self.beacons.avoid(self.sna, sid, until_s)
+        for sid in self._own_tree - {self.sid}:
+            self.beacons.avoid(self.sna, sid, until_s)
         self.switching.suspend(now)
         said = Happened("disconnected", reason)
         return [*outputs, said, *self._search(now)]
@@ -522,6 +527,7 @@ class ServiceNode:
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
         if self.transmitter.links.deaf(PARENT):
+            self.beacons.ear(self.sna, self.sid, DEAF_DB, now + self.settings.ear_memory_s)
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
         self._candidate.lapse(now)
@@ -540,7 +546,7 @@ class ServiceNode:
         if self._following.silent(now):
             self.beacons.forget(self.sna, self.sid)
             return self._disconnect("no beacon for too long", now)
-        if self.beacons.best(now, self.settings.join_snr_db, except_sid=self.sid) is None:
+        if self.beacons.best(now, self.settings.join_snr_db, self._own_tree) is None:
             self._following.wait(now)
             return []
         doubted = self._following.doubted_s is not None
@@ -588,17 +594,25 @@ class ServiceNode:
 
     def _robust(self, item: _Came[Prm], now: float) -> list[Output]:
         deaf = self._neighbours.told_by_parent(item.control, now)
+        if not item.control.response:
+            snr_db = index_snr_db(item.control.snr)
+            self.beacons.ear(self.sna, self.sid, snr_db, now + self.settings.ear_memory_s)
         return self._leave_deaf_switch(now) if deaf else []
 
     @property
+    def _own_tree(self) -> set[int]:
+        """Numbers of switches that are nowhere else to go to: the one above, ourselves, and those below us."""
+        own = set() if self.switching.lsid is None else {self.switching.lsid}
+        return {self.sid, *own, *self.switching.table.entries}
+
+    @property
     def _level_max(self) -> int:
-        """Of another switch to go to: one that has a tree of its own goes no deeper, for its tree would."""
-        return LEVEL_MAX if self.switching.lsid is None else self.level
+        """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
+        return LEVEL_MAX if self.switching.lsid is None else self.level + DEEPER_MAX
 
     def _leave_deaf_switch(self, now: float) -> list[Output]:
         """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
-        self.beacons.deaf(self.sna, self.sid, now + self.settings.robustness_hold_s)
-        if self.beacons.other_ear(now, self.sid, self._level_max):
+        if self.beacons.other_ear(now, self._own_tree, self._level_max):
             return self._disconnect("the switch hardly hears us", now)
         self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
         return []

@@ -72,12 +72,18 @@ class MacSettings:
         weak_search_s: that long (ours).
         weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
             (ours).
-        weak_stay_s: but not sooner than this after it came (ours).
+        weak_ear_db: the same for one that says that it hears us weaker than this (ours).
+        ear_memory_s: what a switch has said of our signal counts so long when there is a choice of switches (ours).
+        tree_weak_db: both for a switch with a tree below it, which is not moved for little (ours).
+        weak_stay_s, weak_stay_s_max: but not sooner than this after it came; twice as long each time, up to the second,
+            unless it has stayed for that long (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
         register_repeat_s: the same for the first registration request, growing to that (ours).
         control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
+        tree_repeats_max: the same for giving a switch that has moved its number and slot again, as a tree hangs on it
+            (ours).
         elsewhere_repeats_max: the same for a registration when another switch is heard well (ours).
         open_repeats_max: the same for opening the connection, ever less often; giving up costs the registration (ours).
         register_spread_s: random wait before a registration, doubled with each try, so that nodes that heard the same
@@ -124,6 +130,7 @@ class MacSettings:
         crowded_queue: with more frames waiting nothing is repeated (ours).
         hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
+        data_memory_s: the same for data to one hop: all its repetitions come within this (ours).
 
     Connections:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
@@ -156,7 +163,7 @@ class MacSettings:
     share_memory: int = 16
     losses_to_doubt: int = 8
     unanswered_max: int = 16
-    share_min: float = 0.2
+    share_min: float = 0.1
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0
@@ -174,12 +181,17 @@ class MacSettings:
     weak_search_s: float = 60.0
     weak_snr_db: float = 7.0
     stronger_db: float = 2.0
+    weak_ear_db: float = 8.0
+    tree_weak_db: float = 5.0
+    ear_memory_s: float = 1800.0
     weak_stay_s: float = 30.0
+    weak_stay_s_max: float = 600.0
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
     register_repeat_s: float = 2.0
     control_repeats_max: int = 4
+    tree_repeats_max: int = 12
     elsewhere_repeats_max: int = 3
     open_repeats_max: int = 8
     register_spread_s: float = 0.5
@@ -199,8 +211,8 @@ class MacSettings:
     promotion_settle_s: float = 25.0
     switches_max: int = 64
     idle_switch_s: float = 600.0
-    switch_hold_s: float = 90.0
-    switch_doubt_s: float = 20.0
+    switch_hold_s: float = 120.0
+    switch_doubt_s: float = 50.0
     sid_rest_s: float = 900.0
     switch_entry_s: float = 8192.0
 
@@ -215,10 +227,11 @@ class MacSettings:
     queue_max: int = 64
     data_ahead: int = 2
     uplink_aggregation: bool = False
-    hop_repeats_max: int = 3
-    crowded_queue: int = 4
+    hop_repeats_max: int = 5
+    crowded_queue: int = 10
     hop_wait_s: float = 0.5
     hop_memory_s: float = 3.0
+    data_memory_s: float = 16.0
 
     window: int = 31
     window_start: int = 4

@@ -18,6 +18,9 @@ from shared.ids import Eui48, format_eui48
 FRESH_S: Final = 2.0
 """[s] A caller that we have heard ourselves within this time needs no switch."""
 
+SETTLED_S: Final = 15.0
+"""[s] One registered for longer does not call by an old habit: its switch hardly hears it."""
+
 IDLE_LOOK_S: Final = 30.0
 """[s] How often switches without nodes are looked for."""
 
@@ -136,7 +139,7 @@ class Switches:
         asked = Asked(node.eui48, pro.request.pna, pro.quality, pro.request.up_cost + pro.request.down_cost + node.hops)
         able = node.lsid is None and Capabilities.SWITCH in node.capabilities
         able &= len(self._registry.switches) < self._settings.switches_max
-        fresh = known is None or now - known.last_heard_s > FRESH_S
+        fresh = known is None or now - known.last_heard_s > FRESH_S or now - known.registered_s > SETTLED_S
         if not (able and fresh and self._desk.ask(asked, now)):
             self._reject(node, now)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody
+from prime_plc.custody import Custody, expects_acknowledgement
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -68,7 +68,8 @@ class Transmitter:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):
                 fresh.append(packet)
-                self._recent[body] = now + self._settings.hop_memory_s
+                hop_data = neighbour is not None and expects_acknowledgement(packet)
+                self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
                 again = True
         if len(self._recent) > RECENT_MAX:
@@ -119,6 +120,8 @@ class Transmitter:
         if given is Given.SENT and outgoing.keep is not Keep.NO and outgoing.neighbour is not None:
             scheme = self.channel.scheme(outgoing)
             self.custody.sent(outgoing, self._modem.airtime_s(outgoing.length, scheme), now)
+        elif outgoing.tries:
+            self.custody.unsent(outgoing)
         return given
 
     def wake(self, now: float) -> list[TransmitFrame]:
@@ -129,7 +132,8 @@ class Transmitter:
             for outgoing in again:
                 if outgoing.neighbour is not None:
                     self.links.lost(outgoing.neighbour)
-                self.channel.put(outgoing, now)
+                if not self.channel.put(outgoing, now):
+                    self.custody.unsent(outgoing)
             for packet, neighbour in over:
                 if neighbour is not None:
                     self.links.lost(neighbour)

@@ -66,7 +66,7 @@ def test_a_bad_line_loses_and_doubles_nothing(sdus: list[bytes], seed: int, loss
 
 def test_a_dead_line_is_given_up_after_five_transmissions() -> None:
     """Each packet goes out ARQMaxTxCount times, then the connection fails; nothing is confirmed."""
-    arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 60.0)
+    arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 120.0)
     assert (arrived, confirmed, sender.failed, sender.pending_tokens) == ([], [], True, [0])
 
 
@@ -92,6 +92,24 @@ def test_the_sender_keeps_to_the_window_it_was_told() -> None:
     assert sender.packets(0.1) == []
     sender.receive(ArqHeader(0, False, 2, (), 3).encode(), 0.2)
     assert len(sender.packets(0.2)) == 1
+
+
+def test_while_a_way_is_broken_one_packet_asks_whether_it_is_open() -> None:
+    """Of four packets none is acknowledged: the oldest alone is repeated, nothing new goes. Once it is acknowledged the
+    others follow."""
+    sender = Connection(SETTINGS)
+    for token in range(4):
+        sender.send(bytes((token,)), token)
+    assert len(sender.packets(0.0)) == 4
+    sent = []
+    for second in range(1, 30):
+        if second == 10:
+            sender.send(b"new", 4)
+        sent += [ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(float(second))]
+    assert set(sent[4:]) == {0}
+    assert len(sent) >= 4
+    sender.receive(ArqHeader(0, False, 16, (), 1).encode(), 30.0)
+    assert {ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(60.0)} == {1, 2, 3, 4}
 
 
 def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:

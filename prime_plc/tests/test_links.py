@@ -122,3 +122,66 @@ def test_a_signal_too_weak_for_the_most_robust_scheme_is_told_too() -> None:
     told = [watch.observe(7, Scheme.DBPSK_C, 3.5, float(k)) for k in range(SETTINGS.robustness_frames)]
     assert told == [None] * (SETTINGS.robustness_frames - 1) + [2]
     assert watch.observe(8, Scheme.DBPSK_C, 6.0, 0.0) is None
+
+
+def test_a_weak_signal_is_told_with_the_first_frame_and_again_until_it_is_answered() -> None:
+    """Whatever the modulation: a tree should not hang on it. A good one is not worth a word."""
+    links = Links(SETTINGS)
+    watch = RobustnessWatch(SETTINGS, links)
+    for key, snr_db in ((7, 8.0), (8, 20.0)):
+        links.heard(key, snr_db, 0.0)
+
+    def told(key: int, snr_db: float, since_s: int, until_s: int) -> list[int]:
+        times = range(since_s, until_s)
+        return [at for at in times if watch.observe(key, Scheme.DBPSK_C, snr_db, float(at), control=True) is not None]
+
+    assert told(8, 20.0, 0, 100) == []
+    unanswered = told(7, 8.0, 0, 60)
+    assert unanswered[0] == 0
+    assert len(unanswered) > 2
+    watch.answered(7)
+    assert told(7, 8.0, 60, 150) == []
+    assert told(7, 8.0, 150, 700)[0] < SETTINGS.robustness_hold_s, "before it is forgotten"
+
+
+def test_a_weak_signal_that_has_become_good_is_told_too() -> None:
+    """Else the neighbour would stay with its slow modulation, and away from a good switch."""
+    links = Links(SETTINGS)
+    watch = RobustnessWatch(SETTINGS, links)
+    links.heard(7, 8.0, 0.0)
+    assert watch.observe(7, Scheme.DBPSK_C, 8.0, 0.0, control=True) == 3
+    watch.answered(7)
+    for _ in range(60):
+        links.heard(7, 20.0, 200.0)
+    assert watch.observe(7, Scheme.DBPSK_C, 20.0, 200.0, control=True) == 7
+
+
+def losses_to_deafness(share: float) -> int:
+    """Losses in a row until a switch that took such a share of everything counts as deaf."""
+    links, draw = link(6.0), random.Random(1)
+    for _ in range(300):
+        (links.delivered if draw.random() < share else links.lost)(PARENT)
+        assert not links.deaf(PARENT)
+    links.delivered(PARENT)
+    row = 0
+    while not links.deaf(PARENT):
+        links.lost(PARENT)
+        row += 1
+    return row
+
+
+def test_a_link_that_loses_much_anyway_needs_more_losses_in_a_row_to_be_deaf() -> None:
+    """Bursts and collisions leave a third: sixteen losses in a row come about every day then, on a good link never."""
+    good, poor = losses_to_deafness(0.9), losses_to_deafness(0.35)
+    assert good == SETTINGS.unanswered_max
+    assert good < poor <= 4 * SETTINGS.unanswered_max
+
+
+def test_a_switch_that_never_takes_anything_is_found_deaf_early() -> None:
+    """Nothing is known of it that would excuse it."""
+    links = link(6.0)
+    for _ in range(SETTINGS.unanswered_max - 1):
+        links.lost(PARENT)
+        assert not links.deaf(PARENT)
+    links.lost(PARENT)
+    assert links.deaf(PARENT)

@@ -9,19 +9,20 @@ import pytest
 
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.connection import Connection
-from prime_plc.control import ControlType, Pro, Reg
-from prime_plc.custody import Custody, expects_answer
+from prime_plc.control import ControlType, Prm, Pro, Reg
+from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.enrolment import CAPABILITIES
-from prime_plc.modem_host import ModemClock, ModemSettings
-from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet
-from prime_plc.phy import TICK_S
+from prime_plc.links import PARENT
+from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
+from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet, PromotionNeeded
+from prime_plc.phy import TICK_S, Scheme
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
 from prime_plc.service_node import State
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import SlotTable
 from prime_plc.subheader import ArqHeader
 from prime_plc.switching import Switching
-from prime_plc.tests.ether import Ether, eui
+from prime_plc.tests.ether import BASE, Ether, eui
 from prime_plc.transmitter import Transmitter
 
 SETTINGS = MacSettings()
@@ -101,10 +102,57 @@ def test_a_node_goes_from_a_weak_switch_to_a_stronger_one() -> None:
     fork = Fork()
     old = fork.parent
     for _ in range(3):
-        fork.set(f"n{old}", "n3", SETTINGS.weak_snr_db - 2.0)
+        fork.set(f"n{old}", "n3", SETTINGS.tree_weak_db - 0.5)
         fork.ether.run(60.0)
     assert fork.parent != old
     assert fork.ether.of("n4", LinkDown) == []
+
+
+def test_a_switch_with_a_weak_way_does_not_look_for_a_better_one_below_itself() -> None:
+    """The only strong signal it hears is that of a switch that hangs on it: it stays where it is."""
+    fork = Fork()
+    fork.ether.put("base", Manage(Action.PROMOTE, eui(4)))
+    fork.ether.run(30.0)
+    assert fork.ether.node(4).switching.slot is not None
+    for number in (1, 2):
+        fork.set(f"n{number}", "n3", SETTINGS.tree_weak_db - 0.5)
+    fork.ether.run(120.0)
+    assert fork.ether.node(3).transmitter.links.get(PARENT).snr_db < SETTINGS.tree_weak_db  # type: ignore[union-attr]
+    assert fork.ether.of("n3", LinkDown) == []
+
+
+@pytest.mark.parametrize(("word", "stays"), [(2, False), (7, True)])
+def test_a_terminal_leaves_a_switch_that_says_it_hears_it_badly(word: int, *, stays: bool) -> None:
+    """It hears the switch well itself, so only the switch can know; and it does not come back for long."""
+    fork = Fork()
+    fork.set("n1", "n4", 25.0)
+    fork.ether.run(10.0)
+    node = fork.ether.node(4)
+    old = node.sid
+    prm = Packet(False, 1, True, ControlType.PRM, old, node.lnid, Prm(False, False, word).encode())
+    frame = GenericPdu(downlink=True, level=node.level, packets=(prm,)).encode(BASE)
+    fork.ether.put("n4", FrameReceived(frame, Scheme.DBPSK_C, 0, fork.ether.now - 0.02, 0.02, 25.0, 80, precise=True))
+    fork.ether.run(SETTINGS.beacon_age_s_max)
+    assert (node.sid == old) == stays
+    assert bool(fork.ether.of("n4", LinkDown)) != stays
+
+
+def test_a_node_that_calls_although_its_reports_come_gets_a_switch() -> None:
+    """It has been registered for long, so it does not call by an old habit: it looks for a better way."""
+    ether = Ether(lambda _one, _other: 25.0)
+    ether.add_base()
+    for number in (1, 2):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 300.0)
+    ether.run(30.0)
+    for second in range(20):
+        node = ether.node(2)
+        if second % 4 == 0:
+            node.transmitter.call(PromotionNeeded(node.sna, eui(2)).encode(), ether.now)
+        ether.put("n2", SendData(None, 1, 1, b"report", second))
+        ether.run(1.0)
+    assert len(ether.of("base", DataReceived)) > 15
+    assert ether.node(1).state is State.SWITCH
 
 
 def test_a_slot_once_given_is_the_same_when_asked_for_again() -> None:
@@ -193,7 +241,7 @@ def test_a_registration_at_the_last_hop_is_over_when_its_answer_passes() -> None
 
 
 def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
-    """A first copy is not concerned; of what was repeated the latest is, and only for a moment."""
+    """A first copy is not concerned; what was repeated is, only for a moment, and only if it was one packet."""
     custody = Custody(SETTINGS, random.Random(1))
     packet = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
     first = Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD)
@@ -203,8 +251,96 @@ def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
     custody.sent(again, 0.02, 5.0)
     assert not custody.taken(3, 5.1)
     assert not custody.taken(-1, 9.0)
-    assert custody.taken(-1, 5.1)
+    for number in (7, 8):
+        again = _onward(number)
+        again.tries = 1
+        custody.sent(again, 0.02, 5.0)
+    assert not custody.taken(-1, 5.1)
+    assert custody.overheard(GenericPdu(False, 1, tuple(_onward(7).packets)), 5.2) == [-1]
+    assert custody.overheard(GenericPdu(False, 1, tuple(_onward(8).packets)), 5.2) == [-1]
+    assert custody.taken(-1, 5.3)
     assert len(custody) == 0
+
+
+def waits(missed: int, *, question: bool = False) -> float:
+    """How long a packet waits for its sign when so much data before it has seen none."""
+    custody = Custody(SETTINGS, random.Random(1))
+    now = 0.0
+    for number in range(missed):
+        custody.sent(_onward(number), 0.02, now)
+        now += 100.0
+        custody.due(now, crowded=True)
+    custody.sent(_question() if question else _onward(missed), 0.02, now)
+    assert custody.wake_at is not None
+    return custody.wake_at - now
+
+
+def _question() -> Outgoing:
+    request = Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode()
+    return Outgoing(1, False, 2, -1, [control(ControlType.REG, LNID_BROADCAST, request)], keep=Keep.ONWARD)
+
+
+def _onward(number: int) -> Outgoing:
+    packet = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00" + bytes((number,)))
+    return Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD)
+
+
+def test_who_misses_signs_waits_longer_before_it_repeats() -> None:
+    """Noise that takes packets takes signs as well; a few missed ones are usual, and the wait has an end."""
+    usual_s = SETTINGS.hop_wait_s * 1.3 + 0.02
+    assert waits(0) <= usual_s
+    assert waits(2) <= usual_s
+    assert waits(8) > usual_s
+    assert waits(8, question=True) <= usual_s
+    assert waits(40) <= 1.3 * HOP_WAIT_S_MAX + 0.02
+
+
+def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> None:
+    """All repetitions of one hop come within the memory for data; a question asked again is a new one."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    data = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
+    question = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
+
+    def relay(packet: Packet, now: float, neighbour: int | None = -1) -> bool:
+        return transmitter.relay([packet], neighbour, now, downlink=False, level=0, keep=Keep.NO)
+
+    late_s = SETTINGS.data_memory_s - 1.0
+    for packet in (data, question):
+        assert not relay(packet, 0.0)
+    assert relay(data, late_s)
+    assert not relay(question, late_s)
+    assert not relay(data, SETTINGS.data_memory_s + 1.0)
+    said_again = Packet(False, 2, False, 256, 9, 5, ArqHeader(0, False, 16, (), 5).encode())
+    assert not relay(said_again, 0.0)
+    assert not relay(said_again, SETTINGS.hop_memory_s + 1.0), "who asks again has not heard it"
+    to_all = Packet(False, 2, False, 2, 0, 0x3FFF, b"x")
+    assert not relay(to_all, 0.0, None)
+    assert not relay(to_all, SETTINGS.hop_memory_s + 1.0, None)
+
+
+def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_back() -> None:
+    """It was not gone yet when its relay was overheard: it never goes, and one that the modem has is not kept."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    transmitter.channel.sna = eui(0)
+    custody = transmitter.custody
+    for where in ("waiting", "with the modem"):
+        outgoing = _onward(7)
+        custody.sent(outgoing, 0.02, 0.0)
+        (again,), _ = custody.due(100.0, crowded=False)
+        assert transmitter.channel.put(again, 100.0)
+        assert len(custody) == 1
+        relayed = GenericPdu(downlink=False, level=1, packets=tuple(outgoing.packets))
+        assert custody.overheard(relayed, 100.0) == [-1]
+        assert len(custody) == 0
+        if where == "waiting":
+            for _ in range(20):
+                wake_at = transmitter.wake_at
+                assert wake_at is None or transmitter.wake(wake_at) == []
+            assert len(transmitter.channel) == 0
+        else:
+            custody.sent(again, 0.02, 101.0)
+            assert len(custody) == 0
 
 
 @pytest.mark.parametrize("anew", [ControlType.REG, ControlType.CON])

@@ -8,19 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
 from prime_plc.channel import ChannelAccess, Keep, Outgoing
-from prime_plc.control import Capabilities, Mul, Pro
+from prime_plc.control import Capabilities, ControlType, Mul, Pro
 from prime_plc.custody import Custody
+from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
 from prime_plc.groups import Groups
-from prime_plc.links import Links
-from prime_plc.modem_host import TransmitFrame
+from prime_plc.links import BAD_HOP_COST, HOP_COST, Links
+from prime_plc.modem_host import FrameReceived, TransmitFrame
 from prime_plc.modem_messages import TransmitResult
-from prime_plc.pdu import GenericPdu, Packet, decode_pdu
-from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S
+from prime_plc.pdu import Beacon, GenericPdu, Packet, decode_pdu
+from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
 from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import Node, Registry
+from prime_plc.search import BeaconsHeard
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import Slot, SlotTable
 from prime_plc.subheader import ArqHeader
@@ -28,6 +31,7 @@ from prime_plc.switch_table import MEMBERS_MAX, SwitchTable
 from prime_plc.tests.captured_frames import SNA
 from prime_plc.tests.ether import MODEM, eui
 from prime_plc.timers import Deadlines
+from prime_plc.transmitter import Transmitter
 
 SETTINGS = MacSettings()
 
@@ -134,6 +138,44 @@ def test_a_terminal_asks_sooner_the_more_callers_it_hears() -> None:
     assert few.ask_at > 1.0 + SETTINGS.promotion_hush_s
 
 
+def test_a_terminal_with_a_bad_way_leaves_others_more_time_to_offer_themselves() -> None:
+    """The same call, the same draw: who has a cheap hop asks before one with the dearest has waited its least."""
+    good, bad = CallsHeard(SETTINGS, random.Random(1)), CallsHeard(SETTINGS, random.Random(1))
+    good.hear(eui(1), 20.0, 0.0, HOP_COST[Scheme.D8PSK_C])
+    bad.hear(eui(1), 20.0, 0.0, BAD_HOP_COST)
+    assert good.ask_at is not None
+    assert bad.ask_at is not None
+    assert bad.ask_at > good.ask_at + SETTINGS.promotion_window_s
+
+
+def heard(sid: int, snr_db: float) -> FrameReceived:
+    beacon = Beacon(7, sid, 2, 1, 0, 1, 0, 3, SNA, 4, 4)
+    return FrameReceived(beacon.encode(), Scheme.DBPSK_C, 0, 0.0, 0.011, snr_db, 80, precise=True)
+
+
+def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
+    """The strongest has said that it hardly hears us: it is chosen only for want of another one, and never said to be
+    better; what it has said is forgotten in time, and those of the own tree do not count."""
+    beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
+    for sid, snr_db in ((20, 30.0), (30, 15.0)):
+        beacons.hear(heard(sid, snr_db), 0.0)
+
+    def best(*own: int) -> int | None:
+        found = beacons.best(0.0, SETTINGS.join_snr_db, own)
+        return None if found is None else found.beacon.sid
+
+    assert best() == 20
+    assert beacons.stronger(0.0, {30}, 63)
+    beacons.ear(SNA, 20, SETTINGS.weak_ear_db - 0.5, SETTINGS.ear_memory_s)
+    assert best() == 30
+    assert best(30) == 20
+    assert best(20, 30) is None
+    assert not beacons.stronger(0.0, {30}, 63)
+    assert not beacons.other_ear(0.0, {30}, 63)
+    beacons.hear(heard(20, 30.0), SETTINGS.ear_memory_s)
+    assert beacons.stronger(SETTINGS.ear_memory_s, {30}, 63)
+
+
 def test_weak_calls_are_ignored_at_first() -> None:
     """A call that is hardly heard is answered only when it comes again and again."""
     calls = CallsHeard(SETTINGS, random.Random(1))
@@ -187,6 +229,31 @@ def test_switch_numbers_rest_before_they_are_used_again() -> None:
     assert registry.promote(_node(900), 60.0) == 77
 
 
+@pytest.mark.parametrize(("children", "more"), [(0, False), (5, True)])
+def test_a_switch_with_a_tree_is_asked_longer_before_it_is_given_up(children: int, *, more: bool) -> None:
+    """Its number is promised again after it has moved: giving that up would end everybody below. A question that
+    concerns it alone is given up as ever."""
+    registry = Registry(random.Random(1), 100.0)
+    transmitter = Transmitter(SETTINGS, MODEM, random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    downlink = Downlink(SETTINGS, transmitter, registry, Agenda(registry), random.Random(1))
+    node = _node(5)
+    registry.add(node)
+    node.children = children
+
+    def asked(ctype: ControlType, payload: bytes) -> int:
+        before = downlink.sent["control"]
+        downlink.expect(node, ctype, payload, 0.0)
+        at_s = 0.0
+        while downlink.again(node, at_s) is None:
+            at_s += 1.0
+        return downlink.sent["control"] - before
+
+    assert asked(ControlType.CON, b"x") == 1 + SETTINGS.control_repeats_max
+    promised = asked(ControlType.PRO, Pro(False, 0, 2, 30).encode())
+    assert promised == 1 + (SETTINGS.tree_repeats_max if more else SETTINGS.control_repeats_max)
+
+
 def _node(number: int) -> Node:
     return Node(eui(number), 0, number + 1, 1, Capabilities.NONE, 2, 0.0, 0.0, 0.0)
 
@@ -228,11 +295,19 @@ def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
 
 
 def test_a_relay_that_came_damaged_counts_by_its_header_and_length() -> None:
-    """The first seven bytes travel in the robust header; another length is another packet."""
+    """The first seven bytes travel in the robust header; another length is another packet, and so is another report of
+    the same switch, whose header is the same so far."""
     custody = Custody(SETTINGS, random.Random(1))
     custody.sent(Outgoing(2, False, 2, -1, [data(1)], keep=Keep.ONWARD), 0.02, 0.0)
     relayed = GenericPdu(False, 1, (data(1),)).encode(SNA)
     assert custody.overheard_damaged(relayed[:-6] + b"\0\0", 0.1) == []
+    report = data(2, body=bytes(range(100)))
+    other = data(2, body=bytes(range(100, 200)))
+    custody.sent(Outgoing(2, False, 2, -1, [report], keep=Keep.ONWARD), 0.02, 0.0)
+    assert custody.overheard_damaged(GenericPdu(False, 1, (other,)).encode(SNA)[:-4] + bytes(4), 0.1) == []
+    torn = bytearray(GenericPdu(False, 1, (report,)).encode(SNA))
+    torn[-44:] = bytes(44)
+    assert custody.overheard_damaged(bytes(torn), 0.1) == [-1]
     assert custody.overheard_damaged(relayed[:-6] + bytes(6), 0.1) == [-1]
 
 
