@@ -64,6 +64,7 @@ bench: $(STAMP)  ## Measure; JSON in out/bench
 	$(BIN)/python -m benchmarks.utility --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.web --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.store --out $(OUT)/bench
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.dcu_memory --out $(OUT)/bench
 	$(BIN)/python -m benchmarks.planning --out $(OUT)/bench
 
 lock: $(STAMP)  ## Renew requirements/*.txt (needs uv on the PATH)

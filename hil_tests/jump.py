@@ -15,7 +15,8 @@ from typing import Any, Final
 import dcu.daemon
 import meter.daemon
 from dcu.config import DcuConfig
-from dcu.ledger.store import Ledger, RealFiles, verify
+from dcu.hosting.engine import HostingEngine
+from dcu.ledger.store import Files, Ledger, LedgerError, RealFiles, verify
 from dcu.store.recorder import Recorder
 from dcu.utility.outbox import Outbox
 from dcu.utility_side import ordered_config
@@ -70,7 +71,10 @@ class DirectLedger:
 
     def append(self, entry: dict[str, Any]) -> Future[int]:
         done: Future[int] = asyncio.get_running_loop().create_future()
-        done.set_result(self._ledger.append(entry))
+        try:
+            done.set_result(self._ledger.append(entry))
+        except LedgerError as error:
+            done.set_exception(error)
         return done
 
 
@@ -114,7 +118,9 @@ class JumpStreet:
         self._ear = ear
         self._directory = directory
         self._draw = random.Random(seed + 1)
-        self._salts = random.Random(seed + 2)
+        self.salts: Callable[[int], bytes] = random.Random(seed + 2).randbytes
+        self.medium: Files = NoSync()
+        """Of the DCU's ledger; tests put others there, before a start."""
         self._clock = LoopClock(loop, loop.utc_s)
         self._world = World(scenario, ear, loop, self._clock, seed, line)
         self._stores = {name: MemoryStore() for name in CLIENTS}
@@ -138,6 +144,12 @@ class JumpStreet:
         """The physical side, for tests that break things."""
         return self._world
 
+    @property
+    def engine(self) -> HostingEngine:
+        """The DCU's, for tests that break it."""
+        assert self._dcu is not None
+        return self._dcu.engine
+
     async def start(self) -> None:
         for name in (DCU, *CLIENTS):
             await self.launch(name)
@@ -152,7 +164,7 @@ class JumpStreet:
             key = base64.b64encode(self._utility.commander.public).decode()
             content["utility"] = {"url": "mqtt://127.0.0.1:1883", "command_keys": [key], "report_interval_s": 10.0}
         config = check_config(DCU, content, DcuConfig)
-        self._ledger = Ledger(config.state_directory, config.dcu.id, NoSync(), draw=self._salts.randbytes)
+        self._ledger = Ledger(config.state_directory, config.dcu.id, self.medium, draw=self.salts)
         self.dcu_vault.start()
         utility = None
         if self._utility is not None:
@@ -223,6 +235,11 @@ class JumpStreet:
                 self._outbox = None
         else:
             del self._meters[who]
+
+    def ended(self, who: str) -> int | None:
+        """What a daemon ended with by itself; None while it runs, and when it was killed."""
+        task = self._tasks.get(who)
+        return task.result() if task is not None and task.done() else None
 
     def set_line(self, alive: bool) -> None:
         self._world.line.dead = not alive

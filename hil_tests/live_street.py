@@ -71,10 +71,10 @@ class Lag:
     cpu_s: list[float] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
 
-    def p99_ms(self) -> dict[str, float]:
-        """99 % are not longer [ms]."""
+    def below_ms(self, share: float) -> dict[str, float]:
+        """Such a share is not longer [ms]."""
         rows = {"step": self.step_s, "step_cpu": self.cpu_s, "late": self.late_s}
-        return {name: round(1000 * float(np.quantile(values, 0.99)), 2) for name, values in rows.items() if values}
+        return {name: round(1000 * float(np.quantile(values, share)), 2) for name, values in rows.items() if values}
 
 
 class LiveStreet:

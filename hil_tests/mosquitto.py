@@ -118,6 +118,11 @@ class Mosquitto:
             self._process.wait()
             self._process = None
 
+    def keeps(self, *words: bytes) -> bool:
+        """Whether these bytes are in what it would know after a SIGKILL: it acknowledges first and writes then."""
+        path = self.directory / "data/mosquitto.db"
+        return path.exists() and all(word in path.read_bytes() for word in words)
+
     def log(self) -> str:
         """What it wrote."""
         path = self.directory / "mosquitto.log"

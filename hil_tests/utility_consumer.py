@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
-from aiomqtt import Client, MqttError, ProtocolVersion
+from aiomqtt import MqttError, ProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from dcu.utility.broker import TlsFiles
 from dcu.utility.documents import command_topic
+from dcu.utility.steady import SteadyClient
 from hil_tests.virtual.broker import MemoryUtility
 
 AGAIN_S: Final = 0.05
 """[s] Between two attempts to connect."""
 
 
-class _Client(Client):
+class _Client(SteadyClient):
     """Takes each message where it arrives: what waits in a queue is gone with the connection."""
 
     taker: MemoryUtility

@@ -150,6 +150,8 @@ class BaseNode:
             "heard_s": {kind: round(seconds, 3) for kind, seconds in self._heard_s.items()},
             "dropped": self.transmitter.channel.dropped,
             "hop_repeats": self.transmitter.custody.repeated,
+            "hop_given_up": self.transmitter.custody.given_up,
+            "aggregated": self.transmitter.channel.aggregated,
         }
 
     def _node_summary(self, node: Node) -> dict[str, object]:
@@ -161,6 +163,7 @@ class BaseNode:
             "open": node.connection is not None,
             "alive_asked": node.round_trips,
             "alive_answered": node.answers,
+            "alive_lost_down": node.lost_down,
             "link": self.transmitter.links.summary(node.lnid) if node.sid == SID_BASE else None,
         }
 

@@ -67,7 +67,6 @@ class Connection:
         self._burst_s: float | None = None
         self._last_sent_s = 0.0
         self._pausing = False
-        self.timeouts = 0
         self._expected = 0
         self._early: dict[int, bytes] = {}
         self._acknowledge_at: float | None = None
@@ -153,7 +152,6 @@ class Connection:
                     self.failed = True
                     return []
                 if not packet.asked:
-                    self.timeouts += 1
                     self._pausing = False
                 packet.asked = False
                 bodies.append(packet)

@@ -39,6 +39,7 @@ class Node:
         acknowledged: whether it has confirmed its registration.
         alive_by: when it is removed without a sign of life [s].
         round_trips, answers: keep-alives sent and answered.
+        lost_down: keep-alives that the node had not heard when it answered last, of the last eight.
         pinged_s: when a keep-alive was asked for whose answer somebody waits for [s].
     """
 

@@ -230,6 +230,8 @@ class ServiceNode:
             "relayed": self.transmitter.relayed,
             "dropped": channel.dropped,
             "hop_repeats": custody.repeated,
+            "hop_given_up": custody.given_up,
+            "aggregated": channel.aggregated,
         }
 
     def links(self) -> dict[int, dict[str, object]]:

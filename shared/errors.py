@@ -16,10 +16,6 @@ class DecodeError(HeadroomError):
     """Bytes that cannot be right: whatever follows, they will never decode."""
 
 
-class IncompleteError(HeadroomError):
-    """Bytes that are not complete yet: more of them may decode."""
-
-
 class ProtocolError(HeadroomError):
     """Sense, but not now."""
 

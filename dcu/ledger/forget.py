@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dcu.ledger.audit import key_of
+from dcu.ledger.audit import key_of, log_name
 from dcu.ledger.entry import START, Kept, customers_of, parse_leaf, restore
 from dcu.ledger.files import Files, RealFiles, write_whole
 from dcu.ledger.journal import commit_frame, entry_frame, heading_frame, journals, scan
@@ -49,7 +49,7 @@ def forget(directory: Path, dcu: str, customer: str, files: Files | None = None)
     files = files or RealFiles()
     if not current(directory).base.is_dir():
         raise LedgerError(f"{directory}: no ledger there")
-    with contextlib.closing(Ledger(directory, dcu, files)) as ledger:  # recovers, too
+    with contextlib.closing(Ledger(directory, dcu, files, origin=log_name(directory))) as ledger:  # recovers, too
         ledger.publish()
         found = _Eraser(directory, customer).count()
         if not (found.own or found.shared):

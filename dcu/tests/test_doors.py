@@ -51,6 +51,29 @@ async def test_who_connects_gets_one_snapshot(tmp_path: Path) -> None:
         assert json.loads(await hear(path)) == {"dcu": "d", "u_v": [230.1]}
 
 
+async def test_no_memory_for_an_answer_is_nobody_else_s_trouble(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks gets nothing; the door stays open, and the next one gets his snapshot."""
+    path, short = tmp_path / "page.sock", [True]
+
+    def snapshot() -> dict[str, Any]:
+        if short[0]:
+            raise MemoryError
+        return {"dcu": "d"}
+
+    up = asyncio.Event()
+    task = asyncio.ensure_future(page_door(path, None)(snapshot, up.set))
+    await up.wait()
+    assert await hear(path) == b""
+    short[0] = False
+    assert json.loads(await hear(path)) == {"dcu": "d"}
+    assert not task.done()
+    assert "MemoryError" in caplog.text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_only_its_user_and_the_page_s_group_may_connect(tmp_path: Path) -> None:
     """Modes 600 and 660; a group that is not there is named."""
     alone, shared = tmp_path / "a.sock", tmp_path / "b.sock"

@@ -10,10 +10,11 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-from aiomqtt import Client, MqttError, ProtocolVersion
+from aiomqtt import MqttError, ProtocolVersion
 
 from dcu.utility.broker import Address, TlsFiles
 from dcu.utility.documents import Class, command_topic, unpack, up
+from dcu.utility.steady import SteadyClient
 from shared.errors import DeviceError
 
 Tell = Callable[[str, dict[str, Any]], None]
@@ -25,8 +26,8 @@ LAST: Final = frozenset({"done", "failed", "refused"})
 """After these answers there comes no other."""
 
 
-def _client(address: Address, files: TlsFiles | None) -> Client:
-    return Client(
+def _client(address: Address, files: TlsFiles | None) -> SteadyClient:
+    return SteadyClient(
         address.host,
         address.port,
         identifier=f"headroom-utility-{secrets.token_hex(4)}",

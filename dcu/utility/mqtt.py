@@ -1,7 +1,7 @@
-"""The one place that knows aiomqtt: MQTT 5 over mutual TLS 1.3, and 3.1.1 on a bench's own loopback.
+"""The DCU's side of aiomqtt: MQTT 5 over mutual TLS 1.3, and 3.1.1 on a bench's own loopback.
 
-What aiomqtt 2.5 does not offer is taken from the paho client inside it, here and nowhere else: acknowledging a command
-only once it is durable, and the reason in a PUBACK (a broker that forbids a topic says so there, and nowhere else).
+What aiomqtt 2.5 does not offer is taken from the paho client inside it, here and in `steady.py`: acknowledging a
+command only once it is durable, and the reason in a PUBACK (a broker that forbids a topic says so there alone).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from aiomqtt import Client, MqttError, ProtocolVersion, Will
+from aiomqtt import MqttError, ProtocolVersion, Will
 from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -24,8 +24,12 @@ from dcu.utility.broker import Address
 from dcu.utility.commands import BYTES_MAX
 from dcu.utility.documents import command_topic, encode, state, state_topic
 from dcu.utility.link import Arrival, LinkLost, MessageRefused, Session
+from dcu.utility.steady import SteadyClient
 
 CONNECT_S: Final = 10.0
+"""[s] From a connection to the broker's answer."""
+ATTEMPT_S: Final = 25.0
+"""[s] All of it: names, connection, TLS, answer. Nobody bounds how long a name is looked up."""
 PUBLISH_S: Final = 20.0
 """[s] Without an acknowledgement for so long the link counts as lost; below what the supervisor calls a stall."""
 CLOSE_S: Final = 2.0
@@ -54,7 +58,7 @@ class MqttBroker:
         return await client.open()
 
 
-class _Client(Client):
+class _Client(SteadyClient):
     """An aiomqtt client that calls back: for what arrives, for its end, and that keeps a PUBACK's reason."""
 
     def __init__(
@@ -87,9 +91,11 @@ class _Client(Client):
 
     async def open(self) -> Session:
         try:
-            await self.__aenter__()
+            async with asyncio.timeout(ATTEMPT_S):
+                await self.__aenter__()
+        except TimeoutError as error:
+            raise LinkLost(f"connecting: nothing came of it in {ATTEMPT_S:.0f} s") from error
         except (MqttError, OSError, ValueError) as error:
-            self._client._sock_close()  # a handshake that failed half-way leaves it open
             raise LinkLost(f"connecting: {error}") from error
         self._open = True
         self._disconnected.add_done_callback(self._ended)
@@ -104,16 +110,10 @@ class _Client(Client):
     async def publish_once(self, topic: str, payload: bytes, *, retain: bool) -> None:
         """One message until its acknowledgement."""
         self._reasons.clear()
-        sending = asyncio.ensure_future(self.publish(topic, payload, 1, retain, timeout=PUBLISH_S))
-        try:  # aiomqtt itself would wait for an acknowledgement that can no longer come
-            await asyncio.wait({sending, self._disconnected}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise LinkLost("publishing: the connection is gone")
-            sending.result()
+        try:
+            await self.publish(topic, payload, 1, retain, timeout=PUBLISH_S)
         except (MqttError, OSError, ValueError) as error:
             raise LinkLost(f"publishing: {error}") from error
-        finally:
-            sending.cancel()
         if self._reasons:
             raise MessageRefused(f"{topic}: {next(iter(self._reasons.values()))}")
 
@@ -145,12 +145,6 @@ class _Client(Client):
         if getattr(reason_code, "value", 0) >= FAILED:
             self._reasons[mid] = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
-
-    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
-        """A broker that hangs up instead of an answer (it does not like our certificate) is not waited for."""
-        if not self._connected.done():
-            self._connected.set_exception(MqttError(f"the broker hung up: {reason_code}"))
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _ended(self, ended: Any) -> None:
         if self._open:

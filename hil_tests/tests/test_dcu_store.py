@@ -30,10 +30,12 @@ from shared.clock import LoopClock
 class Bad(sqlite3.Connection):
     """A medium that refuses every commit but those of the making."""
 
+    code = sqlite3.SQLITE_IOERR
+
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if sql == "SAVEPOINT job":
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            error = sqlite3.OperationalError("refused")
+            error.sqlite_errorcode = self.code
             raise error
         return super().execute(sql, *parameters)
 
@@ -91,3 +93,31 @@ def test_the_store_has_what_was_decided_and_decides_nothing(known: Known, tmp_pa
         found = trace(reader, "client1", UTC_AT_START_S, UTC_AT_START_S + 3600)
     assert len(found) > 5
     assert all(200 < one["u_v"][0] < 260 for one in found)
+
+
+class Full(Bad):
+    """No room."""
+
+    code = sqlite3.SQLITE_FULL
+
+
+class ReadOnly(Bad):
+    """Nothing may be written any more."""
+
+    code = sqlite3.SQLITE_READONLY
+
+
+class Starved(Bad):
+    """No memory for SQLite."""
+
+    code = sqlite3.SQLITE_NOMEM
+
+
+def test_a_store_without_room_without_leave_or_without_memory_stops_no_grant(tmp_path: Path) -> None:
+    """The same decisions as without a store; each failure is counted."""
+    without, _ = played(Known.GRANTED, tmp_path / "without", None)
+    for kind in (Full, ReadOnly, Starved):
+        seen, recorders = played(Known.GRANTED, tmp_path / kind.__name__, kind)
+        assert decisions(seen) == decisions(without)
+        assert all(recorder.counters.failures > 0 for recorder in recorders)
+    assert decisions(without)

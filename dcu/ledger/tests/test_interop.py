@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import shutil
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dcu.ledger.audit import check, key_of
 from dcu.ledger.canonical import canonical
-from dcu.ledger.entry import restore_public
-from dcu.ledger.layout import LedgerError, PublicCopy
+from dcu.ledger.entry import parse_leaf, restore_public
+from dcu.ledger.layout import LedgerError, Place, PublicCopy
+from dcu.ledger.merkle import consistency_proof, leaf_hash
+from dcu.ledger.note import Verifier
+from dcu.ledger.proof import parse_proof
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger, verify
 from dcu.ledger.tests import second_verifier
 from dcu.ledger.tests.test_seal import DAY
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
+from dcu.ledger.tiles import TileStore
+
+SHARES = 16
+"""Half a minute of a core is too long for one test on a busy machine."""
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 600])
@@ -63,6 +74,67 @@ def test_a_receipt_verifies_with_the_second_verifier(tmp_path: Path) -> None:
             second_verifier.verify_proof(data, entry + b" ", [key.vkey()])
 
 
+def others_inclusion(index: int, path: list[bytes], like: Any) -> Any:
+    """Our path as pymerkle holds one; which hash stands left and which right is its own business."""
+    pymerkle = pytest.importorskip("pymerkle")
+    return pymerkle.InclusionProof("sha256", True, like.size, index + 1, like.rule, path)
+
+
+def test_a_verifier_of_others_finds_our_root_and_takes_our_inclusion_proofs(tmp_path: Path) -> None:
+    """pymerkle, which shares no code with us, makes its own tree of what stands in our bundles. It believes the paths
+    of our receipts, of every kind of position, and none with a hash, a place or an entry changed."""
+    pymerkle = pytest.importorskip("pymerkle")
+    size = 16_470
+    place = written(tmp_path, numbered(size))
+    key = key_of(place)
+    _, root, entries = second_verifier.read_log(place.public, key.vkey())
+    tree = pymerkle.InmemoryTree(algorithm="sha256")
+    tree.append_entries(entries)
+    assert (tree.get_size(), tree.get_root()) == (size, root)
+    draw = random.Random(1)
+    for position in (0, 1, 255, 256, 16_383, 16_384, size - 1, *(draw.randrange(size) for _ in range(200))):
+        leaf = leaf_hash(entries[position])
+        ours = parse_proof(make_receipt(place, position, key))
+        like = tree.prove_inclusion(position + 1)
+        good = others_inclusion(ours.index, [leaf, *ours.path], like)
+        pymerkle.verify_inclusion(leaf, root, good, index=position + 1, size=size, algorithm="sha256")
+        turned = ours.path[0][:-1] + bytes((ours.path[0][-1] ^ 1,))
+        for bad in (
+            others_inclusion(ours.index, [leaf, turned, *ours.path[1:]], like),
+            others_inclusion((ours.index + 1) % size, [leaf, *ours.path], like),
+            others_inclusion(ours.index, [leaf_hash(b"another"), *ours.path], like),
+        ):
+            with pytest.raises(pymerkle.InvalidProof):
+                pymerkle.verify_inclusion(leaf, root, bad, index=position + 1, size=size, algorithm="sha256")
+
+
+def test_a_verifier_of_others_sees_that_our_log_only_grew(tmp_path: Path) -> None:
+    """Between all heads that were kept. pymerkle goes down to the last old entry, RFC 6962 stops at the last whole
+    tree: for odd sizes that is the same, and it verifies our own hashes; for the others its proof joins our heads."""
+    pymerkle = pytest.importorskip("pymerkle")
+    ledger = Ledger(tmp_path, "dcu", Unsynced())
+    heads: dict[int, bytes] = {}
+    for entry in numbered(600):
+        ledger.append(entry)
+        heads[ledger.position] = ledger.head
+    ledger.close()
+    entries = second_verifier.read_log(tmp_path / "ledger/public", ledger.vkey)[2]
+    tree = pymerkle.InmemoryTree(algorithm="sha256")
+    tree.append_entries(entries)
+    ours_taken = 0
+    for old, new in [*pairwise(sorted(heads)), *((old, 600) for old in range(1, 600))]:
+        found = tree.prove_consistency(old, new)
+        if old % 2 and old > 1:
+            first, second, *rest = consistency_proof(old, new, TileStore(tmp_path / "ledger/public", 600).node)
+            path = [second, first, *rest]
+            found = pymerkle.ConsistencyProof("sha256", True, new, old, found.rule, found.subset, path)
+            ours_taken += 1
+        pymerkle.verify_consistency(heads[old], heads[new], found, prior_size=old, later_size=new)
+        with pytest.raises(pymerkle.InvalidProof):
+            pymerkle.verify_consistency(heads[new], heads[new], found, prior_size=old, later_size=new)
+    assert ours_taken > 500
+
+
 @pytest.mark.parametrize(("more", "step"), [(0, 1), (260, 61)])
 def test_every_single_byte_that_changes_is_detected(tmp_path: Path, more: int, step: int) -> None:
     """Every byte of every file of a small log, its values beside it included, is flipped once: verifying fails. The
@@ -84,6 +156,42 @@ def test_every_single_byte_that_changes_is_detected(tmp_path: Path, more: int, s
         path.write_bytes(good)
     assert verify(tmp_path).faults == []
     assert count > 300
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_byte_of_a_log_with_a_full_bundle_is_vouched_for(
+    tmp_path: Path, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a step: every byte of the bundle, of its hashes, of all other public files, as an outsider's copy; then
+    of the values beside it. One in `SHARES` in each run; what an entry's text says is worked out once for each text."""
+    monkeypatch.setattr("dcu.ledger.audit.parse_leaf", functools.lru_cache(maxsize=1 << 16)(parse_leaf))
+    place = written(tmp_path, [DAY[0], DAY[2], *[{"n": n} for n in range(256)]])
+    key = key_of(place)
+    count = 0
+    for subject, root in ((PublicCopy(place.public), place.public), (place, place.private)):
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            good = path.read_bytes()
+            for at in range(share, len(good), SHARES):
+                overwrite(path, at, good[at] ^ (1 << at // SHARES % 8))
+                assert is_noticed_in(subject, key), f"{path} at {at}"
+                overwrite(path, at, good[at])
+                count += 1
+        assert check(subject, None, key).faults == []
+    assert count > 18_000 // SHARES
+
+
+def overwrite(path: Path, at: int, value: int) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(at)
+        file.write(bytes((value,)))
+
+
+def is_noticed_in(place: Place, key: Verifier) -> bool:
+    """The same as `is_noticed` for one log."""
+    try:
+        return check(place, None, key).faults != []
+    except LedgerError:
+        return True
 
 
 def is_noticed(directory: Path) -> bool:
