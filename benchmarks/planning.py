@@ -20,7 +20,7 @@ from dcu.planning import flobecq_like_folder
 from dcu.planning.capacity import Rule, Steps
 from dcu.planning.draws import Sampling, draw, stream
 from dcu.planning.probabilistic import Effort, Run, grow_scenario
-from dcu.planning.run import read_study
+from dcu.planning.reading import read_study
 from dcu.planning.settings import load_study
 from dcu.planning.study.workers import Progress, Task, Workers, drive
 from dcu.planning.world import World, build

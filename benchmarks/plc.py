@@ -1,8 +1,9 @@
 """`python -m benchmarks.plc`: the wire's own figures: goodput of one link, turn-around of the host, speed of a street.
 
 Goodput is measured over virtual modems with the serial port's real speed, in virtual time. Its limit is what frames of
-the same size and modulation would carry back to back: payload over airtime. Everything else (channel access, beacon
-slots, acknowledgements, the serial port at 115200 baud) counts against it.
+the same size and modulation would carry back to back: payload over airtime, preamble and header included. Everything
+else (channel access, beacon slots, acknowledgements, the serial port at 115200 baud) counts against it. What a sender
+alone on the line could reach by the standard's channel access, without any acknowledgement, stands beside it.
 
 Turn-around is processor time, from the bytes of a received frame to the bytes of its answer for the modem, without the
 waiting that the protocol demands (backoff, hold of an acknowledgement).
@@ -22,12 +23,13 @@ from typing import Any, Final
 from hil_tests.virtual.line import LineSettings, PowerLine
 from hil_tests.virtual.loop import run_virtual
 from hil_tests.virtual.modem import Framing, VirtualModem, open_memory_port
+from prime_plc.channel import PRIORITY_DATA
 from prime_plc.link import StackRunner
 from prime_plc.modem_host import ModemSettings, TypeAFraming
 from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES
-from prime_plc.phy import Scheme, frame_duration_s
+from prime_plc.phy import SYMBOL_S, Scheme, frame_duration_s
 from prime_plc.sap import BytesReceived, DataReceived, LinkUp, Output, SendBytes, SendData
-from prime_plc.settings import LADDER, MacSettings
+from prime_plc.settings import FRAME_S, LADDER, MacSettings
 from prime_plc.stack import StackSettings, base_stack, service_stack
 from prime_plc.tests.ether import Ether
 from shared.clock import LoopClock
@@ -43,6 +45,14 @@ SECONDS: Final = 60.0
 LPDU_BYTES_MAX: Final = 1024
 QUIET_DB: Final = 20.0
 TURNS: Final = 2000
+
+
+def access_share(frame_s: float) -> float:
+    """Share of the time that a sender alone fills with frames of one length [s]: each waits its mean backoff, half of
+    one is lost at the end of a contention period, and beacons have slots."""
+    backoff_s = (2**PRIORITY_DATA + 1) / 2 * SYMBOL_S
+    contention_s = FRAME_S - MacSettings().slot_symbols(stock=False) * SYMBOL_S
+    return (contention_s / (frame_s + backoff_s) - 0.5) * frame_s / FRAME_S
 
 
 async def _carry(scheme: Scheme, segment_bytes: int) -> float:
@@ -81,7 +91,8 @@ def goodput() -> list[dict[str, Any]]:
     rows = []
     for scheme in LADDER:
         for segment_bytes in (128, 256, 344):
-            limit_bps = 8 * segment_bytes / frame_duration_s(segment_bytes + HEADERS_BYTES, scheme)
+            frame_s = frame_duration_s(segment_bytes + HEADERS_BYTES, scheme)
+            limit_bps = 8 * segment_bytes / frame_s
             bps = 8 * run_virtual(lambda s=scheme, b=segment_bytes: _carry(s, b))  # type: ignore[misc]
             rows.append(
                 {
@@ -90,6 +101,7 @@ def goodput() -> list[dict[str, Any]]:
                     "goodput_bps": round(bps),
                     "limit_bps": round(limit_bps),
                     "ratio": round(bps / limit_bps, 3),
+                    "access_ratio": round(access_share(frame_s), 3),
                 }
             )
     return rows

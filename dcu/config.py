@@ -95,6 +95,7 @@ class Decision(Section):
     policy: Literal["equal", "proportional", "first_come", "max_total"] = "equal"
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    power_class_pct: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
     asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     report_change_w: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 
@@ -125,7 +126,11 @@ class Balancing(Section):
 
 
 class Meter(Section):
-    """One customer: which meter on which bus and phases, and its limits."""
+    """One customer: which meter on which bus and phases, and its limits.
+
+    ``balanced`` declares that all that exports there does so evenly on its phases; else all of a limit may be used on
+    any one of them.
+    """
 
     id: MeterName
     eui48: Eui48Text
@@ -133,6 +138,7 @@ class Meter(Section):
     phases: Annotated[list[PhaseName], Field(min_length=1, max_length=3)] = Field(default_factory=_l1)
     nominal_limit_w: Watts
     contract_limit_w: Watts
+    balanced: bool = False
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Meter:
@@ -317,6 +323,7 @@ class DcuConfig(Section):
                 tuple(Phase[name] for name in meter.phases),
                 meter.nominal_limit_w,
                 meter.contract_limit_w,
+                meter.balanced,
             )
             for meter in self.meters
         )

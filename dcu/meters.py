@@ -15,7 +15,8 @@ SEEN_MAX: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class MeterEntry:
-    """One customer of the configuration."""
+    """One customer of the configuration; ``balanced`` where all that exports is declared to do so evenly on its
+    phases."""
 
     id: MeterId
     eui48: Eui48
@@ -23,6 +24,7 @@ class MeterEntry:
     phases: tuple[Phase, ...]
     nominal_limit_w: float
     contract_limit_w: float
+    balanced: bool = False
 
 
 class Acceptance(Enum):

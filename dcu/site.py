@@ -72,6 +72,7 @@ def grid_settings(config: DcuConfig) -> GridSettings:
         balancing_bus=config.balancing.bus,
         accuracy=Accuracy(
             voltage_class_pct=decision.voltage_class_pct,
+            power_class_pct=decision.power_class_pct,
             model_error_pct=0.0 if model is None else model.model_error_pct,
             told_w=decision.report_change_w,
         ),

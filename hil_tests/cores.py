@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -122,8 +122,15 @@ class _Seen:
 class Street:
     """All machines and the heap; `run` plays the day once."""
 
-    def __init__(self, flow: StreetFlow, day: Day, settings: StreetSettings, keep: Keep = lambda _: None) -> None:
-        """A street; every entry of its DCU's ledger goes to ``keep``."""
+    def __init__(
+        self,
+        flow: StreetFlow,
+        day: Day,
+        settings: StreetSettings,
+        keep: Keep = lambda _: None,
+        dcu: StreetDcu | None = None,
+    ) -> None:
+        """A street; every entry of its DCU's ledger goes to ``keep``. Limits are those of ``dcu``, if it is given."""
         self._flow, self._day, self._settings = flow, day, settings
         draw = random.Random(settings.seed)
         self._draw = draw
@@ -132,16 +139,18 @@ class Street:
         self._plant_of = [plants.get(name) for name in customers]
         self._meter_of = {name: k for k, name in enumerate(meter_names(customers))}
         self._names = meter_names(customers)
+        self.dcu = dcu or StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
+        self._entries = self.dcu.entries(self._names)
         self._cores = [self._core(k, random.Random(draw.getrandbits(64))) for k in range(len(customers))]
         self._households = {
-            k: Household(settings.nominal_w, day.plants[plant].peak_w)
+            k: Household(self._entries[k].nominal_limit_w, day.plants[plant].peak_w)
             for k, plant in enumerate(self._plant_of)
             if plant is not None
         }
         self._instruments = Instruments(flow, settings.errors, settings.seed)
         self._line: QueueLine[_Word] = QueueLine(settings.line, random.Random(draw.getrandbits(64)))
-        self.dcu = StreetDcu.of(settings, flow, {name: self._contract_w(name) for name in customers})
         self._keep = keep
+        self._ear: Callable[[hosting.Input], object] = lambda _: None
         self._engine = self.dcu.engine(settings, flow, keep, 0.0)
         self._heap: list[tuple[float, int, int, int]] = []
         self._serial = 0
@@ -151,19 +160,21 @@ class Street:
         self._relays: list[RelayState] = [RelayState.NOMINAL] * len(customers)
         self._seen = _Seen()
         self._invoke = 0
-        self._limit_w = np.full(len(day.plants), settings.nominal_w)
+        self._limit_w = np.array(
+            [self._entries[customers.index(plant.customer)].nominal_limit_w for plant in day.plants]
+        )
         self._moved_s = np.full(len(day.plants), -np.inf)
         self._generated_w = np.zeros(len(day.plants))
         self._own_w = np.maximum(0.0, day.own_w())
         self._minute = 0
+        self._still_in = -1
 
     def _core(self, k: int, draw: random.Random) -> metering.MeterCore:
-        name = self._flow.customers[k]
         settings = metering.MeterSettings(
             id=self._names[k],
             phases=self._flow.phases[k],
-            nominal_limit_w=self._settings.nominal_w,
-            contract_limit_w=self._contract_w(name),
+            nominal_limit_w=self._entries[k].nominal_limit_w,
+            contract_limit_w=self._entries[k].contract_limit_w,
             overvoltage_v=overvoltage_v_max(self._settings.nominal_voltage_v),
             report_interval_s=self._settings.report_s,
             report_change_w=self._settings.report_change_w,
@@ -219,6 +230,15 @@ class Street:
             self._step(float(second))
             yield second
         self._until(float(ends_s))
+
+    def listen(self, ear: Callable[[hosting.Input], object]) -> None:
+        """`ear` hears everything that the DCU is told, after the engine."""
+        self._ear = ear
+
+    @property
+    def day(self) -> Day:
+        """What is played."""
+        return self._day
 
     @property
     def engine(self) -> HostingEngine:
@@ -301,9 +321,13 @@ class Street:
     def _step(self, now: float) -> None:
         """Plants follow their limits; the flow is solved again where anything moved."""
         t = self._minute
+        if t == self._still_in:
+            return
         target = np.minimum(self._day.pv_w[t], self._own_w[t] + self._limit_w)
         way = np.clip((now - self._moved_s) / RAMP_S, 0.0, 1.0)
-        self._generated_w = self._generated_w + way * (target - self._generated_w)
+        before, self._generated_w = self._generated_w, self._generated_w + way * (target - self._generated_w)
+        if way.min(initial=1.0) == 1.0 and np.array_equal(before, self._generated_w):
+            self._still_in = t  # until the next minute, or a limit moves
         if self._flow.solve(self._day.p_w[t] - self._generated_w @ self._day.spread, self._day.q_var[t]):
             self._instruments.renew(now)
 
@@ -313,6 +337,7 @@ class Street:
             limit_w = self._cores[who].limiter.limit_w
             if limit_w != self._limit_w[plant]:
                 self._limit_w[plant], self._moved_s[plant] = limit_w, now
+                self._still_in = -1
 
     def _wish(self, who: int, now: float) -> None:
         plant, t = self._plant_of[who], self._minute
@@ -372,6 +397,7 @@ class Street:
 
     def _hosting(self, item: hosting.Input, now: float) -> None:
         self._note(self._engine.handle(item, now), now)
+        self._ear(item)
 
     def _note(self, outputs: list[hosting.Output], now: float) -> None:
         for output in outputs:

@@ -1,4 +1,5 @@
-"""A day on a feeder, played three times: static limits, Headroom, and the optimum that knew everything beforehand.
+"""A day on a feeder, played four times: static limits, Headroom, and the optimum that knew everything beforehand,
+within the contracts and without.
 
 The optimum comes twice: free to take from one customer's nominal limit what serves another better, and within the
 contracts, where nobody is kept below the nominal limit; the second is all that raising limits can reach. All see
@@ -189,14 +190,18 @@ def nominal_limit_w(feeder: Feeder, day: Day, limits: GridLimits) -> float:
     shines or not and also without any load, in whole hundreds [W].
 
     Loads count too: what is drawn on one phase lifts the others. A plant smaller than the limit exports what it has.
+    The limit is on what a customer exports in all: a plant on one phase of three also feeds what he draws on the
+    others.
     """
     peaks = np.array([plant.peak_w for plant in day.plants])
-    loads = np.vstack([np.zeros(day.p_w.shape[1]), day.p_w])
-    q = np.vstack([np.zeros(day.p_w.shape[1]), day.q_var])
+    loads, own_w = np.vstack([np.zeros(day.p_w.shape[1]), day.p_w]), np.maximum(0.0, day.own_w())
+    q = np.vstack([np.zeros(day.p_w.shape[1]), *[day.q_var] * 3])
     exporting = day.spread.any(axis=0)
     last = None
     for level in np.arange(0.0, peaks.max() + STEP_W, STEP_W):
-        draws = np.where(exporting, 0.0, loads) - np.minimum(level, peaks) @ day.spread
+        bare = np.where(exporting, 0.0, loads) - np.minimum(level, peaks) @ day.spread
+        sunny = day.draws_w(np.minimum(peaks, own_w + level))
+        draws = np.vstack([bare, sunny, day.draws_w(day.generated_w(float(level)))])
         found = solve(feeder, Injections(draws, q), tolerance_pu=1e-10)
         if not found.converged.all() or not _inside(feeder, limits, draws, q, found["port_u_v"]):
             break
@@ -219,7 +224,7 @@ def _inside(feeder: Feeder, limits: GridLimits, draws_w: Reals, q_var: Reals, u_
 def evaluate(
     question: Question, tell: Callable[[str], object] = lambda _: None, keep: Path | None = None
 ) -> Evaluation:
-    """Play the day three times.
+    """Play the day four times: static limits, Headroom, perfect foresight within the contracts, and without.
 
     Args:
         question: what is to be evaluated.

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from dcu.grid.picture import Plan, feeder_plan
-from hil_tests.evaluate import EN_50160_PCT, Evaluation
+from hil_tests.evaluate import EN_50160_PCT, Customer, Evaluation
 from hil_tests.report import BLUE, GREEN, GREY, GRID, INK, PAPER, PURPLE, RED, YELLOW
 
 COLOURS: Final = {"static": BLUE, "headroom": GREEN, "contracts": YELLOW, "optimum": PURPLE}
@@ -27,6 +27,8 @@ NAMES: Final = {
 }
 LINES: Final = {"static": "-", "headroom": "-", "contracts": "--", "optimum": "--"}
 SHARES: Final = LinearSegmentedColormap.from_list("shares", [RED, YELLOW, GREEN])
+CURTAILED_WH: Final = 50.0
+"""Less is not told on the map."""
 MARKERS: Final = {"L1": "o", "L2": "s", "L3": "^"}
 
 
@@ -109,8 +111,13 @@ def _power(found: Evaluation) -> tuple[Figure, str]:
     _clock(axes, minute)
     _legend(axes, loc="upper left", ncols=2)
     scores = found.scores
-    words = ", ".join(f"{NAMES[n]} {scores[n].exported_wh / 1e3:.0f} kWh" for n in scores)
-    return figure, f"Exported power over the day: {words} of {possible.sum() / 60:.0f} kWh possible."
+    words = ", ".join(f"{NAMES[n]} {_kwh(scores[n].exported_wh)}" for n in scores)
+    return figure, f"Exported power over the day: {words} of {_kwh(1e3 * possible.sum() / 60)} possible."
+
+
+def _kwh(energy_wh: float) -> str:
+    """With three digits."""
+    return f"{energy_wh / 1e3:.{max(0, 2 - len(str(int(energy_wh / 1e3))) + 1)}f} kWh"
 
 
 def _voltages(found: Evaluation) -> tuple[Figure, str]:
@@ -122,23 +129,29 @@ def _voltages(found: Evaluation) -> tuple[Figure, str]:
         style: dict[str, Any] = {"color": COLOURS[name], "linewidth": width, "linestyle": LINES[name]}
         axes.step(ends, _held(u.max(axis=1)), where="post", label=NAMES[name], **style)
         axes.step(ends, _held(u.min(axis=1)), where="post", alpha=0.45, **style)
+    axes.plot([], [], color=GREY, alpha=0.45, label="faint: the lowest")
     high = float(found.limits.u_high_v.max())
     nominal = high / (1 + found.question.band_pct / 100)
-    lines = [(high, f"band of decisions {high:.1f} V"), (nominal * (1 + EN_50160_PCT / 100), "EN 50160, ten minutes")]
-    for value, text in lines:
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle=":", alpha=0.8)
-        axes.annotate(
-            f"{text}" if "V" in text[-1:] else f"{text} {value:.1f} V",
-            (minute[-1] + 1, value),
-            xytext=(-4, 3),
-            textcoords="offset points",
-            ha="right",
-            color=INK,
-            fontsize=9.5,
-        )
     lowest = min(float(u.min()) for u in found.u_v.values())
-    top = max(lines[1][0], *(float(u.max()) for u in found.u_v.values()))
-    axes.set_ylim(lowest - 0.06 * (top - lowest), top + 0.3 * (top - lowest))
+    top = max(high, *(float(u.max()) for u in found.u_v.values()))
+    room = top - lowest
+    axes.set_ylim(lowest - 0.06 * room, top + 0.4 * room)
+    # Above the curves, where nothing else is drawn; the standard's limit only where it is that near.
+    standard = nominal * (1 + EN_50160_PCT / 100)
+    lines = [(high, f"band of decisions {high:.1f} V"), (standard, f"EN 50160, ten minutes {standard:.1f} V")]
+    for value, text in lines:
+        if value <= top + 0.12 * room:
+            axes.axhline(value, color=INK, linewidth=0.9, linestyle=":", alpha=0.8)
+            axes.annotate(
+                text,
+                (minute[-1] + 1, max(value, top) if value == high else value),
+                xytext=(-4, 4),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                color=INK,
+                fontsize=9.5,
+            )
     axes.set_ylabel("voltage [V]", color=INK)
     _clock(axes, minute)
     _legend(axes, loc="upper left", ncols=3)
@@ -175,11 +188,17 @@ def _duration(found: Evaluation) -> tuple[Figure, str]:
     )
 
 
+def _curtailed(customer: Customer) -> str:
+    """What the sun would have allowed beyond, where it is worth a word."""
+    missing_wh = customer.exportable_wh - customer.headroom_wh
+    return f", −{_kwh(missing_wh)}" if missing_wh >= CURTAILED_WH else ""
+
+
 def _map(found: Evaluation) -> tuple[Figure, str]:
     plan = feeder_plan(found.network)
     rows = len({y for _, y in plan.places.values()})
     height = 7.0 if plan.is_map else min(12.0, max(4.0, 1.6 + 0.13 * rows))
-    figure, (axes,) = _figure(height, "Who got what: Headroom's export over the possible")
+    figure, (axes,) = _figure(height, "Who got what: Headroom's export over the possible, and what was curtailed")
     _draw_plan(axes, plan)
     names = {customer.name: customer for customer in found.customers}
     norm = Normalize(0, 1)
@@ -198,7 +217,7 @@ def _map(found: Evaluation) -> tuple[Figure, str]:
         colour = SHARES(norm(customer.share))
         axes.plot(x, y, marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=4)
         axes.annotate(
-            f"{100 * customer.share:.0f} %",
+            f"{100 * customer.share:.0f} %{_curtailed(customer)}",
             (x, y),
             xytext=(9, 0),
             textcoords="offset points",

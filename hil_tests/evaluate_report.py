@@ -24,7 +24,8 @@ figure{{margin:1rem 0}} figcaption{{color:{GREY};font-size:.9rem}}
 .wide{{overflow-x:auto}} table{{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}}
 th,td{{padding:.35rem .6rem;border-bottom:1px solid {GRID};text-align:right;vertical-align:top}}
 th:first-child,td:first-child{{text-align:left}} th{{font-weight:600}} td:first-child{{min-width:9rem}}
-td{{white-space:nowrap}} td:first-child{{white-space:normal}} small{{display:block;line-height:1.3}}
+td{{white-space:nowrap}} td:first-child{{white-space:normal}}
+.words td{{white-space:normal;overflow-wrap:anywhere}} small{{display:block;line-height:1.3}}
 @media (max-width:40rem){{body{{font-size:15px}} th,td{{padding:.3rem .4rem}} .tile b{{font-size:1.35rem}}}}
 .tiles{{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}}
 .tile{{flex:1 1 9rem;border:1px solid {GRID};border-radius:8px;padding:.7rem .9rem}}
@@ -172,7 +173,7 @@ def _messages(found: Evaluation) -> Iterator[str]:
         ("messages lost after every repetition", f"{line.messages_lost}"),
         ("messages dropped from a full queue", f"{line.messages_dropped}"),
     ]
-    yield '<div class="wide"><table><tbody>'
+    yield '<div class="wide words"><table><tbody>'
     for what, value in numbers:
         yield f"<tr><td>{escape(what)}</td><td>{escape(value)}</td></tr>"
     yield "</tbody></table></div>"

@@ -176,18 +176,18 @@ async def _sample(scenario: Scenario, street: Street, ear: Ear, on_sample: Calla
     """Sample the physics until the scenario ends; by timers, because a task would cost virtual time a third more."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
+    customers = street.feeder.customers
     count = round(scenario.duration_s / SAMPLE_S)
 
     def sample(index: int) -> None:
         now = ear.now
-        customers = street.feeder.customers
         ear.seen.samples.append(
             Sample(
                 t_s=now,
                 busbar_v=street.feeder.busbar.at(now),
-                u_v=tuple(customer.u_v(now) for customer in customers),
-                export_a=tuple(customer.export_a(now) for customer in customers),
-                raised=tuple(customer.raised for customer in customers),
+                u_v=tuple([customer.u_v(now) for customer in customers]),
+                export_a=tuple([customer.export_a(now) for customer in customers]),
+                raised=tuple([customer.raised for customer in customers]),
             )
         )
         on_sample(ear.seen)

@@ -31,8 +31,7 @@ NODES_MAX: Final = 200
 START_S_MAX: Final = 600.0
 DELIVERED_MIN: Final = 0.999
 DELIVERED_MIN_IN_BURSTS: Final = 0.99
-SPEED_MIN: Final = 100.0
-"""What a street of a hundred nodes must reach: all registered in ten minutes, reports delivered, times real time."""
+"""What a street of a hundred nodes must reach: all registered in ten minutes, reports delivered."""
 
 _WORDS: Final = {"burst_reach"}
 

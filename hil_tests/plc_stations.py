@@ -70,6 +70,7 @@ class Pump:
         self._modem = VirtualModem(line, loop, name, draw, Framing(settings.modem.framing.value))
         if settings.modem.port is Port.MESSAGES:
             self._modem.on_message = self._told
+            self._modem.ignores = stack.ignores
         else:
             self._modem.on_bytes = self._fed
 

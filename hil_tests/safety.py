@@ -19,10 +19,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.compiler import compile_network
+from dcu.grid.compiler import compile_network, network_sha256
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.network import Network, matrix
+from dcu.grid.port_model import PortModel
 from dcu.grid.sensitivities import linear_step, sensitivity
 from dcu.hosting.decide import Act, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy
@@ -48,6 +49,9 @@ SPOILED_SHARE: Final = 0.02
 """Share of states in which some reading cannot be used."""
 LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
 """Parts of the band below and above the feeder's own no-load voltage."""
+UNUSED, EVENLY = -1, -2
+MIXED: Final = ((0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3), (0, 2), (1, 2))
+"""First and step of ways in which customers of several phases use theirs on different ones, or not at all."""
 CHUNK: Final = 500
 SEQUENCE_SHARE: Final = 0.02
 """Share of states that are some minutes long; one costs as much as fifty windows."""
@@ -171,13 +175,13 @@ def _map(chunks: Sequence[_Chunk], jobs: int) -> Sequence[_Tally]:
         return pool.map(_run, chunks, chunksize=1)
 
 
-_TRUTHS: Final[dict[int, _Truth]] = {}
+_TRUTHS: Final[dict[tuple[str, float], _Truth]] = {}
 """One for each process and network: the compilation costs as much as hundreds of states."""
 
 
 def _run(chunk: _Chunk) -> _Tally:
     network, errors = chunk.network, chunk.errors
-    key = hash((network.name, len(network.branches), len(network.connection_points), chunk.band_pct))
+    key = (network_sha256(network), chunk.band_pct)
     if key not in _TRUTHS:
         _TRUTHS[key] = _Truth(network, chunk.band_pct)
     truth = _TRUTHS[key]
@@ -185,7 +189,7 @@ def _run(chunk: _Chunk) -> _Tally:
     rule = truth.rule(errors, with_wrong_impedances(network, errors.model, random) if errors.model else None)
     tally = _Tally()
     for state in range(chunk.states):
-        if random.random() < chunk.sequence_share:
+        if random.random() < chunk.sequence_share and not truth.several:
             _one_sequence(truth, rule, errors, random, tally)
         else:
             _one_state(truth, rule, errors, random, tally, look=state % BOUND_EVERY == 0)
@@ -219,7 +223,7 @@ def _one_state(
     answer = rule.answer(rule.view(measured, 0.0), Question(wishes, {}, len(wishes)))
     granted = {v.meter: v.limit_w for v in answer.verdicts if v.act is Act.GRANT}
     limits = np.array([granted.get(w.meter, NOMINAL_W) for w in wishes])
-    at = np.array([truth.port[w.meter] for w in wishes])
+    at = np.array([truth.place[w.meter] for w in wishes])
     after = truth.in_some_phases(p, at, limits[None, :])
     nominal = truth.in_some_phases(p, at, np.full((1, len(wishes)), NOMINAL_W))
     over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q)
@@ -233,7 +237,9 @@ def _one_state(
         tally.unsafe += bool(granted)
         return
     tally.unsafe += beyond > FLOW_ERROR
-    level, together = (truth.level(p, q, at, wishes[0].wanted_w, states) for states in (truth.in_some_phases, _used))
+    level, together = (
+        truth.level(p, q, at, wishes[0].wanted_w, states) for states in (truth.in_some_phases, truth.used)
+    )
     tally.limited += level < wishes[0].wanted_w - 1.0
     tally.granted_w += max(0.0, min(float(limits.min()), level) - NOMINAL_W)
     tally.feasible_w += max(0.0, level - NOMINAL_W)
@@ -258,15 +264,20 @@ def _spoil(measured: MeasurementSet, random: np.random.Generator) -> Measurement
         quality = (Quality.MISSING, Quality.STALE, Quality.INVALID)[kind]
         points[at] = replace(points[at], quality=quality)
     else:
-        points[at] = replace(points[at], p_w=(None,))
+        points[at] = replace(points[at], p_w=(None,) * len(points[at].p_w))
     return MeasurementSet(tuple(points))
 
 
-def _used(p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
-    """Draws with the limits (n_state, n_wish) fully used (n_state, n)."""
-    after = np.repeat(p[None, :], len(limits_w), axis=0)
-    after[:, at] = -limits_w
-    return after
+def _customers(model: PortModel) -> tuple[tuple[int, ...], ...]:
+    """Ports of each: those of a bus together where they are on different phases."""
+    at_bus: dict[str, list[int]] = {}
+    for k, bus in enumerate(model.port_buses):
+        at_bus.setdefault(bus, []).append(k)
+    labels, found = model.port_labels, list[tuple[int, ...]]()
+    for own in at_bus.values():
+        apart = len({labels[k] for k in own} & {"L1", "L2", "L3"}) == len(own)
+        found += [tuple(own)] if apart else [(k,) for k in own]
+    return tuple(sorted(found))
 
 
 class _Truth:
@@ -283,21 +294,33 @@ class _Truth:
         self._choices: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         self._rated = np.flatnonzero(np.isfinite(model.rating_a))
         self._rated_h = np.ascontiguousarray(model.current_h[self._rated].T)
-        self.entries = tuple(
-            MeterEntry(MeterId(f"m{k}"), Eui48(k.to_bytes(6, "big")), BusId(bus), (Phase.L1,), NOMINAL_W, WANTED_W[1])
-            for k, bus in enumerate(model.port_buses)
-        )
-        self.port = {entry.id: k for k, entry in enumerate(self.entries)}
+        self.customers = _customers(model)
+        self.several = any(len(own) > 1 for own in self.customers)
+        """Whether some customers are connected to several phases."""
+        self.entries = tuple(self._entry(k, own) for k, own in enumerate(self.customers))
+        self.place = {entry.id: k for k, entry in enumerate(self.entries)}
+
+    def _entry(self, k: int, ports: tuple[int, ...]) -> MeterEntry:
+        model = self.feeder.model
+        phases = tuple(Phase[model.port_labels[port]] for port in ports) if len(ports) > 1 else (Phase.L1,)
+        bus = BusId(model.port_buses[ports[0]])
+        return MeterEntry(MeterId(f"m{k}"), Eui48(k.to_bytes(6, "big")), bus, phases, NOMINAL_W, WANTED_W[1])
 
     def rule(self, errors: Errors, wrong: Network | None) -> Predicted:
         """The rule under test, with the true model or a wrong one; it is told how wrong things may be."""
         model = self.feeder.model if wrong is None else compile_network(wrong)
-        model = replace(
-            model, port_labels=("L1",) * self._n, port_meters=tuple(e.id for e in self.entries), memo=dict(model.memo)
-        )
+        of_port = {
+            port: (e, phase)
+            for e, own in zip(self.entries, self.customers, strict=True)
+            for port, phase in zip(own, e.phases, strict=True)
+        }
+        owners = [of_port[k] for k in range(self._n)]
+        labels, meters = tuple(phase.name for _, phase in owners), tuple(e.id for e, _ in owners)
+        model = replace(model, port_labels=labels, port_meters=meters, memo=dict(model.memo))
         step_pct = 100 * errors.step_v / float(self._u_nominal_v.min())
         accuracy = Accuracy(
             voltage_class_pct=100 * errors.voltage + step_pct,
+            power_class_pct=100 * errors.power + 100 * errors.step_w / WANTED_W[0],
             model_error_pct=100 * errors.model,
             noise_v=0.0,
             contradiction_pct=100.0,
@@ -327,10 +350,10 @@ class _Truth:
 
     def wishes(self, random: np.random.Generator) -> tuple[Wish, ...]:
         """One to a dozen customers who all want the same, so that fairness has one level."""
-        count = int(random.integers(1, min(CLAIMS_MAX, self._n) + 1))
-        ports = random.choice(self._n, count, replace=False)
+        count = int(random.integers(1, min(CLAIMS_MAX, len(self.customers)) + 1))
+        chosen = random.choice(len(self.customers), count, replace=False)
         wanted = float(random.uniform(*WANTED_W))
-        return tuple(Wish(MeterId(f"m{k}"), Standing.ASKS, NOMINAL_W, wanted, 0.0) for k in sorted(ports))
+        return tuple(Wish(MeterId(f"m{k}"), Standing.ASKS, NOMINAL_W, wanted, 0.0) for k in sorted(chosen))
 
     def measure(self, p: Reals, q: Reals, u: Reals, errors: Errors, random: np.random.Generator) -> MeasurementSet:
         """What the meters show."""
@@ -343,8 +366,8 @@ class _Truth:
         watts, vars_ = (read(x, errors.power, errors.step_w) for x in (p, q))
         busbar = Point(SUBSTATION, Quality.GOOD, (float(self._u_nominal_v[0]),), 0.0, 0.0, (0.0,), (0.0,))
         customers = (
-            Point(e.id, Quality.GOOD, (float(volts[k]),), 0.0, 0.0, (float(watts[k]),), (float(vars_[k]),))
-            for k, e in enumerate(self.entries)
+            Point(e.id, Quality.GOOD, _of(volts, own), 0.0, 0.0, _of(watts, own), _of(vars_, own))
+            for e, own in zip(self.entries, self.customers, strict=True)
         )
         return MeasurementSet((busbar, *customers))
 
@@ -367,9 +390,32 @@ class _Truth:
             parts.append(amps / model.rating_a[self._rated] - 1)
         return np.concatenate(parts, axis=1)
 
+    def used(self, p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
+        """Draws with the limits (n_state, n_wish) of some customers fully used, evenly on their phases (n_state, n)."""
+        return self._with_use(p, at, limits_w, np.full((1, len(at)), EVENLY))
+
+    def _with_use(self, p: Reals, at: NDArray[np.int64], limits_w: Reals, uses: NDArray[np.int64]) -> Reals:
+        """Draws with all that the limits (n_state, n_wish) allow beyond what is exported now on one phase of each
+        customer, on all alike (`EVENLY`), or unused (`UNUSED`), in several ways (n_use, n_wish): state by state
+        (n_state * n_use, n)."""
+        found = np.repeat(p[None, :], len(limits_w) * len(uses), axis=0).reshape(len(limits_w), len(uses), -1)
+        for wish, k in enumerate(at):
+            ports = list(self.customers[k])
+            more = np.maximum(0.0, limits_w[:, wish] + p[ports].sum())[:, None]
+            for slot, port in enumerate(ports):
+                share = np.where(uses[:, wish] == EVENLY, 1 / len(ports), uses[:, wish] % len(ports) == slot)
+                found[:, :, port] -= more * np.where(uses[:, wish] == UNUSED, 0.0, share)
+        return found.reshape(-1, len(p))
+
     def in_some_phases(self, p: Reals, at: NDArray[np.int64], limits_w: Reals) -> Reals:
         """Draws with the limits (n_state, n_wish) used in one phase, in two, in all, the others as they are: every
-        choice of each (n_state * n_choice, n), state by state; in all phases last."""
+        choice of each (n_state * n_choice, n), state by state; in all phases last. Where customers have several phases:
+        all on the same one, each on another one, some not at all, all evenly."""
+        if self.several:
+            order = np.arange(len(at))
+            mixed = [(order * step + first) % 4 for first, step in MIXED]
+            uses = np.array([*(0 * order + phase for phase in range(3)), *mixed, 0 * order + EVENLY])
+            return self._with_use(p, at, limits_w, np.where(uses == 3, UNUSED, uses))
         labels = sorted({self.phases()[port] for port in at})
         choices = self._in_phases(tuple(labels))[:, at]
         used = np.where(choices[None, :, :], -limits_w[:, None, :], p[at])
@@ -400,6 +446,10 @@ class _Truth:
                 return NOMINAL_W
             low, high = float(levels[last]), float(levels[last + 1])
         return low
+
+
+def _of(values: Reals, ports: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(float(values[port]) for port in ports)
 
 
 def _bound_holds(feeder: Feeder, p: Reals, q: Reals, after: Reals) -> bool:

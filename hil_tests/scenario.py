@@ -16,7 +16,6 @@ from shared.messages import LEASE_S_MAX
 CLIENTS: Final = ("client1", "client2")
 """The two customers of the testbed's street."""
 
-Volts = Annotated[float, Field(ge=0.0, le=1000.0)]
 Seconds = Annotated[float, Field(ge=0.0, le=86_400.0)]
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]
 Points = Annotated[list[Point], Field(min_length=1, max_length=100_000)]

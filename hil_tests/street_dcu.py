@@ -19,6 +19,7 @@ from dcu.hosting.journal import Journal
 from dcu.hosting.learned_rule import Learned
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.view import GridView, Taught
+from dcu.meters import MeterEntry
 from dcu.site import load_rule, predicted_rule
 from hil_tests.day import Day
 from hil_tests.lessons import teach
@@ -26,6 +27,7 @@ from hil_tests.queue_line import LineSettings
 from hil_tests.safety import EXACT, Errors
 from hil_tests.street_flow import StreetFlow
 from shared.config import check_config
+from shared.errors import ConfigError, Fault
 from shared.ids import Epoch, Eui48, MeterId, format_eui48
 
 READING_AGE_S: Final = 40.0
@@ -36,6 +38,8 @@ MODEL_FILE: Final = "model.npz"
 """Beside the configuration."""
 FILE: Final = "dcu.toml"
 DCU: Final = "evaluation"
+MODELLESS: Final = ("learned", "present")
+"""Rules that need no network model."""
 NAMEABLE: Final = re.compile(r"[A-Za-z0-9._-]{1,16}")
 """What a configuration takes for a meter's name."""
 
@@ -56,7 +60,7 @@ class StreetSettings:
         reading_s: between two readings of an EM330.
         report_s: between two reports of a meter.
         window_s: of the DCU's decisions.
-        rule: predicted, learned or mixed.
+        rule: predicted, learned, mixed or present.
         before, learn_days: a whole day like those that a learning rule has seen, and how many.
         report_change_w: a draw that has changed by more is reported at once.
     """
@@ -96,7 +100,7 @@ class StreetDcu:
         Raises:
             ConfigError: a bus whose name no configuration takes, or a number out of range.
         """
-        model = None if settings.rule == "learned" else flow.decision_model(settings.errors, settings.seed)
+        model = None if settings.rule in MODELLESS else flow.decision_model(settings.errors, settings.seed)
         content = _content(settings, flow, contract_w)
         if model is not None:
             error_pct = 100 * settings.errors.model
@@ -106,6 +110,18 @@ class StreetDcu:
                 "model_error_pct": error_pct,
             }
         return StreetDcu(check_config(FILE, content, DcuConfig), model)
+
+    def entries(self, names: tuple[MeterId, ...]) -> tuple[MeterEntry, ...]:
+        """The meters of a street, in its order.
+
+        Raises:
+            ConfigError: a configuration of another street.
+        """
+        known = {entry.id: entry for entry in self.config.entries}
+        missing = [Fault(f"meter {name}", "nothing", "a table in [[meters]]") for name in names if name not in known]
+        if missing:
+            raise ConfigError(FILE, missing)
+        return tuple(known[name] for name in names)
 
     def rule(self) -> Rule:
         """How it decides; knows nothing yet."""

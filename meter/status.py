@@ -44,6 +44,7 @@ _REASONS: Final = {
     Reason.TOO_MANY_REQUESTS: "too many questions in a short time",
     Reason.BELOW_MINIMUM: "what is left is less than you asked for at least",
     Reason.SHARED: "the capacity is shared with others who ask too",
+    Reason.NOT_LEARNT: "the substation has not yet learnt what your export does",
 }
 
 _UNITS: Final = {

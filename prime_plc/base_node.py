@@ -204,6 +204,10 @@ class BaseNode:
 
     # ---- frames in ---------------------------------------------------------------------------------------------------
 
+    def ignores(self, _data: bytes) -> bool:
+        """Nothing: airtime heard is counted."""
+        return False
+
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         if item.mode is not PhyMode.TYPE_A:
             self.other_version += 1

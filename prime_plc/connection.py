@@ -101,8 +101,17 @@ class Connection:
         return sent + [token for _, token in self._waiting if token is not None]
 
     @property
+    def idle(self) -> bool:
+        """Whether `packets` has nothing to do, at whatever time."""
+        return not (
+            self._unacknowledged or self._waiting or self._acknowledge_at is not None or self._assembly is not None
+        )
+
+    @property
     def wake_at(self) -> float | None:
         """When `packets` has something to say without any input [s]."""
+        if self.idle:
+            return None
         deadlines = [self._due_s(packet) for packet in self._unacknowledged]
         if self._acknowledge_at is not None:
             deadlines.append(self._acknowledge_at)

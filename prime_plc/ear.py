@@ -8,7 +8,7 @@ from prime_plc.following import Following
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived
 from prime_plc.neighbours import Neighbours
-from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Pdu, PromotionNeeded, decode_pdu, glance
+from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Glance, Pdu, PromotionNeeded, decode_pdu, glance
 from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -55,18 +55,25 @@ class Ear:
         if isinstance(pdu, GenericPdu) and any(packet.lcid == ControlType.PRO for packet in pdu.packets):
             self._calls.hush(now)
 
+    def concerned_from_above(self, seen: Glance, *, registering: bool) -> bool:
+        """Whether a frame with the level of the switch above is worth decoding: for us, for many, or for below."""
+        mine = seen.sid == self._uplink.sid and (seen.lnid == self._uplink.lnid or registering)
+        return mine or not seen.alone or seen.lnid >= LNID_MULTICAST or self._switching.below(seen.sid)
+
+    def concerned_from_below(self, seen: Glance) -> bool:
+        """Whether a frame with our own level as a switch is worth decoding."""
+        return self._switching.below(seen.sid) or not seen.alone
+
     def above(
         self, item: FrameReceived, following: Following, neighbours: Neighbours, now: float, *, registering: bool
     ) -> GenericPdu | None:
         """A frame with the level of the switch above, passed on if it is for somebody below; None if not of ours."""
-        sid, lnid = self._uplink.sid, self._uplink.lnid
-        seen = glance(item.pdu)
-        mine = seen.sid == sid and (seen.lnid == lnid or registering)
-        if seen.alone and not (mine or seen.lnid >= LNID_MULTICAST or self._switching.below(seen.sid)):
+        if not self.concerned_from_above(glance(item.pdu), registering=registering):
             return None
         pdu = self._decode(item.pdu)
         if not isinstance(pdu, GenericPdu):
             return None
+        sid = self._uplink.sid
         if any(packet.sid == sid or self._switching.below(packet.sid) for packet in pdu.packets):
             following.heard(item.snr_db, now)
         self._transmitter.answered(pdu, now)
@@ -77,7 +84,7 @@ class Ear:
 
     def below(self, item: FrameReceived, neighbours: Neighbours, now: float) -> bool:
         """A frame with our own level as a switch, passed on if it is from a child; whether it was of ours."""
-        if not self._switching.below(glance(item.pdu).sid) and glance(item.pdu).alone:
+        if not self.concerned_from_below(glance(item.pdu)):
             return False
         pdu = self._decode(item.pdu)
         if not isinstance(pdu, GenericPdu):

@@ -314,24 +314,20 @@ class ModemHost:
         self._product = ""
         self._resume_at = 0.0
         self._next_clock_at = math.inf
-        self._heard_s = 0.0
+        self.heard_s = 0.0
         self._confirm_by: dict[int, float] = {}
         self._stamped: dict[int, tuple[Receive, float]] = {}
         self._stamp_at = 0.0
         self._followed = b""
-        self._wake_at: float | None = None
+        self.wake_at: float | None = None
 
     # ---- the machine -------------------------------------------------------------------------------------------------
-
-    @property
-    def wake_at(self) -> float | None:
-        return self._wake_at
 
     def handle(self, item: Input, now: float) -> list[Output]:
         if self.state is State.READY and type(item) is MessageReceived:
             message = item.message
             if type(message) is Receive:
-                self._heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
+                self.heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
                 return self._incoming(message, now)
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
@@ -363,17 +359,17 @@ class ModemHost:
         return {fault.value: count for fault, count in self._decoder.faults.items()} | dict(self.counters)
 
     def _set_wake(self) -> None:
-        deadlines: list[float] = []
-        if self.state is State.RESETTING:
-            deadlines.append(self._resume_at)
+        at = self._resume_at if self.state is State.RESETTING else math.inf
         if self._asked is not None:
-            deadlines.append(self._asked.sent_s + ANSWER_S_MAX)
+            at = min(at, self._asked.sent_s + ANSWER_S_MAX)
+        elif self.state is State.READY:
+            at = min(at, self._next_clock_at)
         if self.state is State.READY:
-            if self._asked is None:
-                deadlines.append(self._next_clock_at)
-            deadlines += self._confirm_by.values()
-            deadlines += [until for _, until in self._stamped.values()]
-        self._wake_at = min(deadlines) if deadlines else None
+            if self._confirm_by:
+                at = min(at, *self._confirm_by.values())
+            if self._stamped:
+                at = min(at, *(until for _, until in self._stamped.values()))
+        self.wake_at = at if at < math.inf else None
 
     # ---- set-up ------------------------------------------------------------------------------------------------------
 
@@ -425,7 +421,7 @@ class ModemHost:
     def _repeat(self, now: float) -> list[Output]:
         assert self._asked is not None
         self.counters["unanswered"] += 1
-        silent = now - self._heard_s > CLOCK_SILENCE_S_MAX
+        silent = now - self.heard_s > CLOCK_SILENCE_S_MAX
         if self._asked.left > 0 or (self.state is State.READY and not silent):
             self._asked.left -= 1
             self._asked.sent_s = now
@@ -455,7 +451,7 @@ class ModemHost:
 
     def _told(self, item: Input, now: float) -> list[Output]:
         assert isinstance(item, MessageReceived)
-        self._heard_s = now
+        self.heard_s = now
         return self._message(item.message, now)
 
     def _received(self, item: Input, now: float) -> list[Output]:
@@ -470,7 +466,7 @@ class ModemHost:
             except DecodeError:
                 self.counters["undecodable"] += 1
                 continue
-            self._heard_s = now
+            self.heard_s = now
             outputs += self._message(message, now)
         return outputs
 

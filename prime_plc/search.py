@@ -7,6 +7,7 @@ kept as bytes and decoded only when a choice is to be made: most are never looke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from prime_plc.crc import crc32
@@ -59,8 +60,10 @@ class Heard:
         return beacon
 
 
+@lru_cache(maxsize=256)
 def is_good_beacon(pdu: bytes) -> bool:
-    """Whether these bytes are an undamaged beacon of a frame that we can live in."""
+    """Whether these bytes are an undamaged beacon of a frame that we can live in; remembered, as many nodes of one
+    process hear the same one."""
     whole = len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big")
     if not whole or pdu[0] & 0xC8 or pdu[4] & 0xC0:
         return False

@@ -86,6 +86,15 @@ class State(Enum):
     SWITCH = "switch"
 
 
+class Whence(Enum):
+    """What a generic PDU is to a node of the network, by its direction and level."""
+
+    ABOVE = "from the switch above"
+    BELOW = "from below"
+    ONWARD = "passed on by a next hop, while something waits for that"
+    ELSEWHERE = "between others"
+
+
 @dataclass(frozen=True, slots=True)
 class _Came(Generic[ControlT]):
     """A control packet with where it came from."""
@@ -149,7 +158,7 @@ class ServiceNode:
         if self.state is State.SEARCHING:
             chosen = self._searching.wake(now)
             outputs += [] if chosen is None else self._join(chosen, now)
-        elif self.state not in {State.OFF, State.LEFT}:
+        elif self.state not in _RESTING:
             outputs += self._wake_joined(now)
         if self._enrolment.retry_at is not None and now >= self._enrolment.retry_at:
             outputs += self._retry(now)
@@ -162,7 +171,7 @@ class ServiceNode:
         until_s, beacon_at = switching.suspended_until_s, switching.wake_at
         if until_s is not None and now >= until_s:
             return self._stop_switching("lost its place")
-        if beacon_at is None or now < beacon_at or self.state in {State.OFF, State.LEFT}:
+        if beacon_at is None or now < beacon_at or self.state in _RESTING:
             return []
         frame = switching.beacon(self.parent, now)
         return [] if frame is None else [frame]
@@ -235,15 +244,11 @@ class ServiceNode:
         times = [self._enrolment.retry_at, self.switching.suspended_until_s, self.switching.wake_at]
         if self.state is State.SEARCHING:
             times += self._searching.times()
-        elif self.state not in {State.OFF, State.LEFT}:
-            times += [
-                self._following.by_s,
-                self._keep_alive.by_s,
-                self._calls.ask_at,
-                self.llc.retry_at,
-            ]
-            if self.transmitter.room:
-                times.append(self.llc.data_at)
+        elif self.state not in _RESTING:
+            llc = self.llc
+            times += (self._following.by_s, self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
+            if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
+                times.append(llc.data_at)
         for time in times:
             if time is not None and (at is None or time < at):
                 at = time
@@ -300,6 +305,34 @@ class ServiceNode:
 
     # ---- in the network: what is heard -------------------------------------------------------------------------------
 
+    def ignores(self, data: bytes) -> bool:
+        """Whether the first bytes of a frame say that nothing would come of hearing it."""
+        if len(data) < GENERIC_BYTES_MIN or data[0] >> 4 != HT_GENERIC:
+            return False
+        if self.state not in _JOINED:
+            return True
+        whence = self._whence(data)
+        if whence is Whence.ABOVE:
+            return not self._ear.concerned_from_above(glance(data), registering=self.state is State.REGISTERING)
+        if whence is Whence.BELOW:
+            return not self._ear.concerned_from_below(glance(data))
+        if whence is Whence.ONWARD:
+            return False
+        return not len(self._calls) or glance(data).control != ControlType.PRO
+
+    def _whence(self, data: bytes) -> Whence:
+        """What a generic PDU is to us by its direction and level."""
+        level, own = data[1] & 0x3F, self._uplink.level
+        if data[1] & 0x40:
+            if level == own:
+                return Whence.ABOVE
+            onward = own + 2
+        else:
+            if level == own + 1 and self.switching.lsid is not None and self.switching.suspended_until_s is None:
+                return Whence.BELOW
+            onward = own - 1
+        return Whence.ONWARD if level == onward and len(self.transmitter.custody) else Whence.ELSEWHERE
+
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
         ear = self._ear
@@ -315,14 +348,12 @@ class ServiceNode:
         if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
             ear.undecodable += 1
             return None
-        downlink, level, own = bool(data[1] & 0x40), data[1] & 0x3F, self._uplink.level
-        switches = self.switching.lsid is not None and self.switching.suspended_until_s is None
-        switch_level = own + 1 if switches else -1
-        if downlink and level == own:
+        whence = self._whence(data)
+        if whence is Whence.ABOVE:
             return self._from_above(item, now)
-        if not downlink and level == switch_level:
+        if whence is Whence.BELOW:
             return [] if ear.below(item, self._neighbours, now) else None
-        if len(self.transmitter.custody) and level == (own + 2 if downlink else own - 1):
+        if whence is Whence.ONWARD:
             ear.passed_on(data, now)
             return []
         if len(self._calls) and glance(data).control == ControlType.PRO:
@@ -331,7 +362,8 @@ class ServiceNode:
 
     def _hear_beacon(self, item: FrameReceived, now: float) -> list[Output] | None:
         heard = self._ear.beacon(item, now)
-        if heard is None or item.pdu[1] != self.sid or item.pdu[6:12] != self.sna:
+        uplink = self._uplink
+        if heard is None or item.pdu[1] != uplink.sid or item.pdu[6:12] != uplink.sna:
             return None
         beacon = heard.beacon
         doubted = self._following.doubted_s is not None
@@ -642,6 +674,7 @@ class ServiceNode:
 
 
 _Action = Callable[..., list[Output] | None]
+_RESTING: Final = (State.OFF, State.LEFT)
 _JOINED: Final = (State.REGISTERING, State.TERMINAL, State.SWITCH)
 _REGISTERED: Final = (State.TERMINAL, State.SWITCH)
 

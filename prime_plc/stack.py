@@ -21,6 +21,7 @@ from prime_plc.modem_host import (
     TransmitFrame,
 )
 from prime_plc.modem_messages import BUFFER_BEACON, TransmitResult
+from prime_plc.phy import PhyMode
 from prime_plc.pib import ATTRIBUTES, read_attribute
 from prime_plc.sap import (
     LPDU_DATA_BYTES_MAX,
@@ -80,6 +81,19 @@ class Stack:
         if isinstance(item, MacInput):
             return self._join(self._node.handle(item, now), now)
         return self._join(self._modem.handle(item, now), now)
+
+    def ignores(self, mode: PhyMode, pdu: bytes, now: float) -> bool:
+        """Whether nothing would come of a frame that comes in now, by its first bytes; then it need not be given.
+
+        For large virtual streets, where most of what is heard concerns somebody else.
+        """
+        modem = self._modem
+        if modem.state is not modem_host.State.READY or mode is not PhyMode.TYPE_A or self._settings.trace:
+            return False
+        if not self._node.ignores(pdu):
+            return False
+        modem.heard_s = now
+        return True
 
     def wake(self, now: float) -> list[Output]:
         return self._join([*self._modem.wake(now), *self._node.wake(now)], now)

@@ -55,6 +55,8 @@ class Uplink:
         """Hand data to the channel as long as it has room."""
         connection = llc.connection
         outputs: list[MacOutput] = []
+        if connection is None or connection.idle:
+            return outputs
         while self._transmitter.room and connection is not None:
             payloads, more = llc.packets(now, self._settings.data_ahead)
             outputs += more

@@ -16,8 +16,8 @@ from typing import Final
 from prime_plc.crc import crc32, usi_crc16, usi_xor8
 
 MARK: Final = 0x7E
-FRAME_BYTES_MAX: Final = 1100
-"""[byte] Collected without a closing mark; beyond it the frame is dropped."""
+FRAME_BYTES_MAX: Final = 2 * 1100
+"""[byte] Collected without a closing mark; beyond it the frame is dropped. Any byte of a message may be escaped."""
 
 FRAME_BYTES_MIN: Final = 4
 PAYLOAD_BYTES_MAX: Final = 1023

@@ -102,7 +102,8 @@ class Reason(Code):
     """Why a DCU decided as it did; goes over the wire, into the ledger and to the household.
 
     The voltage, current and unbalance reasons name a constraint of the grid; SHARED is a share given up to others,
-    BELOW_MINIMUM an increase too small to be of use, NO_AIRTIME a lease that could not be renewed in time.
+    BELOW_MINIMUM an increase too small to be of use, NO_AIRTIME a lease that could not be renewed in time, NOT_LEARNT
+    an effect on the grid that no reading has taught yet.
     """
 
     GRANTED = 0
@@ -131,6 +132,7 @@ class Reason(Code):
     TOO_MANY_REQUESTS = 23
     BELOW_MINIMUM = 24
     SHARED = 25
+    NOT_LEARNT = 26
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,12 +132,6 @@ def q_of_u_vde_4105(cos_phi: float = 0.95) -> Curve:
     return Curve((0.93, 0.97, 1.03, 1.07), (-q, 0.0, 0.0, q))
 
 
-def cos_phi_of_p_vde_4105(cos_phi: float = 0.95) -> Curve:
-    """VDE-AR-N 4105 standard characteristic: 1 up to half the rating, `cos_phi` under-excited at full power. Recalled,
-    not established (see `q_of_u_vde_4105`)."""
-    return Curve((0.5, 1.0), (1.0, cos_phi))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Injections:
     """Powers of a batch: `p_w`, `q_var` (n_state, n_element) [W, var], import positive; `elements` (n_element), None

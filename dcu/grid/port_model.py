@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -290,9 +289,3 @@ def _read_z(arrays: Mapping[str, NDArray[Any]]) -> Complexes | Lines:
         arrays["transfer"],
         arrays["z_busbar_ohm"],
     )
-
-
-def current_rating(model: PortModel, k: int) -> str:
-    """The rating of a current as people read it."""
-    rating = float(model.rating_a[k])
-    return f"{rating:.0f} A" if math.isfinite(rating) else "no rating"

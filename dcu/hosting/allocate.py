@@ -61,6 +61,7 @@ NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
 SPREADS_KEPT: Final = 8
+PHASES: Final = 3
 SPARE: Final = 4e-6
 """[limit] What is not worth another step: 1 mV."""
 
@@ -83,13 +84,17 @@ _FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
 
 
 class Claim(NamedTuple):
-    """A customer's wish: ports it exports through (evenly), nominal and wanted limit [W], least it would take [W]."""
+    """A customer's wish: ports it exports through, nominal and wanted limit [W], least it would take [W]; the phase of
+    each port, if all of an increase may flow through any one of them (else it does so evenly); what it is measured to
+    export although it may not, and is not expected to fall below [W]."""
 
     name: str
     ports: tuple[int, ...]
     nominal_w: float
     wanted_w: float
     minimum_w: float = 0.0
+    phases: tuple[int, ...] = ()
+    exports_w: float = -np.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,8 +129,10 @@ def allocate(
         prospect: the grid as it is now.
         claims: who wants what.
         policy: how to share.
-        others_p_w: draws [W] (n) at the ports that no claim holds; None for the measured ones.
-        missing: by how much each constraint must stay below its limit (n_constraint); None for 0.
+        others_p_w: draws [W] (n) at the ports that no claim holds, or in each case (`Spread`) (n_case, n); None for the
+            measured ones.
+        missing: by how much each constraint must stay below its limit (n_constraint), or in each case (n_case,
+            n_constraint); None for 0.
         rough: whether the first limits that an exact flow finds good will do, a few per cent of an increase short.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
@@ -133,9 +140,13 @@ def allocate(
 
 
 class Spread:
-    """How claims lie on the ports: draws from limits, and slopes by claim from slopes by port."""
+    """How claims lie on the ports: draws from limits, and slopes by claim from slopes by port.
 
-    def __init__(self, ports: tuple[tuple[int, ...], ...]) -> None:
+    A customer on several phases may use all of an increase on any one of them. There are as many *cases* as phases
+    then: in each, all of them use theirs on the same phase, which is the worst for what is measured on that phase.
+    """
+
+    def __init__(self, ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> None:
         counts = np.array([len(own) for own in ports], dtype=np.int64)
         assert all(ports), "everybody is connected"
         self.ports = np.array([port for own in ports for port in own], dtype=np.int64)
@@ -144,35 +155,84 @@ class Spread:
         self._minus_share = -1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
+        self._free = np.array([bool(own) for own in phases], dtype=bool)
+        self.cases = PHASES if self._free.any() else 1
+        own = list(zip(ports, phases, strict=True))
+        self._through = np.array([_through(len(p), on, k) for k in range(self.cases) for p, on in own], dtype=np.int64)
+        self._through = self._through.reshape(self.cases, -1) if len(ports) else np.zeros((1, 0), dtype=np.int64)
 
     @staticmethod
     def of(claims: tuple[Claim, ...]) -> Spread:
         """Of some claims; the same street wishes window after window."""
-        return _spread(tuple(c.ports for c in claims))
+        return _spread(tuple(c.ports for c in claims), tuple(c.phases for c in claims))
 
     @staticmethod
-    def at(ports: tuple[tuple[int, ...], ...]) -> Spread:
-        """Of claims at some ports."""
-        return _spread(ports)
+    def at(ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> Spread:
+        """Of claims at some ports, of some phases."""
+        return _spread(ports, phases)
 
-    def powers(self, limits_w: Reals, others_p_w: Reals) -> Reals:
-        """Draws at the ports (n) [W] with each claim's limit (n_claim) fully used; or of several states (n_state, )."""
-        p = np.empty((*limits_w.shape[:-1], len(others_p_w)))
+    def exports_w(self, p_w: Reals) -> Reals:
+        """What each claim exports with some draws (n) [W], below 0 if it draws."""
+        return np.asarray(np.bincount(self._owner, -p_w[self.ports], len(self._starts)), dtype=float)
+
+    def powers(self, limits_w: Reals, others_p_w: Reals, now_w: Reals) -> Reals:
+        """Draws at the ports [W] with each claim's limit (n_claim) fully used: (n_case, n); or of several states,
+        (n_state, n_claim): (n_state, n_case, n).
+
+        Args:
+            limits_w: [W].
+            others_p_w: draws (n) where there is no claim, or in each case (n_case, n).
+            now_w: what is measured (n): what each phase of a customer carries to begin with.
+        """
+        cases = max(self.cases, 1 if others_p_w.ndim == 1 else len(others_p_w))
+        p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
         p[...] = others_p_w
-        p.T[self.ports] = (limits_w.T[self._owner].T * self._minus_share).T
+        if self._alike == 1:
+            p.T[self.ports] = -limits_w.T[:, None]
+            return p
+        more = limits_w - self.exports_w(now_w)
+        for k in range(cases):
+            p[..., k, self.ports] = now_w[self.ports] - self._by_port(more, now_w, min(k, self.cases - 1))
         return p
 
+    def _by_port(self, more_w: Reals, now_w: Reals, case: int) -> Reals:
+        """How much more each port exports when each claim does (..., n_claim): (..., n_port_of_claims). Where a claim
+        exports less, others of its phases fall first."""
+        of_owner = more_w[..., self._owner]
+        even = -of_owner * self._minus_share
+        if not self._free.any():
+            return np.asarray(even)
+        first = self._starts + self._through[case]
+        through = np.zeros(len(self.ports), dtype=bool)
+        through[first] = True
+        elsewhere = np.where(through, 0.0, np.maximum(-now_w[self.ports], 0.0))
+        there = np.bincount(self._owner, elsewhere, len(self._starts))
+        fall = np.minimum(np.maximum(-more_w, 0.0), there)
+        share = np.divide(fall, there, out=np.zeros(fall.shape), where=there > 0)
+        found = np.where(through, of_owner + fall[..., self._owner], -share[..., self._owner] * elsewhere)
+        return np.where(self._free[self._owner], found, even)
+
     def by_limit(self, by_port: Reals) -> Reals:
-        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n)."""
+        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
         own: Reals = by_port[:, self.ports] * self._minus_share
         if self._alike:
-            return np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
-        return np.add.reduceat(own, self._starts, axis=1)
+            found = np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
+        else:
+            found = np.add.reduceat(own, self._starts, axis=1)
+        if self._free.any():
+            worst = np.maximum.reduceat(-by_port[:, self.ports], self._starts, axis=1)
+            found = np.where(self._free, worst, found)
+        return np.asarray(found)
+
+
+def _through(count: int, phases: tuple[int, ...], case: int) -> int:
+    """Which of a claim's ports is the one on a phase, or one of them if there is none."""
+    return phases.index(case) if case in phases else case % count
 
 
 @lru_cache(maxsize=SPREADS_KEPT)
-def _spread(ports: tuple[tuple[int, ...], ...]) -> Spread:
-    return Spread(ports)
+def _spread(ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> Spread:
+    return Spread(ports, phases)
 
 
 def jain(gained_w: Reals) -> float:
@@ -200,6 +260,12 @@ class _Sharing:
     missing: Reals | None
     rough: bool
     spread: Spread = field(init=False)
+    least: Reals = field(init=False)
+    """What is exported anyhow (n_claim)."""
+    extra: Reals | None = None
+    """What each case must stay further below the limits than the others (n_case, c)."""
+    case: Rows = field(init=False)
+    """In which each constraint was exceeded most (c)."""
     nominal: Reals = field(init=False)
     wanted: Reals = field(init=False)
     minimum: Reals = field(init=False)
@@ -223,6 +289,11 @@ class _Sharing:
 
     def __post_init__(self) -> None:
         self.spread = Spread.of(self.claims)
+        self.least = np.array([c.exports_w for c in self.claims])
+        self.case = np.zeros(len(self.prospect.names), dtype=np.int64)
+        if self.missing is not None and self.missing.ndim > 1:
+            common = self.missing.min(axis=0)
+            self.extra, self.missing = self.missing - common, common
         self.nominal, self.wanted, self.minimum = (
             np.array(values, dtype=float)
             for values in (
@@ -251,7 +322,7 @@ class _Sharing:
         at_start = here
         exceeded = exceeded if self.hot.any() else None
         near = self.hot.copy()
-        self.known = _Slopes(self.prospect, self.spread, self._powers(start), len(here))
+        self.known = self._slopes_at(start)
         x = best = start
         filled = self._first(near, start, here)
         while self.flows < (WIDENING_FLOWS_MAX if self.prospect.widens else FLOWS_MAX):
@@ -263,8 +334,8 @@ class _Sharing:
             if self.flows == CHORD and not self.prospect.widens:
                 self.known.bend(x - nominal, here - at_nominal)
             else:
-                self.known = _Slopes(self.prospect, self.spread, self._powers(x), len(here))
-            lost = self._give_up(x, self.hot & (here > self.limit))
+                self.known = self._slopes_at(x)
+            lost = self._give_up(x, self.hot & (here > self.limit), at_nominal)
             good = self._good(here)
             best = x if good else best
             if good and not lost and (self.rough or self._full(filled, here)):
@@ -287,14 +358,15 @@ class _Sharing:
         limits may look like too much only for being far; what they really exceed is exceeded all the way."""
         if not self.prospect.widens:
             return self.nominal, here
-        now_w = np.array([-float(self.prospect.now.p_w[list(c.ports)].sum()) for c in self.claims])
+        now_w = self.spread.exports_w(self.prospect.now.p_w)
         more = np.clip(now_w, self.nominal, self.wanted) - self.nominal
         tried = self.nominal + np.array(BACK_TO)[:, None] * more
         self.flows += 1
-        states = np.concatenate([self.spread.powers(tried, self.others_p_w), self.prospect.now.p_w[None, :]])
-        found = self.prospect.excess(states)
-        self.at_now, over = found[-1], found[:-1] - self.limit
-        self.known_now = _Slopes(self.prospect, self.spread, self.prospect.now.p_w, len(here))
+        states = self._powers(tried)
+        present = self.prospect.now.p_w[None, :]
+        found = self.prospect.excess(np.concatenate([states.reshape(-1, states.shape[-1]), present]))
+        self.at_now, over = found[-1], self._by_case(found[:-1].reshape(*states.shape[:2], -1)) - self.limit
+        self.known_now = _Slopes(self.prospect, self.spread, self.prospect.now.p_w[None, :], 0 * self.case)
         always = self.hot & (over > 0).all(axis=0)
         good = np.flatnonzero(((over <= 0) | always).all(axis=1))
         if not len(good):
@@ -302,7 +374,7 @@ class _Sharing:
         self.hot = always
         return tried[good[0]], over[good[0]] + self.limit
 
-    def _give_up(self, at_w: Reals, rows: NDArray[np.bool_]) -> bool:
+    def _give_up(self, at_w: Reals, rows: NDArray[np.bool_], borne: Reals) -> bool:
         """Constraints that nobody can bring within their limit: who pushes them stays at the nominal limit."""
         found = np.flatnonzero(rows)
         if not len(found):
@@ -318,6 +390,12 @@ class _Sharing:
         if pushers.any():
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
+        # A current that is too much one way, pushed by nobody, may become too much the other way.
+        size = np.array(
+            [self.prospect.names[row].kind in {"current", "unbalance"} for row in found.tolist()], dtype=bool
+        )
+        both_ways = lost & ~pushes.any(axis=1) & size
+        self.limit[found[both_ways]] = borne[found[both_ways]]
         return bool(lost.any())
 
     def _full(self, filled: Filled, here: Reals) -> bool:
@@ -329,7 +407,7 @@ class _Sharing:
         """Where to begin: linear about a start, constraints taken in until the guess breaks no more."""
         filled = Filled(self.wanted, np.full(len(start), FREE))
         for k in range(FLOWS_MAX):
-            rough = self.prospect.guess(self._powers(filled.limits_w))
+            rough = self._by_case(np.array([self.prospect.guess(p) for p in self._powers(filled.limits_w)]))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
             broken = _worst(np.where(near & (k > 0), -np.inf, over))
             if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
@@ -341,11 +419,22 @@ class _Sharing:
         return filled
 
     def _powers(self, limits_w: Reals) -> Reals:
-        return self.spread.powers(limits_w, self.others_p_w)
+        """In each case (n_case, n), or of several states (n_state, n_case, n)."""
+        return self.spread.powers(np.maximum(limits_w, self.least), self.others_p_w, self.prospect.now.p_w)
+
+    def _by_case(self, found: Reals) -> Reals:
+        """The worst of the cases (..., n_case, c): (..., c)."""
+        return np.asarray((found if self.extra is None else found + self.extra).max(axis=-2))
 
     def _excess(self, limits_w: Reals) -> Reals:
         self.flows += 1
-        return np.asarray(self.prospect.excess(self._powers(limits_w)[None, :])[0])
+        found = self.prospect.excess(self._powers(limits_w))
+        found = found if self.extra is None else found + self.extra
+        self.case = found.argmax(axis=0)
+        return np.asarray(found.max(axis=0))
+
+    def _slopes_at(self, limits_w: Reals) -> _Slopes:
+        return _Slopes(self.prospect, self.spread, self._powers(limits_w), self.case)
 
     def _fill(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Filled:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
@@ -403,19 +492,29 @@ class _Sharing:
         return tuple(found)
 
 
-class _Slopes:
-    """Slopes by claim at one state, each constraint's worked out once."""
+def slopes_by_case(prospect: Prospect, p_w: Reals, rows: Rows, case: Rows) -> Reals:
+    """Slopes by draw of some rows, each at the state (n_state, n) that counts for it: (n_row, n)."""
+    if len(p_w) == 1:
+        return prospect.slopes(p_w[0], rows)
+    found = np.empty((len(rows), p_w.shape[1]))
+    for k in np.unique(case):
+        found[case == k] = prospect.slopes(p_w[k], rows[case == k])
+    return found
 
-    def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, constraints: int) -> None:
-        self._prospect, self._spread, self._p_w = prospect, spread, p_w
-        self._place = np.full(constraints, FREE)
+
+class _Slopes:
+    """Slopes by claim at one state, each constraint's worked out once, in the case that exceeds it most."""
+
+    def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, case: Rows) -> None:
+        self._prospect, self._spread, self._p_w, self._case = prospect, spread, p_w, case
+        self._place = np.full(len(case), FREE)
         self._found: Reals | None = None
 
     def of(self, rows: Rows) -> Reals:
         """Of some constraints (rows, n_claim) [1/W]."""
         new = rows[self._place[rows] == FREE]
         if self._found is None or len(new):
-            more = self._spread.by_limit(self._prospect.slopes(self._p_w, new))
+            more = self._spread.by_limit(slopes_by_case(self._prospect, self._p_w, new, self._case[new]))
             self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
             self._found = more if self._found is None else np.concatenate([self._found, more])
         return np.asarray(self._found[self._place[rows]])

@@ -37,11 +37,13 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What decided: the reason, the point or place, and the value that bound it ([V] of a voltage)."""
+    """What decided: the reason, the point or place, and the value that bound it ([V] of a voltage); of a measured point
+    also which of its connected phases, counted from 0."""
 
     reason: Reason
     point: MeterId
     value: float | None = None
+    phase: int | None = None
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -82,11 +84,12 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
-    more may be given at all."""
+    more may be given at all; what those are measured to export [W] who do not keep to that."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
     places: int
+    beyond_w: Mapping[MeterId, float] = field(default_factory=dict)
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -104,7 +107,8 @@ class Question:
             for w in self.wishes
         ]
         reserved = {str(meter): limit_w for meter, limit_w in sorted(self.reserved_w.items())}
-        return {"wishes": wishes, "reserved_w": reserved, "places": self.places}
+        beyond = {str(meter): export_w for meter, export_w in sorted(self.beyond_w.items())}
+        return {"wishes": wishes, "reserved_w": reserved, "places": self.places, "beyond_w": beyond}
 
     @staticmethod
     def from_entry(entry: Mapping[str, Any]) -> Question:
@@ -123,7 +127,8 @@ class Question:
             for w in entry["wishes"]
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
-        return Question(wishes, reserved, entry["places"])
+        beyond = {MeterId(meter): float(export_w) for meter, export_w in entry.get("beyond_w", {}).items()}
+        return Question(wishes, reserved, entry["places"], beyond)
 
 
 def _real(value: float | None) -> float | None:
@@ -174,7 +179,8 @@ class View(Protocol):
 
     @property
     def outside(self) -> tuple[Binding, ...]:
-        """Points that are known to be outside the band now, in order."""
+        """What is known to be outside the band now: point by point in order, of each every phase that is, too high
+        before too low."""
 
     def as_entry(self) -> dict[str, Any]:
         """Everything the answer depends on, for the ledger."""
@@ -233,9 +239,9 @@ _UNKNOWN: Final = {
 
 
 def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
-    """Points that are known to be outside the band, in order."""
-    found = [_outside(point, band) for point in points if point.quality is Quality.GOOD]
-    return tuple(binding for binding in found if binding is not None)
+    """What is known to be outside the band: point by point in order, of each every phase that is, too high before too
+    low, so that a phase that sags hides none that is lifted."""
+    return tuple(binding for point in points if point.quality is Quality.GOOD for binding in _outside(point, band))
 
 
 def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
@@ -247,14 +253,15 @@ def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
     )
 
 
-def _outside(point: Point, band: Band) -> Binding | None:
+def _outside(point: Point, band: Band) -> list[Binding]:
     """Written so that a value that compares with nothing (NaN) is outside."""
-    for value in point.u_v:
+    above, below = list[Binding](), list[Binding]()
+    for phase, value in enumerate(point.u_v):
         if value is None or not value >= band.low_v:
-            return Binding(Reason.UNDERVOLTAGE, point.name, value)
-        if not value <= band.high_v:
-            return Binding(Reason.OVERVOLTAGE, point.name, value)
-    return None
+            below.append(Binding(Reason.UNDERVOLTAGE, point.name, value, phase))
+        elif not value <= band.high_v:
+            above.append(Binding(Reason.OVERVOLTAGE, point.name, value, phase))
+    return above + below
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ from dcu.hosting.exchange import (
 )
 from dcu.hosting.grants import GrantBook, LiveGrant, reserved_for_s
 from dcu.hosting.journal import Inputs, Journal
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Substation, measure, measure_one
+from dcu.hosting.measurements import SUBSTATION, Credible, MeasurementSet, Substation, measure, measure_one
 from dcu.hosting.orders import AllRevoked, AnotherRule, BandWidth, NominalLimits, Nothing, Ordered, Sharing
 from dcu.hosting.present import PresentVoltages
 from dcu.hosting.questions import Pending, Questions
@@ -41,7 +41,7 @@ from dcu.hosting.raises import Raises
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.violations import Violations
 from dcu.hosting.wishes import gather, in_use
-from dcu.meters import Acceptance, MeterEntry, MeterTable
+from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
     LEASE_S_MAX,
@@ -63,6 +63,8 @@ GROUP_REVOKES_MIN: Final = 4
 """So many grants ended at once are also told to the whole street: by then that is less air than the repetitions of lost
 messages to each, and who does not hear his own message may hear that one."""
 
+INSTANT_S: Final = 1e-3
+"""[s] Readings that are less apart are of one instant."""
 LEARN_S: Final = 15.0
 """[s] A rule with a memory sees the measurements at least this often, whether anybody asks or not."""
 
@@ -98,6 +100,7 @@ class HostingEngine:
         self.table = MeterTable(meters)
         self.book = GrantBook(settings.reservations_max)
         self._substation = Substation()
+        self._credible = Credible.of(meters, settings.reading_age_s_max, settings.nominal_voltage_v)
         self._journal = Journal(epoch, settings.lease_s)
         self._questions = Questions()
         self._correspondence = Correspondence(epoch)
@@ -142,7 +145,7 @@ class HostingEngine:
 
     def measurements(self, now: float) -> MeasurementSet:
         """What is known of the feeder at ``now`` [s]."""
-        return measure(self.table.states(), self._substation, self._settings.reading_age_s_max, now)
+        return measure(self.table.states(), self._substation, self._credible, now)
 
     def renewable(self, now: float) -> int:
         """How many grants the power line lets us renew in time, beside the reports of all that are linked."""
@@ -207,7 +210,7 @@ class HostingEngine:
             case RequestArrived():
                 return self._request(item.meter, item.request, now)
             case ReleaseArrived():
-                return self._release(item.meter, item.release)
+                return self._release(item.meter, item.release, now)
             case SubstationRead():
                 if item.reading is not None or self._substation.taken_at_s is not None:
                     self._substation = Substation(item.reading, now)
@@ -263,15 +266,16 @@ class HostingEngine:
         state = self.table[meter]
         if report.applied == state.applied:  # one that confirms a decision is counted with its grant
             self._reports.count(now)
+        outputs = self._view_before(state, report, now)
         acceptance = self.table.accept(meter, report, now)
-        outputs: list[Output] = [*self._correspondence.reported(meter, report.seq, acceptance, now)]
+        outputs += self._correspondence.reported(meter, report.seq, acceptance, now)
         if acceptance is not Acceptance.LIVE:
             return outputs
         if report.epoch != self._epoch:
             return [*outputs, *self._correspondence.greet(state.entry, now)]
         if self._quarantined and all(state.epoch == self._epoch for state in self.table.states()):
             outputs += self._end_quarantine("every meter has adopted the epoch")
-        self.book.acknowledged(meter, report.applied)
+        self.book.acknowledged(meter, report.applied, now)
         self._watch(meter, now)
         if self._rule.foresees:
             outputs += self._revoke_if_persistent(now)
@@ -328,7 +332,7 @@ class HostingEngine:
             case None:
                 return []
 
-    def _release(self, meter: MeterId, release: Release) -> list[Output]:
+    def _release(self, meter: MeterId, release: Release, now: float) -> list[Output]:
         self._questions.withdrawn(meter, release.request_id)
         if release.epoch != self._epoch:
             return []
@@ -336,11 +340,11 @@ class HostingEngine:
         if grant is None or grant.request_id != release.request_id:
             # A question taken back while an older grant lives on says nothing about that grant.
             if grant is None:
-                self.book.released(meter, release.applied)
+                self.book.released(meter, release.applied, now)
             return []
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
-        self.book.released(meter, release.applied)
+        self.book.released(meter, release.applied, now)
         fields = {"meter": meter, "released": str(grant.decision)}
         return [self._journal.note("release", fields), Event("released", {"meter": meter})]
 
@@ -376,6 +380,17 @@ class HostingEngine:
         if self._rule.learns and "taught" in (entry := view.as_entry()):
             outputs.append(self._journal.lesson(entry))
         return view, outputs
+
+    def _view_before(self, state: MeterState, report: Report, now: float) -> list[Output]:
+        """Show a rule that remembers what a meter said before, if no view has had it yet: else a draw that went and
+        came back would look as if it had never changed."""
+        if not self._rule.remembers or self._storage_failed or report.nonce is None:
+            return []
+        if state.reported_at_s is None or state.reading_at_s is None or state.reported_at_s < self._viewed_s:
+            return []
+        if now - report.reading_age_s <= state.reading_at_s + INSTANT_S:
+            return []
+        return self._view(now)[1]
 
     def _may_rise(self, now: float) -> frozenset[MeterId]:
         """Whose grants could be raised before they are due: a nonce is there, and air time."""
@@ -498,7 +513,7 @@ class HostingEngine:
             self._violations.clear()
             return
         state = None if name == SUBSTATION else self.table[name]
-        point = measure_one(state, self._substation, self._settings.reading_age_s_max, now)
+        point = measure_one(state, self._substation, self._credible, now)
         self._violations.note(point, now)
 
     def _revoke_if_persistent(self, now: float) -> list[Output]:
@@ -506,15 +521,14 @@ class HostingEngine:
         if not due:
             return []
         view, outputs = self._view(now)
-        found = {binding.point: binding for binding in view.outside}
-        for point in due:
-            binding = found.get(point)
-            if binding is None:
-                continue  # nobody knows any more; that is for the lease to settle
-            blamed = [g.meter for g in self.book.live if self._rule.blames(view, binding, g.meter)]
+        for point in due:  # of one that nobody knows any more there is nothing: that is for the lease to settle
+            found = [binding for binding in view.outside if binding.point == point]
             inputs: Inputs = {"persistence_s": self._settings.persistence_s, "view": view.as_entry()}
-            for meter in blamed:
-                outputs += self._lower(meter, 0.0, binding, inputs, now)
+            for grant in self.book.live:
+                blamed = (binding for binding in found if self._rule.blames(view, binding, grant.meter))
+                binding = next(blamed, None)
+                if binding is not None:
+                    outputs += self._lower(grant.meter, 0.0, binding, inputs, now)
         return outputs + self._to_all(outputs)
 
     def _to_all(self, outputs: list[Output]) -> list[Output]:

@@ -8,7 +8,7 @@ followed its new limit is no surprise. The margin is the class of the meter, plu
 wrong by its declared share may have made of the load's change since then. What houses do between their reports lasts
 minutes and is not foreseen: it is the guard's, and the next report's, to deal with.
 
-What the balancing meter sees and no customer's meter accounts for is spread over the ports without a meter.
+What the balancing meter sees and no customer's meter accounts for (`balance`) is spread over the ports without a meter.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dcu.grid.one_state import solve_from_idle
 from dcu.grid.port_model import PortModel
+from dcu.hosting.balance import Balance
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
@@ -58,9 +59,11 @@ class Accuracy:
 
     Attributes:
         voltage_class_pct: of every voltage reading.
+        power_class_pct: of every reading of a draw.
         model_error_pct: of every predicted change of a voltage.
         contradiction_pct: a residual beyond this share of nominal is no accuracy any more [%].
-        balance_pct: the balancing meter may differ from the sum of the meters by this share of the power that flows.
+        balance_pct: the balancing meter may differ from the sum of the meters, phase by phase, by this share of what
+            flows: 1 % each for it and them, 0.5 % each for two voltages, and the angle between these.
         balance_w: and by this much in any case.
         noise_v: of one voltage reading: its last digit and its flicker [V].
         told_w: a draw that has changed by more is reported within seconds, by every meter [W]; None where not all do.
@@ -70,19 +73,40 @@ class Accuracy:
     voltage_class_pct: float = 0.5
     model_error_pct: float = 5.0
     contradiction_pct: float = 2.0
-    balance_pct: float = 20.0
-    balance_w: float = 2000.0
+    balance_pct: float = 4.0
+    balance_w: float = 500.0
     noise_v: float = 0.1
     told_w: float | None = None
     blocked_pct: float = 100 * (250 / 230 - 1)
+    power_class_pct: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
-    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter."""
+    """Which ports each customer's meter sits at, in the order of its phases; the ports that have no meter; the phases
+    of those who may use all of a limit on any one of theirs."""
 
     of_meter: dict[MeterId, tuple[int, ...]]
     unmetered: tuple[int, ...]
+    phases: dict[MeterId, tuple[int, ...]] = field(default_factory=dict)
+
+    def at(self, binding: Binding) -> tuple[int, ...]:
+        """Where a binding's point is: at one port where it names a phase, at none if it is no customer's."""
+        ports = self.of_meter.get(binding.point, ())
+        return ports if binding.phase is None else ports[binding.phase : binding.phase + 1]
+
+    def missing(self, measurements: MeasurementSet) -> tuple[Binding, ...]:
+        """Points nobody knows, or whose powers nobody knows, in order."""
+        return unknown(measurements.points) or tuple(
+            Binding(Reason.READING_INVALID, point.name)
+            for point in measurements.points[1:]
+            if point.name in self.of_meter and not point.powers_known
+        )
+
+    def contradicts(self, port: int, u_v: float) -> Binding:
+        """A meter's voltage [V] that cannot be right."""
+        meter = next(meter for meter, at in self.of_meter.items() if port in at)
+        return Binding(Reason.READINGS_CONTRADICT, meter, u_v)
 
     @staticmethod
     def of(model: PortModel, entries: Sequence[MeterEntry]) -> PortMap:
@@ -108,7 +132,14 @@ class PortMap:
             found[entry.id] = tuple(ports)
         if faults:
             raise ConfigError(f"model {model.name}", faults)
-        return PortMap(found, tuple(k for k in range(len(model.ports)) if k not in owner))
+        unmetered = tuple(k for k in range(len(model.ports)) if k not in owner)
+        return PortMap(found, unmetered, free_phases(entries))
+
+
+def free_phases(entries: Sequence[MeterEntry]) -> dict[MeterId, tuple[int, ...]]:
+    """The phases of those customers who may use all of a limit on any one of theirs."""
+    free = (entry for entry in entries if len(entry.phases) > 1 and not entry.balanced)
+    return {entry.id: tuple(int(phase) for phase in entry.phases) for entry in free}
 
 
 def _port_of(model: PortModel, entry: MeterEntry, phase: str) -> list[int]:
@@ -164,6 +195,7 @@ class _Memory:
     """Residuals, recent voltages, and when they began [s]."""
 
     residuals: Residuals
+    balance: Balance
     minute: _Mean = field(default_factory=lambda: _Mean(MINUTE_S))
     ten_minutes: _Mean = field(default_factory=lambda: _Mean(TEN_MINUTES_S))
     began_s: float = math.inf
@@ -213,7 +245,9 @@ class Estimator:
 
     def _fresh(self) -> _Memory:
         accuracy = self._accuracy
-        return _Memory(Residuals(self._metered, self._nominal_v, accuracy.noise_v, accuracy.told_w))
+        wrong = accuracy.balance_w, accuracy.balance_pct
+        balance = Balance(self._model.port_labels, self._ports.unmetered, self._nominal_v, wrong)
+        return _Memory(Residuals(self._metered, self._nominal_v, accuracy.noise_v, accuracy.told_w), balance)
 
     def model_at(self, source: float) -> PortModel:
         """The model with its source's voltage times a factor; those asked for last are kept."""
@@ -231,39 +265,41 @@ class Estimator:
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
-        missing = unknown(measurements.points) or tuple(
-            Binding(Reason.READING_INVALID, point.name)
-            for point in measurements.points[1:]
-            if point.name in self._ports.of_meter and not point.powers_known
-        )
-        if missing:
-            return Estimate(self._source, None, missing, ())
+        missing = self._ports.missing(measurements)
         busbar, *customers = measurements.points
-        seen = self._seen(customers, now)
+        if not missing and self._busbar and len(busbar.u_v) != len(self._busbar):
+            missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
+        seen = self._seen([point for point in customers if _readable(point)], now)
+        # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
+        # look as if it had never changed.
+        volts = [v for v in busbar.u_v if v is not None]
+        measured_v = float(np.mean(volts)) if volts and len(volts) == len(busbar.u_v) else None
+        self._memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
+        if missing or measured_v is None:
+            return Estimate(self._source, None, missing, ())
         p, q = seen.p_w, seen.q_var
         solved = self._solve(p, q, busbar)
         if solved is None:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
-        _, _, loss_w, _ = solved
-        contradiction = self._balance(busbar, p, q, loss_w)
+        u, _, factor = solved
+        contradiction = self._balance(busbar, seen, np.abs(u) * factor, now)
         if contradiction is None and self._ports.unmetered:  # what nobody meters is there too
             solved = self._solve(p, q, busbar)
             contradiction = Binding(Reason.NO_POWER_FLOW, SUBSTATION) if solved is None else None
         if contradiction is not None or solved is None:
             return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
-        u, i, loss_w, factor = solved
+        u, i, factor = solved
         memory, accuracy = self._memory, self._accuracy
-        measured_v = float(np.mean([v for v in busbar.u_v if v is not None]))
-        memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         allowed = (accuracy.contradiction_pct + accuracy.voltage_class_pct) / 100
-        rows = self._busbar if len(self._busbar) == len(busbar.u_v) else []
-        memory.residuals.judge(self.model_at(self._source), rows, allowed, (p, q), (u, i))
+        memory.residuals.judge(self.model_at(self._source), self._busbar, allowed, (p, q), (u, i))
         self._note(seen.u_v, now)
         level = np.abs(u) * factor + memory.residuals.mean_v
-        news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(rows), allowed)
+        news = memory.residuals.now(seen, self.model_at(self._source), level, measured_v, bool(self._busbar), allowed)
         odd = np.flatnonzero(memory.residuals.contradicts | memory.residuals.unjudged | news.contradicts)
         if len(odd):
-            return Estimate(self._source, None, tuple(self._contradicts(int(k), seen.u_v) for k in odd), ())
+            return Estimate(
+                self._source, None, tuple(self._ports.contradicts(int(k), float(seen.u_v[k])) for k in odd), ()
+            )
         lift = factor * (np.abs(u) - np.abs(self.model_at(self._source).u_open_v))
         moved = np.where(self._metered, np.abs(lift - memory.residuals.anchor_v), 0.0)
         margin = (
@@ -277,6 +313,7 @@ class Estimator:
             np.round(level, DECIMALS_V),
             np.ceil(margin * 10**DECIMALS_V + 0.5) / 10**DECIMALS_V,  # with what rounding took off the level
             accuracy.model_error_pct / 100,
+            accuracy.power_class_pct / 100,
         )
         return Estimate(self._source, situation, (), self._blocked(now))
 
@@ -296,9 +333,9 @@ class Estimator:
         _round(seen.p_w, seen.q_var)
         return seen
 
-    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, Complexes, float, float] | None:
-        """Voltages [V] and currents [A] (n) with the source near the measured busbar, losses [W], and the factor that
-        is left to the measured busbar."""
+    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, Complexes, float] | None:
+        """Voltages [V] and currents [A] (n) with the source near the measured busbar, and the factor that is left to
+        it."""
         measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
@@ -306,7 +343,7 @@ class Estimator:
             if not np.isfinite(u).all():
                 self._source = 1.0
                 return None
-            if len(self._busbar) != len(busbar.u_v):  # not observed, or not all its phases measured
+            if not self._busbar:
                 factor = 1.0
                 break
             rows = self._busbar
@@ -316,35 +353,24 @@ class Estimator:
                 break
             wanted = round(round(self._source * factor / SOURCE_STEP) * SOURCE_STEP, 6)
             self._source = min(max(wanted, SOURCE_MIN), SOURCE_MAX)
-        source_u = model.source_u_open_v + model.source_h_ohm @ i
-        fed_w = float((source_u * np.conj(model.source_i_open_a + model.source_h @ i)).sum().real)
-        return u, i, fed_w - float(p.sum()), factor
+        return u, i, factor
 
-    def _balance(self, busbar: Point, p: Reals, q: Reals, loss_w: float) -> Binding | None:
-        """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit."""
-        cannot = Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION) if self._ports.unmetered else None
-        if not busbar.powers_known or len(busbar.p_w) != 3:
-            return cannot
-        short_p, short_q = np.zeros(3), np.zeros(3)
-        by_phase = [[k for k, label in enumerate(self._model.port_labels) if label == f"L{n}"] for n in (1, 2, 3)]
-        if sum(len(ports) for ports in by_phase) != len(p):
-            return cannot  # ports between phases: a sum by phase says nothing
-        for n, ports in enumerate(by_phase):
-            short_p[n] = float(busbar.p_w[n] or 0.0) - p[ports].sum() - loss_w / 3
-            short_q[n] = float(busbar.q_var[n] or 0.0) - q[ports].sum()
-        if not self._ports.unmetered:
-            accuracy = self._accuracy
-            allowed = accuracy.balance_w + accuracy.balance_pct / 100 * float(np.abs(p).sum())
-            if abs(short_p.sum()) > allowed:
-                return Binding(Reason.READINGS_CONTRADICT, SUBSTATION, round(float(short_p.sum()), 1))
-            return None
-        for n, ports in enumerate(by_phase):
-            free = [k for k in ports if k in self._ports.unmetered]
-            if free:
+    def _balance(self, busbar: Point, seen: Seen, u_v: Reals, now: float) -> Binding | None:
+        """Spread what no meter accounts for over the ports without one (in place), or say that sums do not fit. ``u_v``
+        are the model's voltages."""
+        balance, p, q = self._memory.balance, seen.p_w, seen.q_var
+        short = balance.take(busbar, p, q, np.where(self._metered, seen.u_v, u_v), now)
+        if short is None:
+            return Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION) if self._ports.unmetered else None
+        contradiction = balance.contradicts(short)
+        if contradiction is not None:
+            return contradiction
+        for n, free in enumerate(balance.free):
+            if len(free):
                 base = np.abs(self._model.base_p_w[free])
                 share = base / base.sum() if base.sum() else np.full(len(free), 1 / len(free))
-                p[free] += short_p[n] * share
-                q[free] += short_q[n] * share
+                p[free] += short.p_w[n] * share
+                q[free] += short.q_var[n] * share
         _round(p, q)
         return None
 
@@ -353,10 +379,6 @@ class Estimator:
         read is below nominal, so that the lower limit is the nearer one."""
         unsafe = (off_v > 0) | (level_v + off_v < self._nominal_v)
         return np.asarray(np.where(unsafe, np.abs(off_v), 0.0))
-
-    def _contradicts(self, port: int, measured: Reals) -> Binding:
-        meter = next(meter for meter, at in self._ports.of_meter.items() if port in at)
-        return Binding(Reason.READINGS_CONTRADICT, meter, float(measured[port]))
 
     def _note(self, u_v: Reals, now: float) -> None:
         memory = self._memory
@@ -372,6 +394,12 @@ class Estimator:
         if now >= memory.began_s + TEN_MINUTES_S:
             over |= memory.ten_minutes.value >= high_v
         return tuple(int(k) for k in np.flatnonzero(over & self._metered))
+
+
+def _readable(point: Point) -> bool:
+    """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
+    known = bool(point.u_v) and None not in point.u_v and point.powers_known
+    return known and point.age_s is not None and point.age_s >= 0
 
 
 def _round(*draws: Reals) -> None:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from dcu.hosting.allocate import Claim
 from dcu.hosting.headroom import Prospect
-from shared.errors import ConfigError, Fault
 
 Reals = NDArray[np.float64]
 
@@ -88,26 +87,6 @@ class History:
         for old in [k for k in self._rows if k <= slot - DAYS_MAX * SLOTS_A_DAY or k > slot + SLOTS_A_DAY]:
             del self._rows[old]
         return True
-
-    def saved(self) -> dict[str, NDArray[Any]]:
-        """Slots (m) and their sets (m, n + 1), to be restored at the next start."""
-        slots = sorted(self._rows)
-        return {
-            "slots": np.array(slots, dtype=np.int64),
-            "rows": np.array([self._rows[k] for k in slots]).reshape(-1, self._n + 1),
-        }
-
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `saved` gave.
-
-        Raises:
-            ConfigError: arrays that do not fit; nothing is changed then.
-        """
-        slots, rows = arrays.get("slots"), arrays.get("rows")
-        fits = slots is not None and rows is not None and rows.shape == (len(slots), self._n + 1)
-        if not fits or slots is None or rows is None or not np.isfinite(rows).all():
-            raise ConfigError("history of draws", [Fault("rows", "another shape, or NaN", f"(slots, {self._n + 1})")])
-        self._rows = {int(slot): row.copy() for slot, row in zip(slots, rows, strict=True)}
 
     def at_time_of_day(self, slot: int, before: int) -> Reals:
         """Sets (m, n + 1) of all days at this time of day and a little earlier and later, older than a slot."""

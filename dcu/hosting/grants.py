@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -55,6 +57,15 @@ class LiveGrant:
     raised_s: float
 
 
+def _envelope(held: list[Reservation]) -> list[Reservation]:
+    """Those of one meter that hold more than all that last as long, or longer: together they hold what all hold."""
+    found: list[Reservation] = []
+    for reservation in sorted(held, key=lambda r: (r.until_s, r.limit_w), reverse=True):
+        if not found or reservation.limit_w > found[-1].limit_w:
+            found.append(reservation)
+    return found[::-1]
+
+
 class GrantBook:
     """Live grants and every reservation, old and new."""
 
@@ -63,6 +74,7 @@ class GrantBook:
         self._live: dict[MeterId, LiveGrant] = {}
         self._reservations: list[Reservation] = []
         self._newest: dict[MeterId, DecisionId] = {}
+        self._fell_s: dict[MeterId, float] = {}
 
     @property
     def places(self) -> int:
@@ -86,6 +98,10 @@ class GrantBook:
     def newest(self, meter: MeterId) -> DecisionId | None:
         """The newest grant or revoke of a meter."""
         return self._newest.get(meter)
+
+    def fell_s(self, meter: MeterId) -> float:
+        """When what a meter may export at most sank last [s]; long ago if never."""
+        return self._fell_s.get(meter, -math.inf)
 
     def reserved_w(self) -> dict[MeterId, float]:
         """What each meter may export at most [W], by all its reservations."""
@@ -123,34 +139,34 @@ class GrantBook:
         grant = self._live[meter]
         self._newest[meter] = decision
         self._live[meter] = replace(grant, decision=decision, limit_w=min(limit_w, grant.limit_w))
-        until_s = max(r.until_s for r in self._reservations if r.meter == meter)
-        # Earlier parts that were never acknowledged lie within what is held anyway.
-        most_w = max(r.limit_w for r in self._reservations if r.meter == meter)
-        largest = max(r.until_s for r in self._reservations if r.meter == meter and r.limit_w == most_w)
-        self._reservations = [
-            r for r in self._reservations if r.meter != meter or r.limit_w == most_w or r.until_s > largest
-        ]
-        self._reservations.append(Reservation(decision, meter, limit_w, until_s))
+        held = [r for r in self._reservations if r.meter == meter]
+        part = Reservation(decision, meter, limit_w, max(r.until_s for r in held))
+        # Only the newest decision frees; until it does the others count no further than they hold. The part itself may
+        # be one more than the named limit: nothing may keep a lowering.
+        self._reservations = [r for r in self._reservations if r.meter != meter] + [*_envelope(held), part]
 
-    def acknowledged(self, meter: MeterId, applied: DecisionId | None) -> None:
+    def acknowledged(self, meter: MeterId, applied: DecisionId | None, now: float) -> None:
         """A meter names the decision it has applied: only the newest one frees, and only what it superseded."""
-        if applied is None or applied != self._newest.get(meter):
-            return
-        self._reservations = [
-            reservation
-            for reservation in self._reservations
-            if reservation.meter != meter or reservation.decision == applied
-        ]
+        if applied is not None and applied == self._newest.get(meter):
+            self._keep(lambda held: held.meter != meter or held.decision == applied, now)
 
-    def released(self, meter: MeterId, applied: DecisionId | None) -> None:
+    def released(self, meter: MeterId, applied: DecisionId | None, now: float) -> None:
         """A meter is at nominal and has voided its nonces; frees everything if it names our newest decision."""
         self.end(meter)
         if applied is not None and applied == self._newest.get(meter):
-            self._reservations = [reservation for reservation in self._reservations if reservation.meter != meter]
+            self._keep(lambda held: held.meter != meter, now)
+
+    def _keep(self, lasts: Callable[[Reservation], bool], now: float) -> None:
+        """Only those reservations that last."""
+        kept = [held for held in self._reservations if lasts(held)]
+        if len(kept) < len(self._reservations):
+            before_w, self._reservations = self.reserved_w(), kept
+            after_w = self.reserved_w()
+            self._fell_s |= {meter: now for meter, w in before_w.items() if after_w.get(meter, 0.0) < w}
 
     def expire(self, now: float) -> list[LiveGrant]:
         """Let go what has ended by time alone; the grants that ended."""
-        self._reservations = [reservation for reservation in self._reservations if now < reservation.until_s]
+        self._keep(lambda held: now < held.until_s, now)
         ended = [grant for grant in self._live.values() if now >= grant.expires_s]
         for grant in ended:
             del self._live[grant.meter]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dcu.grid.one_state import one_step, solve_from_idle, solve_one
 from dcu.grid.port_model import PortModel
+from dcu.hosting.flows import Flows, Linear, Measured
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
@@ -55,13 +56,15 @@ class GridLimits:
 @dataclass(frozen=True, slots=True, eq=False)
 class Situation:
     """What is measured now at every port (n): draw [W, var], voltage [V], the margin [V] that its accuracy, its age and
-    the model's residual call for; and the share by which a predicted change of voltage may be wrong."""
+    the model's residual call for; the shares by which a predicted change of voltage, and a measured draw, may be
+    wrong."""
 
     p_w: Reals
     q_var: Reals
     u_v: Reals
     margin_v: Reals
     model_error: float = 0.0
+    power_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +112,11 @@ class Prospect(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Observed:
-    """What a model and its limits say before anything is measured: the rated currents (k), linear in those of the
-    ports, the unbalance where it is looked at, and the name of every constraint."""
+    """What a model and its limits say before anything is measured: what is linear in the currents of the ports, and the
+    name of every constraint."""
 
     limits: GridLimits
-    rated: Rows
-    open_a: Complexes
-    h: Complexes
-    i_max_a: Reals
-    buses: _Sequences | None
+    linear: Linear
     names: tuple[Constraint, ...]
 
     @staticmethod
@@ -131,16 +130,15 @@ class _Observed:
 
 def _observed(model: PortModel, limits: GridLimits) -> _Observed:
     rated = np.flatnonzero(np.isfinite(limits.i_max_a)) if len(model.currents) else np.zeros(0, dtype=np.int64)
-    buses = _sequences(model) if np.isfinite(limits.vuf_max) else None
+    linear = Linear.of(model, limits.i_max_a, rated, limits.vuf_max)
     currents = [model.currents[k] for k in rated]
     names = (
         *(Constraint("overvoltage", port) for port in model.ports),
         *(Constraint("undervoltage", port) for port in model.ports),
         *(Constraint("current", f"{c.kind} {c.id} {c.conductor}") for c in currents),
-        *(Constraint("unbalance", bus) for bus in (() if buses is None else buses.names)),
+        *(Constraint("unbalance", bus) for bus in (() if linear.buses is None else linear.buses.names)),
     )
-    h = model.current_h[rated] if len(rated) else np.zeros((0, len(model.ports)), dtype=np.complex128)
-    return _Observed(limits, rated, model.current_open_a[rated], h, limits.i_max_a[rated], buses, names)
+    return _Observed(limits, linear, names)
 
 
 class Outlook:
@@ -159,12 +157,23 @@ class Outlook:
         self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
         self._last = solved
         self._u_model = np.abs(solved[0])
+        self._flows = self._linear_now(*solved)
+
+    def _linear_now(self, u_v: Complexes, i_a: Complexes) -> Flows | None:
+        """Currents and unbalance, seen from now; None where there is no limit to them."""
+        now, model = self.now, self.model
+        if not len(self._observed.linear.open):
+            return None
+        # Where the voltage may be lower than the model's, the same draw is more current.
+        short = np.maximum(self._u_model / np.maximum(now.u_v - now.margin_v, SAG_MIN * model.u_nominal_v) - 1, 0.0)
+        measured = Measured(now.p_w, u_v, i_a, short, now.power_error, now.model_error)
+        return Flows(self._observed.linear, measured, lambda: rise(model), model.u_nominal_v)
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
         found = np.empty((len(states), len(self.names)))
         for row, p in zip(found, states, strict=True):
-            self._exceed(*self._at(p), row)
+            self._exceed(p, *self._at(p), row)
         return found
 
     def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
@@ -176,11 +185,11 @@ class Outlook:
         self._last = self._solved[key]
         return self._last
 
-    def _exceed(self, u: Complexes, i: Complexes, found: Reals) -> Reals:
+    def _exceed(self, p_w: Reals, u: Complexes, i: Complexes, found: Reals) -> Reals:
         if not np.isfinite(u).all():
             found.fill(np.inf)
             return found
-        seen, n, k = self._observed, len(u), len(self._observed.rated)
+        n = len(u)
         change = np.abs(u)
         change -= self._u_model
         over, under = found[: 2 * n].reshape(2, n)
@@ -192,19 +201,17 @@ class Outlook:
         under += change
         over /= self.model.u_nominal_v
         under /= self.model.u_nominal_v
-        if k:
-            found[2 * n : 2 * n + k] = np.abs(seen.open_a + seen.h @ i) / seen.i_max_a - 1
-        if seen.buses is not None:
-            forward, backward = seen.buses.of(i)
-            found[2 * n + k :] = np.abs(backward) / np.abs(forward) / self.limits.vuf_max - 1
+        if self._flows is not None:
+            found[2 * n :] = self._flows.excess(p_w, u, i)
         return found
 
     def guess(self, p_w: Reals) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        return self._exceed(*one_step(self.model, p_w, self.now.q_var, self._last[0]), np.empty(len(self.names)))
+        u, i = one_step(self.model, p_w, self.now.q_var, self._last[0])
+        return self._exceed(p_w, u, i, np.empty(len(self.names)))
 
     def relief(self, unused_w: Reals) -> Reals:
-        """Voltages only; a current on a neutral that other phases would balance is not looked at."""
+        """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
         found = np.zeros(len(self.names))
         by_export, n = _relieving(self.model), len(unused_w)
         where = np.flatnonzero(unused_w)
@@ -219,7 +226,7 @@ class Outlook:
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
         u, i = self._at(p_w)
-        seen, n, k = self._observed, len(u), len(self._observed.rated)
+        n = len(u)
         found = np.zeros((len(rows), n))
         if not len(rows) or not np.isfinite(u).all():
             return found
@@ -234,17 +241,8 @@ class Outlook:
         if only_volts:
             return by_volts
         found[volts] = by_volts
-        amps = np.flatnonzero((rows >= 2 * n) & (rows < 2 * n + k))
-        if len(amps):
-            at = rows[amps] - 2 * n
-            value = seen.open_a[at] + seen.h[at] @ i
-            found[amps] = _along(value, seen.h[at], di, 1 / seen.i_max_a[at])
-        rest = np.flatnonzero(rows >= 2 * n + k)
-        if len(rest) and seen.buses is not None:
-            forward, backward = seen.buses.of(i)
-            at = rows[rest] - 2 * n - k
-            scale = np.abs(forward[at]) * self.limits.vuf_max
-            found[rest] = _along(backward[at], seen.buses.backward_h[at], di, 1 / scale)
+        if self._flows is not None:
+            found[~volts] = self._flows.slopes(p_w, u, i, rows[~volts] - 2 * n)
         return found
 
 
@@ -271,39 +269,3 @@ def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) 
     """Derivative of `|value|` (m) by each draw (n), value being linear in the currents, times a factor (m): (m, n)."""
     turn = np.conj(value) * factor / np.maximum(np.abs(value), 1e-12)
     return np.asarray((transfer * (turn[:, None] * di)).real)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sequences:
-    """Positive- and negative-sequence voltage of each three-phase bus, linear in the port currents."""
-
-    names: tuple[str, ...]
-    forward_open_v: Complexes
-    backward_open_v: Complexes
-    forward_h: Complexes
-    backward_h: Complexes
-
-    def of(self, i: Complexes) -> tuple[Complexes, Complexes]:
-        """Both [V] (n_state, n_bus), times 3."""
-        return self.forward_open_v + i @ self.forward_h.T, self.backward_open_v + i @ self.backward_h.T
-
-
-def _sequences(model: PortModel) -> _Sequences:
-    """Kept with the model. A voltage common to the phases, such as the neutral's, is in neither sequence."""
-    if "sequences" not in model.memo:
-        buses = model.three_phase_buses()
-        rows = np.array([at for _, at, _ in buses], dtype=np.int64).reshape(-1, 3).T
-        a = np.exp(2j * np.pi / 3)
-        h, open_v = model.node_h_ohm, model.node_open_v
-
-        def sequence(turn: complex) -> tuple[Complexes, Complexes]:
-            return (
-                open_v[rows[0]] + turn * open_v[rows[1]] + turn**2 * open_v[rows[2]],
-                h[rows[0]] + turn * h[rows[1]] + turn**2 * h[rows[2]],
-            )
-
-        (forward_open, forward_h), (backward_open, backward_h) = sequence(a), sequence(a * a)
-        names = tuple(bus for bus, _, _ in buses)
-        model.memo["sequences"] = _Sequences(names, forward_open, backward_open, forward_h, backward_h)
-    found: _Sequences = model.memo["sequences"]
-    return found

@@ -1,7 +1,7 @@
 """The rule `learned/2`, for a street without a network model: what the meters' own history says a grant will do.
 
-It answers windows as `predicted/2` does, with learned sensitivities in place of the power flow. Before enough is
-learnt the bound is wide and the answer no. Currents and unbalance are not foreseen: nobody without a model knows them.
+It answers windows as `predicted/2` does, with learned sensitivities in place of the power flow. Who asks before his own
+effect is learnt is told so (`NOT_LEARNT`). Currents and unbalance are not foreseen: nobody without a model knows them.
 
 What it knows depends on every set it was taught, so each of these goes to the ledger; answering them again in order
 gives the same knowledge, and the same answers.
@@ -16,13 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.decide import Answer, Binding, Question, View, outside, unknown
-from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap
+from dcu.hosting.balance import Balance
+from dcu.hosting.decide import Answer, Binding, Question, View, Wish, outside
+from dcu.hosting.estimate import DECIMALS_V, DECIMALS_W, Estimate, PortMap, free_phases
 from dcu.hosting.headroom import GridLimits, Prospect, Situation
 from dcu.hosting.learned import PHASES, LearnedSensitivity, Learning
 from dcu.hosting.learned_outlook import LearnedOutlook
 from dcu.hosting.levels import Levels, Readings
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet
 from dcu.hosting.view import GridView, Taught
 from dcu.hosting.window import GridSettings, Site, answer_window
 from dcu.meters import MeterEntry
@@ -66,9 +67,8 @@ class Pupil:
         self.sensitivity = LearnedSensitivity(names, labels, assumed)
         accuracy = settings.accuracy
         self._allowed = (accuracy.voltage_class_pct + accuracy.contradiction_pct) / 100
-        self.begin()
-        self._phases = [[k for k, label in enumerate(labels) if label == phase] for phase in PHASES]
         self._settings = settings
+        self.begin()
         self.adjust(settings)
         self._fitted = 0
         self._taught_s = -np.inf
@@ -84,11 +84,14 @@ class Pupil:
             alone = len(entry.phases) == 1
             names += [entry.id if alone else f"{entry.id} {phase.name}" for phase in entry.phases]
             labels += [phase.name for phase in entry.phases]
-        return Pupil(PortMap(of_meter, ()), tuple(names), tuple(labels), settings, learning)
+        return Pupil(PortMap(of_meter, (), free_phases(entries)), tuple(names), tuple(labels), settings, learning)
 
     def begin(self) -> None:
         """Levels of nobody."""
         self._levels = Levels(self.sensitivity, self._allowed)
+        accuracy, nominal_v = self._settings.accuracy, np.full(len(self.names), self._settings.nominal_voltage_v)
+        wrong = accuracy.balance_w, accuracy.balance_pct
+        self._balance = Balance(self.sensitivity.labels, (), nominal_v, wrong)
 
     def adjust(self, settings: GridSettings) -> None:
         """Another band; what was learnt stays."""
@@ -99,9 +102,7 @@ class Pupil:
         self, measurements: MeasurementSet, now: float
     ) -> tuple[Situation | None, tuple[Binding, ...], Taught | None]:
         """The situation at ``now`` [s], or what is unknown; and a lesson, if it is time for one."""
-        missing = unknown(measurements.points) or tuple(
-            Binding(Reason.READING_INVALID, point.name) for point in measurements.points[1:] if not point.powers_known
-        )
+        missing = self.ports.missing(measurements)
         busbar, *customers = measurements.points
         if not missing and len(busbar.u_v) != 3:
             missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
@@ -113,8 +114,11 @@ class Pupil:
             p[at], q[at], u[at], taken_s[at] = point.p_w, point.q_var, point.u_v, now - (point.age_s or 0.0)
         busbar_v = np.array(busbar.u_v, dtype=float)
         level = self._levels.take(Readings(p, q, u, taken_s, busbar_v, now - (busbar.age_s or 0.0)), now)
-        odd = tuple(self._contradicts(int(k), float(u[k])) for k in np.flatnonzero(level.contradicts))
-        if odd := odd + self._sums(busbar, p):
+        odd = tuple(self.ports.contradicts(int(k), float(u[k])) for k in np.flatnonzero(level.contradicts))
+        short = self._balance.take(busbar, p, q, u, now)
+        if short is not None and (contradiction := self._balance.contradicts(short)) is not None:
+            odd = (*odd, contradiction)
+        if odd:
             return None, odd, None
         p, q = np.round(p, DECIMALS_W), np.round(q, DECIMALS_W)
         margin = self._settings.accuracy.voltage_class_pct / 100 * level.u_v + level.margin_v
@@ -122,25 +126,6 @@ class Pupil:
         if 0 <= now - self._taught_s < LESSON_S:
             return situation, (), None
         return situation, (), Taught(now, busbar_v, Situation(p, q, np.round(level.followed_v, DECIMALS_V), 0.0 * p))
-
-    def _contradicts(self, port: int, u_v: float) -> Binding:
-        meter = next(meter for meter, at in self.ports.of_meter.items() if port in at)
-        return Binding(Reason.READINGS_CONTRADICT, meter, u_v)
-
-    def _sums(self, busbar: Point, p_w: Reals) -> tuple[Binding, ...]:
-        """What the balancing meter sees against the meters of the street, in all and phase by phase: a meter on the
-        wrong phase shows in two of them. Losses are within what is allowed."""
-        if not busbar.powers_known:
-            return ()
-        fed_w = np.array(busbar.p_w, dtype=float)
-        short_w = fed_w - np.array([p_w[at].sum() for at in self._phases])
-        short_w = np.append(short_w.sum(), short_w)
-        accuracy = self._settings.accuracy
-        allowed_w = accuracy.balance_w + accuracy.balance_pct / 100 * float(np.abs(p_w).sum())
-        worst = int(np.abs(short_w).argmax())
-        if abs(short_w[worst]) <= allowed_w:
-            return ()
-        return (Binding(Reason.READINGS_CONTRADICT, SUBSTATION, round(float(short_w[worst]), 1)),)
 
     def teach(self, taught: Taught) -> None:
         """One more set."""
@@ -153,6 +138,25 @@ class Pupil:
     def lesson(self, measurements: MeasurementSet, now: float) -> Taught | None:
         """The set of ``now`` [s], if it is complete and time for one."""
         return self.look(measurements, now)[2]
+
+    def examined(self, question: Question) -> Question:
+        """The question, with an objection to every wish whose effect no reading has taught."""
+        learnt = self.sensitivity.learnt
+        return replace(question, wishes=tuple(self._examined(wish, learnt) for wish in question.wishes))
+
+    def _examined(self, wish: Wish, learnt: NDArray[np.bool_]) -> Wish:
+        if wish.objection is not None or learnt[list(self.ports.of_meter[wish.meter])].all():
+            return wish
+        return replace(wish, objection=Reason.NOT_LEARNT)
+
+    def pushes(self, situation: Situation, reason: Reason, ports: tuple[int, ...], meter: MeterId) -> bool:
+        """Whether the export of a meter moves voltages at some ports further out; so does one of which nobody knows."""
+        own = list(self.ports.of_meter[meter])
+        if not self.sensitivity.learnt[own].all():
+            return True
+        by_draw, _ = self.sensitivity.slopes(situation, situation.p_w, np.array(ports, dtype=np.int64))
+        lift = -by_draw[:, own].sum(axis=1)
+        return bool((lift < 0).any() if reason is Reason.UNDERVOLTAGE else (lift > 0).any())
 
     def outlook(self, situation: Situation) -> LearnedOutlook:
         """What an allocation asks."""
@@ -212,7 +216,9 @@ class Learned:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         situation = view.estimate.situation
-        prospect: Prospect | None = None if situation is None else self.pupil.outlook(situation)
+        prospect: Prospect | None = None
+        if situation is not None:
+            prospect, question = self.pupil.outlook(situation), self.pupil.examined(question)
         return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
@@ -221,5 +227,8 @@ class Learned:
         self.pupil.adjust(settings)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
-        del view, meter
-        return binding.reason is not Reason.UNDERVOLTAGE
+        assert isinstance(view, GridView), view
+        situation, ports = view.estimate.situation, self.pupil.ports.at(binding)
+        if not ports:  # the busbar itself, which an export can only lift
+            return binding.reason is not Reason.UNDERVOLTAGE
+        return situation is None or self.pupil.pushes(situation, binding.reason, ports, meter)

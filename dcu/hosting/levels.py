@@ -116,7 +116,9 @@ class Levels:
         self._looked_s = -np.inf
 
     def take(self, seen: Readings, now: float) -> Level:
-        """The level at ``now`` [s]."""
+        """The level at ``now`` [s]. Readings are of points that may be used."""
+        assert (seen.u_v > 0).all()
+        assert all(np.isfinite(values).all() for values in (seen.p_w, seen.q_var, seen.u_v, seen.busbar_v))
         if not self._busbar or seen.busbar_s > self._busbar[-1][0] + NEW_S:
             self._busbar.append((seen.busbar_s, seen.busbar_v))
         new = seen.taken_s > self._taken_s + NEW_S

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from dcu.meters import MeterState
+from dcu.meters import MeterEntry, MeterState
 from shared.ids import MeterId, Phase
 from shared.messages import Reading
 
 SUBSTATION: Final = MeterId("substation")
 """Name of the balancing meter's point in reasons and ledgers."""
+VOLTAGE_SHARES: Final = (0.5, 1.5)
+"""[nominal] No connected phase that feeds its meter shows less or more; a meter that says 0 V is not connected."""
+FUSE_A: Final = 100.0
+"""[A] The largest house connection: at 1.5 times nominal voltage it bounds what a phase may draw or feed (34.5 kW at
+230 V), or twice the contract does if that is more."""
+BUSBAR_W: Final = 1e6
+"""[W, var] Of one phase: the largest distribution transformers have 2.5 MVA."""
 
 
 class Quality(Enum):
@@ -88,17 +95,56 @@ class Substation:
     taken_at_s: float | None = None
 
 
-def measure(meters: Iterable[MeterState], substation: Substation, age_s_max: float, now: float) -> MeasurementSet:
-    """The measurement set at ``now`` [s]; older than ``age_s_max`` [s] is stale."""
-    points = [measure_one(state, substation, age_s_max, now) for state in (None, *meters)]
+@dataclass(frozen=True, slots=True)
+class Credible:
+    """What a reading must be to be used.
+
+    Attributes:
+        age_s_max: older is stale [s].
+        nominal_voltage_v: phase to neutral.
+        busbar_phases: what the balancing meter must show at least: every phase that a customer is connected to.
+    """
+
+    age_s_max: float
+    nominal_voltage_v: float
+    busbar_phases: frozenset[Phase]
+
+    @staticmethod
+    def of(entries: Iterable[MeterEntry], age_s_max: float, nominal_voltage_v: float) -> Credible:
+        """At a site with these customers."""
+        return Credible(age_s_max, nominal_voltage_v, frozenset(phase for e in entries for phase in e.phases))
+
+    def draw_w_max(self, entry: MeterEntry) -> float:
+        """What a phase of a customer may draw or feed, also of reactive power [W, var]."""
+        return max(VOLTAGE_SHARES[1] * self.nominal_voltage_v * FUSE_A, 2 * entry.contract_limit_w)
+
+    def voltages(self, u_v: tuple[float | None, ...]) -> bool:
+        """Whether connected phases may have these voltages; not so for what is no number."""
+        low, high = (share * self.nominal_voltage_v for share in VOLTAGE_SHARES)
+        return all(u is not None and low <= u <= high for u in u_v)
+
+
+def measure(meters: Iterable[MeterState], substation: Substation, credible: Credible, now: float) -> MeasurementSet:
+    """The measurement set at ``now`` [s]."""
+    points = [measure_one(state, substation, credible, now) for state in (None, *meters)]
     return MeasurementSet(tuple(points))
 
 
-def measure_one(state: MeterState | None, substation: Substation, age_s_max: float, now: float) -> Point:
+def measure_one(state: MeterState | None, substation: Substation, credible: Credible, now: float) -> Point:
     """One meter's point, or the busbar's (None)."""
-    if state is None:
-        return _point(SUBSTATION, substation.reading, substation.taken_at_s, tuple(Phase), age_s_max, now)
-    return _point(state.entry.id, state.reading, state.reading_at_s, state.entry.phases, age_s_max, now)
+    if state is not None:
+        entry = state.entry
+        return _point(
+            entry.id, (state.reading, state.reading_at_s), entry.phases, credible.draw_w_max(entry), credible, now
+        )
+    reading = substation.reading
+    shown = () if reading is None else (phase for phase in Phase if reading.u_v[phase] is not None)
+    phases = tuple(sorted(credible.busbar_phases.union(shown)))
+    return _point(SUBSTATION, (reading, substation.taken_at_s), phases, BUSBAR_W, credible, now)
+
+
+def _within(draws: tuple[float | None, ...], most: float) -> bool:
+    return all(draw is None or abs(draw) <= most for draw in draws)
 
 
 def _finite(value: float | None) -> float | None:
@@ -106,22 +152,26 @@ def _finite(value: float | None) -> float | None:
 
 
 def _point(
-    name: MeterId, reading: Reading | None, at_s: float | None, phases: tuple[Phase, ...], age_s_max: float, now: float
+    name: MeterId,
+    read: tuple[Reading | None, float | None],
+    phases: tuple[Phase, ...],
+    draw_w_max: float,
+    credible: Credible,
+    now: float,
 ) -> Point:
+    reading, at_s = read
     if at_s is None:
         return Point(name, Quality.MISSING, (), None, None)
     age_s = now - at_s
     if reading is None:
         return Point(name, Quality.INVALID, (), None, age_s, taken_at_s=at_s)
-    if name == SUBSTATION:  # the busbar is measured on the phases its meter is connected to, at least one
-        phases = tuple(phase for phase in phases if reading.u_v[phase] is not None)
     u_v, p_w, q_var = (
         tuple(_finite(values[phase]) for phase in phases) for values in (reading.u_v, reading.p_w, reading.q_var)
     )
     export_w = _finite(reading.export_w)
     quality = Quality.GOOD
-    if not age_s <= age_s_max:
+    if not age_s <= credible.age_s_max:
         quality = Quality.STALE
-    elif not u_v or None in u_v or not age_s >= 0:
+    elif not (u_v and age_s >= 0 and credible.voltages(u_v) and _within((*p_w, *q_var), draw_w_max)):
         quality = Quality.INVALID
     return Point(name, quality, u_v, export_w, age_s, p_w, q_var, at_s)

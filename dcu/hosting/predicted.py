@@ -55,7 +55,8 @@ class Predicted:
             model: the compiled feeder.
             entries: every customer.
             settings: how the model is used.
-            mixed: whether what the meters teach must agree: of the two bounds the larger counts.
+            mixed: whether what the meters teach must agree: of the two bounds the larger counts, and one that nothing
+                is learnt for has no end.
 
         Raises:
             ConfigError: meters that the model does not know, or a balancing bus that it does not observe.
@@ -91,6 +92,7 @@ class Predicted:
             "mixed": self.learns,
             "asynchrony": None if self._pupil is None else self._pupil.sensitivity.learning.asynchrony,
             "voltage_class_pct": accuracy.voltage_class_pct,
+            "power_class_pct": accuracy.power_class_pct,
             "model_error_pct": accuracy.model_error_pct,
         }
 
@@ -138,11 +140,13 @@ class Predicted:
     def answer(self, view: View, question: Question) -> Answer:
         assert isinstance(view, GridView), view
         prospect = None if view.estimate.situation is None else self.prospect(view.estimate)
+        if self._pupil is not None and prospect is not None:
+            question = self._pupil.examined(question)
         return answer_window(prospect, view.estimate, question, self._site, view.outside)
 
     def blames(self, view: View, binding: Binding, meter: MeterId) -> bool:
         assert isinstance(view, GridView), view
-        ports = self._ports.of_meter.get(binding.point, ())
+        ports = self._ports.at(binding)
         if not ports or view.estimate.situation is None:
             return True  # the busbar itself, or nothing known: everybody's export counts
         rows = np.array(ports, dtype=np.int64)
@@ -150,7 +154,8 @@ class Predicted:
             rows += len(self._model.ports)
         prospect = self.prospect(view.estimate)
         slopes = prospect.slopes(prospect.now.p_w, rows)[:, list(self._ports.of_meter[meter])]
-        return bool((slopes.sum(axis=1) < 0).any())
+        pushed = slopes.min(axis=1) if meter in self._ports.phases else slopes.sum(axis=1)
+        return bool((pushed < 0).any())
 
     def adjust(self, *, policy: str | None = None, band_pct: float | None = None) -> None:
         self._settings = settings = self._settings.adjusted(policy, band_pct)

@@ -73,7 +73,7 @@ class Regression:
         self.noise = np.maximum(self.noise + rate * (seen**2 - self.noise), self._noise_least)
         self.shared += rate * (seen * self._recent - self.shared)
         self._recent = COLOUR_KEEP * (self._recent + seen)
-        if np.abs(size).max() > GATE:
+        if np.abs(size).max(initial=0.0) > GATE:
             self.skipped += 1
             return False
         self.a += x[:, None] * x

@@ -18,17 +18,19 @@ Reals = NDArray[np.float64]
 
 class Sober:
     """`Prospect` of another one, less what exports beyond the measured ones would relieve; a little of it is believed
-    as long as it is not seen to be missing."""
+    as long as it is not seen to be missing. It is asked for all cases (`allocate.Spread`) of a state together."""
 
     def __init__(self, prospect: Prospect, missing: Reals | None, believed: float) -> None:
         """Of a prospect.
 
         Args:
             prospect: where all exports are fully used.
-            missing: what exports that are seen not to happen relieve (n_constraint); None for nothing.
+            missing: what exports that are seen not to happen relieve (n_constraint), or in each case (n_case,
+                n_constraint); None for nothing.
             believed: how much more may be counted on [share of a limit].
         """
-        self._inner, self._missing, self._believed = prospect, 0.0 if missing is None else missing, believed
+        self._inner, self._believed = prospect, believed
+        self._missing = np.zeros((1, 1)) if missing is None else np.atleast_2d(missing)
         self.now: Situation = prospect.now
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
@@ -37,11 +39,11 @@ class Sober:
         states = np.atleast_2d(p_w)
         found = self._inner.excess(states)
         for k, p in enumerate(states):
-            found[k] += self._doubted(p)
+            found[k] += self._doubted(p, self._missing[k % len(self._missing)])
         return found
 
     def guess(self, p_w: Reals) -> Reals:
-        return np.asarray(self._inner.guess(p_w) + self._doubted(p_w))
+        return np.asarray(self._inner.guess(p_w) + self._doubted(p_w, self._missing.max(axis=0)))
 
     def relief(self, unused_w: Reals) -> Reals:
         return self._inner.relief(unused_w)
@@ -51,7 +53,7 @@ class Sober:
         found = self._inner.slopes(p_w, rows)
         return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
 
-    def _doubted(self, p_w: Reals) -> Reals:
+    def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
         unseen -= self._believed
-        return np.maximum(unseen, self._missing, out=unseen)
+        return np.maximum(unseen, missing, out=unseen)

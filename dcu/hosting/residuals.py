@@ -161,8 +161,8 @@ class Residuals:
         """How unsure each mean is, as a standard deviation (n) [V]: what averages out, and what does not."""
         return np.asarray(np.sqrt(self.variance) + self.doubt_v)
 
-    def hear(self, seen: Seen, busbar_v: float, busbar_s: float) -> None:
-        """Newest readings of everybody, the busbar's mean voltage [V] and when it was read [s]."""
+    def hear(self, seen: Seen, busbar_v: float | None, busbar_s: float) -> None:
+        """Newest readings of those who are known, the busbar's mean voltage [V], if it is, and when it was read [s]."""
         new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
         fresh = np.flatnonzero(new)
         self._kept[:, fresh, :-1] = self._kept[:, fresh, 1:]
@@ -171,7 +171,7 @@ class Residuals:
         readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
         self._waiting = np.concatenate([self._waiting, readings])
         self._unjudged_s[fresh] = np.minimum(self._unjudged_s[fresh], seen.taken_s[fresh])
-        if not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S:
+        if busbar_v is not None and (not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S):
             self._busbar.append((busbar_s, busbar_v))
 
     def judge(

@@ -42,7 +42,7 @@ class GridView:
             "situation": None if e.situation is None else _as_entry(e.situation),
             "unknown": [b.as_entry() for b in e.unknown],
             "blocked": list(e.blocked),
-            "outside": [b.as_entry() for b in self.outside],
+            "outside": [b.as_entry() | {"phase": b.phase} for b in self.outside],
         }
         if t is not None:
             found["taught"] = {"now": t.now, "busbar_v": t.busbar_v.tolist(), "situation": _as_entry(t.situation)}
@@ -64,13 +64,14 @@ _ARRAYS: Final = ("p_w", "q_var", "u_v", "margin_v")
 
 
 def _as_entry(s: Situation) -> dict[str, Any]:
-    return {name: getattr(s, name).tolist() for name in _ARRAYS} | {"model_error": s.model_error}
+    errors = {"model_error": s.model_error, "power_error": s.power_error}
+    return {name: getattr(s, name).tolist() for name in _ARRAYS} | errors
 
 
 def _situation(entry: Mapping[str, Any]) -> Situation:
     arrays = {name: np.array(entry[name], dtype=float) for name in _ARRAYS}
-    return Situation(**arrays, model_error=entry["model_error"])
+    return Situation(**arrays, model_error=entry["model_error"], power_error=entry.get("power_error", 0.0))
 
 
 def _binding(entry: Mapping[str, Any]) -> Binding:
-    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"])
+    return Binding(Reason[entry["reason"]], MeterId(entry["binding"]), entry["value"], entry.get("phase"))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, slopes_by_case
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -133,7 +133,7 @@ def _high(
     n, found = len(prospect.now.p_w), list[tuple[int, Binding]]()
     for binding in outside:
         below = n if binding.reason is Reason.UNDERVOLTAGE else 0
-        found += [(below + port, binding) for port in site.ports.of_meter.get(binding.point, range(n))]
+        found += [(below + port, binding) for port in site.ports.at(binding) or range(n)]
     for port in blocked:
         place = prospect.names[port].place
         found.append((port, Binding(Reason.OVERVOLTAGE, site.meter_at.get(place, MeterId(place)))))
@@ -176,13 +176,20 @@ def _worth_a_raise(wish: Wish, to_w: float) -> bool:
 
 class _Judge:
     """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
-    anyway."""
+    anyway. Nobody is taken to export less than is measured; only where it is judged whether what is held is too much,
+    who is above his limit by no more than readings may lag behind is believed to follow it."""
 
-    def __init__(self, prospect: Sober, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals) -> None:
+    def __init__(
+        self, prospect: Sober, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals, *, lenient: bool = False
+    ) -> None:
         self._prospect, self._others_p_w = prospect, others_p_w
         self._floor, self._looked = floor, False
+        self._claims, self._lenient = claims, lenient
         self._spread = Spread.of(claims)
+        self._exports_w = self._spread.exports_w(prospect.now.p_w)
+        least_w = np.array([c.exports_w for c in claims]) if lenient else self._exports_w
         self._nominal_w = np.array([c.nominal_w for c in claims])
+        self._least_w = np.maximum(self._nominal_w, least_w)
         self._names = [MeterId(c.name) for c in claims]
         self._known: dict[bytes, Reals] = {}
         self._present = np.full(len(floor), -np.inf)
@@ -192,25 +199,34 @@ class _Judge:
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        limits_w = np.maximum(self._nominal_w, [reserved_w.get(name, 0.0) for name in self._names])
-        return self._spread.powers(limits_w, self._others_p_w)
+        """In each case (n_case, n)."""
+        limits_w = np.maximum(self._least_w, [reserved_w.get(name, 0.0) for name in self._names])
+        return self._spread.powers(limits_w, self._others_p_w, self._prospect.now.p_w)
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        p_w = self._powers(reserved_w)
+        """In the worst case."""
+        return self._at(self._powers(reserved_w))
+
+    def _at(self, p_w: Reals) -> Reals:
         key = p_w.tobytes()
         if key not in self._known:
-            self._known[key] = np.asarray(self._prospect.excess(p_w)[0])
+            self._known[key] = np.asarray(self._prospect.excess(p_w).max(axis=0))
         return self._known[key]
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
         if not reserved_w:
             return False
-        present = self._excess(reserved_w)
+        present = self._present = self._excess(reserved_w)
         if not np.isfinite(present).all():
+            self._present = np.full(len(present), -np.inf)
             return True
-        self._present = present
-        return not self._within(present, lambda: self._tolerated(tolerance))
+        if bool((present <= self._tolerated(tolerance)).all()):
+            return False
+        if self._lenient or bool((self._least_w <= self._nominal_w).all()):
+            return not self._within(present, lambda: self._tolerated(tolerance))
+        lenient = _Judge(self._prospect, self._claims, self._others_p_w, self._floor, lenient=True)
+        return lenient.too_much(reserved_w, tolerance)
 
     def _within(self, excess: Reals, limit: Callable[[], Reals]) -> bool:
         """Whether limits are kept; where they are not, the nominal limits may be as far beyond them, with their exports
@@ -219,7 +235,8 @@ class _Judge:
             return True
         if self._looked:
             return False
-        at_nominal, self._looked = self._excess({}), True
+        nominal = self._spread.powers(self._nominal_w, self._others_p_w, self._prospect.now.p_w)
+        at_nominal, self._looked = self._at(nominal), True
         if np.isfinite(at_nominal).all():
             self._floor = np.maximum(self._floor, at_nominal)
         return bool((excess <= limit()).all())
@@ -246,8 +263,9 @@ class _Judge:
         found_w = self._part_way(targets, start, reserved_w, tolerance)
         if found_w is not None:
             return found_w
+        exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
         rising = tuple(
-            Claim(c.name, c.ports, start[MeterId(c.name)], c.wanted_w, c.minimum_w)
+            c._replace(nominal_w=start[MeterId(c.name)], exports_w=exported[MeterId(c.name)])
             for c in targets
             if c.wanted_w > start[MeterId(c.name)]
         )
@@ -290,9 +308,15 @@ class _Judge:
                 return found
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            pushes = spread.by_limit(self._prospect.slopes(self._powers(all_w), over[worst])) > 0
+            slopes = self._slopes(self._powers(all_w), over[worst])
+            pushes = spread.by_limit(slopes) > 0
             share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
         return None
+
+    def _slopes(self, p_w: Reals, rows: NDArray[np.int64]) -> Reals:
+        """By draw, of the case that exceeds each constraint most (n_row, n)."""
+        case = self._prospect.excess(p_w)[:, rows].argmax(axis=0) if len(p_w) > 1 else 0 * rows
+        return slopes_by_case(self._prospect, p_w, rows, case)
 
 
 @dataclass(slots=True, eq=False)
@@ -392,14 +416,14 @@ class _Window:
 
     def _missing(self, wishes: tuple[Wish, ...], seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
-        (n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is measured."""
+        (n_case, n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is
+        measured."""
         now_w = self.prospect.now.p_w
-        unused_w = np.maximum(0.0, now_w - self._others(wishes))
+        p_w = self._others(wishes)
         if seen:
-            of_seen = Spread.at(tuple(self.ports.of_meter[w.meter] for w in seen))
-            granted_w = np.array([w.granted_w or 0.0 for w in seen])
-            unused_w[of_seen.ports] = np.maximum(0.0, now_w - of_seen.powers(granted_w, now_w))[of_seen.ports]
-        return self.prospect.relief(unused_w) if unused_w.any() else None
+            p_w = self._used({w.meter: w.granted_w or 0.0 for w in seen}, p_w)
+        unused_w = np.maximum(0.0, now_w - p_w)
+        return np.array([self.prospect.relief(case) for case in unused_w]) if unused_w.any() else None
 
     def _others(self, wishes: tuple[Wish, ...]) -> Reals:
         return self._held({w.meter for w in wishes})
@@ -416,33 +440,52 @@ class _Window:
         """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
         ports, nominal_w = self.ports.of_meter[wish.meter], wish.nominal_w
         wanted_w = max(wanted_w, nominal_w)
-        if self.high and self._pushed(ports) is not None:
+        if self.high and self._pushed(wish.meter) is not None:
             wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
-        return Claim(wish.meter, ports, nominal_w, wanted_w, min(max(minimum_w, nominal_w + LEAST_W), wanted_w))
+        least_w = min(max(minimum_w, nominal_w + LEAST_W), wanted_w)
+        phases = self.ports.phases.get(wish.meter, ())
+        exports_w = self.question.beyond_w.get(wish.meter, -np.inf)
+        return Claim(wish.meter, ports, nominal_w, wanted_w, least_w, phases, exports_w)
 
-    def _pushed(self, ports: tuple[int, ...]) -> Binding | None:
-        """The first point out of band or long high that an export at some ports pushes."""
+    def _pushed(self, meter: MeterId) -> Binding | None:
+        """The first point out of band or long high that a customer's export pushes."""
         if not self.high:
             return None
+        ports, free = self.ports.of_meter[meter], meter in self.ports.phases
         if self.high_slopes is None:
             rows = np.array([row for row, _ in self.high], dtype=np.int64)
             self.high_slopes = self.prospect.slopes(self.prospect.now.p_w, rows)
-        pushes = np.flatnonzero(self.high_slopes[:, list(ports)].sum(axis=1) < -1e-9)
+        own = self.high_slopes[:, list(ports)]
+        pushes = np.flatnonzero((own.min(axis=1) if free else own.sum(axis=1)) < -1e-9)
         return self.high[int(pushes[0])][1] if len(pushes) else None
 
     def _held(self, asking: set[MeterId]) -> Reals:
-        """Draws as measured, with reservations of meters that ask for nothing fully used."""
-        p = self.prospect.now.p_w.copy()
-        for meter, limit_w in self.question.reserved_w.items():
-            if meter not in asking and (ports := list(self.ports.of_meter.get(meter, ()))):
-                p[ports] = -limit_w / len(ports)
-        return p
+        """Draws as measured, with reservations of meters that ask for nothing fully used (n_case, n)."""
+        known = self.ports.of_meter
+        held_w = {m: limit_w for m, limit_w in self.question.reserved_w.items() if m not in asking and m in known}
+        return self._used(held_w, self.prospect.now.p_w[None, :])
+
+    def _used(self, limits_w: Mapping[MeterId, float], others_p_w: Reals) -> Reals:
+        """Draws with some limits fully used, or what is measured, if that is more (n_case, n)."""
+        if not limits_w:
+            return others_p_w
+        now_w = self.prospect.now.p_w
+        spread = Spread.at(
+            tuple(self.ports.of_meter[meter] for meter in limits_w),
+            tuple(self.ports.phases.get(meter, ()) for meter in limits_w),
+        )
+        at_least_w = np.maximum(list(limits_w.values()), spread.exports_w(now_w))
+        return spread.powers(at_least_w, others_p_w, now_w)
 
     def _targets(self, movers: list[Wish], target_w: Mapping[MeterId, float]) -> tuple[Claim, ...]:
         """Claims of those who would get something of use, up to their targets."""
         found = ((w, target_w[w.meter], _least(w)) for w in movers)
-        of_meter = self.ports.of_meter
-        return tuple(Claim(w.meter, of_meter[w.meter], w.nominal_w, x, least) for w, x, least in found if x >= least)
+        ports = self.ports
+        return tuple(
+            Claim(w.meter, ports.of_meter[w.meter], w.nominal_w, x, least, ports.phases.get(w.meter, ()))
+            for w, x, least in found
+            if x >= least
+        )
 
     def _step(
         self, wish: Wish, target_w: float, room_w: Mapping[MeterId, float], why: Binding | None
@@ -485,7 +528,7 @@ class _Window:
         """What keeps each wish from more; many share one constraint."""
         known = {key: self._why(c) for key, c in {id(c): c for c in shares.binding}.items()}
         return {
-            w.meter: known[id(c)] or (self._pushed(self.ports.of_meter[w.meter]) if self.high else None)
+            w.meter: known[id(c)] or (self._pushed(w.meter) if self.high else None)
             for w, c in zip(wishes, shares.binding, strict=True)
         }
 

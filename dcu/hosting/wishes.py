@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +18,10 @@ USE_S: Final = 10.0
 """[s] After its limit was raised, a customer's export may be taken for what it makes of it."""
 IN_USE: Final = 0.9
 """Share of its limit below which an export leaves it unused."""
+
+BEYOND_W: Final = 100.0
+BEYOND_SHARE: Final = 0.05
+"""[W], share of a limit: who exports more beyond it does not keep to it."""
 
 HARMLESS_ALARMS: Final = (
     Alarm.METER_SILENT | Alarm.METER_FROZEN | Alarm.METER_IMPLAUSIBLE | Alarm.STORAGE_FAILED | Alarm.OUTBOX_FULL
@@ -54,7 +58,21 @@ def gather(
             free -= 1
             wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
         wishes.append(wish)
-    return Question(tuple(wishes), book.reserved_w(), book.places)
+    return Question(tuple(wishes), book.reserved_w(), book.places, _beyond(table, book, wishes))
+
+
+def _beyond(table: MeterTable, book: GrantBook, wishes: Sequence[Wish]) -> dict[MeterId, float]:
+    """What those export [W] who are seen to export more than they may, later than an inverter takes to follow."""
+    found, reserved_w = dict[MeterId, float](), book.reserved_w()
+    for wish in wishes:
+        state = table[wish.meter]
+        export_w = _export_w(state)
+        if export_w is None or state.reading_at_s is None or state.reading_at_s <= book.fell_s(wish.meter) + USE_S:
+            continue
+        may_w = max(wish.nominal_w, reserved_w.get(wish.meter, 0.0))
+        if export_w > may_w + max(BEYOND_W, BEYOND_SHARE * may_w):
+            found[wish.meter] = export_w
+    return found
 
 
 def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_w: tuple[float, float]) -> Wish:
@@ -68,7 +86,14 @@ def _wish(state: MeterState, grant: LiveGrant | None, standing: Standing, asked_
 
 def use_of(state: MeterState, grant: LiveGrant) -> float | None:
     """What a customer makes of its grant [W], below 0 if it draws; None as long as no reading tells."""
-    if state.reading is None or state.reading_at_s is None or state.reading_at_s <= grant.raised_s + USE_S:
+    if state.reading_at_s is None or state.reading_at_s <= grant.raised_s + USE_S:
+        return None
+    return _export_w(state)
+
+
+def _export_w(state: MeterState) -> float | None:
+    """Newest measured export [W], below 0 for a draw; None if nobody knows."""
+    if state.reading is None:
         return None
     export_w = -sum(p_w for p_w in state.reading.p_w if p_w is not None)
     return round(export_w, 1) if math.isfinite(export_w) else None

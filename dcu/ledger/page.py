@@ -49,6 +49,7 @@ REASONS: Final = {
     "TOO_MANY_REQUESTS": "there were too many requests in a short time",
     "BELOW_MINIMUM": "what could have been given was less than the least you asked for",
     "SHARED": "the room there is was shared with others who asked",
+    "NOT_LEARNT": "the meters have not yet taught the control unit what your export does to the grid",
 }
 """Reason of a decision, as the end of a sentence that begins with "because"."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,20 @@ class BadRows:
     named: list[Fault] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     """Takes what is said when the file is kept all the same."""
+    skipped: list[int] = field(default_factory=list)
+    """Lines that the parser gave no row for, in their order."""
+
+    def skip(self, line: int) -> None:
+        """The parser gives no row for that line."""
+        insort(self.skipped, line)
+
+    def line(self, row: int) -> int:
+        """Where a row stands in the file that would be number `row` if no line had been skipped."""
+        for at in self.skipped:
+            if at > row:
+                break
+            row += 1
+        return row
 
     def add(self, row: int, seen: str, expected: str) -> None:
         """One bad row; 0 where its number is not known."""
@@ -45,7 +60,7 @@ class BadRows:
         """Note the rows that are not valid, of those `still` good; returns `valid`."""
         wrong = np.flatnonzero(~valid & still)
         for k in wrong[:NAMED_MAX]:
-            self.add(first + int(k), f"{name} {str(cells[int(k)].as_py())[:60]!r}", expected)
+            self.add(self.line(first + int(k)), f"{name} {str(cells[int(k)].as_py())[:60]!r}", expected)
         self.count += max(len(wrong) - NAMED_MAX, 0)
         return valid
 

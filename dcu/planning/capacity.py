@@ -13,7 +13,7 @@ import numpy as np
 
 from dcu.planning.evaluate import Counts, Observer, Tally
 from dcu.planning.feeder_case import FeederCase
-from dcu.planning.profiles import Reals
+from dcu.planning.history import Reals
 
 Z_95: Final = 1.959963984540054
 SURE: Final = 3.0

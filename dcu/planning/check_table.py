@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dcu.planning.run import Findings, Read
+from dcu.planning.reading import Read
+from dcu.planning.run import Findings
 
 STEP_UNITS: Final = 12
 

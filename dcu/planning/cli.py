@@ -15,6 +15,7 @@ from shared.errors import ConfigError, Fault
 EXAMPLE: Final = """examples:
   headroom-plan probabilistic docs/examples/probabilistic.toml -o out/plan/probabilistic
   headroom-plan probabilistic out/plan/probabilistic/study.toml -o out/again --workers 4
+  headroom-plan probabilistic docs/examples/dcu_export/study.toml -o out/plan/dcu_export
   headroom-plan deterministic docs/examples/probabilistic.toml
   headroom-plan data meters.parquet more.csv --json
 
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _probabilistic(chosen: argparse.Namespace) -> int:
     from dcu.planning.probabilistic_report import write  # noqa: PLC0415 matplotlib and SciPy take a second to import
-    from dcu.planning.run import read_study, run, workers_by_default  # noqa: PLC0415
+    from dcu.planning.reading import read_study  # noqa: PLC0415
+    from dcu.planning.run import run, workers_by_default  # noqa: PLC0415
     from dcu.planning.settings import load_study  # noqa: PLC0415
     from dcu.planning.study.workers import Progress  # noqa: PLC0415
 
@@ -98,7 +100,7 @@ def _kva(w: float | None) -> str:
 def _deterministic(chosen: argparse.Namespace) -> int:
     from dcu.planning.capacity import Steps  # noqa: PLC0415 as above
     from dcu.planning.deterministic import WorstCase, deterministic  # noqa: PLC0415
-    from dcu.planning.run import read_study  # noqa: PLC0415
+    from dcu.planning.reading import read_study  # noqa: PLC0415
     from dcu.planning.settings import load_study  # noqa: PLC0415
 
     study = load_study(chosen.study)
@@ -123,14 +125,17 @@ def _data(chosen: argparse.Namespace) -> int:
     import numpy as np  # noqa: PLC0415 as above
 
     from dcu.planning.meter_data import read_meter_data  # noqa: PLC0415
+    from dcu.planning.unmeasured import exporters  # noqa: PLC0415
 
     table = read_meter_data(chosen.files)
+    feeding = list(exporters(table))
     days = len(table.start_s) * table.interval_s / 86_400
     found = {
         "customers": len(table.customers),
         "interval_s": table.interval_s,
         "days": round(days, 2),
         "with_pv": int(np.isfinite(table.pv_wh).any(axis=1).sum()),
+        "exporting_without_pv": feeding,
         "with_voltage": int(np.isfinite(table.u_mean_v).any(axis=1).sum()),
         "import_wh": float(np.nansum(table.import_wh)),
         "export_wh": float(np.nansum(table.export_wh)),
@@ -144,6 +149,8 @@ def _data(chosen: argparse.Namespace) -> int:
         f"measured PV, "
         f"{found['with_voltage']} with voltage"
     )
+    if feeding:
+        print(f"export without measured PV: {', '.join(feeding)}")
     for note in table.notes:
         print(f"note: {note}")
     return EXIT_OK

@@ -9,7 +9,7 @@ import numpy as np
 
 from dcu.planning.capacity import Capacity, Rule, Steps, capacities, grow
 from dcu.planning.evaluate import Limits, tally
-from dcu.planning.profiles import History, Reals
+from dcu.planning.history import History, Reals
 from dcu.planning.world import World
 from shared.errors import ConfigError, Fault
 
@@ -34,32 +34,37 @@ class WorstState:
     per_w: float
 
 
-def worst_state(case: WorstCase, past: History, rated_w: Reals, threshold: float) -> WorstState:
+def worst_state(case: WorstCase, past: History, rated_w: Reals, threshold: float, reference: Reals) -> WorstState:
     """The state of a case.
 
     Args:
         case: which.
         past: recordings.
-        rated_w: rating of each measured PV unit, in the order of the recordings [W].
+        rated_w: rating of each PV unit, in the order of the recordings [W].
         threshold: share of the largest recorded PV from which an interval counts as one of injection (case III).
+        reference: power of a unit of 1 W (n_day, n_slot) [W/W]; what the sun is judged by where no unit is recorded.
 
     Raises:
-        ConfigError: no interval in which everybody was recorded.
+        ConfigError: no interval in which everybody, and the sun, was recorded.
     """
     if case is WorstCase.I:
         return WorstState(np.nanmin(past.load_w, axis=(1, 2)), rated_w, 1.0)
     load = past.load_w.reshape(len(past.load_w), -1)
-    pv = past.pv_w.reshape(len(past.pv_w), -1)
-    total_load, total_pv = load.sum(axis=0), pv.sum(axis=0)
+    pv = past.pv_w.reshape(len(past.pv_w), load.shape[1])
+    total_load = load.sum(axis=0)
+    total_pv = pv.sum(axis=0) if len(pv) else reference.ravel()
+    rating = rated_w.sum() if len(pv) else 1.0
     if not np.isfinite(total_load + total_pv).any():
-        raise ConfigError("meter data", [Fault("deterministic", "no interval recorded by all", "at least one")])
+        raise ConfigError(
+            "meter data", [Fault("deterministic", "no interval with all loads and the sun recorded", "at least one")]
+        )
     total_pv = np.where(np.isfinite(total_load), total_pv, np.nan)
     if case is WorstCase.II:
         at = int(np.nanargmax(total_pv))
     else:
         sunny = total_pv >= threshold * np.nanmax(total_pv)
         at = int(np.nanargmin(np.where(sunny, total_load, np.nan)))
-    return WorstState(load[:, at], pv[:, at], float(total_pv[at] / rated_w.sum()))
+    return WorstState(load[:, at], pv[:, at], float(total_pv[at] / rating))
 
 
 def deterministic(world: World, scenario: str, case: WorstCase, threshold: float, steps: Steps) -> list[Capacity]:
@@ -67,7 +72,7 @@ def deterministic(world: World, scenario: str, case: WorstCase, threshold: float
     inputs, feeder = world.inputs, world.cases[scenario]
     by_customer = {e.customer: e.rated_w for e in inputs.existing}
     rated = np.array([by_customer[c] for c in inputs.past.pv_customers])
-    state = worst_state(case, inputs.past, rated, threshold)
+    state = worst_state(case, inputs.past, rated, threshold, inputs.profiles.reference_days[0])
     base = state.load_w[None] @ feeder.load_share - state.pv_w[None] @ feeder.existing_share
     per_w = np.array([state.per_w])
     growth = grow(feeder, world.observers[scenario], Rule(100.0, 1.0), steps)

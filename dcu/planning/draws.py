@@ -9,7 +9,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.planning.profiles import Profiles, Reals
+from dcu.planning.history import Reals
+from dcu.planning.profiles import Profiles
 from shared.errors import ConfigError, Fault
 
 LoadModel = Literal["independent", "own_days", "common_days"]
@@ -81,8 +82,10 @@ def draw(profiles: Profiles, sampling: Sampling, rng: np.random.Generator, days:
 def _whole_days(
     profiles: Profiles, sampling: Sampling, rng: np.random.Generator, days: int, slot: NDArray[np.int64]
 ) -> Draws:
-    sunny = np.flatnonzero(np.isfinite(profiles.pv_days).all(axis=(0, 2)))
+    known = np.isfinite(profiles.pv_days).all(axis=(0, 2)) & np.isfinite(profiles.reference_days[0]).all(axis=1)
+    sunny = np.flatnonzero(known)
     complete = np.asarray(np.isfinite(profiles.load_days).all(axis=2))
+    _some(sunny, "recorded by all PV units")
     shared = np.flatnonzero(complete.all(axis=0) & np.isin(np.arange(complete.shape[1]), sunny))
     if sampling.loads == "common_days":
         _some(shared, "recorded by all customers")
@@ -95,9 +98,8 @@ def _whole_days(
             _some(mine, f"recorded by {name}")
             columns.append(own[rng.choice(mine, size=days)].ravel())
         load = np.stack(columns, axis=1)
-        _some(sunny, "recorded by all PV units")
         chosen = rng.choice(sunny, size=days)
-    pv = profiles.pv_days[:, chosen].reshape(len(profiles.pv_customers), -1).T
+    pv = profiles.pv_days[:, chosen].reshape(len(profiles.pv_customers), len(slot)).T
     per_w = profiles.reference_days[0, chosen].ravel()
     return Draws(slot, np.ascontiguousarray(load), np.ascontiguousarray(pv), per_w)
 

@@ -18,7 +18,7 @@ from dcu.grid.injections import Injections
 from dcu.planning.draws import draw, stream
 from dcu.planning.evaluate import STATES_AT_ONCE, TOLERANCE_PU, Limits, Observer, lit
 from dcu.planning.feeder_case import FeederCase
-from dcu.planning.profiles import Reals
+from dcu.planning.history import Reals
 from dcu.planning.world import World
 from shared.errors import HeadroomError
 
@@ -63,9 +63,7 @@ def dynamic(world: World, scenario: str, level_w: float, days: int) -> Dynamic:
     draws = draw(inputs.profiles, inputs.sampling, stream(inputs.seed, world.feeder_name, "dynamic"), days)
     some = lit(draws)
     free = _free(case, case.base_w(draws)[some], draws.per_w[some], level_w)
-    ports = np.unique(
-        [p for ports in case.unit_ports for p in ports] + np.flatnonzero(case.existing_share.any(axis=0)).tolist()
-    )
+    ports = np.unique([*(p for ports in case.unit_ports for p in ports), *case.existing_ports])
     phases = _phase_of(case)
     limits = inputs.limits
     violated = violations(case, observer, free, limits)

@@ -19,7 +19,7 @@ from dcu.grid.network import PHASES, Conductor
 from dcu.grid.port_model import PortModel
 from dcu.planning.draws import Draws
 from dcu.planning.feeder_case import FeederCase
-from dcu.planning.profiles import Reals
+from dcu.planning.history import Reals
 
 TOLERANCE_PU: Final = 1e-7
 """Of the power flow; an order below what the study promises."""

@@ -13,7 +13,7 @@ from dcu.grid.feeder import Feeder
 from dcu.grid.injections import COS_PHI_CEI, LOCK_IN_SHARE, Damper, Draw, Element, Injections, Inverter, q_of_u_cei_0_21
 from dcu.grid.network import PHASES, Conductor, Connection, ConnectionPoint, Network
 from dcu.planning.draws import Draws
-from dcu.planning.profiles import Reals
+from dcu.planning.history import Reals
 from shared.errors import ConfigError, Fault
 
 THREE_PHASE: Final = "L1L2L3"
@@ -28,6 +28,19 @@ class Control(StrEnum):
     """Three-phase damping control (Meersman et al. 2011)."""
     Q_OF_U = "q-of-u"
     """Reactive power over voltage, CEI 0-21."""
+
+
+class Generation(StrEnum):
+    """Where the generation of a unit that stands already is known from."""
+
+    MEASURED = "measured"
+    """From the meter data."""
+    ESTIMATED = "estimated"
+    """From the reference unit's recordings, scaled to the unit's rating."""
+    NET = "net"
+    """Not at all: what its customer draws and feeds in, taken together, counts as load."""
+    EXCLUDED = "excluded"
+    """Not at all: its customer is left out, with load and PV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +60,25 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """A PV unit that stands already: whose meter measures it, where it is and what it is rated."""
+    """A PV unit that stands already: whose it is, where, what it is rated and what is known of it."""
 
     customer: str
     bus: str
     phases: tuple[Conductor, ...]
     rated_w: float
+    generation: Generation = Generation.MEASURED
+
+    @property
+    def known(self) -> bool:
+        """Whether its generation is a series of its own."""
+        return self.generation in (Generation.MEASURED, Generation.ESTIMATED)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeederCase:
     """A network with a port for every unit. `load_share` (n_customer, n_port) and `existing_share` (n_unit, n_port)
-    spread powers over ports; a unit's ports are in the order of its phases."""
+    spread powers over ports; a unit's ports are in the order of its phases. `existing_ports` are those at which what
+    stands already feeds in."""
 
     feeder: Feeder
     units: tuple[Unit, ...]
@@ -66,6 +86,7 @@ class FeederCase:
     load_share: Reals
     existing_share: Reals
     existing_w: float
+    existing_ports: tuple[int, ...]
     unit_ports: tuple[tuple[int, ...], ...]
     elements: dict[float, tuple[Element, ...]] = field(default_factory=dict, repr=False)
 
@@ -137,7 +158,7 @@ def feeder_case(
         network: the feeder.
         customers: those the meter data know, in their order.
         existing: PV units that stand already.
-        pv_customers: customers with measured PV, in the order of the meter data.
+        pv_customers: customers whose generation is known, in the order of the meter data.
         units: places of new PV.
         control: of the new units.
 
@@ -161,15 +182,18 @@ def feeder_case(
     for k, customer in enumerate(customers):
         load_share[k, own[customer]] = 1 / len(own[customer])
     for e in existing:
-        for phase in e.phases:
+        for phase in e.phases if e.known else ():
             existing_share[pv_customers.index(e.customer), place[e.bus, phase]] += 1 / len(e.phases)
+    feeding = set(np.flatnonzero(existing_share.any(axis=0)).tolist())
+    feeding.update(p for e in existing if e.generation is Generation.NET for p in own[e.customer])
     return FeederCase(
         Feeder(whole),
         units,
         control,
         load_share,
         existing_share,
-        sum(e.rated_w for e in existing),
+        sum(e.rated_w for e in existing if e.generation is not Generation.EXCLUDED),
+        tuple(sorted(feeding)),
         tuple(tuple(place[u.bus, phase] for phase in u.phases) for u in units),
     )
 
@@ -206,14 +230,14 @@ def _faults(
     ]
     faults += [
         Fault("network", f"customer {c!r} without meter data", "recordings of each")
-        for c in sorted(known - set(customers))
+        for c in sorted(known - set(customers) - {e.customer for e in existing if e.generation is Generation.EXCLUDED})
     ]
     faults += [
-        Fault(f"existing[{k}].customer", repr(e.customer), "a customer with measured PV")
+        Fault(f"existing[{k}].customer", repr(e.customer), "a customer with measured PV, or another generation")
         for k, e in enumerate(existing)
-        if e.customer not in pv_customers
+        if e.known and e.customer not in pv_customers
     ]
-    named = {e.customer for e in existing}
+    named = {e.customer for e in existing if e.known}
     faults += [
         Fault("existing", f"nothing for {c!r}", "where its measured PV is connected")
         for c in pv_customers

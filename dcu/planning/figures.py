@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from dcu.grid.picture import feeder_plan
 from dcu.planning.capacity import Criterion, Level, interval_at
 from dcu.planning.evaluate import I_BINS, Observer
-from dcu.planning.run import PLACE_DAYS, Findings, Read
+from dcu.planning.reading import Read
+from dcu.planning.run import PLACE_DAYS, Findings
 from dcu.planning.study.report import COLOURS, FAINT, INK, WARN, canvas
 
 HEAT: Final = LinearSegmentedColormap.from_list("heat", ["#e8eef3", "#7fb2d6", "#f0c04a", "#d55e00", "#8b1a1a"])
@@ -230,11 +231,18 @@ def _ring(axes: Axes, read: Read, buses: set[str]) -> None:
 
 def _bare(axes: Axes, *, is_map: bool) -> None:
     axes.set_axis_off()
-    if is_map:
-        axes.set_aspect("equal", adjustable="box")
     axes.margins(0.07)
+    if is_map:
+        (x_low, x_high), (y_low, y_high) = axes.get_xlim(), axes.get_ylim()
+        least = SLIMMEST * max(x_high - x_low, y_high - y_low) / 2  # a street in one line has no height to draw in
+        middle_x, middle_y = (x_low + x_high) / 2, (y_low + y_high) / 2
+        axes.set_xlim(min(x_low, middle_x - least), max(x_high, middle_x + least))
+        axes.set_ylim(min(y_low, middle_y - least), max(y_high, middle_y + least))
+        axes.set_aspect("equal", adjustable="box")
 
 
+SLIMMEST: Final = 0.35
+"""A map's shorter side, of its longer one."""
 LABELLED_MAX: Final = 40
 """With more buses numbers would run into each other: colour alone tells then, and the phase is the marker's edge."""
 
@@ -444,7 +452,7 @@ def all_figures(read: Read, found: Findings) -> Iterator[tuple[str, Figure, str]
         yield "segments", *segments(read, found, next(iter(found.details)))
     if found.losses is not None:
         yield "losses", *losses(found)
-    if found.data_length:
+    if len({days for _, days, _ in found.data_length}) > 1:
         yield "data_length", *data_length(read, found)
     if found.dynamic is not None:
         yield "headroom", *headroom(found)

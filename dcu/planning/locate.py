@@ -14,7 +14,8 @@ from dcu.planning.capacity import GROUPS, Criterion, Rule, interval_at, verdict
 from dcu.planning.draws import Draws, LoadModel, PvScope, Sampling, draw, stream
 from dcu.planning.evaluate import Observer, Tally, lit, tally
 from dcu.planning.feeder_case import Control, FeederCase, Unit, feeder_case
-from dcu.planning.profiles import Pool, Profiles, Reals, profiles
+from dcu.planning.history import Reals
+from dcu.planning.profiles import Pool, Profiles, profiles
 from dcu.planning.world import World
 
 PLACE_W_MAX: Final = 100_000.0
@@ -189,7 +190,7 @@ def load_model(world: World, scenario: str, index: int, asked: Asked) -> Variant
     rng = stream(inputs.seed, world.feeder_name, "load model", index)
     known = inputs.profiles
     if chosen.pool != inputs.pool:
-        known = profiles(inputs.past, chosen.pool, known.reference_customer, known.reference_rated_w, "meter data")
+        known = profiles(inputs.past, chosen.pool, inputs.reference, "meter data")
     return _variant(world, scenario, chosen.text, known, Sampling(chosen.loads, chosen.scope), asked, rng)
 
 
@@ -201,8 +202,7 @@ def data_window(world: World, scenario: str, first: int, count: int, asked: Aske
     """
     inputs = world.inputs
     past = inputs.past.only(slice(first, first + count))
-    whole = inputs.profiles
-    known = profiles(past, inputs.pool, whole.reference_customer, whole.reference_rated_w, "meter data")
+    known = profiles(past, inputs.pool, inputs.reference, "meter data")
     rng = stream(inputs.seed, world.feeder_name, "window", first, count)
     return _variant(world, scenario, f"{first}+{count}", known, inputs.sampling, asked, rng)
 

@@ -11,7 +11,8 @@ from dcu.planning.deterministic import WorstCase, worst_state
 from dcu.planning.draws import Sampling, draw, stream
 from dcu.planning.evaluate import TOLERANCE_PU
 from dcu.planning.feeder_case import FeederCase
-from dcu.planning.profiles import Reals, profiles
+from dcu.planning.history import Reals
+from dcu.planning.profiles import profiles
 from dcu.planning.world import World, blocks
 from shared.errors import ConfigError, Fault
 
@@ -38,7 +39,7 @@ def losses(world: World, scenario: str, level_w: float, month: int, hours: tuple
     if own.days < 1:
         raise ConfigError("meter data", [Fault("extras.losses_month", f"no day of month {month}", "recorded days")])
     by_customer = {e.customer: e.rated_w for e in inputs.existing}
-    there = profiles(own, "year", inputs.profiles.reference_customer, inputs.profiles.reference_rated_w, "meter data")
+    there = profiles(own, "year", inputs.reference.of_month(month), "meter data")
     slots = there.slots
     inside = (np.arange(slots) >= hours[0] * slots / 24 - 1e-9) & (np.arange(slots) < hours[1] * slots / 24 - 1e-9)
     interval_h = 24 / slots
@@ -53,7 +54,7 @@ def losses(world: World, scenario: str, level_w: float, month: int, hours: tuple
             sums.append(loss.reshape(count, -1).sum(axis=1) * interval_h)
         found.append(np.sort(np.concatenate(sums)))
     rated = np.array([by_customer[c] for c in inputs.past.pv_customers])
-    worst = worst_state(WorstCase.I, inputs.past, rated, 0.8)
+    worst = worst_state(WorstCase.I, inputs.past, rated, 0.8, inputs.profiles.reference_days[0])
     base = worst.load_w[None] @ case.load_share - worst.pv_w[None] @ case.existing_share
     worst_w = float(_loss_w(case, base, np.array([worst.per_w]), level_w)[0])
     return Losses(hours, found[0], found[1], worst_w * (hours[1] - hours[0]))

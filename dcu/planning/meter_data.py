@@ -6,10 +6,10 @@ One row for each customer and interval:
     start_utc   timestamp, UTC  start of the interval
     import_wh   number >= 0     drawn from the grid in the interval [Wh]
     export_wh   number >= 0     fed into it [Wh]
-    pv_wh       number or null  generated behind the meter, where that is measured [Wh]
+    pv_wh       number or null  generated behind the meter, where that is measured [Wh]; may stand alone
     u_mean_v    number or null  mean phase-to-neutral voltage [V]
 
-Nothing is filled in: an interval without a row, or with neither import nor export in it, stays unknown. More than 1 %
+Nothing is filled in: an interval without a row, or with no energy in it, stays unknown. More than 1 %
 bad rows refuse the file.
 """
 
@@ -35,11 +35,14 @@ from shared.errors import ConfigError, Fault
 COLUMNS: Final = ("customer", "start_utc", "import_wh", "export_wh", "pv_wh", "u_mean_v")
 MAY_BE_NULL: Final = ("pv_wh", "u_mean_v")
 ROWS_MAX: Final = 60_000_000
+BYTES_MAX: Final = 8 << 30
+"""Of a text file; what fits the limit of rows is smaller."""
 CELLS_MAX: Final = 1 << 28
 """Customers times intervals that are held at once."""
 CUSTOMERS_MAX: Final = 20_000
 BATCH_ROWS: Final = 1 << 17
-BLOCK_BYTES: Final = 8 << 20
+BLOCK_BYTES: Final = 1 << 20
+"""Of text read at once; the parser reads some thirty ahead."""
 ROW_BYTES_MAX: Final = 4_096
 """Of a batch on average when unpacked: a small file may unpack to a large one."""
 START_S: Final = (946_684_800, 4_102_444_800)
@@ -47,6 +50,10 @@ START_S: Final = (946_684_800, 4_102_444_800)
 POWER_W_MAX: Final = 1e6
 """No low-voltage customer draws or gives more; a register that rolled over does."""
 U_V: Final = (50.0, 1_000.0)
+RISES_MIN: Final = 100
+"""What a register does for each time that it rolls over or is replaced; no customer draws more so often in a row."""
+LARGEST_W_MIN: Final = 50.0
+"""[W] One kettle is forty times that; kWh that are taken for Wh stay below."""
 INTERVALS_S: Final = (60, 300, 600, 900, 1_800, 3_600)
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _INSTANT: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.0+)?)?(Z|[+-]00:?00)$"
@@ -154,11 +161,15 @@ def csv_batches(
     wanted = tuple(columns)
 
     def ragged(row: pa_csv.InvalidRow) -> str:
-        bad.add(row.number or 0, f"{row.actual_columns} cells", f"{row.expected_columns}")
+        bad.skip(row.number)  # known, because one thread reads
+        bad.add(row.number, f"{row.actual_columns} cells", f"{row.expected_columns}")
         return "skip"
 
     try:
-        header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged)
+        if path.stat().st_size > BYTES_MAX:
+            seen = f"{path.stat().st_size} bytes"
+            raise ConfigError(str(path), [Fault("file", seen, f"at most {BYTES_MAX}; a file a month, or Parquet")])
+        header = pa_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=ragged, ignore_empty_lines=False)
         reading = pa_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
         names = csv_header(path, delimiter)
         missing = [c for c in wanted if c not in names]
@@ -171,13 +182,26 @@ def csv_batches(
         )
         with pa_csv.open_csv(path, reading, header, text) as stream:
             first = 2
-            for batch in stream:
+            for read in stream:
+                batch = _without_empty(read, first, bad)
                 yield first, batch
                 first += batch.num_rows
                 if first > ROWS_MAX:
                     raise ConfigError(str(path), [Fault("file", f"more than {ROWS_MAX} rows", f"at most {ROWS_MAX}")])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Fault("file", _first_line(error), "a readable CSV in UTF-8")]) from error
+
+
+def _without_empty(batch: pa.RecordBatch, first: int, bad: BadRows) -> pa.RecordBatch:
+    """The rows of lines with something in them."""
+    empty = np.ones(batch.num_rows, dtype=bool)
+    for column in batch.columns:
+        empty &= _blank(column)
+    if not empty.any():
+        return batch
+    for before, k in enumerate(np.flatnonzero(empty).tolist()):
+        bad.skip(bad.line(first + k - before))
+    return batch.filter(pa.array(~empty))
 
 
 def csv_header(path: Path, delimiter: str) -> list[str]:
@@ -213,10 +237,11 @@ def _checked(batch: pa.RecordBatch, first: int, bad: BadRows) -> Rows:
     inside = (start >= START_S[0]) & (start < START_S[1])
     ok &= bad.unless(inside, ok, first, column["start_utc"], "start_utc", "2000 .. 2099")
     values = np.empty((batch.num_rows, 4))
-    told = ~(_blank(column["import_wh"]) & _blank(column["export_wh"]))  # a row that says nothing is as good as none
-    ok &= told
+    pv_alone = _blank(column["import_wh"]) & _blank(column["export_wh"])
+    ok &= ~(pv_alone & _blank(column["pv_wh"]))  # a row that says nothing is as good as none
     for k, name in enumerate(COLUMNS[2:]):
         values[:, k], valid = numbers(column[name], null=name in MAY_BE_NULL)
+        valid |= pv_alone & (name not in MAY_BE_NULL)
         ok &= bad.unless(
             valid, ok, first, column[name], name, "a finite number" + (" or nothing" * (name in MAY_BE_NULL))
         )
@@ -276,15 +301,19 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     Raises:
         ConfigError: no rows, no common interval, or more than 1 % duplicates.
     """
-    number: dict[str, int] = {}
+    count, number = 0, dict[str, int]()
     parts: list[tuple[NDArray[np.int32], NDArray[np.int64], Reals]] = []
     for rows in batches:
         names, place = np.unique(rows.customer.astype(str), return_inverse=True)
         codes = np.array([number.setdefault(str(n), len(number)) for n in names], dtype=np.int32)
         parts.append((codes[place] if len(names) else np.zeros(0, dtype=np.int32), rows.start_s, rows.values))
+        count += len(rows.start_s)
+        if count > ROWS_MAX:
+            raise ConfigError(source, [Fault("meter data", f"more than {ROWS_MAX} rows", f"at most {ROWS_MAX}")])
     if not any(len(p[1]) for p in parts):
         raise ConfigError(source, [Fault("meter data", "no rows", "recordings of at least a week")])
     code, start, values = (np.concatenate([p[k] for p in parts]) for k in range(3))
+    parts.clear()  # rows are many: what was joined is not kept twice
     if len(number) > CUSTOMERS_MAX:
         raise ConfigError(source, [Fault("meter data", f"{len(number)} customers", f"at most {CUSTOMERS_MAX}")])
     interval = _interval(source, code, start)
@@ -304,7 +333,9 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
         seen = f"{wide} intervals of {len(number)} customers"
         raise ConfigError(source, [Fault("meter data", seen, f"at most {CELLS_MAX} cells")])
     cell = code.astype(np.int64) * wide + slot
-    code, cell, values = code[on_grid], cell[on_grid], values[on_grid]
+    if not on_grid.all():
+        code, cell, values = code[on_grid], cell[on_grid], values[on_grid]
+    del slot, start
     _, kept = np.unique(cell, return_index=True)
     again = np.ones(len(cell), dtype=bool)
     again[kept] = False
@@ -315,13 +346,35 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     bad.count += max(len(doubled) - NAMED_MAX, 0)
     bad.judge()
     table = np.full((4, len(number) * wide), np.nan)
-    table[:, cell[kept]] = values[kept].T
+    for k, row in enumerate(table):
+        row[cell[kept]] = values[kept, k]
+    del values
     order = sorted(number, key=_natural)
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
-    notes = (*told, *_gaps(order, import_wh))
+    faults = _implausible(order, import_wh, export_wh, interval)
+    if faults:
+        raise ConfigError(source, faults)
+    notes = (*told, *_gaps(order, import_wh, pv_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
+
+
+def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, interval_s: int) -> list[Fault]:
+    """Whole series that cannot be energies of intervals in Wh, though each of their rows could."""
+    faults = []
+    for column, values in (("import_wh", import_wh), ("export_wh", export_wh)):
+        for name, own in zip(names, values, strict=True):
+            steps = np.diff(own[np.isfinite(own)])
+            rises, falls = int((steps > 0).sum()), int((steps < 0).sum())
+            if rises >= RISES_MIN and falls * RISES_MIN <= rises:
+                seen = f"{column} that rises {rises} times and falls {falls} times"
+                faults.append(Fault(f"customer {name}", seen, "energy of each interval, not a register"))
+    largest_w = float(np.nanmax(np.fmax(import_wh, export_wh), initial=0.0)) * 3600 / interval_s
+    if np.isfinite(import_wh).any() and 0 < largest_w < LARGEST_W_MIN:
+        seen = f"at most {largest_w:g} W of any customer in any interval"
+        faults.append(Fault("import_wh", seen, f"more than {LARGEST_W_MIN:g} W once: Wh, not kWh"))
+    return faults[:NAMED_MAX]
 
 
 def _stamp(at_s: int) -> str:
@@ -348,9 +401,13 @@ def _interval(source: str, code: NDArray[np.int32], start: NDArray[np.int64]) ->
     return int(usual)
 
 
-def _gaps(names: list[str], import_wh: Reals) -> list[str]:
-    """One sentence for each customer with missing intervals, the worst first; at most ten and a count."""
-    missing = np.isnan(import_wh).sum(axis=1)
+def _gaps(names: list[str], import_wh: Reals, pv_wh: Reals) -> list[str]:
+    """One sentence for each customer with missing intervals, the worst first; at most ten and a count. Of who has PV
+    and nothing else that is what may be missing."""
+    unknown = np.isnan(import_wh)
+    pv_alone = unknown.all(axis=1)
+    unknown[pv_alone] = np.isnan(pv_wh[pv_alone])
+    missing = unknown.sum(axis=1)
     order = np.argsort(-missing, kind="stable")
     found = [
         f"{names[k]}: {missing[k]} of {import_wh.shape[1]} intervals are missing and stay unknown"

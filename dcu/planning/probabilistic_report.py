@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Risk
-from dcu.planning.figures import all_figures
-from dcu.planning.nominal import nominal_limits
+from dcu.planning.dynamic import Dynamic
+from dcu.planning.figures import all_figures, capacities
+from dcu.planning.nominal import nominal_limits, nominal_toml
+from dcu.planning.reading import Read
 from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
-from dcu.planning.run import Findings, Read, scenario_of
+from dcu.planning.run import Findings, scenario_of
+from dcu.planning.settings import ProbabilisticStudy
 from dcu.planning.study import report
 from dcu.planning.study.outcome import Outcome, file_sha256, versions
 from dcu.planning.tables import write_tables
+
+GALLERY: Final = "capacities.svg"
 
 
 def write(read: Read, found: Findings, folder: Path) -> Outcome:
@@ -25,10 +32,34 @@ def write(read: Read, found: Findings, folder: Path) -> Outcome:
     out.result(result(read, found, rows, relations))
     write_tables(out, read, found)
     if found.nominal is not None:
-        out.text("nominal_limits.toml", nominal_limits(read, found.nominal))
+        out.text("nominal_limits.toml", nominal_toml(read, found.nominal))
+    out.text(GALLERY, gallery(read, found))
     out.study(study_again(read, folder))
     out.report(html(read, found, rows, relations))
     return out
+
+
+def settings_sha256(study: ProbabilisticStudy) -> str:
+    """What a study asks for, wherever its files lie: those are known by their contents."""
+    places: dict[str, Any] = {
+        "provenance": True,
+        "network": True,
+        "meter_data": {"files", "mapping"},
+        "reference": {"files"},
+    }
+    return hashlib.sha256(study.model_dump_json(exclude=places).encode()).hexdigest()
+
+
+def gallery(read: Read, found: Findings) -> str:
+    """The capacities as a picture that says what it was made from and what it shows, so that an old one is known."""
+    about = {
+        "settings": settings_sha256(read.study),
+        "inputs": {path.name: file_sha256(path) for path in read.files.values()},
+        "last_feasible_w": {name: {c.group: c.last_feasible_w for c in cs} for name, cs in found.capacities.items()},
+    }
+    with report.drawing(read.study.study.name):
+        figure, _ = capacities(read, found)
+        return report.svg(figure, json.dumps(about, sort_keys=True))
 
 
 def html(read: Read, found: Findings, rows: list[check_table.Row], relations: list[tuple[str, bool]]) -> str:
@@ -38,6 +69,7 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
     s = read.study
     parts = [
         report.cards(_cards(read, found)),
+        *(report.notes("Before you use these figures", read.notes) if read.notes else ()),
         _capacity_table(read, found),
         drawn["capacities"],
         drawn["curves"],
@@ -53,12 +85,14 @@ def html(read: Read, found: Findings, rows: list[check_table.Row], relations: li
         parts += [report.heading("Losses"), drawn["losses"]]
     if found.load_models:
         parts += [_load_models(read, found)]
-    if found.data_length:
+    if "data_length" in drawn:
         parts += [report.heading("How much meter data is enough"), drawn["data_length"]]
     if found.rare is not None:
         parts += [_rare(read, found)]
     if found.dynamic is not None:
         parts += [report.heading("What Headroom adds", _headroom_text(found)), drawn["headroom"]]
+    if found.nominal is not None:
+        parts += [_nominal(read, found.nominal)]
     parts += [_about(read, found)]
     lead = (
         f"{read.inputs.network.name}: {len(read.inputs.profiles.customers)} customers, "
@@ -306,9 +340,36 @@ def _headroom_text(found: Findings) -> str:
     )
 
 
+def _nominal(read: Read, nominal: Dynamic) -> str:
+    """What the DCU's configuration gets."""
+    limits = nominal_limits(read, nominal)
+    rows = [
+        (n.meter, n.bus, " ".join(n.phases), f"{n.nominal_limit_w / 1000:.2f}", f"{n.contract_limit_w / 1000:.2f}")
+        for n in limits
+        if n.contract_limit_w > 0
+    ]
+    text = (
+        f"At {nominal.level_w / 1000:g} kVA a unit: the largest common limit that violates nothing in any of "
+        f"{nominal.states:,} drawn states with sun. Headroom grants what lies between it and the contract's limit. "
+        "nominal_limits.toml has them as configuration."
+    )
+    header = ("meter", "bus", "phases", "nominal limit [kW]", "contract limit [kW]")
+    return report.heading("Nominal export limits", text) + report.folded("Every customer", report.table(header, rows))
+
+
+def _existing(read: Read) -> str:
+    """PV that stands, and where its generation is known from."""
+    if not read.inputs.existing:
+        return ""
+    rows = [
+        (e.customer, e.bus, " ".join(e.phases), f"{e.rated_w / 1000:g}", str(e.generation))
+        for e in read.inputs.existing
+    ]
+    return report.table(("existing PV of", "bus", "phases", "rating [kVA]", "generation"), rows)
+
+
 def _about(read: Read, found: Findings) -> str:
-    notes = read.notes or ("none",)
-    inputs = [(p.name, file_sha256(p)) for p in read.files]
+    inputs = [(p.name, file_sha256(p)) for p in read.files.values()]
     made = [(k, v) for k, v in versions().items()]
     method = (
         "Klonari, Toubeau, Lobry, Vallée: Photovoltaic Integration in Smart City Power Distribution, "
@@ -319,6 +380,6 @@ def _about(read: Read, found: Findings) -> str:
         report.heading("About this study", method)
         + report.table(("file", "sha256"), inputs)
         + report.table(("made with", "version"), [*made, ("seed", read.study.seed)])
-        + "<p>Notes on the data: " + "; ".join(escape(n) for n in notes) + "</p>"
+        + _existing(read)
         + "".join(f"<p>Not told: {escape(text)}</p>" for text in found.untold)
     )  # fmt: skip

@@ -19,7 +19,8 @@ from dcu.planning.capacity import Z_95
 from dcu.planning.draws import stream
 from dcu.planning.evaluate import STATES_AT_ONCE, Observer, currents
 from dcu.planning.feeder_case import FeederCase
-from dcu.planning.profiles import Profiles, Reals
+from dcu.planning.history import Reals
+from dcu.planning.profiles import Profiles
 from dcu.planning.world import World
 
 TRUE_SHARE: Final = 0.1

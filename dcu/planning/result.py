@@ -9,7 +9,8 @@ import numpy as np
 
 from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Level, Risk, Violation, interval_at, risk
-from dcu.planning.run import Findings, Read
+from dcu.planning.reading import Read
+from dcu.planning.run import Findings
 from dcu.planning.study.outcome import file_sha256, relative, versions
 
 RISKS: Final = (0.001, 0.01, 0.02, 0.05)
@@ -19,12 +20,14 @@ RISKS: Final = (0.001, 0.01, 0.02, 0.05)
 def study_again(read: Read, folder: Path) -> dict[str, Any]:
     """The study as it was run: files found from the new folder, with their hashes and the versions."""
     content = read.study.model_dump(mode="python", exclude={"provenance"})
-    names = {n: relative(read.folder / n, folder) for n in (read.study.network.file, *read.study.meter_data.files)}
+    names = {name: relative(path, folder) for name, path in read.files.items()}
     content["network"]["file"] = names[read.study.network.file]
     content["meter_data"]["files"] = [names[n] for n in read.study.meter_data.files]
     if read.study.meter_data.mapping:
-        content["meter_data"]["mapping"] = relative(read.folder / read.study.meter_data.mapping, folder)
-    files = [{"file": relative(p, folder), "sha256": file_sha256(p)} for p in read.files]
+        content["meter_data"]["mapping"] = names[read.study.meter_data.mapping]
+    if read.study.reference.files:
+        content["reference"]["files"] = [names[n] for n in read.study.reference.files]
+    files = [{"file": relative(p, folder), "sha256": file_sha256(p)} for p in read.files.values()]
     return content | {"provenance": {"inputs": files, "versions": versions()}}
 
 
@@ -41,6 +44,11 @@ def result(
             "interval_s": read.inputs.past.interval_s,
             "load_wh_per_year": float(read.inputs.profiles.energy_wh.sum()),
             "pv_wh_per_year": float(read.inputs.profiles.pv_energy_wh.sum()),
+            "reference": _reference(read),
+            "existing": [
+                {"customer": e.customer, "rated_w": e.rated_w, "generation": str(e.generation)}
+                for e in read.inputs.existing
+            ],
             "notes": list(read.notes),
         },
         "scenarios": [_scenario(read, found, name) for name in found.logs],
@@ -65,6 +73,13 @@ def result(
         "check_table": check_table.as_dicts(rows),
         "relations": [{"relation": text, "holds": ok} for text, ok in relations],
     }  # fmt: skip
+
+
+def _reference(read: Read) -> dict[str, Any]:
+    r = read.inputs.reference
+    units = list(r.units.pv_customers)
+    about = {"customer": r.customer, "rated_w": r.rated_w, "elsewhere": r.elsewhere, "units": units}
+    return about | {"days": r.units.days, "yield_wh_per_w": r.yield_wh()}
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -130,13 +145,18 @@ def bindings(level: Level, read: Read, name: str) -> list[tuple[Criterion, str, 
 
 
 def self_sufficiency(read: Read, found: Findings) -> list[dict[str, Any]]:
-    """Equation 6: PV energy grows with the installed power, compared with the year's load."""
-    known = read.inputs.profiles
+    """Equation 6: PV energy grows with the installed power, compared with the year's load; nothing where a unit's
+    generation is unknown, because the load is then, too."""
+    known, existing = read.inputs.profiles, read.inputs.existing
+    if not all(e.known for e in existing):
+        return []
+    rated_w = sum(e.rated_w for e in existing)
+    load_wh = float(known.energy_wh.sum())
+    yield_wh = float(known.pv_energy_wh.sum()) / rated_w if existing else read.inputs.reference.yield_wh()
     rows = []
     for name, cs in found.capacities.items():
-        existing = read.world.cases[name].existing_w
         for c in cs:
-            if c.last_feasible_w is not None and existing > 0:
-                share = c.last_feasible_w / existing * float(known.pv_energy_wh.sum() / known.energy_wh.sum())
+            if c.last_feasible_w is not None:
+                share = c.last_feasible_w * yield_wh / load_wh
                 rows.append({"scenario": name, "group": c.group, "share": share})
     return rows

@@ -9,11 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from dcu.grid.network import Network
-from dcu.grid.network_file import load_network
-from dcu.planning import adapters
 from dcu.planning.capacity import Capacity, Level, Rule, Steps, capacities
 from dcu.planning.deterministic import WorstCase, deterministic
 from dcu.planning.dynamic import Dynamic, dynamic
@@ -26,38 +21,23 @@ from dcu.planning.locate import (
     data_window,
     load_model,
     place_capacities,
-    rebalanced,
     windows,
 )
 from dcu.planning.losses import Losses, losses
-from dcu.planning.meter_data import MeterTable
 from dcu.planning.probabilistic import Effort, Run, detail, grow_scenario
-from dcu.planning.profiles import DAYS_ENOUGH, history, profiles
 from dcu.planning.rare import RareResult, rare_overvoltage
+from dcu.planning.reading import REBALANCED, Read
 from dcu.planning.settings import ProbabilisticStudy, Scenario
 from dcu.planning.study.outcome import file_sha256, versions
 from dcu.planning.study.partial import Partial
 from dcu.planning.study.workers import Driver, Progress, Task, Workers, drive
-from dcu.planning.world import Inputs, Plan, World, build
-from shared.errors import ConfigError, Fault, HeadroomError
+from dcu.planning.world import World, build
+from shared.errors import HeadroomError
 
 PLACE_DAYS: Final = 50
 VARIANT_DAYS: Final = 400
 GRANT_DAYS: Final = 100
-REBALANCED: Final = " re-balanced"
 ALL_GROUPS: Final = ("voltage", "current", "unbalance")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """A study with its inputs."""
-
-    study: ProbabilisticStudy
-    folder: Path
-    inputs: Inputs
-    world: World
-    files: tuple[Path, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,108 +58,6 @@ class Findings:
     rare: RareResult | None
     untold: tuple[str, ...]
     effort: Effort
-
-
-def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
-    """Everything a study names, read and checked.
-
-    Raises:
-        ConfigError: a file that is refused, or a study that does not fit its feeder.
-    """
-    study = _with_files(study, folder)
-    network_path = folder / study.network.file
-    data_paths = [folder / name for name in study.meter_data.files]
-    if study.meter_data.mapping:
-        data_paths.append(folder / study.meter_data.mapping)
-    files = (network_path, *data_paths)
-    _check_hashes(study, files)
-    network = load_network(network_path)
-    table = _by_point(adapters.read(study.meter_data, folder), network)
-    try:
-        past = history(table, study.meter_data.timezone)
-    except (KeyError, ValueError, OSError) as error:
-        seen = repr(study.meter_data.timezone)
-        raise ConfigError("study", [Fault("meter_data.timezone", seen, "a time zone as Europe/Brussels")]) from error
-    known = profiles(past, study.sampling.pool, study.reference.customer, study.reference_rated_w, table.source)
-    existing = study.existing_units({p.id: p.bus for p in network.connection_points})
-    plans = [Plan(s.name, study.units(s), study.control(s)) for s in study.scenarios]
-    inputs = Inputs(
-        network, past, known, existing, tuple(plans), study.criteria, study.draw_model, study.seed, study.sampling.pool
-    )
-    world = build(inputs)
-    if study.extras.rebalance:
-        own = next(p for p in plans if p.name == study.extras.rebalance)
-        more = Plan(own.name + REBALANCED, rebalanced(world, own.name), own.control)
-        inputs = replace(inputs, plans=(*plans, more))
-        world = build(inputs)
-    return Read(study, folder, inputs, world, files, (*_notes(table, past.days), *_sequential_note(study)))
-
-
-def _with_files(study: ProbabilisticStudy, folder: Path) -> ProbabilisticStudy:
-    """Patterns such as `export/meter-data-*.parquet` replaced by the files they stand for.
-
-    Raises:
-        ConfigError: a pattern that no file fits.
-    """
-    names: list[str] = []
-    for k, name in enumerate(study.meter_data.files):
-        found = [name] if "*" not in name else _fitting(name, folder)
-        if not found:
-            raise ConfigError("study", [Fault(f"meter_data.files[{k}]", repr(name), "files that fit the pattern")])
-        names += found
-    return study.model_copy(update={"meter_data": study.meter_data.model_copy(update={"files": names})})
-
-
-def _fitting(pattern: str, folder: Path) -> list[str]:
-    whole = Path(pattern)
-    if whole.is_absolute():
-        return sorted(str(p) for p in Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
-    return sorted(str(p.relative_to(folder)) for p in folder.glob(pattern))
-
-
-def _by_point(table: MeterTable, network: Network) -> MeterTable:
-    """Customers that the data call by their meter, called as the network calls their connection point."""
-    points = {p.id for p in network.connection_points}
-    of_meter = {p.meter: p.id for p in network.connection_points if p.meter}
-    return replace(table, customers=tuple(c if c in points else of_meter.get(c, c) for c in table.customers))
-
-
-def _check_hashes(study: ProbabilisticStudy, files: tuple[Path, ...]) -> None:
-    recorded = {i.file: i.sha256 for i in study.provenance.inputs}
-    if not recorded:
-        return
-    faults = []
-    names = [study.network.file, *study.meter_data.files, study.meter_data.mapping or ""]
-    for name, path in zip(names, files, strict=False):
-        if name in recorded and (seen := file_sha256(path)) != recorded[name]:
-            faults.append(Fault(f"provenance {name}", f"sha256 {seen[:16]}...", f"{recorded[name][:16]}..., as it was"))
-    if faults:
-        raise ConfigError("study", faults)
-
-
-def _sequential_note(study: ProbabilisticStudy) -> tuple[str, ...]:
-    if study.sampling.stop == "fixed" or study.growth.until == "all":
-        return ()
-    text = (
-        f"levels end when the verdict by {study.growth.until} is certain: what other criteria say comes from the same, "
-        "sometimes few, states, and a largest current of few states is too small"
-    )
-    return (text,)
-
-
-def _notes(table: MeterTable, days: int) -> tuple[str, ...]:
-    notes = list(table.notes)
-    if days < DAYS_ENOUGH:
-        notes.append(
-            f"only {days} days of meter data: seasons are missing, capacities may be far off (see data length)"
-        )
-    unknown = np.isfinite(table.export_wh).any(axis=1) & (np.nan_to_num(table.export_wh).sum(axis=1) > 0)
-    unknown &= ~np.isfinite(table.pv_wh).any(axis=1)
-    notes += [
-        f"{table.customers[k]} exports and its PV is not measured: its net power is taken as its load"
-        for k in np.flatnonzero(unknown)
-    ]
-    return tuple(notes)
 
 
 def run(read: Read, out: Path | None, workers: int, progress: Progress) -> Findings:
@@ -246,7 +124,7 @@ def _one(more: dict[str, list[Any]], name: str) -> Any:
 def fingerprint(read: Read) -> str:
     """What an unfinished study is known by: settings, contents of its files, versions."""
     text = read.study.model_dump_json(exclude={"provenance"})
-    hashes = "".join(file_sha256(p) for p in read.files)
+    hashes = "".join(file_sha256(p) for p in read.files.values())
     return hashlib.sha256((text + hashes + repr(sorted(versions().items()))).encode()).hexdigest()
 
 

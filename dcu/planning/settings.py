@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from dcu.grid.network import PHASES, Conductor
 from dcu.planning.draws import Sampling as DrawModel
 from dcu.planning.evaluate import Limits as Criteria
-from dcu.planning.feeder_case import Control, Existing, Unit
+from dcu.planning.feeder_case import Control, Existing, Generation, Unit
 from shared.config import Section, load_config
 from shared.errors import ConfigError
 
@@ -88,17 +88,27 @@ class Place(Section):
 
 
 class Standing(Section):
-    """A PV unit that stands already."""
+    """A PV unit that stands already, and where its generation is known from (`Generation`)."""
 
     customer: Text
     phase: PhaseText
     rated_w: Watts
+    generation: Literal["measured", "estimated", "net", "excluded"] = "measured"
 
 
 class Reference(Section):
-    """The existing unit whose yield new units have."""
+    """The unit whose yield new units have: an existing one with measured PV, or one elsewhere, of that rating, in
+    files of the house's layout."""
 
     customer: Text
+    files: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
+    rated_w: Watts | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Reference:
+        if (self.files is None) != (self.rated_w is None):
+            raise ValueError(f"files and rated_w, or neither (seen {'rated_w' if self.files is None else 'files'})")
+        return self
 
 
 class Scenario(Section):
@@ -165,7 +175,7 @@ class ProbabilisticStudy(Section):
     network: NetworkFile
     meter_data: MeterData
     reference: Reference
-    existing: Annotated[list[Standing], Field(max_length=2000)]
+    existing: Annotated[list[Standing], Field(max_length=2000)] = Field(default_factory=list)
     limits: Limits = Field(default_factory=Limits)
     sampling: Sampling = Field(default_factory=Sampling)
     growth: Growth = Field(default_factory=Growth)
@@ -204,8 +214,10 @@ class ProbabilisticStudy(Section):
         if len(set(standing)) != len(standing):
             twice = sorted(c for c in set(standing) if standing.count(c) > 1)
             raise ValueError(f"each existing customer once (seen {', '.join(twice)} twice)")
-        if self.reference.customer not in [x.customer for x in self.existing]:
-            raise ValueError(f"reference.customer among existing (seen {self.reference.customer})")
+        measured = [x.customer for x in self.existing if x.generation == "measured"]
+        if self.reference.files is None and self.reference.customer not in measured:
+            seen = self.reference.customer
+            raise ValueError(f"reference.customer among existing with measured PV, or reference.files (seen {seen})")
         return self
 
     @property
@@ -232,7 +244,8 @@ class ProbabilisticStudy(Section):
     @property
     def reference_rated_w(self) -> float:
         """Rating of the reference unit [W]."""
-        return next(x.rated_w for x in self.existing if x.customer == self.reference.customer)
+        own = self.reference.rated_w
+        return own or next(x.rated_w for x in self.existing if x.customer == self.reference.customer)
 
     def percentile(self, scenario: Scenario) -> float:
         """The scenario's own percentile, else the study's."""
@@ -251,7 +264,8 @@ class ProbabilisticStudy(Section):
     def existing_units(self, bus_of: dict[str, str]) -> tuple[Existing, ...]:
         """Units that stand already, at their customers' buses."""
         return tuple(
-            Existing(x.customer, bus_of.get(x.customer, ""), conductors(x.phase), x.rated_w) for x in self.existing
+            Existing(x.customer, bus_of.get(x.customer, ""), conductors(x.phase), x.rated_w, Generation(x.generation))
+            for x in self.existing
         )
 
     def control(self, scenario: Scenario) -> Control:

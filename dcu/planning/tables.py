@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from dcu.planning.evaluate import I_BINS, U_BINS, VUF_BINS
-from dcu.planning.run import Findings, Read
+from dcu.planning.reading import Read
+from dcu.planning.run import Findings
 from dcu.planning.study.outcome import Outcome
 
 

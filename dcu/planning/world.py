@@ -15,7 +15,9 @@ from dcu.grid.network_file import network_json
 from dcu.planning.draws import DAYS_A_BLOCK, Draws, Sampling, draw, stream
 from dcu.planning.evaluate import Limits, Observer, Tally, lit, rated_wires, tally
 from dcu.planning.feeder_case import Control, Existing, FeederCase, Unit, feeder_case
-from dcu.planning.profiles import History, Pool, Profiles, Reals
+from dcu.planning.history import History, Reals
+from dcu.planning.profiles import Pool, Profiles
+from dcu.planning.reference import Reference
 
 CACHE_BYTES: Final = 192 << 20
 """Draws and port powers a worker keeps between levels."""
@@ -45,6 +47,7 @@ class Inputs:
     network: Network
     past: History
     profiles: Profiles
+    reference: Reference
     existing: tuple[Existing, ...]
     plans: tuple[Plan, ...]
     limits: Limits

@@ -119,7 +119,7 @@ def test_a_rating_binds_before_the_voltage_does() -> None:
     first = next(
         k for k, c in enumerate(model.currents) if (c.kind, c.id) == ("transformer", "tr1") and c.end == "secondary"
     )
-    ratings[first : first + 3] = 40.0
+    ratings[first : first + 3] = 70.0  # more than is drawn now
     limits = GridLimits.of(model, BAND_PCT)
     outlook = Outlook(model, GridLimits(limits.u_low_v, limits.u_high_v, ratings), _now(720))
     found = allocate(outlook, _claims(range(55), 9000.0, nominal_w=100.0), Policy.EQUAL)

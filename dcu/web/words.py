@@ -16,6 +16,7 @@ PLACED: Final = {
     "READING_STALE": "the meter {place} has not reported for too long",
     "READING_INVALID": "a reading of {place} cannot be right",
     "READINGS_CONTRADICT": "the reading of {place} contradicts the others",
+    "NOT_LEARNT": "the readings have not yet taught what an export at {place} does",
 }
 """Reasons that have a place, as the end of a sentence that begins with "because"."""
 MEASURED: Final = {

@@ -14,8 +14,10 @@ import pytest
 from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
 from dcu.grid.network_file import save_network
+from dcu.hosting.headroom import GridLimits
 from hil_tests import evaluate as evaluation
 from hil_tests.cli import main
+from hil_tests.day import at_no_load_pu, make_day, open_feeder
 from hil_tests.evaluate import Evaluation, Question, evaluate, nominal_limit_w
 from hil_tests.optimum import optimise
 from hil_tests.tests.lane import lane
@@ -81,19 +83,44 @@ def test_nothing_is_outside_because_of_grants_with_exact_meters(seen: Evaluation
 
 
 def test_the_nominal_limit_is_the_largest_that_no_minute_of_the_day_exceeds(seen: Evaluation) -> None:
-    """With every plant at the limit, whatever the others draw, and with nobody drawing; a hundred watts more and some
-    voltage or current is beyond its limit."""
+    """With every plant at the limit, whatever the others draw, and with nobody drawing; in full sun, and in that of the
+    day, beside what customers draw themselves; a hundred watts more and some voltage or current is beyond its limit."""
     feeder, day, high = Feeder(seen.network), seen.day, seen.limits.u_high_v
     peaks = np.array([plant.peak_w for plant in day.plants])
     assert seen.nominal_w == nominal_limit_w(feeder, day, seen.limits)
     assert seen.nominal_w % 100 == 0
     loads = np.vstack([0 * day.p_w[:1], day.p_w]) * ~day.spread.any(axis=0)
-    reactive = np.vstack([0 * day.q_var[:1], day.q_var])
+    reactive = np.vstack([0 * day.q_var[:1], *[day.q_var] * 3])
     for level, bears in ((seen.nominal_w, True), (seen.nominal_w + 100, False)):
-        draws = loads - np.minimum(level, peaks) @ day.spread
+        sunny = day.draws_w(np.minimum(peaks, np.maximum(0.0, day.own_w()) + level))
+        bare = loads - np.minimum(level, peaks) @ day.spread
+        draws = np.vstack([bare, sunny, day.draws_w(day.generated_w(level))])
         result = solve(feeder, Injections(draws, reactive), results=("port_u_v", "current_a"))
         u, amps = np.abs(result["port_u_v"]), np.abs(result["current_a"])
         assert bool((u <= high).all() and (amps <= seen.limits.i_max_a).all()) is bears
+
+
+def test_the_nominal_limit_bears_what_customers_of_three_phases_feed_for_themselves() -> None:
+    """Each plant's customer also draws 800 W on the two other phases: the limit is on the whole: the plant feeds
+    that too, and the static day must stay within every limit."""
+    network = open_feeder("eulv")
+    feeder = Feeder(at_no_load_pu(network, np.abs(Feeder(network).model.u_open_v), Feeder(network).u_nominal_v, 1.05))
+    model, day = feeder.model, make_day(network, "clear", 0.3, 1, (720, 723))
+    taken, plants, p_w = {plant.port for plant in day.plants}, [], day.p_w.copy()
+    for plant in day.plants:
+        others = []
+        for label in {"L1", "L2", "L3"} - {model.port_labels[plant.port]}:
+            free = [k for k, other in enumerate(model.port_labels) if other == label and k not in taken]
+            others += free[:1]
+            taken |= set(free[:1])
+        p_w[:, others] += 800.0
+        plants.append(replace(plant, ports=(plant.port, *others), peak_w=10_000.0))
+    assert sum(len(plant.ports) == 3 for plant in plants) > 10
+    day = replace(day, plants=tuple(plants), p_w=p_w, pv_w=np.full_like(day.pv_w, 10_000.0))
+    limits = GridLimits.of(model, 10.0)
+    level = nominal_limit_w(feeder, day, limits)
+    static = solve(feeder, Injections(day.draws_w(day.generated_w(level)), day.q_var))
+    assert (np.abs(static["port_u_v"]) <= limits.u_high_v).all()
 
 
 def test_a_judge_counts_minutes_and_what_grants_did() -> None:

@@ -15,6 +15,8 @@ from hil_tests.plc_street import STREET, PlcStreet, PlcStreetSettings, frame_kin
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.line import LineSettings
 from prime_plc.modem_host import Port, TypeAFraming
+from prime_plc.phy import PhyMode
+from prime_plc.stack import Stack
 from prime_plc.tests.captured_frames import CAPTURED
 from shared.cli import EXIT_OK
 
@@ -39,6 +41,27 @@ def test_messages_as_values_make_the_same_street_as_bytes(framing: TypeAFraming)
     assert streets[0].line.counters.damaged > 0
     assert streets[0].trace() == streets[1].trace()
     assert streets[0].listener.arrived == streets[1].listener.arrived != {}
+
+
+def test_nothing_would_have_come_of_what_a_stack_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two levels, cold start and reports: the same street when every frame is read to its end, which is most of it
+    more."""
+    settings = replace(SMALL, nodes=20, levels=2)
+    fast = played(settings)
+    ignored = []
+
+    def read_anyway(stack: Stack, mode: PhyMode, pdu: bytes, now: float) -> bool:
+        ignored.append(ignores(stack, mode, pdu, now))
+        return False
+
+    ignores = Stack.ignores
+    monkeypatch.setattr(Stack, "ignores", read_anyway)
+    slow = played(settings)
+    assert sum(ignored) > len(ignored) / 3 > 1000
+    assert slow.trace() == fast.trace()
+    assert slow.listener.arrived == fast.listener.arrived != {}
+    states = [[meter.pump.stack.summary() for meter in one.meters if meter.pump] for one in (slow, fast)]
+    assert states[0] == states[1]
 
 
 def test_one_seed_is_one_street() -> None:

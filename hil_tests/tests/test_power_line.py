@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dcu.grid.network import (
 )
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.channel import (
+    bit_error_rate,
     header_error_rate,
     header_errors,
     payload_error_rate,
@@ -307,6 +309,33 @@ def test_an_appliance_s_burst_fades_with_distance() -> None:
         losses[source] = sum(source not in frame.delivered for frame in frames) / len(frames)
     assert losses["b"] == pytest.approx(losses["c"], abs=0.1)
     assert 0.3 < losses["b"] < 0.9
+
+
+def test_who_comes_while_a_frame_is_on_air_may_be_noisy_at_once() -> None:
+    """Its bursts are heard like any other's."""
+    settings = LineSettings(100, 40, 40, burst_rate_hz=1e6, burst_s=1e3, burst_db=90, burst_reach=Reach.LOCATION)
+    bench = Bench("ab", replace(settings, burst_db=0.0))
+    assert bench.times("a", 1)[0].delivered == ["b"]
+    bench = Bench("ab", settings)
+    frame = bench.send("a")
+    bench.at(0.01, "a")
+    bench.loop.call_at(0.011, bench.line.attach, Ear("c"))
+    bench.run()
+    assert frame.delivered == []
+
+
+def test_a_damaged_payload_has_as_many_wrong_bits_as_the_signal_tells() -> None:
+    """Never none, none in the header, and on the average the share of the table."""
+    path_db = 40 + 20 - 8.0  # DBPSK at 8 dB
+    bench = Bench("ab", LineSettings(100, path_db, 40, implementation_loss_db=0))
+    frames = bench.times("a", 3000, scheme=Scheme.DBPSK)
+    wrong = [bin(int.from_bytes(pdu, "big")).count("1") for _, pdu, _ in bench.ears["b"].heard]
+    assert all(not any(pdu[:7]) for _, pdu, _ in bench.ears["b"].heard)
+    damaged = [count for count in wrong if count]
+    assert len(wrong) - len(damaged) == sum(bool(frame.delivered) for frame in frames)
+    bits, rate = 8 * (len(PDU) - 7), bit_error_rate(8.0, Scheme.DBPSK)
+    none = (1 - rate) ** bits
+    assert sum(damaged) / len(damaged) == pytest.approx(bits * rate + none, rel=0.1)
 
 
 def test_an_impulse_spoils_one_symbol_s_frame() -> None:

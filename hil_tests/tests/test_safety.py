@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.feeders import tree_feeder
 from dcu.grid.network_file import save_network
 from dcu.grid.tests.golden import MADE_UP, feeder
-from dcu.hosting import residuals, window
+from dcu.hosting import estimate, residuals, window
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.site_settings import SiteSettings
 from hil_tests import safety, safety_sequences
@@ -33,6 +34,32 @@ def test_no_grant_is_unsafe_with_errors_inside_the_declared_class() -> None:
     found = evaluate_safety(feeder("eulv").network, 60, 4, CLASS_1)
     assert found.unsafe == 0
     assert found.granted_fraction > 0.8
+
+
+@pytest.mark.parametrize("errors", [EXACT, CLASS_1])
+def test_no_grant_overloads_a_rated_cable(errors: Errors) -> None:
+    """Forty amperes everywhere: currents bind before voltages do, also in neutrals, in which phases cancel."""
+    network = tree_feeder(20, "each", seed=1)
+    rated = tuple(replace(b, rating_a=(40.0,) * len(b.from_end.conductors)) for b in network.branches)
+    found = evaluate_safety(replace(network, branches=rated, memo={}), 60, 1, errors, sequence_share=0.0)
+    assert found.unsafe == 0
+    assert found.limited_states > 30
+    assert found.granted_fraction > (0.97 if errors is EXACT else 0.85)
+
+
+@pytest.mark.parametrize("errors", [EXACT, CLASS_1])
+def test_no_grant_is_unsafe_to_customers_who_use_it_on_one_phase(errors: Errors) -> None:
+    """All on the same phase, on different ones, some not at all, all evenly."""
+    found = evaluate_safety(tree_feeder(20, "three"), 40, 2, errors)
+    assert found.unsafe == 0
+    assert found.limited_states > 15
+    assert found.granted_fraction > (0.97 if errors is EXACT else 0.5)
+
+
+def test_the_judge_sees_a_limit_that_is_taken_to_be_used_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "free_phases", lambda _entries: {})
+    found = evaluate_safety(tree_feeder(20, "three"), 20, 2, EXACT)
+    assert found.unsafe > 5
 
 
 def test_the_judge_sees_a_decision_without_margins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,7 @@ def symbol_survival(snr_db: Reals, scheme: Scheme) -> Reals:
     return np.asarray(np.log1p(-np.minimum(errors, CERTAIN)) / (4 if scheme.robust else 1))
 
 
+@lru_cache(maxsize=8192)
 def bit_error_rate(snr_db: float, scheme: Scheme) -> float:
     """Fraction of wrong bits in a damaged payload."""
     if scheme.robust:

@@ -92,6 +92,10 @@ _AREAS: Final = (
 """Registers this meter has; a request that leaves its area gets exception 02 as a whole."""
 
 
+_REST: Final = (0,) * 0x24
+"""Voltages, currents and powers of nothing."""
+
+
 class VirtualEm330:
     """One meter.
 
@@ -218,11 +222,12 @@ class VirtualEm330:
         truth, signed = self._measured, self._plate.mode == MODE_B
         words = self._words
         totals = [0.0, 0.0, 0.0]
+        words[:0x24] = _REST
         for phase in range(3):
-            wired = truth.u_v[phase] is not None
-            u, i, p, q = (
-                _of(values[phase]) if wired else 0.0 for values in (truth.u_v, truth.i_a, truth.p_w, truth.q_var)
-            )
+            if (voltage := truth.u_v[phase]) is None:
+                words[0x2E + phase] = 0
+                continue
+            u, i, p, q = voltage, _of(truth.i_a[phase]), _of(truth.p_w[phase]), _of(truth.q_var[phase])
             i = abs(i) if not signed or p >= 0 else -abs(i)
             p = p if signed else abs(p)
             apparent = (p * p + q * q) ** 0.5
@@ -233,8 +238,9 @@ class VirtualEm330:
                 totals[index] += value
         u_v = [_of(value) for value in truth.u_v if value is not None]
         mean = sum(u_v) / len(u_v) if u_v else 0.0
-        for phase in range(3):
-            words[0x06 + 2 * phase : 0x08 + 2 * phase] = _int32(_line_to_line(truth.u_v, phase) * 10)
+        if len(u_v) > 1:
+            for phase in range(3):
+                words[0x06 + 2 * phase : 0x08 + 2 * phase] = _int32(_line_to_line(truth.u_v, phase) * 10)
         for base, raw in (
             (0x24, mean * 10), (0x26, mean * 3**0.5 * 10 if len(u_v) > 1 else 0.0),
             (0x28, totals[0] * 10), (0x2A, totals[1] * 10), (0x2C, totals[2] * 10),
@@ -261,8 +267,9 @@ def _power_factor(active: float, apparent: float) -> float:
 
 
 def _int32(raw: float) -> tuple[int, int]:
-    low, high = struct.unpack("<HH", struct.pack("<i", round(raw)))
-    return low, high
+    value = round(raw)
+    assert -0x8000_0000 <= value < 0x8000_0000, raw
+    return value & 0xFFFF, value >> 16 & 0xFFFF
 
 
 def _int16(raw: float) -> int:

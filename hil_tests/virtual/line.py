@@ -15,9 +15,12 @@ Two stations on a bench with one attenuation between all of them are the same li
 
 from __future__ import annotations
 
+import math
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -46,6 +49,8 @@ NEGLIGIBLE: Final = 0.1
 """Disturbance below this share of the noise is left out: less than half a decibel."""
 
 Indices = NDArray[np.intp]
+Undisturbed = tuple[list[float], list[float], list[float], list[float]]
+"""By receiver: header error, chance of a good payload, signal to noise [dB], level [dBuV]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +153,11 @@ class PowerLine:
         topology: Topology | None = None,
     ) -> None:
         self._loop = loop
-        self._draw = draw
         self._chance = np.random.default_rng(draw.getrandbits(64))
         self._settings = settings or LineSettings()
         self._topology = topology
         self._stations: list[Station] = []
+        self._names: list[str] = []
         self._index: dict[str, int] = {}
         self._links = _Links(self._settings, self._chance)
         self._bursts = Bursts(
@@ -177,10 +182,11 @@ class PowerLine:
             return
         at = self._index[station.name] = len(self._stations)
         self._stations.append(station)
+        self._names.append(station.name)
         self._present.append(True)
         self._sending.append(False)
         self._reading.append(NOBODY)
-        self._links.grow(self._topology, [one.name for one in self._stations])
+        self._links.grow(self._topology, self._names)
         self._bursts.grow(at + 1)
 
     def detach(self, station: Station) -> None:
@@ -285,12 +291,13 @@ class PowerLine:
 
     def _receive(self, frame: Frame, readers: list[int]) -> None:
         links, at, counters, chance = self._links, frame.at, self.counters, self._luck.random
+        links.settle()  # somebody may have come since the frame began, and be a source of noise
         symbols = payload_symbols(len(frame.pdu), frame.scheme, frame.mode)
-        row = links.row(at, frame.scheme, symbols)
+        header_errors_, goods, snrs_db, levels_dbuv = links.row(at, frame.scheme, symbols)
         disturbed = self._disturbance(frame, readers, symbols)
         counters.read += len(readers)
         for reader in readers:
-            header_error, good, snr_db, level_dbuv = row[reader]
+            header_error, good, snr_db = header_errors_[reader], goods[reader], snrs_db[reader]
             if reader in disturbed:
                 header_error, good, snr_db = disturbed[reader]
             if chance() < header_error or (links.lossy and chance() < links.loss[at, reader]):
@@ -299,11 +306,11 @@ class PowerLine:
             station = self._stations[reader]
             pdu = frame.pdu
             if chance() < good:
-                frame.delivered.append(station.name)
+                frame.delivered.append(self._names[reader])
             else:
                 counters.damaged += 1
                 pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)
-            station.deliver(frame, pdu, snr_db, level_dbuv - frame.attenuation_db)
+            station.deliver(frame, pdu, snr_db, levels_dbuv[reader] - frame.attenuation_db)
 
     def _disturbance(self, frame: Frame, stations: list[int], symbols: int) -> dict[int, tuple[float, float, float]]:
         """Whom noise beyond the floor concerns: header error, chance of a good payload, mean signal to noise [dB].
@@ -324,18 +331,25 @@ class PowerLine:
             return {}
         noise = links.noise[readers]
         power = np.zeros((symbols + 1, len(readers)))
-        from_s = np.empty(symbols + 1)
+        from_s = frame.end_s - _symbol_starts(symbols)
         from_s[0] = frame.start_s
-        from_s[1:] = frame.end_s - SYMBOL_S * np.arange(symbols, 0, -1)
-        to_s = np.append(from_s[1:], frame.end_s)
+        starts = from_s.tolist()
         for other in frame.clashes:
-            theirs = links.power[other.at, readers] * 10 ** (-other.attenuation_db / 10)
-            power += ((from_s < other.end_s) & (to_s > other.start_s))[:, None] * theirs
+            theirs = links.power[other.at, readers]
+            if other.attenuation_db:
+                theirs *= 10 ** (-other.attenuation_db / 10)
+            power[_rows(starts, other.start_s, other.end_s)] += theirs
         for on_s, off_s, heard in bursts:
-            power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * heard
+            if isinstance(on_s, float) and isinstance(off_s, float):
+                power[_rows(starts, on_s, off_s)] += heard
+            else:
+                to_s = np.append(from_s[1:], frame.end_s)
+                power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * heard
         for column in impulses:
             power[self._luck.randrange(symbols + 1), column] += noise[column] * 10 ** (settings.impulse_db / 10)
-        columns = np.flatnonzero((power > NEGLIGIBLE * noise).any(axis=0) | bool(frame.attenuation_db))
+        if frame.attenuation_db:
+            return self._disturbed(frame, readers, power)
+        columns = np.flatnonzero(power.max(axis=0) > NEGLIGIBLE * noise)
         return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
 
     def _impulses(self, frame: Frame, stations: list[int]) -> list[int]:
@@ -363,11 +377,26 @@ class PowerLine:
         """Flip bits of the payload; at least one. The seven bytes in the header have a checksum of their own."""
         pdu = bytearray(frame.pdu)
         first = 8 * HEADER_PDU_BYTES if len(pdu) > HEADER_PDU_BYTES + 1 else 0
-        bits = range(first, 8 * len(pdu))
-        flips = max(1, int(self._chance.binomial(len(bits), bit_error_rate(round(margin_db, 1), frame.scheme))))
-        for bit in self._draw.sample(bits, flips):
-            pdu[bit // 8] ^= 0x80 >> bit % 8
+        end = 8 * len(pdu)
+        chance, log_right = self._luck.random, math.log1p(-bit_error_rate(round(margin_db, 1), frame.scheme))
+        bit = first - 1
+        while (bit := bit + 1 + int(math.log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong
+            pdu[bit >> 3] ^= 0x80 >> (bit & 7)
+        if pdu == frame.pdu:
+            bit = first + int(chance() * (end - first))
+            pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         return bytes(pdu)
+
+
+@lru_cache(maxsize=1024)
+def _symbol_starts(symbols: int) -> Reals:
+    """[s] Before the end of a frame that its parts begin: preamble and header (to be set), then each symbol."""
+    return np.asarray(SYMBOL_S * np.arange(symbols + 1, 0, -1), dtype=np.float64)
+
+
+def _rows(starts: list[float], on_s: float, off_s: float) -> slice:
+    """Parts of a frame that something touches which lasts from one instant to another."""
+    return slice(max(0, bisect_right(starts, on_s) - 1), bisect_left(starts, off_s))
 
 
 class _Links:
@@ -378,7 +407,9 @@ class _Links:
         self._chance = chance
         self._count = 0
         self._stepped_s = 0.0
-        self._rows: dict[tuple[int, Scheme, int], list[tuple[float, float, float, float]]] = {}
+        self._survival: dict[tuple[int, Scheme], Reals] = {}
+        self._known: dict[int, tuple[list[float], list[float], list[float]]] = {}
+        self._rows: dict[tuple[int, Scheme, int], Undisturbed] = {}
         self._hearers: dict[int, list[int]] = {}
         self.path_db = np.zeros((0, 0))
         self.colour_db = np.zeros((0, 0))
@@ -422,6 +453,10 @@ class _Links:
             self._path_wander = keep * self._path_wander + fresh[1]
             self._stepped_s = now
             self.changed = True
+        self.settle()
+
+    def settle(self) -> None:
+        """Compute everything anew if anything has changed."""
         if self.changed:
             self.changed = False
             self._compute()
@@ -436,6 +471,8 @@ class _Links:
         self.snr_db = self.level_dbuv - self.colour_db - noise_dbuv
         self.colour = 10 ** (self.colour_db / 10)
         np.fill_diagonal(self.snr_db, -np.inf)
+        self._survival.clear()
+        self._known.clear()
         self._rows.clear()
         self._hearers.clear()
 
@@ -448,15 +485,23 @@ class _Links:
             found = self._hearers[sender] = np.flatnonzero(self.snr_db[sender] > 0).tolist()
         return found
 
-    def row(self, sender: int, scheme: Scheme, symbols: int) -> list[tuple[float, float, float, float]]:
+    def row(self, sender: int, scheme: Scheme, symbols: int) -> Undisturbed:
         """For every station header error, chance of a good payload, signal to noise [dB] and level [dBuV], when
         nothing disturbs; kept until something changes."""
         found = self._rows.get((sender, scheme, symbols))
         if found is None:
-            snr_db = self.snr_db[sender]
-            margin_db = snr_db - self._settings.implementation_loss_db
-            good = np.exp(symbols * symbol_survival(margin_db, scheme))
-            columns = (header_errors(margin_db), good, snr_db, self.level_dbuv[sender])
-            found = list(zip(*(column.tolist() for column in columns), strict=True))
-            self._rows[sender, scheme, symbols] = found
+            survival = self._survival.get((sender, scheme))
+            if survival is None:
+                margin_db = self.snr_db[sender] - self._settings.implementation_loss_db
+                survival = self._survival[sender, scheme] = symbol_survival(margin_db, scheme)
+            header_error, snr_db, level_dbuv = self._known.get(sender) or self._know(sender)
+            good = np.exp(symbols * survival).tolist()
+            found = self._rows[sender, scheme, symbols] = header_error, good, snr_db, level_dbuv
         return found
+
+    def _know(self, sender: int) -> tuple[list[float], list[float], list[float]]:
+        """The same that does not depend on what is sent."""
+        errors = header_errors(self.snr_db[sender] - self._settings.implementation_loss_db)
+        known = errors.tolist(), self.snr_db[sender].tolist(), self.level_dbuv[sender].tolist()
+        self._known[sender] = known
+        return known

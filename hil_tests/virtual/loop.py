@@ -11,6 +11,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 ResultT = TypeVar("ResultT")
@@ -21,6 +22,22 @@ UTC_AT_START_S: Final = 1_790_000_000.0
 
 class DeadlockError(RuntimeError):
     """Nothing is ready and nothing is scheduled: the world can never go on."""
+
+
+class _Timer(asyncio.TimerHandle):
+    """The standard one, made without the questions that debugging asks."""
+
+    __slots__ = ()
+
+    def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Any) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._loop = loop
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+        self._source_traceback = self._repr = None
+        self._scheduled = True
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -46,9 +63,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
         """Arm a timer; the standard one without its checks for debugging."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]

@@ -14,6 +14,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 from hil_tests.virtual.events import Handle, Scheduler
@@ -125,6 +126,7 @@ class VirtualModem:
         self._resetting_until = 0.0
         self.on_bytes: Callable[[bytes], None] = lambda _data: None
         self.on_message: Callable[[ModemMessage], None] | None = None
+        self.ignores: Callable[[PhyMode, bytes, float], bool] = lambda _mode, _pdu, _now: False
         line.attach(self)
 
     @property
@@ -173,13 +175,18 @@ class VirtualModem:
 
     def _answer_from(self, message: ModemMessage, length: int, start_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        if start_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
-            start_s = self._out_free_at
-        at_s = self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
+        at_s = self._port_free_s(length, start_s)
         if self.on_message is not None:
             self._loop.call_at(at_s, self.on_message, message)
         else:
             self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
+
+    def _port_free_s(self, length: int, start_s: float) -> float:
+        """When the last byte of a message that may begin now is with the host."""
+        if start_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
+            start_s = self._out_free_at
+        at_s = self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
+        return at_s
 
     def _write(self, data: bytes) -> None:
         self.on_bytes(data)
@@ -308,20 +315,44 @@ class VirtualModem:
 
     def deliver(self, frame: Frame, pdu: bytes, snr_db: float, level_dbuv: float) -> None:
         """A frame has ended at this receiver; the MAC checksum is the host's business."""
-        header_type = pdu[0] >> 4 & 3
-        if header_type == 3:
+        if pdu[0] >> 4 & 3 == 3:
             return
-        now = self._loop.time()
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
-        self._stamped_s[buffer] = now
-        data = pdu[3:] if self._strips and frame.mode is PhyMode.TYPE_A else pdu
-        if self._quality:
-            cinr = 0 if snr_db < 3 else 255 if snr_db > 66.75 else round(4 * snr_db - 12)
-            rssi = 0 if level_dbuv < 0 else 255 if level_dbuv > 255 else round(level_dbuv)
-            message = Receive(buffer, frame.mode, frame.scheme, header_type, rssi, cinr, 16, 20, 500, 800, data)
+        self._stamped_s[buffer] = frame.end_s
+        data = pdu
+        if self._strips and frame.mode is PhyMode.TYPE_A:
+            data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
+        at_s = self._port_free_s(RECEIVE_BYTES + len(data), frame.end_s + PROCESSING_S)
+        quality = (snr_db, level_dbuv) if self._quality else None
+        if self.on_message is not None:
+            self._loop.call_at(at_s, self._indicate, frame, buffer, data, quality, at_s)
         else:
-            message = Receive(buffer, frame.mode, frame.scheme, header_type, 0, 0, 0, 0, 0, 0, data)
-        self._answer_from(message, RECEIVE_BYTES + len(data), now + PROCESSING_S)
+            indication = _indication(frame, buffer, data, quality)
+            self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, indication.encode()))
+
+    def _indicate(
+        self, frame: Frame, buffer: int, data: bytes, quality: tuple[float, float] | None, at_s: float
+    ) -> None:
+        """Tell the host, unless it says that nothing would come of it."""
+        if self.on_message is not None and not self.ignores(frame.mode, data, at_s):
+            self.on_message(_indication(frame, buffer, data, quality))
+
+
+@lru_cache(maxsize=16)
+def _stripped(pdu: bytes) -> bytes:
+    """Without the three bytes; one object for all receivers, whose hash is reckoned once."""
+    return pdu[len(SENTINEL) :]
+
+
+def _indication(frame: Frame, buffer: int, data: bytes, quality: tuple[float, float] | None) -> Receive:
+    """What the firmware says of a frame; ``quality`` is signal to noise [dB] and level [dBuV] where it measures."""
+    header_type = frame.pdu[0] >> 4 & 3
+    if quality is None:
+        return Receive(buffer, frame.mode, frame.scheme, header_type, 0, 0, 0, 0, 0, 0, data)
+    snr_db, level_dbuv = quality
+    cinr = 0 if snr_db < 3 else 255 if snr_db > 66.75 else round(4 * snr_db - 12)
+    rssi = 0 if level_dbuv < 0 else 255 if level_dbuv > 255 else round(level_dbuv)
+    return Receive(buffer, frame.mode, frame.scheme, header_type, rssi, cinr, 16, 20, 500, 800, data)
 
 
 class MemoryTransport(asyncio.Transport):

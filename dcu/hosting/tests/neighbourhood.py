@@ -109,7 +109,8 @@ class Neighbourhood:
         u = self.source * np.abs(ports)
         at_busbar = [n.bus == self.balancing_bus and n.conductor != "N" for n in self.feeder.model.nodes]
         u_busbar = self.source * np.abs(nodes[at_busbar])
-        fed = [sum(p[h.port] for h in self.houses.values() if h.entry.phases[0] == k) for k in range(3)]
+        labels = self.feeder.model.port_labels  # where a house is in truth, whatever its entry says
+        fed = [sum(p[h.port] for h in self.houses.values() if labels[h.port] == f"L{k}") for k in (1, 2, 3)]
         volts = (float(u_busbar[0]), float(u_busbar[1]), float(u_busbar[2]))
         found += self.put(SubstationRead(_reading(volts, (float(fed[0]), float(fed[1]), float(fed[2])))))
         for house in self.houses.values() if self.reports else ():

@@ -14,7 +14,6 @@ from dcu.hosting.allocate import Claim, Policy, allocate
 from dcu.hosting.forecast import DAYS_MAX, SLOT_S, SLOTS_A_DAY, STEPS, Available, History, _headroom, forecast
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
 from dcu.hosting.tests.pv_street import PORTS, Street, Weather, street
-from shared.errors import ConfigError
 
 Reals = NDArray[np.float64]
 
@@ -145,21 +144,6 @@ def test_a_history_keeps_one_good_set_a_quarter_and_no_more_than_its_days() -> N
     assert not history.add(10.0, np.array([3.0, 4.0]), 240.0)
     for slot in range(2 * DAYS_MAX * SLOTS_A_DAY):
         history.add(slot * SLOT_S, np.zeros(2), 240.0)
-    assert len(history.saved()["slots"]) == DAYS_MAX * SLOTS_A_DAY
+    assert history.days(10**9) == DAYS_MAX
     history.add(1e12, np.zeros(2), 240.0)  # a clock that jumps leaves no table of a thousand years
-    assert len(history.saved()["slots"]) == 1
-
-
-def test_a_history_survives_a_restart(week: Street, known: History) -> None:
-    again = History(PORTS)
-    again.restore(known.saved())
-    claims, k = _claims(week, 10), DAYS * 1440 + 600
-    assert _forecast(week, again, claims, k) == _forecast(week, known, claims, k)
-    for wrong in (
-        {},
-        known.saved() | {"rows": np.zeros((3, 4))},
-        known.saved() | {"rows": known.saved()["rows"] * np.nan},
-    ):
-        with pytest.raises(ConfigError):
-            again.restore(wrong)
-    assert _forecast(week, again, claims, k) == _forecast(week, known, claims, k)
+    assert history.days(10**12) == 1 / SLOTS_A_DAY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from dcu.hosting.estimate import Accuracy
 from dcu.hosting.learned_rule import Learned
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.window import GridSettings
@@ -12,7 +11,7 @@ from dcu.meters import MeterEntry
 from shared.ids import BusId, Eui48, MeterId, Phase
 from shared.messages import Reason
 
-SETTINGS = GridSettings(accuracy=Accuracy(balance_w=2000.0, balance_pct=20.0))
+SETTINGS = GridSettings()
 ENTRIES = tuple(
     MeterEntry(MeterId(f"m{k}"), Eui48(bytes((2, 0, 0, 0, 0, k))), BusId(f"b{k}"), (Phase(k % 3),), 500.0, 9000.0)
     for k in range(6)

@@ -31,6 +31,7 @@ figure{margin:1rem 0;background:#fff;border:1px solid var(--line);border-radius:
 figcaption{color:#5b6875;font-size:.86rem;padding:.3rem .3rem 0}.cards{display:flex;flex-wrap:wrap;gap:.7rem;margin:1rem 0}
 .card{background:var(--panel);border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem;min-width:9.5rem}
 .card b{display:block;font-size:1.35rem}.card span{color:var(--soft);font-size:.84rem}
+.notes{border-left:4px solid var(--bad);padding:.1rem 1rem;margin:1rem 0;max-width:52rem}.notes ul{margin:.3rem 0;padding-left:1.1rem}
 details{margin:.4rem 0}summary{cursor:pointer}code{font-size:.85em}
 """
 
@@ -49,6 +50,12 @@ def page(title: str, lead: str, parts: Sequence[str]) -> str:
 def heading(text: str, *paragraphs: str) -> str:
     """A section's beginning."""
     return f"<h2>{escape(text)}</h2>" + "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
+
+
+def notes(title: str, sentences: Sequence[str]) -> tuple[str]:
+    """What a reader has to know first."""
+    items = "".join(f"<li>{escape(s)}</li>" for s in sentences)
+    return (f'<div class="notes"><b>{escape(title)}</b><ul>{items}</ul></div>',)
 
 
 def cards(items: Sequence[tuple[str, str]]) -> str:
@@ -138,9 +145,9 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG for a page."""
+def svg(figure: Figure, about: str | None = None) -> str:
+    """The figure as SVG for a page; `about` goes into its metadata."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Description": about})
     text = out.getvalue()
     return text[text.index("<svg") :]

@@ -8,7 +8,8 @@ from typing import Any
 
 from dcu.planning import flobecq_like_folder
 from dcu.planning.probabilistic import Effort, Run, grow_scenario
-from dcu.planning.run import Read, _rule, _steps, read_study
+from dcu.planning.reading import Read, read_study
+from dcu.planning.run import _rule, _steps
 from dcu.planning.settings import ProbabilisticStudy
 from dcu.planning.study.workers import Progress, Workers, drive
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dcu.planning.meter_data import read_meter_data
-from dcu.planning.run import read_study
+from dcu.planning.reading import read_study
 from dcu.planning.tests.stand_in import FOLDER, study
 from dcu.store.database import Database
 from dcu.store.export import Order, export
@@ -27,7 +27,7 @@ def test_an_export_of_the_dcu_is_read_without_a_fault(tmp_path: Path) -> None:
         connection.execute("INSERT INTO meters VALUES (1, 'meter-b'), (2, 'meter-a')")
         for number in range(192):
             for meter in (1, 2):
-                energy = None if meter == 1 and 40 <= number < 44 else 10 * number + meter
+                energy = None if meter == 1 and 40 <= number < 44 else 10 * (number * 67 % 192) + meter
                 row = (DAY_S + 900 * number, meter, energy, 0 if energy is not None else None, 23010, 1, 1)
                 connection.execute("INSERT INTO quarters VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         connection.execute("INSERT INTO made VALUES ('quarters', ?)", (DAY_S + 900 * 192,))
@@ -37,7 +37,7 @@ def test_an_export_of_the_dcu_is_read_without_a_fault(tmp_path: Path) -> None:
     table = read_meter_data(list(files))
     assert table.customers == ("meter-a", "meter-b")
     assert (table.interval_s, len(table.start_s), int(table.start_s[0])) == (900, 192, DAY_S)
-    assert table.import_wh[0].tolist() == pytest.approx([n + 0.2 for n in range(192)])
+    assert table.import_wh[0].tolist() == pytest.approx([n * 67 % 192 + 0.2 for n in range(192)])
     assert np.flatnonzero(np.isnan(table.import_wh[1])).tolist() == [40, 41, 42, 43]
     assert np.isnan(table.pv_wh).all()
     assert table.u_mean_v[0, 0] == 230.1

@@ -125,7 +125,7 @@ def test_worst_states_are_what_they_say(case: WorstCase) -> None:
     """I: ratings and smallest loads; II: the sunniest interval; III: the smallest load among sunny ones."""
     past = read(2, "A").inputs.past
     rated = np.array([5000.0, 10_000.0, 2630.0, 5000.0])
-    state = worst_state(case, past, rated, 0.8)
+    state = worst_state(case, past, rated, 0.8, past.pv_w.mean(axis=0))
     total = past.pv_w.sum(axis=0)
     if case is WorstCase.I:
         assert (state.load_w <= past.load_w.min(axis=2).T).all()

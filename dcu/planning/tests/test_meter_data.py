@@ -17,9 +17,14 @@ from shared.errors import ConfigError
 HEAD = ",".join(COLUMNS)
 
 
+def _wh(k: int) -> float:
+    """Energy of row k; rises and falls, as households do, and never comes twice in 200 rows."""
+    return k * 67 % 200 + 0.5
+
+
 def _rows(count: int = 200, customer: str = "a", first: int = 0) -> list[str]:
     return [
-        f"{customer},2026-03-{1 + k // 96:02d}T{k % 96 // 4:02d}:{k % 4 * 15:02d}:00Z,{k}.5,0,,{230 + k % 3}"
+        f"{customer},2026-03-{1 + k // 96:02d}T{k % 96 // 4:02d}:{k % 4 * 15:02d}:00Z,{_wh(k)},0,,{230 + k % 3}"
         for k in range(first, first + count)
     ]
 
@@ -37,7 +42,7 @@ def test_a_clean_file_is_read_in_any_order(tmp_path: Path) -> None:
     table = read_meter_data([_csv(tmp_path, [rows[k] for k in order])])
     assert table.customers == ("a", "b")
     assert table.interval_s == 900
-    assert table.import_wh[1].tolist() == [k + 0.5 for k in range(200)]
+    assert table.import_wh[1].tolist() == [_wh(k) for k in range(200)]
     assert np.isnan(table.pv_wh).all()
     assert table.u_mean_v[0, :3].tolist() == [230.0, 231.0, 232.0]
     assert table.notes == ()
@@ -120,7 +125,7 @@ def test_the_refusal_names_file_row_and_reason(tmp_path: Path) -> None:
     """Row numbers count lines of the file, the header being the first."""
     rows = _rows()
     for k in (10, 11, 12):
-        rows[k] = rows[k].replace(f"{k}.5", "x")
+        rows[k] = rows[k].replace(f"{_wh(k)}", "x")
     with pytest.raises(ConfigError) as refused:
         read_meter_data([_csv(tmp_path, rows)])
     assert "meters.csv" in refused.value.file
@@ -138,7 +143,7 @@ def test_a_row_that_says_nothing_is_a_gap_and_no_fault(tmp_path: Path) -> None:
     """An exporter may write intervals without data; they count as missing."""
     rows = _rows()
     for k in range(50, 100):
-        rows[k] = rows[k].replace(f"{k}.5,0,", ",,")
+        rows[k] = rows[k].replace(f"{_wh(k)},0,", ",,")
     table = read_meter_data([_csv(tmp_path, rows)])
     assert np.isnan(table.import_wh[0, 50:100]).all()
     assert table.notes == ("a: 50 of 200 intervals are missing and stay unknown",)
@@ -166,7 +171,7 @@ def test_one_stamp_that_is_off_condemns_no_other_row(tmp_path: Path) -> None:
     rows = _rows()
     rows[0] = rows[0].replace("00:00:00Z", "00:00:03Z")
     table = read_meter_data([_csv(tmp_path, rows)])
-    assert table.import_wh[0].tolist() == [k + 0.5 for k in range(1, 200)]
+    assert table.import_wh[0].tolist() == [_wh(k) for k in range(1, 200)]
     assert "a at 2026-03-01T00:00:03Z" in " ".join(table.notes)
 
 

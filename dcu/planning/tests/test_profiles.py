@@ -7,8 +7,10 @@ import pytest
 
 from dcu.planning.draws import Sampling, draw, stream
 from dcu.planning.evaluate import lit
+from dcu.planning.history import history
 from dcu.planning.meter_data import MeterTable
-from dcu.planning.profiles import history, pool_of_days, profiles, quantiles
+from dcu.planning.profiles import Profiles, pool_of_days, profiles, quantiles
+from dcu.planning.reference import reference
 from dcu.planning.tests.stand_in import read
 from shared.errors import ConfigError
 
@@ -23,6 +25,12 @@ def _table(load: np.ndarray, start_s: int = 1_356_998_400, interval_s: int = 900
     exported = np.maximum(np.nan_to_num(pv) - load, 0)
     imported = load - np.nan_to_num(pv) + exported
     return MeterTable("made up", names, starts, interval_s, imported, exported, pv, np.full(load.shape, np.nan))
+
+
+def _profiles(table: MeterTable) -> Profiles:
+    """Of a table whose customer b has a PV unit of 1 kW, the reference."""
+    own = reference(table, "b", 1000.0, "UTC", elsewhere=False)
+    return profiles(history(table, "UTC"), "year", own, "made up")
 
 
 def test_order_statistics_are_the_published_quantile_function() -> None:
@@ -121,7 +129,7 @@ def test_a_gap_stays_unknown() -> None:
     table = _table(load)
     table.import_wh[0, 5] = np.nan
     table.export_wh[0, 5] = np.nan
-    known = profiles(history(table, "UTC"), "year", "b", 1000.0, "made up")
+    known = _profiles(table)
     assert known.load.counts[0, 5].tolist() == [7, 8]
 
 
@@ -146,10 +154,10 @@ def test_a_gap_in_its_record_makes_no_unit_look_smaller() -> None:
     table.pv_wh[0] = table.pv_wh[1] * 3
     table.import_wh[0] = load[0]
     table.export_wh[0] = table.pv_wh[0]
-    whole = profiles(history(table, "UTC"), "year", "b", 1000.0, "made up")
+    whole = _profiles(table)
     for day in range(4):
         table.pv_wh[0, 96 * day + 10 : 96 * day + 40] = np.nan
-    torn = profiles(history(table, "UTC"), "year", "b", 1000.0, "made up")
+    torn = _profiles(table)
     assert torn.pv_energy_wh == pytest.approx(whole.pv_energy_wh)
     assert torn.reference.values.max() == pytest.approx(whole.reference.values.max())
     assert torn.energy_wh == pytest.approx(whole.energy_wh, rel=0.05)
@@ -167,4 +175,4 @@ def test_too_little_or_constant_data_are_refused(change, says) -> None:  # type:
     load = change(np.random.default_rng(1).uniform(10, 20, (1, 96 * 8)))
     load = np.concatenate([load, np.random.default_rng(2).uniform(10, 20, load.shape)])
     with pytest.raises(ConfigError, match=says):
-        profiles(history(_table(load), "UTC"), "year", "b", 1000.0, "made up")
+        _profiles(_table(load))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dcu.planning.check_table import check, orderings
-from dcu.planning.run import Findings, Read, read_study, run
+from dcu.planning.reading import Read, read_study
+from dcu.planning.run import Findings, run
 from dcu.planning.study.workers import Progress
 from dcu.planning.tests.stand_in import FOLDER, study
 

@@ -18,9 +18,10 @@ import pytest
 from dcu.config import Meter
 from dcu.planning.dynamic import dynamic
 from dcu.planning.locate import windows
-from dcu.planning.nominal import nominal_limits
+from dcu.planning.nominal import nominal_toml
 from dcu.planning.probabilistic_report import write
-from dcu.planning.run import Read, read_study, run
+from dcu.planning.reading import Read, read_study
+from dcu.planning.run import run
 from dcu.planning.settings import load_study
 from dcu.planning.study.outcome import toml_lines
 from dcu.planning.study.partial import FOLDER as UNFINISHED
@@ -147,7 +148,7 @@ def test_who_shares_a_port_shares_its_limit() -> None:
     standing = next(e for e in some.inputs.existing if e.customer == "user_5")
     network = replace(some.inputs.network, connection_points=(*points, twin), memo={})
     inputs = replace(some.inputs, network=network, existing=(*some.inputs.existing, replace(standing, customer="twin")))
-    tables = tomllib.loads(nominal_limits(replace(some, inputs=inputs), nominal))["meters"]
+    tables = tomllib.loads(nominal_toml(replace(some, inputs=inputs), nominal))["meters"]
     limits = {t["id"]: t["nominal_limit_w"] for t in tables}
     assert limits["twin"] == limits[own.meter or own.id] == 1500.0
     alone = next(p for p in points if p.id == "user_4")
