@@ -61,7 +61,7 @@ LESSON: dict[str, Any] = {
 DAY = [START, WINDOW, GRANT, LESSON]
 """Two customers, one of whom is unluckily called like a kind of entry."""
 
-SECRETS = [b"m1", b"777.5", b"888.5", b"4321.5", b"243.25", b"244.5", b"2345.5", b"100.5", b"grant L1", b"5ea1"]
+SECRETS = [b'"m1"', b"777.5", b"888.5", b"4321.5", b"243.25", b"244.5", b"2345.5", b"100.5", b"grant L1", b"5ea1"]
 
 
 def all_bytes(directory: Path) -> bytes:
