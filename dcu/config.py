@@ -87,8 +87,10 @@ class Decision(Section):
     ``rule``: `present` looks at present voltages alone; `predicted` asks the network model, `learned` what the meters'
     history taught, `mixed` both, and believes the worse. Unset it is `predicted` with a `[model]` and `present`
     without. ``guard_pct`` is how far raising stays inside the band. ``asynchrony`` is the share of a change of voltage
-    that readings at different instants may hide from the rule `learned`. ``report_change_w`` is the largest that any
-    meter is configured with; unset, changes of draw between two reports are taken to be untold.
+    that readings at different instants may hide from the rule `learned`. ``balance_pct`` of what flows and
+    ``balance_w`` [W] may lie between the balancing meter and the customers' in a phase: more where something steady has
+    no meter, as street lights. ``report_change_w`` is the largest that any meter is configured with; unset, changes of
+    draw between two reports are taken to be untold.
     """
 
     rule: Literal["present", "predicted", "mixed", "learned"] | None = None
@@ -96,6 +98,8 @@ class Decision(Section):
     guard_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.01
     voltage_class_pct: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
     power_class_pct: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    balance_pct: Annotated[float, Field(ge=0.0, le=100.0)] = 4.0
+    balance_w: Annotated[float, Field(ge=0.0, le=1e6)] = 500.0
     asynchrony: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
     report_change_w: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
 

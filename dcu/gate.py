@@ -64,10 +64,18 @@ class _Door:
     earlier: tuple[Session, ...]
     carrying: Pace
     line: bool = False
+    turn: int = 0
 
     @property
     def open(self) -> bool:
         return self.line and self.session is not None and self.session.open
+
+    def next_earlier(self) -> Session | None:
+        """One of the earlier keys' sessions after the other: the line is not for introductions."""
+        if not self.earlier:
+            return None
+        self.turn += 1
+        return self.earlier[self.turn % len(self.earlier)]
 
 
 class Gate:
@@ -182,8 +190,9 @@ class Gate:
         return Session(self._own, keys, self._draw)
 
     def _introduce(self, door: _Door, now: float) -> list[Output]:
-        sessions = [session for session in (door.session, *door.earlier) if session is not None and not session.open]
-        return [Transmit(door.eui48, data) for session in sessions for data in session.hello(now)]
+        sessions = [door.session, door.next_earlier()]
+        waiting = [session for session in sessions if session is not None and not session.open]
+        return [Transmit(door.eui48, data) for session in waiting for data in session.hello(now)]
 
     # ---- earlier keys ------------------------------------------------------------------------------------------------
 

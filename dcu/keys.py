@@ -163,6 +163,16 @@ class _Entry(Section):
     earlier: Annotated[list[PairModel], Field(max_length=EARLIER_MAX)]
     client: ClientModel
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was(cls, content: Any) -> Any:
+        """Files of earlier versions have one ``previous`` pair, or none."""
+        if isinstance(content, dict) and "previous" in content and "earlier" not in content:
+            before = content["previous"]
+            content = {key: value for key, value in content.items() if key != "previous"}
+            content["earlier"] = [] if before is None else [before]
+        return content
+
     @model_validator(mode="after")
     def _all_or_nothing(self) -> _Entry:
         if (self.master is None) != (self.pair is None) or (self.pair is None and self.earlier):

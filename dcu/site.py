@@ -74,6 +74,8 @@ def grid_settings(config: DcuConfig) -> GridSettings:
             voltage_class_pct=decision.voltage_class_pct,
             power_class_pct=decision.power_class_pct,
             model_error_pct=0.0 if model is None else model.model_error_pct,
+            balance_pct=decision.balance_pct,
+            balance_w=decision.balance_w,
             told_w=decision.report_change_w,
         ),
     )

@@ -51,7 +51,9 @@ class Candidate:
         """The base gives us a number."""
         self._switching.lsid = pro.nsid
         self._switching.level = self._uplink.level + 1
-        self._slot_by_s = now + self._settings.promotion_settle_s
+        settings = self._settings  # the base repeats its offer of a slot the longer, the deeper we are
+        patience = (settings.control_repeats_max + 1) * (1 + 0.25 * self._uplink.level) * 1.1
+        self._slot_by_s = now + settings.control_repeat_s * patience
         self._uplink.control(ControlType.PRO, Pro(False, pro.quality, pro.time, pro.nsid).encode(), now)
 
     def begin(self, slot: Bsi, now: float) -> bool:

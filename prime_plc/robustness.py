@@ -30,6 +30,9 @@ NEWS_STEPS = 2
 ANSWER_S = 8.0
 """[s] A word without an answer was lost perhaps; it is said again after this, and twice as long each time."""
 
+TRIES_MAX = 8
+"""Doublings; who never answers has the longest time between two words by then."""
+
 
 @dataclass(slots=True)
 class _Seen:
@@ -70,7 +73,7 @@ class RobustnessWatch:
         seen.misfits = 0
         seen.told, seen.told_s = index, now
         seen.quiet_until_s = now + min(self._settings.robustness_interval_s, ANSWER_S * 2**seen.tries)
-        seen.tries += 1
+        seen.tries = min(seen.tries + 1, TRIES_MAX)
         return index
 
     def answered(self, key: int) -> None:

@@ -28,7 +28,7 @@ from dcu.grid.port_model import PortModel
 from dcu.hosting.balance import Balance
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point
+from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.residuals import Residuals, Seen
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError, Fault
@@ -272,7 +272,7 @@ class Estimator:
         seen = self._seen([point for point in customers if _readable(point)], now)
         # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
         # look as if it had never changed.
-        volts = [v for v in busbar.u_v if v is not None]
+        volts = [v for v in busbar.u_v if v is not None and busbar.quality is not Quality.INVALID]
         measured_v = float(np.mean(volts)) if volts and len(volts) == len(busbar.u_v) else None
         self._memory.residuals.hear(seen, measured_v, now - (busbar.age_s or 0.0))
         if missing or measured_v is None:
@@ -398,7 +398,7 @@ class Estimator:
 
 def _readable(point: Point) -> bool:
     """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
-    known = bool(point.u_v) and None not in point.u_v and point.powers_known
+    known = bool(point.u_v) and None not in point.u_v and point.powers_known and point.quality is not Quality.INVALID
     return known and point.age_s is not None and point.age_s >= 0
 
 

@@ -117,6 +117,18 @@ def test_rotation_and_revocation_keep_their_rules() -> None:
     assert again.exported(METER).pair != before.exported(METER).pair
 
 
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It has one previous pair, or none."""
+    changed = ring().rotated(METER, random.Random(5).randbytes)
+    content = ring_content(changed)
+    for entry in content["meters"].values():
+        before = entry.pop("earlier")
+        entry["previous"] = before[0] if before else None
+    (tmp_path / "k").write_text(json.dumps(content))
+    (tmp_path / "k").chmod(0o600)
+    assert load_ring(tmp_path / "k") == changed
+
+
 def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
     """Not when they are made, not in a file; but a device may go from a revoked meter to another one."""
     draw = random.Random(6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from prime_plc.links import PARENT, Links
 from prime_plc.phy import Scheme
@@ -142,6 +143,19 @@ def test_a_weak_signal_is_told_with_the_first_frame_and_again_until_it_is_answer
     watch.answered(7)
     assert told(7, 8.0, 60, 150) == []
     assert told(7, 8.0, 150, 700)[0] < SETTINGS.robustness_hold_s, "before it is forgotten"
+
+
+def test_who_never_answers_is_told_for_ever_and_seldom() -> None:
+    """A foreign switch may not know the word; days of it end nothing."""
+    links = Links(SETTINGS)
+    watch = RobustnessWatch(SETTINGS, links)
+    told_s = []
+    for now in range(0, 3 * 86_400, 30):
+        links.heard(7, 6.0, float(now))
+        if watch.observe(7, Scheme.DBPSK_C, 6.0, float(now), control=True) is not None:
+            told_s.append(now)
+    assert len(told_s) > 1500
+    assert min(later - sooner for sooner, later in pairwise(told_s[8:])) >= SETTINGS.robustness_interval_s
 
 
 def test_a_weak_signal_that_has_become_good_is_told_too() -> None:

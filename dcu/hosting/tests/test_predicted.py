@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from dcu.grid.tests.golden import feeder
 from dcu.hosting.airtime import Airtime
 from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Binding, Question, Standing, Wish
-from dcu.hosting.estimate import SOURCES_MAX, Accuracy, PortMap
+from dcu.hosting.estimate import SOURCES_MAX, Accuracy, Estimate, PortMap
 from dcu.hosting.exchange import Record, ReleaseArrived, ReportArrived, StorageFailed, SubstationRead
 from dcu.hosting.measurements import MeasurementSet
 from dcu.hosting.predicted import Predicted
 from dcu.hosting.replay import replay
 from dcu.hosting.site_settings import SiteSettings
-from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood
+from dcu.hosting.tests.neighbourhood import CONTRACT_W, NOMINAL_W, Neighbourhood, _reading
 from dcu.hosting.window import GridSettings
 from dcu.ledger.store import canonical
 from dcu.meters import MeterEntry
@@ -200,6 +201,46 @@ def test_unknown_is_no(spoil: Callable[[Neighbourhood], None], reason: Reason) -
     world.pass_time(3.0, every_s=100.0)
     assert reasons(world) == {reason.name}
     assert world.engine.book.reservations == ()
+
+
+def _estimate(world: Neighbourhood) -> Estimate:
+    view: Any = world.engine.newest_view
+    found: Estimate = view.estimate
+    return found
+
+
+def busbar_of_one_volt(world: Neighbourhood) -> None:
+    world.put(SubstationRead(_reading((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))))
+
+
+def meter_of_one_volt(world: Neighbourhood) -> None:
+    house = world.houses[MeterId("m10")]
+    world.put(ReportArrived(house.entry.id, world._report(house, 1.0)))
+
+
+def meter_of_one_megawatt(world: Neighbourhood) -> None:
+    house = world.houses[MeterId("m10")]
+    house.load_w, load_w = 1e6, house.load_w
+    world.put(ReportArrived(house.entry.id, world._report(house, 240.0)))
+    house.load_w = load_w
+
+
+@pytest.mark.parametrize("spoil", [busbar_of_one_volt, meter_of_one_volt, meter_of_one_megawatt])
+def test_one_impossible_reading_is_unknown_and_is_forgotten_with_the_next(
+    spoil: Callable[[Neighbourhood], None],
+) -> None:
+    """It would make its own next reading, and everybody's for a minute, contradict."""
+    world = street()
+    world.pass_time(120.0)
+    world.now += 1.0
+    spoil(world)
+    world.perform(world.engine._view(world.now)[1])
+    assert _estimate(world).unknown
+    for _ in range(3):
+        world.pass_time(5.0)
+        world.perform(world.engine._view(world.now)[1])
+        assert _estimate(world).unknown == ()
+        assert _estimate(world).situation is not None
 
 
 def test_after_the_clock_has_jumped_old_readings_and_old_grants_count_for_nothing() -> None:
