@@ -111,7 +111,7 @@ def test_interrupted_anywhere_nothing_is_lost_and_another_run_finishes(tmp_path:
     finished = 0
     for k in range(1, 200):
         state, copy = tmp_path / f"state-{k}", tmp_path / f"copy-{k}"
-        written(state, numbered(5))
+        written(state, numbered(300))
         files = FailingFiles(k, for_ever=True)
         try:
             archive(state, "dcu", copy, files)
@@ -119,9 +119,9 @@ def test_interrupted_anywhere_nothing_is_lost_and_another_run_finishes(tmp_path:
         except (OSError, LedgerError):
             Ledger(state, "dcu", Unsynced()).close()
             kept = [entry["seq"] for entry in read(copy if copy.exists() else state) if entry["seq"] is not None]
-            assert kept == list(range(5)), k
+            assert kept == list(range(300)), k
             archive(state, "dcu", copy, Unsynced())
-        assert [entry["seq"] for entry in read(copy)] == list(range(5)), k
+        assert [entry["seq"] for entry in read(copy)] == list(range(300)), k
         assert (verify(copy).faults, verify(state).faults) == ([], []), k
         assert len(ended(state)) == 1, k
         assert not list(ended(state)[0].base.rglob("tile")), k
