@@ -1,4 +1,4 @@
-"""`headroom-ledger`: verify, head, show, receipt, check-receipt, replay, forget, archive, cosign, anchors."""
+"""`headroom-ledger`: verify, head, show, receipt, check-receipt, replay, forget, cosign, anchor, check-anchors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ EXAMPLE: Final = """examples:
   headroom-ledger replay /var/lib/headroom-dcu --config dcu.toml
   headroom-ledger cosign /var/lib/headroom-dcu --policy policy.txt --every 60
   headroom-ledger forget /var/lib/headroom-dcu dcu-1 meter-1
-  headroom-ledger archive /var/lib/headroom-dcu dcu-1 /mnt/archive/dcu-1-until-2027
 
 Where a DIRECTORY is asked for, the DCU's state directory or, for verify, a copy of its ledger/public will do.
 """
@@ -54,11 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gone = _command(commands, "forget", "delete a customer's values beside the log; the DCU must not run", _forget)
     gone.add_argument("dcu", help="the DCU's id, as configured")
     gone.add_argument("meter", help="whose values")
-    move = _command(
-        commands, "archive", "end the log, begin the next, move the old one away; the DCU must not run", _archive
-    )
-    move.add_argument("dcu", help="the DCU's id, as configured")
-    move.add_argument("destination", type=Path, help="a directory that is not there yet, on a larger medium")
     ask = _command(commands, "cosign", "ask the policy's witnesses to cosign the published head", _cosign)
     ask.add_argument("--policy", type=Path, required=True, help="witnesses with their addresses (C2SP tlog-policy)")
     ask.add_argument("--every", type=float, metavar="S", help="go on for ever, once in so many seconds")
@@ -409,18 +403,6 @@ def _forget(options: argparse.Namespace) -> int:
         print(json.dumps({"own": found.own, "shared": found.shared, "aside": found.aside}))
     else:
         print(f"{options.meter}: {found.own} parts deleted, {found.shared} that were everybody's with them")
-    return EXIT_OK
-
-
-def _archive(options: argparse.Namespace) -> int:
-    from dcu.ledger.archive import archive  # noqa: PLC0415
-
-    found = archive(options.directory, options.dcu, options.destination)
-    if options.json:
-        root = found.done.root.hex()
-        print(json.dumps({"origin": found.done.origin, "entries": found.done.size, "head": root}))
-    else:
-        print(f"{found.done.origin}: ended with {found.done.size} entries, now in {found.copy}; the next log has begun")
     return EXIT_OK
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from dcu.ledger.entry import epoch_of, parse_leaf, restore
 from dcu.ledger.growth import Growth, Tile
 from dcu.ledger.journal import journal_path, journals, read_heading, scan
-from dcu.ledger.layout import ARCHIVED, LedgerError, Place, current, ended, origin_of, read_key
+from dcu.ledger.layout import LedgerError, Place, current, ended, origin_of, read_key
 from dcu.ledger.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, root_at
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint, parse_checkpoint, parse_note
 from dcu.ledger.seal import Part, matches, unpack_part_file
@@ -70,7 +70,6 @@ class Checked:
         size, root: the longest prefix that is right, and the root over it.
         published: its published head; None if it has none that is signed.
         forgotten: parts that were deleted.
-        elsewhere: whether only its head is here, because it was archived.
     """
 
     dcu: str = ""
@@ -79,7 +78,6 @@ class Checked:
     root: bytes = EMPTY_ROOT
     published: Checkpoint | None = None
     forgotten: int = 0
-    elsewhere: bool = False
     faults: list[str] = field(default_factory=list)
 
     def fault(self, what: str) -> None:
@@ -141,11 +139,11 @@ class Walk:
         checked, self.faults, _ = verify_all(directory)
         self._logs = list(zip(_logs(directory), checked, strict=True))
         self.dcu, self.head = checked[-1].dcu, checked[-1].root
-        self.count = sum(one.size for one in checked if not one.elsewhere)
+        self.count = sum(one.size for one in checked)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for place, done in self._logs:
-            for leaf, parts in islice(() if done.elsewhere or not done.size else read_kept(place), done.size):
+            for leaf, parts in islice(read_kept(place) if done.size else (), done.size):
                 yield restore(leaf, parts)
 
 
@@ -188,9 +186,6 @@ def _logs(directory: Path) -> list[Place]:
 def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: Place) -> None:
     """An ended log has just what the one after it says of it: a fault, or a loss that is known."""
     faults, losses = found
-    if (following.base / ARCHIVED).exists():  # what it says of the one before it lies elsewhere, with the rest of it
-        losses.append(f"{done.origin}: ended at {done.size} entries, archived before the one after it")
-        return
     said: dict[str, Any] = {}
     for leaf, parts in read_kept(following):
         said = restore(leaf, parts).get("after") or {}
@@ -199,8 +194,7 @@ def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: P
     if any(said.get(key) != value for key, value in seen.items()):
         faults.append(f"{done.origin}: seen {seen}, expected {said}, as the log after it says")
     else:
-        where = ", archived" if done.elsewhere else ""
-        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published{where}")
+        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published")
 
 
 # ---- one log ---------------------------------------------------------------------------------------------------------
@@ -308,26 +302,11 @@ def check(place: Place, visit: Visit | None = None, key: Verifier | None = None)
 
 
 def check_ended(place: Place, visit: Visit | None = None) -> Checked:
-    """The same for a log that could not go on, of which even the key may be gone, or that was archived."""
+    """The same for a log that could not go on, of which even the key may be gone."""
     try:
-        if (place.base / ARCHIVED).exists():
-            return _check_head_alone(place)
         return check(place, visit)
     except LedgerError as error:
         return Checked(faults=[str(error)])
-
-
-def _check_head_alone(place: Place) -> Checked:
-    """What the signed head of an archived log says; its entries are not here."""
-    key = key_of(place)
-    done = Checked(origin=key.name, elsewhere=True)
-    try:
-        head, _ = open_checkpoint(place.checkpoint.read_bytes(), key)
-    except (DecodeError, OSError) as error:
-        done.fault(f"{place.checkpoint}: {error}")
-    else:
-        done.size, done.root, done.published = head.size, head.root, head
-    return done
 
 
 def log_name(directory: Path) -> str:

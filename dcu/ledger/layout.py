@@ -21,9 +21,6 @@ LOCK: Final = "ledger.lock"
 FORMER: Final = "decisions.ledger"
 """A file of format 1; nothing here reads it, and nothing may overlook it: epochs would begin again."""
 
-ARCHIVED: Final = "archived"
-"""A file in a log that has ended: its entries lie elsewhere, its last head is all that is left here."""
-
 ORIGIN: Final = "headroom"
 """First part of the origin of a log whose configuration names none."""
 

@@ -11,6 +11,7 @@ from dcu.grid.network import ConnectionPoint
 from dcu.planning.dynamic import Dynamic
 from dcu.planning.feeder_case import Generation, Unit
 from dcu.planning.reading import Read
+from dcu.planning.world import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,9 @@ class NominalLimit:
 
 def nominal_limits(read: Read, nominal: Dynamic) -> list[NominalLimit]:
     """The limits of every customer of the study: contracts have what stands and what the level adds."""
-    plan = next(p for p in read.inputs.plans if p.name == read.study.extras.headroom)
+    plan = _plan(read)
     own = {e.customer: e.rated_w for e in read.inputs.existing}
-    left_out = _left_out(read)
-    points = [p for p in read.inputs.network.connection_points if p.id not in left_out]
+    points = _points(read)
     contracts = {p.id: own.get(p.id, 0.0) for p in points}
     for unit, w in zip(plan.units, read.world.cases[plan.name].rated_w(nominal.level_w), strict=True):
         owner = _owner(unit, points)
@@ -55,6 +55,10 @@ def nominal_toml(read: Read, nominal: Dynamic) -> str:
         "# shares a bus and phase shares the limit. Headroom grants what lies between it and contract_limit_w.",
         "# Add eui48 of each meter, and put the tables into the DCU's configuration.",
         *(f"# {name} was left out of the study: no limit was found for it." for name in sorted(_left_out(read))),
+        *(
+            f"# {name}: a planned unit where no customer has these phases; in nobody's contract."
+            for name in homeless(read)
+        ),
     ]
     for one in nominal_limits(read, nominal):
         phases = ", ".join(f'"{p}"' for p in one.phases)
@@ -70,12 +74,27 @@ def nominal_toml(read: Read, nominal: Dynamic) -> str:
     return "\n".join(lines) + "\n"
 
 
+def homeless(read: Read) -> list[str]:
+    """Planned units that no customer could have: nobody at their bus is connected to their phases."""
+    points = _points(read)
+    return sorted(unit.name for unit in _plan(read).units if _owner(unit, points) is None)
+
+
+def _plan(read: Read) -> Plan:
+    return next(p for p in read.inputs.plans if p.name == read.study.extras.headroom)
+
+
+def _points(read: Read) -> list[ConnectionPoint]:
+    left_out = _left_out(read)
+    return [p for p in read.inputs.network.connection_points if p.id not in left_out]
+
+
 def _left_out(read: Read) -> set[str]:
     return {e.customer for e in read.inputs.existing if e.generation is Generation.EXCLUDED}
 
 
 def _owner(unit: Unit, points: list[ConnectionPoint]) -> ConnectionPoint | None:
-    """Whose new unit it is: of the customers at its bus the one with most of its phases; None where nobody lives."""
-    there = [p for p in points if p.bus == unit.bus]
-    phases = set(unit.phases)
-    return max(there, key=lambda p: len(phases & {c.pos for c in p.connections}), default=None)
+    """Whose new unit it is: of the customers at its bus who are connected to its phases the one with fewest; None where
+    there is none, for a meter on other phases would keep the limit of a place that it does not see."""
+    there = [p for p in points if p.bus == unit.bus and set(unit.phases) <= {c.pos for c in p.connections}]
+    return min(there, key=lambda p: len(p.connections), default=None)

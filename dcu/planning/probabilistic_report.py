@@ -12,7 +12,7 @@ from dcu.planning import check_table
 from dcu.planning.capacity import Capacity, Criterion, Risk
 from dcu.planning.dynamic import Dynamic
 from dcu.planning.figures import all_figures, capacities
-from dcu.planning.nominal import nominal_limits, nominal_toml
+from dcu.planning.nominal import homeless, nominal_limits, nominal_toml
 from dcu.planning.reading import Read
 from dcu.planning.result import RISKS, bindings, result, risks, self_sufficiency, study_again
 from dcu.planning.run import Findings, scenario_of
@@ -353,6 +353,11 @@ def _nominal(read: Read, nominal: Dynamic) -> str:
         f"{nominal.states:,} drawn states with sun. Headroom grants what lies between it and the contract's limit. "
         "nominal_limits.toml has them as configuration."
     )
+    if without := homeless(read):
+        text += (
+            f" Planned units at {', '.join(without)} are in nobody's contract: no customer there is connected to their "
+            "phases."
+        )
     header = ("meter", "bus", "phases", "nominal limit [kW]", "contract limit [kW]")
     return report.heading("Nominal export limits", text) + report.folded("Every customer", report.table(header, rows))
 

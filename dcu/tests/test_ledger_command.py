@@ -213,19 +213,3 @@ def test_truncation_and_forks_are_detected_by_two_heads(tmp_path: Path) -> None:
         assert main([*arguments, "--to", str(tmp_path / f"fork{count}/ledger/public/checkpoint")]) == 1
     head, _ = open_checkpoint(kept.read_bytes(), key_of(place))
     assert head.size == 350
-
-
-def test_a_log_is_archived_and_both_halves_verify(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the head that stayed, the copy is shown to be the one that ended here; saying it again changes nothing."""
-    copy = day.parent / "archive"
-    head = verify(day).head.hex()
-    assert said(capsys, "archive", day, "dcu", copy) == (0, {"origin": "headroom/dcu", "entries": 304, "head": head})
-    code, found = said(capsys, "verify", day)
-    assert (code, found["entries"], found["origin"]) == (0, 1, "headroom/dcu/2")
-    assert found["losses"] == ["headroom/dcu: ended at 304 entries, 304 published, archived"]
-    assert said(capsys, "verify", copy, "--from", day / "ended-1/public/checkpoint")[1]["faults"] == []
-    assert said(capsys, "archive", day, "dcu", copy)[1]["entries"] == 304  # once more changes nothing
-    assert said(capsys, "verify", day)[1]["origin"] == "headroom/dcu/2"
-    (day.parent / "other").mkdir()
-    assert main(["archive", str(day), "dcu", str(day.parent / "other")]) == 2
-    assert "is there already" in capsys.readouterr().err

@@ -120,11 +120,14 @@ class _Client(SteadyClient):
     async def close(self) -> None:
         """Leave, and let the broker say so to the others: its copy of our state is what they see."""
         self._open = False
-        with contextlib.suppress(MqttError, OSError, ValueError):
-            if self._five and not self._disconnected.done():
-                self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
-                await self._wait_for(self._disconnected, timeout=CLOSE_S)
-            await self.__aexit__(None, None, None)
+        try:
+            with contextlib.suppress(MqttError, OSError, ValueError):
+                if self._five and not self._disconnected.done():
+                    self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
+                    await self._wait_for(self._disconnected, timeout=CLOSE_S)
+                await self.__aexit__(None, None, None)
+        finally:
+            self._client._sock_close()  # whatever went wrong: nobody watches it any more
 
     # ---- callbacks of the paho client, in the loop's thread ----------------------------------------------------------
 

@@ -110,12 +110,14 @@ class SteadyClient(Client):
                 self._client.loop_read()
         except Exception as error:  # whatever paho lets through: the connection is of no use any more
             self._hung_up(f"reading: {error}")
+            self._client._sock_close()  # else what paho has not digested is offered to it again, for ever
 
     def _writable(self) -> None:
         try:
             self._client.loop_write()
         except Exception as error:  # as above
             self._hung_up(f"writing: {error}")
+            self._client._sock_close()
 
     def _hung_up(self, why: str) -> None:
         for ending in (self._connected, self._disconnected):

@@ -18,7 +18,7 @@ import pytest
 from dcu.config import Meter
 from dcu.planning.dynamic import dynamic
 from dcu.planning.locate import windows
-from dcu.planning.nominal import nominal_toml
+from dcu.planning.nominal import homeless, nominal_toml
 from dcu.planning.probabilistic_report import write
 from dcu.planning.reading import Read, read_study
 from dcu.planning.run import run
@@ -136,6 +136,21 @@ def test_nominal_limits_fit_the_dcu_configuration(alone: Path) -> None:
     assert len(tables) == 19
     meters = [Meter.model_validate(t | {"eui48": f"02:00:00:00:00:{k:02x}"}) for k, t in enumerate(tables)]
     assert any(m.nominal_limit_w < m.contract_limit_w for m in meters)
+
+
+def test_a_planned_unit_belongs_to_who_is_connected_to_its_phases() -> None:
+    """In scenario A one stands on L1 where the only customer is on L2: in nobody's contract, which is said."""
+    some = read_study(study(2, "A", extras={"headroom": "A"}), FOLDER)
+    nominal = dynamic(some.world, "A", 11_000.0, 3)
+    text = nominal_toml(some, nominal)
+    assert homeless(some) == ["17.L1"]
+    assert "# 17.L1: a planned unit where no customer has these phases" in text
+    own = {e.customer: e.rated_w for e in some.inputs.existing}
+    at_17 = {p.meter or p.id: own.get(p.id, 0.0) for p in some.inputs.network.connection_points if p.bus == "17"}
+    limits = {t["id"]: t["contract_limit_w"] for t in tomllib.loads(text)["meters"]}
+    assert at_17
+    assert {meter: limits[meter] for meter in at_17} == at_17
+    assert any(limits[p.meter or p.id] > own.get(p.id, 0.0) for p in some.inputs.network.connection_points)
 
 
 def test_who_shares_a_port_shares_its_limit() -> None:

@@ -150,3 +150,20 @@ def nothing(_what: Any) -> None:
 def good(kind: int) -> bytes:
     """Lets in, and takes the first message of each connection."""
     return {1: CONNACK, 3: bytes.fromhex("40020001")}.get(kind, b"")
+
+
+async def test_what_nobody_can_read_ends_the_connection_and_leaves_no_socket() -> None:
+    """A topic that is no text: what paho keeps of it must not be offered again with every byte that follows."""
+    acknowledged, poison, alive = bytes.fromhex("9003000101"), bytes.fromhex("30050002fffe58"), bytes.fromhex("d000")
+
+    def answer(kind: int) -> bytes:
+        return CONNACK if kind == 1 else acknowledged + poison + alive
+
+    lost: asyncio.Queue[str] = asyncio.Queue()
+    async with asyncio.timeout(PATIENCE_S / 4), broker(answer) as port:
+        session: Any = await MqttBroker("dcu", Address("127.0.0.1", port, tls=False), None).connect(
+            lambda _: None, lost.put_nowait
+        )
+        assert "reading" in await lost.get()
+        assert session._client._client.socket() is None
+        await session.close()
