@@ -353,17 +353,17 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
-    faults = _implausible(order, import_wh, export_wh, interval)
+    faults = _implausible(order, import_wh, export_wh, pv_wh, interval)
     if faults:
         raise ConfigError(source, faults)
     notes = (*told, *_gaps(order, import_wh, pv_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
 
 
-def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, interval_s: int) -> list[Fault]:
+def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, pv_wh: Reals, interval_s: int) -> list[Fault]:
     """Whole series that cannot be energies of intervals in Wh, though each of their rows could."""
     faults = []
-    for column, values in (("import_wh", import_wh), ("export_wh", export_wh)):
+    for column, values in (("import_wh", import_wh), ("export_wh", export_wh), ("pv_wh", pv_wh)):
         for name, own in zip(names, values, strict=True):
             steps = np.diff(own[np.isfinite(own)])
             rises, falls = int((steps > 0).sum()), int((steps < 0).sum())

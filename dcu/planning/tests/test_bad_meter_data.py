@@ -150,6 +150,14 @@ def test_a_register_is_refused_even_if_each_value_could_be_an_energy(tmp_path: P
     assert "not a register" in str(error.value)
 
 
+def test_a_register_of_generation_is_refused_too(tmp_path: Path) -> None:
+    """What an inverter counts rises by day and stands still at night."""
+    total = np.cumsum([_wh(k) / 10 if 24 <= k % 96 < 72 else 0.0 for k in range(96 * 8)])
+    rows = [f"{r.split(',')[0]},{r.split(',')[1]},,,{w:.1f}," for r, w in zip(_rows(AUTUMN, 768), total, strict=True)]
+    with pytest.raises(ConfigError, match=r"customer a: seen pv_wh that rises 3\d\d times and falls 0 times"):
+        read_meter_data([_csv(tmp_path, rows)])
+
+
 def test_a_register_of_a_real_meter_is_refused_row_by_row(tmp_path: Path) -> None:
     """Megawatt-hours in a quarter of an hour: too many bad rows, and the reason says what they look like."""
     rows = [re.sub(r"Z,[0-9.]+,", f"Z,{12_345_678 + 300 * k},", r) for k, r in enumerate(_rows(AUTUMN, 300))]
