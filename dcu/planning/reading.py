@@ -134,10 +134,25 @@ def _fitting(pattern: str, folder: Path) -> list[str]:
 
 
 def _by_point(table: MeterTable, network: Network) -> MeterTable:
-    """Customers that the data call by their meter, called as the network calls their connection point."""
+    """Customers that the data call by their meter, called as the network calls their connection point.
+
+    Raises:
+        ConfigError: one connection point under two names, whose energy would count twice.
+    """
     points = {p.id for p in network.connection_points}
     of_meter = {p.meter: p.id for p in network.connection_points if p.meter}
-    return replace(table, customers=tuple(c if c in points else of_meter.get(c, c) for c in table.customers))
+    called = tuple(c if c in points else of_meter.get(c, c) for c in table.customers)
+    names: dict[str, list[str]] = {}
+    for name, point in zip(table.customers, called, strict=True):
+        names.setdefault(point, []).append(name)
+    faults = [
+        Fault(f"customer {point}", f"recordings as {' and as '.join(own)}", "one name for each connection point")
+        for point, own in names.items()
+        if len(own) > 1
+    ]
+    if faults:
+        raise ConfigError(table.source, faults)
+    return replace(table, customers=called)
 
 
 def _check_hashes(study: ProbabilisticStudy, files: dict[str, Path]) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from dcu.planning.history import History, Reals, generation
+from dcu.planning.history import History, Reals, generation, too_short
 from dcu.planning.meter_data import MeterTable
 from shared.errors import ConfigError, Fault
 
@@ -138,11 +138,13 @@ def reference(recordings: MeterTable, customer: str, rated_w: float, timezone: s
         expected = f"one with measured PV: {', '.join(units) or 'none'}"
         raise ConfigError(recordings.source, [Fault("reference.customer", repr(customer), expected)])
     found = generation(recordings, timezone)
-    dark = [name for name, own in zip(units, found.pv_w, strict=True) if not np.nanmax(own) > 0]
+    dark = [name for name, power in zip(units, found.pv_w, strict=True) if not np.nanmax(power) > 0]
     if dark:
         faults = [Fault(f"customer {name}", "a PV unit that never gave power", "recorded generation") for name in dark]
         raise ConfigError(recordings.source, faults)
-    faults = rating_faults(recordings, {customer: rated_w})
+    own = np.isfinite(recordings.pv_wh[recordings.customers.index(customer)])
+    faults = too_short(f"customer {customer}, generation", own, recordings.interval_s)
+    faults += rating_faults(recordings, {customer: rated_w})
     if faults:
         raise ConfigError(recordings.source, faults)
     return Reference(customer, rated_w, found, elsewhere)
