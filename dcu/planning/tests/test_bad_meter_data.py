@@ -70,6 +70,31 @@ def test_an_hour_that_the_clocks_skip_stays_unknown(tmp_path: Path) -> None:
     assert past.load_w[0, day, 12] == pytest.approx(4 * _wh(at))
 
 
+@pytest.mark.parametrize(("count", "refused"), [(1, False), (30, True)])
+def test_a_stamp_of_the_future_is_a_bad_row(tmp_path: Path, count: int, refused: bool) -> None:
+    """Named with its reason and left out, so that it makes no gap of decades; many refuse the data."""
+    rows = _rows(AUTUMN, 96 * 8)
+    now_s = (AUTUMN + timedelta(days=7)).timestamp()  # the last row is a quarter-hour short of a day ahead
+    path = _csv(tmp_path, [*rows, *_rows(datetime(2060, 1, 1, tzinfo=UTC), count)])
+    if refused:
+        with pytest.raises(ConfigError, match="30 of 798 rows are bad"):
+            read_meter_data([path], now_s)
+        return
+    table = read_meter_data([path], now_s)
+    assert np.isfinite(table.import_wh).all()
+    assert table.import_wh.shape == (1, 96 * 8)
+    assert table.notes[1] == (
+        "meters.csv: rows: seen a at 2060-01-01T00:00:00Z, expected at most a day after now, 2026-10-29T00:00:00Z"
+    )
+    assert len(read_meter_data([path]).start_s) > 1_000_000, "without a time of reading any stamp may be"
+
+
+def test_data_of_the_future_alone_are_refused_for_that(tmp_path: Path) -> None:
+    """A clock that is not set, the reader's or the recorder's, is named; nothing is made of no rows."""
+    with pytest.raises(ConfigError, match="expected at most a day after now, 1970-01-01T00:00:00Z"):
+        read_meter_data([_csv(tmp_path, _rows(AUTUMN, 96 * 8))], 0.0)
+
+
 def test_a_week_is_counted_in_recordings_and_not_in_dates(tmp_path: Path) -> None:
     """Six days of UTC touch seven local dates and are six days; a local week in spring lacks an hour and is one."""
     six = read_meter_data([_csv(tmp_path, _rows(AUTUMN - timedelta(days=30), 96 * 6))])
