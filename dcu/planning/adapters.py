@@ -45,23 +45,23 @@ PECAN: Final = ("dataid", "local_15min", "grid", "solar")
 MAPPING: Final = ("customer", "load_profile", "load_peak_w", "pv_profile", "pv_peak_w")
 
 
-def read(settings: MeterData, folder: Path) -> MeterTable:
-    """The meter data that a study names.
+def read(settings: MeterData, folder: Path, now_s: float | None = None) -> MeterTable:
+    """The meter data that a study names; `now_s` is as in `read_meter_data`.
 
     Raises:
         ConfigError: as `read_meter_data`.
     """
     paths = [folder / name for name in settings.files]
     if settings.layout == "headroom":
-        return read_meter_data(paths)
+        return read_meter_data(paths, now_s)
     source = ", ".join(p.name for p in paths)
     told: list[str] = []
     if settings.layout == "simbench":
         if settings.mapping is None:
             raise ConfigError("study", [Fault("meter_data.mapping", "nothing", f"a CSV with {', '.join(MAPPING)}")])
-        return assemble(source, _simbench(paths, folder / settings.mapping, settings.timezone, told), told)
+        return assemble(source, _simbench(paths, folder / settings.mapping, settings.timezone, told), told, now_s)
     one = {"low-carbon-london": low_carbon_london, "cer": cer, "pecan-street": pecan_street}[settings.layout]
-    return assemble(source, (rows for path in paths for rows in one(path, told)), told)
+    return assemble(source, (rows for path in paths for rows in one(path, told)), told, now_s)
 
 
 def low_carbon_london(path: Path, told: list[str]) -> Iterator[Rows]:

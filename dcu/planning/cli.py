@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -65,7 +66,7 @@ def _probabilistic(chosen: argparse.Namespace) -> int:
     if chosen.out.exists() and not chosen.out.is_dir():
         raise ConfigError("headroom-plan", [Fault("--out", f"a file {str(chosen.out)!r}", "a folder")])
     study = load_study(chosen.study)
-    read = read_study(study, chosen.study.parent)
+    read = read_study(study, chosen.study.parent, time.time())
     for note in read.notes:
         print(f"note: {note}", file=sys.stderr)
     try:
@@ -104,7 +105,7 @@ def _deterministic(chosen: argparse.Namespace) -> int:
     from dcu.planning.settings import load_study  # noqa: PLC0415
 
     study = load_study(chosen.study)
-    read = read_study(study, chosen.study.parent)
+    read = read_study(study, chosen.study.parent, time.time())
     steps = Steps(study.growth.step_w, study.growth.levels_max, ("voltage", "current"))
     threshold = study.extras.pv_hours_threshold
     found = {
@@ -127,7 +128,7 @@ def _data(chosen: argparse.Namespace) -> int:
     from dcu.planning.meter_data import read_meter_data  # noqa: PLC0415
     from dcu.planning.unmeasured import exporters  # noqa: PLC0415
 
-    table = read_meter_data(chosen.files)
+    table = read_meter_data(chosen.files, time.time())
     feeding = list(exporters(table))
     days = len(table.start_s) * table.interval_s / 86_400
     found = {

@@ -19,6 +19,8 @@ DAYS_MIN: Final = 7
 """Less than a week holds no weekend or no working day."""
 DAYS_ENOUGH: Final = 90
 """With less a study says so: a season is missing."""
+CLOCK_CHANGE_S: Final = 3_600
+"""What a week of a local clock lacks in spring."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,20 @@ class History:
         )
 
 
+def too_short(where: str, recorded: NDArray[np.bool_], interval_s: int) -> list[Fault]:
+    """A fault if what was recorded is less than a week, a local week in spring included.
+
+    Args:
+        where: what the fault is about.
+        recorded: whether each interval was (n_interval).
+        interval_s: its length [s].
+    """
+    whole_s = int(recorded.sum()) * interval_s
+    if whole_s >= DAYS_MIN * DAY_S - CLOCK_CHANGE_S:
+        return []
+    return [Fault(where, f"recordings of {whole_s / DAY_S:.3g} days", f"at least {DAYS_MIN} days")]
+
+
 def history(table: MeterTable, timezone: str) -> History:
     """Meter data as local days of powers; an hour that a clock change repeats is averaged, one it skips stays empty.
 
@@ -101,6 +117,8 @@ def _on_days(
 ) -> History:
     if DAY_S % table.interval_s:
         raise ConfigError(table.source, [Fault("interval", f"{table.interval_s} s", "one that divides a day")])
+    if faults := too_short("days", np.isfinite(load if of_load else pv).any(axis=0), table.interval_s):
+        raise ConfigError(table.source, faults)
     slots = DAY_S // table.interval_s
     local = _local_s(table.start_s, timezone)
     day, slot = local // DAY_S, (local % DAY_S) // table.interval_s
@@ -120,8 +138,6 @@ def _on_days(
         table.interval_s,
     )
     recorded = np.asarray(np.isfinite(load_w if of_load else pv_w).any(axis=(0, 2)))
-    if recorded.sum() < DAYS_MIN:
-        raise ConfigError(table.source, [Fault("days", f"{int(recorded.sum())} days", f"at least {DAYS_MIN}")])
     return found.only(recorded)
 
 

@@ -29,7 +29,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dcu.planning.bad_rows import NAMED_MAX, BadRows
+from dcu.planning.bad_rows import BAD_SHARE_MAX, NAMED_MAX, BadRows
 from shared.errors import ConfigError, Fault
 
 COLUMNS: Final = ("customer", "start_utc", "import_wh", "export_wh", "pv_wh", "u_mean_v")
@@ -47,6 +47,8 @@ ROW_BYTES_MAX: Final = 4_096
 """Of a batch on average when unpacked: a small file may unpack to a large one."""
 START_S: Final = (946_684_800, 4_102_444_800)
 """2000-01-01 .. 2100-01-01: what is outside is a clock that was never set."""
+AHEAD_S_MAX: Final = 86_400
+"""A recorder's clock may be a zone's offset ahead of the one that reads; a later start is a wrong stamp."""
 POWER_W_MAX: Final = 1e6
 """No low-voltage customer draws or gives more; a register that rolled over does."""
 U_V: Final = (50.0, 1_000.0)
@@ -89,14 +91,19 @@ class Rows:
     values: Reals
 
 
-def read_meter_data(paths: list[Path]) -> MeterTable:
+def read_meter_data(paths: list[Path], now_s: float | None = None) -> MeterTable:
     """Every file of one data set, in the house's layout.
+
+    Args:
+        paths: the files.
+        now_s: the time of reading [s since 1970], which nothing was recorded more than a day after; None does not ask.
 
     Raises:
         ConfigError: a file that cannot be read, of another layout, empty, too large, or with more than 1 % bad rows.
     """
     told: list[str] = []
-    return assemble(", ".join(p.name for p in paths), (rows for path in paths for rows in _file(path, told)), told)
+    source = ", ".join(p.name for p in paths)
+    return assemble(source, (rows for path in paths for rows in _file(path, told)), told, now_s)
 
 
 def _file(path: Path, told: list[str]) -> Iterator[Rows]:
@@ -295,11 +302,12 @@ def instants(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     return np.asarray(pc.fill_null(seconds, 0).to_numpy(zero_copy_only=False), dtype=np.int64), ok
 
 
-def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTable:
-    """Rows of any order on one grid of intervals; `told` holds what the batches' readers said.
+def assemble(source: str, batches: Iterable[Rows], told: list[str], now_s: float | None = None) -> MeterTable:
+    """Rows of any order on one grid of intervals; `told` holds what the batches' readers said, `now_s` is as in
+    `read_meter_data`.
 
     Raises:
-        ConfigError: no rows, no common interval, or more than 1 % duplicates.
+        ConfigError: no rows, no common interval, or more than 1 % duplicates, of the future, or off the grid.
     """
     count, number = 0, dict[str, int]()
     parts: list[tuple[NDArray[np.int32], NDArray[np.int64], Reals]] = []
@@ -316,15 +324,19 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     parts.clear()  # rows are many: what was joined is not kept twice
     if len(number) > CUSTOMERS_MAX:
         raise ConfigError(source, [Fault("meter data", f"{len(number)} customers", f"at most {CUSTOMERS_MAX}")])
-    interval = _interval(source, code, start)
     called = list(number)
+    bad = BadRows(Path(source), told=told)
+    bad.rows = len(start)
+    ahead = np.zeros(len(start), dtype=bool) if now_s is None else start > now_s + AHEAD_S_MAX
+    if ahead.any():
+        _name_ahead(bad, [called[c] for c in code[ahead][:NAMED_MAX]], start[ahead], now_s or 0.0)
+        code, start, values = code[~ahead], start[~ahead], values[~ahead]
+    interval = _interval(source, code, start)
     phases, often = np.unique(start % interval, return_counts=True)
     phase = int(phases[np.argmax(often)])  # what most rows keep: one stamp that is off condemns no other
     on_grid = start % interval == phase
     first = int(start[on_grid].min())
     slot = (start - first) // interval
-    bad = BadRows(Path(source), told=told)
-    bad.rows = len(start)
     for k in np.flatnonzero(~on_grid)[:NAMED_MAX]:
         bad.add(0, f"{called[code[k]]} at {_stamp(start[k])}", f"every {interval} s, {phase} s past the full interval")
     bad.count += max(int((~on_grid).sum()) - NAMED_MAX, 0)
@@ -353,17 +365,26 @@ def assemble(source: str, batches: Iterable[Rows], told: list[str]) -> MeterTabl
     rows_of = [number[name] for name in order]
     import_wh, export_wh, pv_wh, u_mean_v = (t.reshape(len(number), wide)[rows_of] for t in table)
     starts = first + interval * np.arange(wide, dtype=np.int64)
-    faults = _implausible(order, import_wh, export_wh, interval)
+    faults = _implausible(order, import_wh, export_wh, pv_wh, interval)
     if faults:
         raise ConfigError(source, faults)
     notes = (*told, *_gaps(order, import_wh, pv_wh))
     return MeterTable(source, tuple(order), starts, interval, import_wh, export_wh, pv_wh, u_mean_v, notes)
 
 
-def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, interval_s: int) -> list[Fault]:
+def _name_ahead(bad: BadRows, whose: list[str], start: NDArray[np.int64], now_s: float) -> None:
+    # Rows of the future; alone they refuse the data, before anything is made of what is left.
+    for name, at in zip(whose, start, strict=False):
+        bad.add(0, f"{name} at {_stamp(at)}", f"at most a day after now, {_stamp(int(now_s))}")
+    bad.count += max(len(start) - NAMED_MAX, 0)
+    if bad.count > BAD_SHARE_MAX * bad.rows:
+        bad.judge()
+
+
+def _implausible(names: list[str], import_wh: Reals, export_wh: Reals, pv_wh: Reals, interval_s: int) -> list[Fault]:
     """Whole series that cannot be energies of intervals in Wh, though each of their rows could."""
     faults = []
-    for column, values in (("import_wh", import_wh), ("export_wh", export_wh)):
+    for column, values in (("import_wh", import_wh), ("export_wh", export_wh), ("pv_wh", pv_wh)):
         for name, own in zip(names, values, strict=True):
             steps = np.diff(own[np.isfinite(own)])
             rises, falls = int((steps > 0).sum()), int((steps < 0).sum())

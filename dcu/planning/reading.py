@@ -37,8 +37,13 @@ class Read:
     notes: tuple[str, ...]
 
 
-def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
+def read_study(study: ProbabilisticStudy, folder: Path, now_s: float | None = None) -> Read:
     """Everything a study names, read and checked.
+
+    Args:
+        study: as it was loaded.
+        folder: where its files are named from.
+        now_s: as in `read_meter_data`; None reads the same at any time.
 
     Raises:
         ConfigError: a file that is refused, or a study that does not fit its feeder.
@@ -49,8 +54,8 @@ def read_study(study: ProbabilisticStudy, folder: Path) -> Read:
     network = load_network(folder / study.network.file)
     existing = study.existing_units({p.id: p.bus for p in network.connection_points})
     _check_zone(study.meter_data.timezone)
-    table = _by_point(adapters.read(study.meter_data, folder), network)
-    units, recordings = _reference(study, folder, table)
+    table = _by_point(adapters.read(study.meter_data, folder, now_s), network)
+    units, recordings = _reference(study, folder, table, now_s)
     table, told = settled(table, existing, units, recordings)
     past = history(table, study.meter_data.timezone)
     known = profiles(past, study.sampling.pool, units, table.source)
@@ -92,10 +97,12 @@ def _check_zone(name: str) -> None:
         raise ConfigError("study", [fault]) from error
 
 
-def _reference(study: ProbabilisticStudy, folder: Path, table: MeterTable) -> tuple[Reference, MeterTable]:
+def _reference(
+    study: ProbabilisticStudy, folder: Path, table: MeterTable, now_s: float | None
+) -> tuple[Reference, MeterTable]:
     """What new units give, and the table that says so: the study's own, or that of units elsewhere."""
     own, zone = study.reference, study.meter_data.timezone
-    recordings = table if own.files is None else read_meter_data([folder / name for name in own.files])
+    recordings = table if own.files is None else read_meter_data([folder / name for name in own.files], now_s)
     if recordings.interval_s != table.interval_s:
         seen = f"intervals of {recordings.interval_s} s"
         raise ConfigError(recordings.source, [Fault("reference", seen, f"{table.interval_s} s as the meter data")])
@@ -134,10 +141,25 @@ def _fitting(pattern: str, folder: Path) -> list[str]:
 
 
 def _by_point(table: MeterTable, network: Network) -> MeterTable:
-    """Customers that the data call by their meter, called as the network calls their connection point."""
+    """Customers that the data call by their meter, called as the network calls their connection point.
+
+    Raises:
+        ConfigError: one connection point under two names, whose energy would count twice.
+    """
     points = {p.id for p in network.connection_points}
     of_meter = {p.meter: p.id for p in network.connection_points if p.meter}
-    return replace(table, customers=tuple(c if c in points else of_meter.get(c, c) for c in table.customers))
+    called = tuple(c if c in points else of_meter.get(c, c) for c in table.customers)
+    names: dict[str, list[str]] = {}
+    for name, point in zip(table.customers, called, strict=True):
+        names.setdefault(point, []).append(name)
+    faults = [
+        Fault(f"customer {point}", f"recordings as {' and as '.join(own)}", "one name for each connection point")
+        for point, own in names.items()
+        if len(own) > 1
+    ]
+    if faults:
+        raise ConfigError(table.source, faults)
+    return replace(table, customers=called)
 
 
 def _check_hashes(study: ProbabilisticStudy, files: dict[str, Path]) -> None:

@@ -13,11 +13,14 @@ from typing import Final
 
 import numpy as np
 
-from dcu.planning.history import History, Reals, generation
+from dcu.planning.history import History, Reals, generation, too_short
 from dcu.planning.meter_data import MeterTable
 from shared.errors import ConfigError, Fault
 
 HOURS_A_YEAR: Final = 8_760.0
+PEAK_SHARE: Final = (0.1, 1.5)
+"""Largest recorded power over the rating: a dark week stays above, modules larger than their inverter below; W or kWh
+that are taken for Wh do not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +98,26 @@ def mean_w(power_w: Reals) -> Reals:
     return np.asarray(by_slot.sum(axis=1) / np.maximum((count > 0).sum(axis=1), 1))
 
 
+def rating_faults(table: MeterTable, rated_w: dict[str, float]) -> list[Fault]:
+    """Units whose recordings cannot be Wh of a unit of that rating.
+
+    Args:
+        table: recordings; a unit without measured PV in it is not judged.
+        rated_w: rating of each unit [W], by customer.
+    """
+    low, high = PEAK_SHARE
+    faults = []
+    for name, own in zip(table.customers, table.pv_wh, strict=True):
+        if name not in rated_w or not np.isfinite(own).any():
+            continue
+        peak_w, rated = float(np.nanmax(own)) * 3600 / table.interval_s, rated_w[name]
+        if not low * rated <= peak_w <= high * rated:
+            seen = f"a largest pv_wh of {peak_w:g} W, {peak_w / rated:.3g} times its rated {rated:g} W"
+            expected = f"{low:g} .. {high:g} times: Wh of each interval, neither W nor kWh, and the unit's own rating"
+            faults.append(Fault(f"customer {name}", seen, expected))
+    return faults
+
+
 def reference(recordings: MeterTable, customer: str, rated_w: float, timezone: str, *, elsewhere: bool) -> Reference:
     """The reference of a study.
 
@@ -106,7 +129,7 @@ def reference(recordings: MeterTable, customer: str, rated_w: float, timezone: s
         elsewhere: whether the units stand on another feeder than the study's.
 
     Raises:
-        ConfigError: no such unit, one that never gave power, or less than a week.
+        ConfigError: no such unit, one that never gave power or cannot be of that rating, or less than a week.
     """
     units = tuple(
         name for name, own in zip(recordings.customers, recordings.pv_wh, strict=True) if np.isfinite(own).any()
@@ -115,8 +138,13 @@ def reference(recordings: MeterTable, customer: str, rated_w: float, timezone: s
         expected = f"one with measured PV: {', '.join(units) or 'none'}"
         raise ConfigError(recordings.source, [Fault("reference.customer", repr(customer), expected)])
     found = generation(recordings, timezone)
-    dark = [name for name, own in zip(units, found.pv_w, strict=True) if not np.nanmax(own) > 0]
+    dark = [name for name, power in zip(units, found.pv_w, strict=True) if not np.nanmax(power) > 0]
     if dark:
         faults = [Fault(f"customer {name}", "a PV unit that never gave power", "recorded generation") for name in dark]
+        raise ConfigError(recordings.source, faults)
+    own = np.isfinite(recordings.pv_wh[recordings.customers.index(customer)])
+    faults = too_short(f"customer {customer}, generation", own, recordings.interval_s)
+    faults += rating_faults(recordings, {customer: rated_w})
+    if faults:
         raise ConfigError(recordings.source, faults)
     return Reference(customer, rated_w, found, elsewhere)

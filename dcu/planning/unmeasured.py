@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dcu.planning.feeder_case import Existing, Generation
 from dcu.planning.history import DAYS_MIN
 from dcu.planning.meter_data import MeterTable
-from dcu.planning.reference import Reference
+from dcu.planning.reference import Reference, rating_faults
 from shared.errors import ConfigError, Fault
 
 DAY_S: Final = 86_400
@@ -34,8 +34,9 @@ def settled(
         recordings: the table that the reference was made from.
 
     Raises:
-        ConfigError: a customer feeds in, its PV is not measured and nobody says what to make of it; or a reference
-            without a week of intervals in common with the data, where one is needed.
+        ConfigError: a customer feeds in, its PV is not measured and nobody says what to make of it; recordings that
+            cannot be of a unit of the declared rating; or a reference without a week of intervals in common with the
+            data, where one is needed.
     """
     faults = _faults(table, existing)
     if faults:
@@ -81,7 +82,8 @@ def _faults(table: MeterTable, existing: tuple[Existing, ...]) -> list[Fault]:
                 faults.append(Fault(f"existing {e.customer}", "no meter data", "recordings, or another generation"))
             elif there[e.customer]:
                 faults.append(Fault(f"existing {e.customer}", f"{e.generation}, with measured PV", '"measured"'))
-    return faults
+    measured = {e.customer: e.rated_w for e in existing if e.generation is Generation.MEASURED}
+    return faults + rating_faults(table, measured)
 
 
 def _estimated(

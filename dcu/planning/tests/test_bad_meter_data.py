@@ -17,6 +17,7 @@ import pytest
 from dcu.planning.history import history
 from dcu.planning.meter_data import BYTES_MAX, COLUMNS, MeterTable, read_meter_data
 from dcu.planning.reading import read_study
+from dcu.planning.reference import reference
 from dcu.planning.tests.stand_in import FOLDER, study
 from shared.errors import ConfigError
 
@@ -67,6 +68,54 @@ def test_an_hour_that_the_clocks_skip_stays_unknown(tmp_path: Path) -> None:
     assert np.isnan(past.load_w[0, day, 8:12]).all()
     at = int((datetime(2026, 3, 29, 1, tzinfo=UTC) - SPRING).total_seconds()) // 900
     assert past.load_w[0, day, 12] == pytest.approx(4 * _wh(at))
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1, False), (30, True)])
+def test_a_stamp_of_the_future_is_a_bad_row(tmp_path: Path, count: int, refused: bool) -> None:
+    """Named with its reason and left out, so that it makes no gap of decades; many refuse the data."""
+    rows = _rows(AUTUMN, 96 * 8)
+    now_s = (AUTUMN + timedelta(days=7)).timestamp()  # the last row is a quarter-hour short of a day ahead
+    path = _csv(tmp_path, [*rows, *_rows(datetime(2060, 1, 1, tzinfo=UTC), count)])
+    if refused:
+        with pytest.raises(ConfigError, match="30 of 798 rows are bad"):
+            read_meter_data([path], now_s)
+        return
+    table = read_meter_data([path], now_s)
+    assert np.isfinite(table.import_wh).all()
+    assert table.import_wh.shape == (1, 96 * 8)
+    assert table.notes[1] == (
+        "meters.csv: rows: seen a at 2060-01-01T00:00:00Z, expected at most a day after now, 2026-10-29T00:00:00Z"
+    )
+    assert len(read_meter_data([path]).start_s) > 1_000_000, "without a time of reading any stamp may be"
+
+
+def test_data_of_the_future_alone_are_refused_for_that(tmp_path: Path) -> None:
+    """A clock that is not set, the reader's or the recorder's, is named; nothing is made of no rows."""
+    with pytest.raises(ConfigError, match="expected at most a day after now, 1970-01-01T00:00:00Z"):
+        read_meter_data([_csv(tmp_path, _rows(AUTUMN, 96 * 8))], 0.0)
+
+
+def test_a_week_is_counted_in_recordings_and_not_in_dates(tmp_path: Path) -> None:
+    """Six days of UTC touch seven local dates and are six days; a local week in spring lacks an hour and is one."""
+    six = read_meter_data([_csv(tmp_path, _rows(AUTUMN - timedelta(days=30), 96 * 6))])
+    with pytest.raises(ConfigError, match="recordings of 6 days, expected at least 7 days"):
+        history(six, "Europe/Brussels")
+    monday = datetime(2026, 3, 22, 23, tzinfo=UTC)
+    assert history(read_meter_data([_csv(tmp_path, _rows(monday, 4 * 167))]), "Europe/Brussels").days == 7
+    with pytest.raises(ConfigError, match=r"recordings of 6\.95 days"):
+        history(read_meter_data([_csv(tmp_path, _rows(monday, 4 * 167 - 1))]), "Europe/Brussels")
+
+
+def test_a_reference_has_a_week_of_its_own(tmp_path: Path) -> None:
+    """What other units recorded makes its days no longer."""
+    starts = [AUTUMN + timedelta(minutes=15 * k) for k in range(96 * 8)]
+    roofs = [
+        f"{name},{at:%Y-%m-%dT%H:%M:%SZ},,,{abs(48 - k % 96)}," for name in ("a", "b") for k, at in enumerate(starts)
+    ]
+    table = read_meter_data([_csv(tmp_path, [r for k, r in enumerate(roofs) if k < 768 or k % 96 >= 48])])
+    assert reference(table, "a", 1000.0, "UTC", elsewhere=True).units.days == 8
+    with pytest.raises(ConfigError, match="customer b, generation: seen recordings of 4 days, expected at least 7"):
+        reference(table, "b", 1000.0, "UTC", elsewhere=True)
 
 
 @pytest.mark.parametrize("stamp", ["2026-10-25T02:15:00", "2026-10-25T02:15:00+02:00", "25.10.2026 02:15"])
@@ -148,6 +197,14 @@ def test_a_register_is_refused_even_if_each_value_could_be_an_energy(tmp_path: P
     ) as error:
         read_meter_data([_csv(tmp_path, rows)])
     assert "not a register" in str(error.value)
+
+
+def test_a_register_of_generation_is_refused_too(tmp_path: Path) -> None:
+    """What an inverter counts rises by day and stands still at night."""
+    total = np.cumsum([_wh(k) / 10 if 24 <= k % 96 < 72 else 0.0 for k in range(96 * 8)])
+    rows = [f"{r.split(',')[0]},{r.split(',')[1]},,,{w:.1f}," for r, w in zip(_rows(AUTUMN, 768), total, strict=True)]
+    with pytest.raises(ConfigError, match=r"customer a: seen pv_wh that rises 3\d\d times and falls 0 times"):
+        read_meter_data([_csv(tmp_path, rows)])
 
 
 def test_a_register_of_a_real_meter_is_refused_row_by_row(tmp_path: Path) -> None:
@@ -286,7 +343,7 @@ CONSTANT = [re.sub(r"Z,[0-9.]+,", "Z,100.0,", r) for r in _rows(AUTUMN, 96 * 8, 
     ("rows", "says"),
     [
         ([], "no rows"),
-        (_rows(AUTUMN, 96 * 5, "user_1"), "5 days, expected at least 7"),
+        (_rows(AUTUMN, 96 * 5, "user_1"), "recordings of 5 days, expected at least 7 days"),
         (
             [re.sub(r"Z,[0-9.]+,", "Z,100.0,", r) for r in _rows(AUTUMN, 96 * 8, "user_1")],
             "user_1: seen a constant 400 W",
@@ -300,9 +357,22 @@ def test_a_study_refuses_data_that_say_nothing(tmp_path: Path, rows: list[str], 
     (tmp_path / "network.json").write_text(network, "utf-8")
     others = [_rows(AUTUMN, len(rows), f"user_{k}") for k in range(2, 20)] if rows else []
     data = _csv(tmp_path, [*rows, *(row for own in others for row in own)])
-    roof = [f"roof,{AUTUMN + timedelta(minutes=15 * k):%Y-%m-%dT%H:%M:%SZ},,,{k % 96}," for k in range(96 * 8)]
+    roof = [
+        f"roof,{AUTUMN + timedelta(minutes=15 * k):%Y-%m-%dT%H:%M:%SZ},,,{abs(48 - k % 96)}," for k in range(96 * 8)
+    ]
     elsewhere = {"customer": "roof", "files": [str(_csv(tmp_path, roof, "roof.csv"))], "rated_w": 1000.0}
     asked = study(2, "A", meter_data={"files": [str(data)]}, reference=elsewhere)
     asked = asked.model_copy(update={"existing": []})
     with pytest.raises(ConfigError, match=says):
         read_study(asked, tmp_path)
+
+
+def test_a_connection_point_under_two_names_is_refused(tmp_path: Path) -> None:
+    """Its own and its meter's: one customer would draw twice."""
+    (tmp_path / "network.json").write_text((FOLDER / "network.json").read_text("utf-8"), "utf-8")
+    names = ["m01", "m02", "user_1"]
+    data = _csv(tmp_path, [row for name in names for row in _rows(AUTUMN, 96 * 8, name)])
+    with pytest.raises(ConfigError) as refused:
+        read_study(study(2, "A", meter_data={"files": [str(data)]}), tmp_path)
+    expected = "customer user_1: seen recordings as m01 and as user_1, expected one name for each connection point"
+    assert [str(fault) for fault in refused.value.faults] == [expected]

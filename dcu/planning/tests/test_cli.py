@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +78,17 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert shown.out == ""
     assert "Traceback" not in shown.err
     assert shown.err.strip()
+
+
+@pytest.mark.parametrize("command", ["data", "deterministic", "probabilistic"])
+def test_every_command_asks_the_clock_whether_data_are_of_the_future(
+    command: str, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a clock that was never set all of them are."""
+    monkeypatch.setattr("dcu.planning.cli.time", SimpleNamespace(time=lambda: 0.0))
+    more = ["-o", str(tmp_path / "out")] if command == "probabilistic" else []
+    assert main([command, str(FOLDER / "meters.parquet" if command == "data" else study), *more]) == 2
+    assert "expected at most a day after now, 1970-01-01T00:00:00Z" in capsys.readouterr().err
 
 
 def test_the_example_in_the_documentation_is_the_packaged_study() -> None:

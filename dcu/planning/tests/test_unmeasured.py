@@ -247,3 +247,25 @@ def test_a_reference_of_another_interval_is_refused(street: Path, tmp_path: Path
     raw["reference"] = {"customer": "roof", "files": [str(tmp_path / "roof.csv")], "rated_w": 1000.0}
     with pytest.raises(ConfigError, match="1800 s, expected 900 s"):
         read_study(ProbabilisticStudy.model_validate(raw), street)
+
+
+@pytest.mark.parametrize("scale", [4.0, 0.001], ids=["W for Wh", "kWh for Wh"])
+@pytest.mark.parametrize("which", ["reference", "existing"])
+def test_generation_that_does_not_fit_its_rating_is_refused(
+    street: Path, tmp_path: Path, which: str, scale: float
+) -> None:
+    """Powers or kWh in the column of Wh are four times or a thousandth: refused with the unit, and nobody's else."""
+    file = {"reference": "elsewhere", "existing": "metered"}[which]
+    table = pq.read_table(street / f"{file}.parquet")
+    who = {"reference": "elsewhere", "existing": "user_12"}[which]
+    own = pc.equal(pc.cast(table["customer"], pa.string()), who)
+    wrong = pc.if_else(own, pc.multiply(table["pv_wh"], scale), table["pv_wh"])
+    pq.write_table(_with(table, "pv_wh", wrong), tmp_path / f"{file}.parquet")
+    asked = (
+        _study(tmp_path, dict.fromkeys(UNITS, "net"), meter_data={"files": [str(street / "dcu.parquet")]})
+        if which == "reference"
+        else study(3, "A", meter_data={"files": [str(tmp_path / "metered.parquet")]})
+    )
+    with pytest.raises(ConfigError, match=r"times its rated .*, expected 0\.1 \.\. 1\.5 times") as refused:
+        read_study(asked, FOLDER)
+    assert [fault.where for fault in refused.value.faults] == [f"customer {who}"]
