@@ -117,7 +117,7 @@ def _on_days(
 ) -> History:
     if DAY_S % table.interval_s:
         raise ConfigError(table.source, [Fault("interval", f"{table.interval_s} s", "one that divides a day")])
-    if faults := too_short("days", np.isfinite(load if of_load else pv).any(axis=0), table.interval_s):
+    if faults := too_short("days", np.atleast_1d(np.isfinite(load if of_load else pv).any(axis=0)), table.interval_s):
         raise ConfigError(table.source, faults)
     slots = DAY_S // table.interval_s
     local = _local_s(table.start_s, timezone)
