@@ -152,7 +152,7 @@ class Flows:
         unseen = np.flatnonzero(p_w < self._measured.p_w)
         if len(unseen):
             # A bound for all rows; those that it does not settle are looked at one by one.
-            share = self._absent(unseen, p_w, np.ones((1, len(unseen)), dtype=bool), u_v)[0]
+            share = _share(self._weaker(unseen, p_w, u_v).sum(axis=1))
             at_now = self._at_now(u_v)
             larger = np.maximum(np.abs(i_a), np.abs(at_now))
             bound = value + linear.reach[:, unseen] @ np.abs(i_a - at_now)[unseen] + linear.reach @ (larger * share)
@@ -189,6 +189,9 @@ class Flows:
         larger, reach = np.maximum(np.abs(i_a), np.abs(at_now)), self._linear.reach[rows]
         parts = self._linear.h[np.ix_(rows, unseen)] * (i_a - at_now)[unseen]
         without = full - parts.sum(axis=1)
+        weaker = self._weaker(unseen, p_w, u_v)
+        most = reach @ (larger * _share(weaker.sum(axis=1)))  # what absence adds where all are absent
+        added = weaker.T.copy()
         best = _Worst(full.copy(), np.ones(parts.shape, dtype=bool), np.abs(full))
         for k in range(DIRECTIONS):
             turn = np.full(len(rows), np.exp(-2j * np.pi * k / DIRECTIONS))
@@ -196,13 +199,19 @@ class Flows:
                 used = (parts * turn[:, None]).real > 0
                 value = without + np.where(used, parts, 0.0).sum(axis=1)
                 turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
-            size = np.abs(value) + (reach * self._absent(unseen, p_w, ~used, u_v)) @ larger
-            better = size > best.size
-            best.value[better], best.used[better], best.size[better] = value[better], used[better], size[better]
+            may = np.flatnonzero(np.abs(value) + most > best.size)
+            absent = (~used[may]).astype(float)
+            size = np.abs(value[may]) + (reach[may] * _share(absent @ added)) @ larger
+            better, size = may[size > best.size[may]], size[size > best.size[may]]
+            best.value[better], best.used[better], best.size[better] = value[better], used[better], size
         return best
 
-    def _absent(self, unseen: Rows, p_w: Reals, absent: Choice, u_v: Complexes) -> Reals:
-        """Share by which every current is larger at most where some exports do not come (n_row, n)."""
-        by_export = np.maximum(-self._lift()[:, unseen], 0.0) * (self._measured.p_w - p_w)[unseen]
-        share = (1 + CURVED) * (absent @ by_export.T) * (self._u_nominal_v / np.abs(u_v)) ** 2
-        return np.asarray(share / np.maximum(1 - share, 0.5))
+    def _weaker(self, unseen: Rows, p_w: Reals, u_v: Complexes) -> Reals:
+        """Share by which the absence of each of some exports lowers every voltage at most, to first order (n, m)."""
+        lower = np.maximum(-self._lift()[:, unseen], 0.0) * (self._measured.p_w - p_w)[unseen]
+        return np.asarray((1 + CURVED) * (self._u_nominal_v / np.abs(u_v))[:, None] ** 2 * lower)
+
+
+def _share(lower: Reals) -> Reals:
+    """By which currents are larger at most at voltages that are lower by so much."""
+    return np.asarray(lower / np.maximum(1 - lower, 0.5))
