@@ -138,6 +138,7 @@ class Flows:
             u_nominal_v: (n) [V].
         """
         self._linear, self._measured, self._lift, self._u_nominal_v = linear, measured, lift, u_nominal_v
+        self._lifted: Reals | None = None
         wrong = np.abs(measured.i_a) * (measured.power_error + measured.short)
         self._blur = linear.reach @ wrong
         self._blur += linear.by_impedance * measured.model_error * (linear.reach @ np.abs(measured.i_a))
@@ -152,7 +153,7 @@ class Flows:
         unseen = np.flatnonzero(p_w < self._measured.p_w)
         if len(unseen):
             # A bound for all rows; those that it does not settle are looked at one by one.
-            share = _share(self._weaker(unseen, p_w, u_v).sum(axis=1))
+            share = self._absent(np.maximum(self._measured.p_w - p_w, 0.0), u_v)
             at_now = self._at_now(u_v)
             larger = np.maximum(np.abs(i_a), np.abs(at_now))
             bound = value + linear.reach[:, unseen] @ np.abs(i_a - at_now)[unseen] + linear.reach @ (larger * share)
@@ -189,9 +190,8 @@ class Flows:
         larger, reach = np.maximum(np.abs(i_a), np.abs(at_now)), self._linear.reach[rows]
         parts = self._linear.h[np.ix_(rows, unseen)] * (i_a - at_now)[unseen]
         without = full - parts.sum(axis=1)
-        weaker = self._weaker(unseen, p_w, u_v)
-        most = reach @ (larger * _share(weaker.sum(axis=1)))  # what absence adds where all are absent
-        added = weaker.T.copy()
+        unseen_w = (self._measured.p_w - p_w)[unseen]
+        most = reach @ (larger * self._absent(np.maximum(self._measured.p_w - p_w, 0.0), u_v))  # where all are absent
         best = _Worst(full.copy(), np.ones(parts.shape, dtype=bool), np.abs(full))
         for k in range(DIRECTIONS):
             turn = np.full(len(rows), np.exp(-2j * np.pi * k / DIRECTIONS))
@@ -200,18 +200,18 @@ class Flows:
                 value = without + np.where(used, parts, 0.0).sum(axis=1)
                 turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
             may = np.flatnonzero(np.abs(value) + most > best.size)
-            absent = (~used[may]).astype(float)
-            size = np.abs(value[may]) + (reach[may] * _share(absent @ added)) @ larger
+            if not len(may):
+                continue
+            absent_w = np.zeros((len(may), len(p_w)))
+            absent_w[:, unseen] = np.where(used[may], 0.0, unseen_w)
+            size = np.abs(value[may]) + (reach[may] * self._absent(absent_w, u_v)) @ larger
             better, size = may[size > best.size[may]], size[size > best.size[may]]
             best.value[better], best.used[better], best.size[better] = value[better], used[better], size
         return best
 
-    def _weaker(self, unseen: Rows, p_w: Reals, u_v: Complexes) -> Reals:
-        """Share by which the absence of each of some exports lowers every voltage at most, to first order (n, m)."""
-        lower = np.maximum(-self._lift()[:, unseen], 0.0) * (self._measured.p_w - p_w)[unseen]
-        return np.asarray((1 + CURVED) * (self._u_nominal_v / np.abs(u_v))[:, None] ** 2 * lower)
-
-
-def _share(lower: Reals) -> Reals:
-    """By which currents are larger at most at voltages that are lower by so much."""
-    return np.asarray(lower / np.maximum(1 - lower, 0.5))
+    def _absent(self, absent_w: Reals, u_v: Complexes) -> Reals:
+        """Share by which every current is larger at most where so much export does not come (..., n)."""
+        if self._lifted is None:
+            self._lifted = np.maximum(-self._lift().T, 0.0)
+        lower = (1 + CURVED) * (absent_w @ self._lifted) * (self._u_nominal_v / np.abs(u_v)) ** 2
+        return np.asarray(lower / np.maximum(1 - lower, 0.5))
