@@ -14,6 +14,9 @@ from shared.errors import HeadroomError
 from shared.ids import Eui48
 from shared.messages import Downward, Upward
 
+_Told = tuple[str, str, Upward | Downward | None]
+"""Which meter it concerns, what kind it is, and the message in it."""
+
 
 class WireReader:
     """Decodes what crosses one line; learns the nodes' addresses from their registrations."""
@@ -25,22 +28,27 @@ class WireReader:
         self._nodes: dict[tuple[int, int], str] = {}
         self._pieces: dict[tuple[str, bool], dict[int, bytes]] = {}
 
-    def read(self, start_s: float, duration_s: float, sender: str, pdu: bytes, delivered: bool) -> WireFrame:
-        """One frame in words."""
-        client, kind, message = self._interpret(pdu)
-        return WireFrame(start_s, start_s + duration_s, sender, client, kind, delivered, message)
+    def read(self, start_s: float, duration_s: float, sender: str, pdu: bytes, delivered: bool) -> list[WireFrame]:
+        """One frame in words: once for each of its packets."""
+        return [
+            WireFrame(start_s, start_s + duration_s, sender, client, kind, delivered, message)
+            for client, kind, message in self._interpret(pdu)
+        ]
 
-    def _interpret(self, pdu: bytes) -> tuple[str, str, Upward | Downward | None]:
+    def _interpret(self, pdu: bytes) -> list[_Told]:
         if pdu[0] >> 4 == HT_BEACON:
-            return "", "beacon", None
+            return [("", "beacon", None)]
         try:
             decoded = decode_pdu(pdu, self._sna)
-            if not isinstance(decoded, GenericPdu):
-                return "", "promotion needed", None
-            packet = decoded.packets[0]
-            if packet.control:
-                return self._control(packet, decoded.downlink)
-            return self._data(packet, decoded.downlink)
+        except HeadroomError:
+            return [("", "unreadable", None)]
+        if not isinstance(decoded, GenericPdu):
+            return [("", "promotion needed", None)]
+        return [self._packet(packet, decoded.downlink) for packet in decoded.packets]
+
+    def _packet(self, packet: Packet, downlink: bool) -> _Told:
+        try:
+            return self._control(packet, downlink) if packet.control else self._data(packet, downlink)
         except HeadroomError:
             return "", "unreadable", None
 

@@ -99,7 +99,8 @@ class World:
         pdu = frame.pdu[SENTINEL_BYTES:]  # what stock firmware put in front
         start_s = self._ear.scenario_time(frame.start_s)
         duration_s = frame.end_s - frame.start_s
-        self._ear.frame(self.reader.read(start_s, duration_s, frame.sender.name, pdu, bool(frame.delivered)))
+        for told in self.reader.read(start_s, duration_s, frame.sender.name, pdu, bool(frame.delivered)):
+            self._ear.frame(told)
 
 
 def dcu_config(
