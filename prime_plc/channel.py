@@ -6,7 +6,11 @@ answers "busy", which costs one attempt. The several senses 3 ms apart of the sp
 established) would cost a round trip on the serial port each and are left out. A frame is handed over when its backoff
 has ended, for emission at once: absolute scheduling needs more lead than the backoff is long. While a frame of ours is
 on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
-is no bottleneck.
+is no bottleneck. Its backoff counts from the end of the frame before it.
+
+A frame in the middle of a stream that asks a neighbour for its acknowledgement leaves the line free for that: what
+does not end before the earliest answer waits until most answers have ended (ours; one may always wait longer). The next
+frame is with the modem by then, so that neither question nor answer costs the stream a round over two serial ports.
 
 Packets that wait for the same next hop and may be aggregated leave in one PDU.
 """
@@ -48,6 +52,19 @@ GAP_S: Final = 0.001
 LEAD_S: Final = 0.001
 """[s] To spare when a frame is handed over for an instant."""
 
+ANSWER_BYTES: Final = 18
+"""[byte] A PDU that only acknowledges; it and the frame that asks for it pass the neighbour's serial port."""
+
+ANSWER_SPREAD_S: Final = 0.006
+"""[s] After the earliest instant of an answer that a frame of ours may still end: its backoff and its modem's poll
+make most answers later."""
+
+ANSWER_SPAN_S: Final = 0.028
+"""[s] From the earliest instant of an answer to the end of most of them; who comes later finds the line taken."""
+
+ANSWER_FIRST_S: Final = 0.018
+"""[s] From the start of a contention period to the end of most answers that had to wait for it."""
+
 ABSOLUTE_S_MIN: Final = 0.05
 """[s] A frame that may go this much later than the serial port needs is handed over for its instant."""
 
@@ -80,6 +97,7 @@ class Outgoing:
         keep: what shows that the next hop has it.
         tries: repetitions of the hop so far.
         needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
+        asks: for an acknowledgement while more of its stream follows: the line is left free for that.
     """
 
     priority: int
@@ -95,6 +113,7 @@ class Outgoing:
     rounds: int = 0
     not_before_s: float = 0.0
     needless: bool = False
+    asks: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
@@ -143,6 +162,7 @@ class ChannelAccess:
         self._air_until_s = 0.0
         self._start_s = 0.0
         self._absolute = False
+        self._answer_s = (0.0, 0.0)
         self.sna = b""
         self.wake_at: float | None = None
         self.dropped = 0
@@ -192,6 +212,9 @@ class ChannelAccess:
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
         self._air_until_s = start_s + airtime_s
+        if outgoing.asks:
+            answer_s = self._air_until_s + (len(pdu) + ANSWER_BYTES + 2 * MESSAGE_BYTES) * BYTE_S
+            self._answer_s = (answer_s, answer_s + ANSWER_SPAN_S)
         at_s = start_s if self._absolute else None
         buffer = next(one for one in BUFFERS_AHEAD if one not in self._sending)
         self._sending[buffer] = outgoing
@@ -208,7 +231,8 @@ class ChannelAccess:
         given: Given | None = Given.SENT
         if result is not TransmitResult.SUCCESS:
             given = self._again(outgoing, result, now)
-        self._plan(now)
+        if given is not Given.SENT or self.wake_at is None:  # else the next one has drawn its backoff already
+            self._plan(now)
         return None if given is None else (outgoing, given)
 
     def _again(self, outgoing: Outgoing, result: TransmitResult, now: float) -> Given | None:
@@ -244,6 +268,7 @@ class ChannelAccess:
             return
         for other in sorted(joined):
             outgoing.packets += other.packets
+            outgoing.asks |= other.asks
         self.aggregated += len(joined)
         self._queue = [other for other in self._queue if not any(other is one for one in joined)]
         heapq.heapify(self._queue)
@@ -278,14 +303,19 @@ class ChannelAccess:
         needed_s = self._needed_s(outgoing, scheme)
         earliest_s = max(now, outgoing.not_before_s)
         if self._sending:
-            earliest_s = max(earliest_s, self._air_until_s + GAP_S, now + serial_s)
+            earliest_s = max(earliest_s, self._air_until_s, now + serial_s)
+        answer_s, clear_s = self._answer_s
         for ahead in (0, 1, 2):
             start_s, end_s = self._clock.contention(earliest_s, ahead)
+            if ahead and clear_s > earliest_s:  # the answer may have to wait for this period as well
+                clear_s = max(clear_s, start_s + ANSWER_FIRST_S)
             half = int((end_s - start_s) / SYMBOL_S) // 2
             width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
-            symbols = self._draw.randint(0, min(width, half))
-            at_s = max(earliest_s, start_s) + symbols * SYMBOL_S
-            absolute = bool(self._sending) or at_s > now + serial_s + ABSOLUTE_S_MIN
+            backoff_s = self._draw.randint(0, min(width, half)) * SYMBOL_S
+            at_s = max(max(earliest_s, start_s) + backoff_s, self._air_until_s + GAP_S)
+            if at_s < clear_s and max(at_s, now + serial_s) + needed_s > answer_s + ANSWER_SPREAD_S:
+                at_s = clear_s + backoff_s  # it would meet the answer that was asked for
+            absolute = bool(self._sending) or at_s > now + serial_s + (LEAD_S if ahead else ABSOLUTE_S_MIN)
             if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
         else:  # a short period, and the draws were late ones: no structure is followed in which nothing fits

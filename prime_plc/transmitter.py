@@ -52,10 +52,18 @@ class Transmitter:
         return len(self.channel) < self._settings.data_ahead
 
     def send(
-        self, packets: list[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
+        self,
+        packets: list[Packet],
+        neighbour: int | None,
+        now: float,
+        *,
+        downlink: bool,
+        level: int,
+        keep: Keep,
+        asks: bool = False,
     ) -> bool:
-        """Queue packets for one next hop."""
-        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep)
+        """Queue packets for one next hop; those that ``asks`` are to be answered while more follow."""
+        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks)
         return self.channel.put(outgoing, now)
 
     def relay(
