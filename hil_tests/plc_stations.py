@@ -71,6 +71,7 @@ class Pump:
         if settings.modem.port is Port.MESSAGES:
             self._modem.on_message = self._told
             self._modem.ignores = stack.ignores
+            self._modem.overhears = stack.overhears
         else:
             self._modem.on_bytes = self._fed
 

@@ -39,6 +39,7 @@ from prime_plc.modem_messages import (
     TransmitResult,
     decode_answer,
 )
+from prime_plc.pdu import HT_BEACON
 from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
 from prime_plc.sap import (
     BytesReceived,
@@ -98,6 +99,8 @@ _WRAP: Final = 1 << 32
 
 class TypeAFraming(Enum):
     """What the firmware does with Type A PDUs; cannot be asked from the modem, so it is configured."""
+
+    __hash__ = object.__hash__  # that of enumerations is Python, and this is part of a key at every frame
 
     STOCK = "stock"
     TRANSPARENT = "transparent"
@@ -588,7 +591,7 @@ class ModemHost:
         if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not data:
             self.counters["other frame type"] += 1
             return []
-        if data[0] >> 4 & 3 != 2 or receive.mode != PhyMode.TYPE_A or now < self._stamp_at:
+        if data[0] >> 4 & 3 != HT_BEACON or receive.mode != PhyMode.TYPE_A or now < self._stamp_at:
             return [self._frame(receive, now, precise=False)]
         if self._followed and data[1:2] + data[6:12] != self._followed:
             return [self._frame(receive, now, precise=False)]
@@ -596,6 +599,16 @@ class ModemHost:
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
         self._set_wake()
         return [self._say(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+
+    def passing(self, receive: Receive, now: float) -> FrameReceived | None:
+        """A beacon that sets no frame here, as another switch is followed; None for everything else."""
+        data = receive.data
+        if self.state is not State.READY or not self._followed or not data or receive.mode != PhyMode.TYPE_A:
+            return None
+        if data[0] >> 4 != HT_BEACON or data[1:2] + data[6:12] == self._followed or receive.scheme not in _SCHEMES:
+            return None
+        self.heard_s = now
+        return self._frame(receive, now, precise=False)
 
     def _stamp(self, buffer: int, ticks: int) -> list[Output]:
         waiting = self._stamped.pop(buffer, None)

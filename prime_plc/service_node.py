@@ -326,6 +326,14 @@ class ServiceNode:
             return False
         return not len(self._calls) or glance(data).control != ControlType.PRO
 
+    def overhears(self, item: FrameReceived, now: float) -> bool:
+        """Remember a beacon of another switch than the one above; False for all else, which may change more."""
+        pdu, uplink = item.pdu, self._uplink
+        if self.state not in _JOINED or (pdu[1] == uplink.sid and pdu[6:12] == uplink.sna):
+            return False
+        self._ear.beacon(item, now)
+        return True
+
     def _whence(self, data: bytes) -> Whence:
         """What a generic PDU is to us by its direction and level."""
         level, own = data[1] & 0x3F, self._uplink.level

@@ -20,7 +20,7 @@ from prime_plc.modem_host import (
     TransmitConfirmed,
     TransmitFrame,
 )
-from prime_plc.modem_messages import BUFFER_BEACON, TransmitResult
+from prime_plc.modem_messages import BUFFER_BEACON, Receive, TransmitResult
 from prime_plc.phy import PhyMode
 from prime_plc.pib import ATTRIBUTES, read_attribute
 from prime_plc.sap import (
@@ -95,8 +95,19 @@ class Stack:
         modem.heard_s = now
         return True
 
+    def overhears(self, receive: Receive, now: float) -> bool:
+        """Take a beacon that is only to be remembered, and say whether it was one; all else must be given as an input.
+
+        For large virtual streets as well: beside what is ignored these are most of what is heard.
+        """
+        if self._settings.trace:
+            return False
+        frame = self._modem.passing(receive, now)
+        return frame is not None and self._node.overhears(frame, now)
+
     def wake(self, now: float) -> list[Output]:
-        return self._join([*self._modem.wake(now), *self._node.wake(now)], now)
+        due = self._modem.wake_at is not None and self._modem.wake_at <= now
+        return self._join([*(self._modem.wake(now) if due else ()), *self._node.wake(now)], now)
 
     @property
     def sna(self) -> bytes:

@@ -136,15 +136,22 @@ class Transmitter:
         """Frames for the modem, due now."""
         at = self.custody.wake_at
         if at is not None and now >= at:
-            again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
-            for outgoing in again:
-                if outgoing.neighbour is not None:
-                    self.links.lost(outgoing.neighbour)
-                if not self.channel.put(outgoing, now):
-                    self.custody.unsent(outgoing)
-            for packet, neighbour in over:
-                if neighbour is not None:
-                    self.links.lost(neighbour)
-                self._recent.pop(packet.encode(), None)  # its sender may try again
+            self._repeat(now)
+        at = self.channel.wake_at
+        if at is None or now < at:
+            return []
         frame = self.channel.wake(now)
         return [] if frame is None else [frame]
+
+    def _repeat(self, now: float) -> None:
+        """What no next hop has passed on goes out again, or is given up."""
+        again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
+        for outgoing in again:
+            if outgoing.neighbour is not None:
+                self.links.lost(outgoing.neighbour)
+            if not self.channel.put(outgoing, now):
+                self.custody.unsent(outgoing)
+        for packet, neighbour in over:
+            if neighbour is not None:
+                self.links.lost(neighbour)
+            self._recent.pop(packet.encode(), None)  # its sender may try again

@@ -53,6 +53,14 @@ FRAMING_BYTES: Final = 6
 RECEIVE_BYTES: Final = 22
 """An indication without its data."""
 
+SEND_BYTES: Final = 13
+"""A transmission's message without its data."""
+
+GET_BYTES: Final = 4
+"""A question for a parameter, and its answer without the value."""
+
+CONFIRM_BYTES: Final = 5
+
 POLL_S: Final = 0.010
 """[s] The firmware looks at its receive buffer this often."""
 
@@ -127,6 +135,7 @@ class VirtualModem:
         self.on_bytes: Callable[[bytes], None] = lambda _data: None
         self.on_message: Callable[[ModemMessage], None] | None = None
         self.ignores: Callable[[PhyMode, bytes, float], bool] = lambda _mode, _pdu, _now: False
+        self.overhears: Callable[[Receive, float], bool] = lambda _receive, _now: False
         line.attach(self)
 
     @property
@@ -157,7 +166,7 @@ class VirtualModem:
 
     def tell(self, message: HostMessage) -> None:
         """A message from the host, without its framing."""
-        self._heard(message, len(message.encode()))
+        self._heard(message, _length(message))
 
     def _heard(self, message: HostMessage, length: int) -> None:
         """Its bytes take line time, then the firmware's next poll; messages are taken one after the other."""
@@ -171,11 +180,8 @@ class VirtualModem:
             self._command(message)
 
     def _answer(self, message: ModemMessage) -> None:
-        self._answer_from(message, len(message.encode()), self._loop.time())
-
-    def _answer_from(self, message: ModemMessage, length: int, start_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        at_s = self._port_free_s(length, start_s)
+        at_s = self._port_free_s(_length(message), self._loop.time())
         if self.on_message is not None:
             self._loop.call_at(at_s, self.on_message, message)
         else:
@@ -228,8 +234,10 @@ class VirtualModem:
         if id_ == R_STATUS:
             return bytes((0x40 if self._line.carrier(self) else 0,))
         if R_RX_TIME <= id_ < R_RX_TIME + 4 * BUFFERS:
-            stamps = b"".join(self._ticks_at(time_s).to_bytes(4, "big") for time_s in self._stamped_s)
-            return stamps[id_ - R_RX_TIME :][:length]
+            buffer, offset = divmod(id_ - R_RX_TIME, 4)
+            last = (id_ + length - 1 - R_RX_TIME) // 4
+            stamps = b"".join(self._ticks_at(at_s).to_bytes(4, "big") for at_s in self._stamped_s[buffer : last + 1])
+            return stamps[offset:][:length]
         if id_ == P_RX_BUFFER and length == 1:
             return bytes((self._receive_buffer,))
         return b"".join(self._memory.get(id_ + offset, b"\0") for offset in range(length))
@@ -315,7 +323,7 @@ class VirtualModem:
 
     def deliver(self, frame: Frame, pdu: bytes, snr_db: float, level_dbuv: float) -> None:
         """A frame has ended at this receiver; the MAC checksum is the host's business."""
-        if pdu[0] >> 4 & 3 == 3:
+        if pdu[0] & 0x30 == 0x30:
             return
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
         self._stamped_s[buffer] = frame.end_s
@@ -324,18 +332,45 @@ class VirtualModem:
             data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
         at_s = self._port_free_s(RECEIVE_BYTES + len(data), frame.end_s + PROCESSING_S)
         quality = (snr_db, level_dbuv) if self._quality else None
-        if self.on_message is not None:
-            self._loop.call_at(at_s, self._indicate, frame, buffer, data, quality, at_s)
-        else:
+        if self.on_message is None:
             indication = _indication(frame, buffer, data, quality)
             self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, indication.encode()))
+        elif at_s == frame.told_s:
+            frame.telling.append((self, buffer, data, quality))
+        else:
+            telling: list[_Telling] = [(self, buffer, data, quality)]
+            if not frame.telling:
+                frame.telling, frame.told_s = telling, at_s
+            self._loop.call_at(at_s, _tell_hosts, frame, telling, at_s)
 
-    def _indicate(
-        self, frame: Frame, buffer: int, data: bytes, quality: tuple[float, float] | None, at_s: float
-    ) -> None:
-        """Tell the host, unless it says that nothing would come of it."""
-        if self.on_message is not None and not self.ignores(frame.mode, data, at_s):
-            self.on_message(_indication(frame, buffer, data, quality))
+
+_Telling = tuple[VirtualModem, int, bytes, tuple[float, float] | None]
+"""A modem, its receive buffer, what is in it, and signal to noise [dB] and level [dBuV] where it measures."""
+
+
+def _tell_hosts(frame: Frame, telling: list[_Telling], at_s: float) -> None:
+    """Receivers of a frame whose ports are done with it at the same instant, most often all, tell their hosts; not
+    those that say that nothing would come of it, or that all is done."""
+    for modem, buffer, data, quality in telling:
+        if modem.ignores(frame.mode, data, at_s):
+            continue
+        indication = _indication(frame, buffer, data, quality)
+        if not modem.overhears(indication, at_s):
+            assert modem.on_message is not None, modem.name
+            modem.on_message(indication)
+
+
+def _length(message: HostMessage | ModemMessage) -> int:
+    """Bytes of a message; of the most frequent ones without writing it out."""
+    if type(message) is SendConfirm:
+        return CONFIRM_BYTES
+    if type(message) is Send:
+        return SEND_BYTES + len(message.data)
+    if type(message) is GetParameter:
+        return GET_BYTES
+    if type(message) is GetReply:
+        return GET_BYTES + len(message.value)
+    return len(message.encode())
 
 
 @lru_cache(maxsize=16)
