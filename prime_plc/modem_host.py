@@ -362,12 +362,13 @@ class ModemHost:
         return {fault.value: count for fault, count in self._decoder.faults.items()} | dict(self.counters)
 
     def _set_wake(self) -> None:
-        at = self._resume_at if self.state is State.RESETTING else math.inf
-        if self._asked is not None:
-            at = min(at, self._asked.sent_s + ANSWER_S_MAX)
-        elif self.state is State.READY:
-            at = min(at, self._next_clock_at)
-        if self.state is State.READY:
+        state, asked = self.state, self._asked
+        at = self._resume_at if state is State.RESETTING else math.inf
+        if asked is not None:
+            at = min(at, asked.sent_s + ANSWER_S_MAX)
+        elif state is State.READY:
+            at = self._next_clock_at
+        if state is State.READY:
             if self._confirm_by:
                 at = min(at, *self._confirm_by.values())
             if self._stamped:

@@ -247,11 +247,11 @@ class ServiceNode:
 
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
-        times = [self._enrolment.retry_at, self.switching.suspended_until_s, self.switching.wake_at]
-        if self.state is State.SEARCHING:
+        switching, llc, state = self.switching, self.llc, self.state
+        times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at]
+        if state is State.SEARCHING:
             times += self._searching.times()
-        elif self.state not in _RESTING:
-            llc = self.llc
+        elif state not in _RESTING:
             times += (self._following.by_s, self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
             if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
                 times.append(llc.data_at)
@@ -315,16 +315,15 @@ class ServiceNode:
         """Whether the first bytes of a frame say that nothing would come of hearing it."""
         if len(data) < GENERIC_BYTES_MIN or data[0] >> 4 != HT_GENERIC:
             return False
-        if self.state not in _JOINED:
+        state = self.state
+        if state not in _JOINED:
             return True
         whence = self._whence(data)
+        if whence is Whence.ELSEWHERE:
+            return not self._calls.callers or glance(data).control != ControlType.PRO
         if whence is Whence.ABOVE:
-            return not self._ear.concerned_from_above(glance(data), registering=self.state is State.REGISTERING)
-        if whence is Whence.BELOW:
-            return not self._ear.concerned_from_below(glance(data))
-        if whence is Whence.ONWARD:
-            return False
-        return not len(self._calls) or glance(data).control != ControlType.PRO
+            return not self._ear.concerned_from_above(glance(data), registering=state is State.REGISTERING)
+        return whence is Whence.BELOW and not self._ear.concerned_from_below(glance(data))
 
     def overhears(self, item: FrameReceived, now: float) -> bool:
         """Remember a beacon of another switch than the one above; False for all else, which may change more."""
@@ -370,7 +369,7 @@ class ServiceNode:
         if whence is Whence.ONWARD:
             ear.passed_on(data, now)
             return []
-        if len(self._calls) and glance(data).control == ControlType.PRO:
+        if self._calls.callers and glance(data).control == ControlType.PRO:
             ear.promotion(data, now)
         return None
 
@@ -688,7 +687,8 @@ class ServiceNode:
 
     def _transmit(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.llc.connection is not None:
+        connection = self.llc.connection
+        if connection is not None and not connection.idle:
             outputs += self._uplink.feed(self.llc, now)
         outputs += self.transmitter.wake(now)
         self._refresh_wake()

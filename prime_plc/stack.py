@@ -67,9 +67,9 @@ class Stack:
     @property
     def wake_at(self) -> float | None:
         node, modem = self._node.wake_at, self._modem.wake_at
-        if node is None or modem is None:
-            return modem if node is None else node
-        return min(node, modem)
+        if node is None or (modem is not None and modem < node):
+            return modem
+        return node
 
     def handle(self, item: Input, now: float) -> list[Output]:
         if isinstance(item, _FROM_PORT):  # most of all inputs

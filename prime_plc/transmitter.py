@@ -42,9 +42,9 @@ class Transmitter:
     def wake_at(self) -> float | None:
         """Next deadline [s]."""
         channel, custody = self.channel.wake_at, self.custody.wake_at
-        if channel is None or custody is None:
-            return custody if channel is None else channel
-        return min(channel, custody)
+        if channel is None or (custody is not None and custody < channel):
+            return custody
+        return channel
 
     @property
     def room(self) -> bool:

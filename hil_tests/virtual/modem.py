@@ -40,6 +40,7 @@ from prime_plc.modem_messages import (
     TransmitResult,
     decode_command,
 )
+from prime_plc.pdu import HT_BEACON
 from prime_plc.phy import TICK_S, PhyMode, Scheme
 from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
 from shared.errors import DecodeError
@@ -351,11 +352,13 @@ _Telling = tuple[VirtualModem, int, bytes, tuple[float, float] | None]
 def _tell_hosts(frame: Frame, telling: list[_Telling], at_s: float) -> None:
     """Receivers of a frame whose ports are done with it at the same instant, most often all, tell their hosts; not
     those that say that nothing would come of it, or that all is done."""
+    mode = frame.mode
     for modem, buffer, data, quality in telling:
-        if modem.ignores(frame.mode, data, at_s):
+        beacon = data[0] >> 4 == HT_BEACON
+        if not beacon and modem.ignores(mode, data, at_s):
             continue
         indication = _indication(frame, buffer, data, quality)
-        if not modem.overhears(indication, at_s):
+        if not (beacon and modem.overhears(indication, at_s)):
             assert modem.on_message is not None, modem.name
             modem.on_message(indication)
 
