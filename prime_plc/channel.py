@@ -6,10 +6,13 @@ answers "busy", which costs one attempt. The several senses 3 ms apart of the sp
 established) would cost a round trip on the serial port each and are left out. A frame is handed over when its backoff
 has ended, for emission at once: absolute scheduling needs more lead than the backoff is long. While a frame of ours is
 on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
-is no bottleneck. Its backoff counts from the end of the frame before it.
+is no bottleneck.
 
-A frame in the middle of a stream that asks a neighbour for its acknowledgement leaves the line free for that: what
-does not end before the earliest answer waits until most answers have ended (ours; one may always wait longer). The next
+A stream (frames of one connection, one after the other) keeps the line as busy as the rules allow: the backoff of each
+counts from the end of the one before, is not drawn again when that is confirmed, and what has to wait for the next
+contention period is handed over before that begins. Single frames leave more of a gap, in which neighbours answer. A
+frame in the middle of a stream that asks a neighbour for its acknowledgement leaves the line free for that: what does
+not end before the earliest answer waits until most answers have ended (ours; one may always wait longer). The next
 frame is with the modem by then, so that neither question nor answer costs the stream a round over two serial ports.
 
 Packets that wait for the same next hop and may be aggregated leave in one PDU.
@@ -119,6 +122,14 @@ class Outgoing:
         return (self.priority, self.order) < (other.priority, other.order)
 
     @property
+    def stream(self) -> tuple[int, int, int] | None:
+        """Whose data these are for the first time; None for anything else."""
+        if self.finished or self.tries or self.packets[0].control:
+            return None
+        packet = self.packets[0]
+        return packet.lcid, packet.sid, packet.lnid
+
+    @property
     def length(self) -> int:
         """Bytes of the PDU."""
         if self.finished:
@@ -163,6 +174,8 @@ class ChannelAccess:
         self._start_s = 0.0
         self._absolute = False
         self._answer_s = (0.0, 0.0)
+        self._last: tuple[int, int, int] | None = None
+        self._last_until_s = 0.0
         self.sna = b""
         self.wake_at: float | None = None
         self.dropped = 0
@@ -211,7 +224,8 @@ class ChannelAccess:
         self._aggregate(outgoing, scheme, end_s - start_s)
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
-        self._air_until_s = start_s + airtime_s
+        self._air_until_s = self._last_until_s = start_s + airtime_s
+        self._last = outgoing.stream
         if outgoing.asks:
             answer_s = self._air_until_s + (len(pdu) + ANSWER_BYTES + 2 * MESSAGE_BYTES) * BYTE_S
             self._answer_s = (answer_s, answer_s + ANSWER_SPAN_S)
@@ -231,7 +245,7 @@ class ChannelAccess:
         given: Given | None = Given.SENT
         if result is not TransmitResult.SUCCESS:
             given = self._again(outgoing, result, now)
-        if given is not Given.SENT or self.wake_at is None:  # else the next one has drawn its backoff already
+        if given is not Given.SENT or self.wake_at is None or not self._streams(self._queue[0], now):
             self._plan(now)
         return None if given is None else (outgoing, given)
 
@@ -284,6 +298,10 @@ class ChannelAccess:
             return self._settings.scheme
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
+    def _streams(self, outgoing: Outgoing, now: float) -> bool:
+        """Whether a frame goes on with what the last one of ours has carried."""
+        return self._last is not None and outgoing.stream == self._last and now < self._last_until_s + FRAME_S
+
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
         return self._lasts_s(outgoing.length, scheme)
 
@@ -302,8 +320,10 @@ class ChannelAccess:
         serial_s = _serial_s(outgoing.length)
         needed_s = self._needed_s(outgoing, scheme)
         earliest_s = max(now, outgoing.not_before_s)
+        streams = self._streams(outgoing, now)
+        gap_s = 0.0 if streams else GAP_S
         if self._sending:
-            earliest_s = max(earliest_s, self._air_until_s, now + serial_s)
+            earliest_s = max(earliest_s, self._air_until_s + gap_s, now + serial_s)
         answer_s, clear_s = self._answer_s
         for ahead in (0, 1, 2):
             start_s, end_s = self._clock.contention(earliest_s, ahead)
@@ -315,7 +335,7 @@ class ChannelAccess:
             at_s = max(max(earliest_s, start_s) + backoff_s, self._air_until_s + GAP_S)
             if at_s < clear_s and max(at_s, now + serial_s) + needed_s > answer_s + ANSWER_SPREAD_S:
                 at_s = clear_s + backoff_s  # it would meet the answer that was asked for
-            absolute = bool(self._sending) or at_s > now + serial_s + (LEAD_S if ahead else ABSOLUTE_S_MIN)
+            absolute = bool(self._sending) or at_s > now + serial_s + (LEAD_S if ahead and streams else ABSOLUTE_S_MIN)
             if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
         else:  # a short period, and the draws were late ones: no structure is followed in which nothing fits

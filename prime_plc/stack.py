@@ -35,6 +35,7 @@ from prime_plc.sap import (
     MessageReceived,
     Output,
     SendData,
+    SendMessage,
 )
 from prime_plc.service_node import ServiceNode
 from prime_plc.settings import MacSettings
@@ -135,6 +136,8 @@ class Stack:
         outputs: list[Output] = []
         if not begun:
             return outputs
+        if len(begun) == 1 and type(begun[0]) is SendMessage:  # a question to the modem
+            return [begun[0]]
         todo: deque[modem_host.Output | role.Output] = deque(begun)
         while todo:
             output = todo.popleft()

@@ -306,21 +306,22 @@ class PowerLine:
         header_errors_, goods, snrs_db, levels_dbuv = links.row(at, frame.scheme, symbols)
         disturbed = self._disturbance(frame, readers, symbols)
         counters.read += len(readers)
+        lossy, stations, names, delivered = links.lossy, self._stations, self._names, frame.delivered
         for reader in readers:
-            header_error, good, snr_db = header_errors_[reader], goods[reader], snrs_db[reader]
-            if disturbed and reader in disturbed:
+            if reader in disturbed:
                 header_error, good, snr_db = disturbed[reader]
-            if chance() < header_error or (links.lossy and chance() < links.loss[at, reader]):
+            else:
+                header_error, good, snr_db = header_errors_[reader], goods[reader], snrs_db[reader]
+            if chance() < header_error or (lossy and chance() < links.loss[at, reader]):
                 counters.unread += 1
                 continue
-            station = self._stations[reader]
             pdu = frame.pdu
             if chance() < good:
-                frame.delivered.append(self._names[reader])
+                delivered.append(names[reader])
             else:
                 counters.damaged += 1
                 pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)
-            station.deliver(frame, pdu, snr_db, levels_dbuv[reader] - frame.attenuation_db)
+            stations[reader].deliver(frame, pdu, snr_db, levels_dbuv[reader] - frame.attenuation_db)
 
     def _disturbance(self, frame: Frame, stations: list[int], symbols: int) -> dict[int, tuple[float, float, float]]:
         """Whom noise beyond the floor concerns: header error, chance of a good payload, mean signal to noise [dB].
@@ -334,7 +335,7 @@ class PowerLine:
         impulses = [(self._luck.randrange(symbols + 1), column) for column in self._impulses(frame, stations)]
         readers = np.array(stations)
         noise = links.noise[readers]
-        heard = [
+        heard: list[Disturbance] = [
             (other.start_s, other.end_s, _weaker(links.power[other.at][readers], other.attenuation_db))
             for other in frame.clashes
         ]
@@ -398,14 +399,20 @@ class PowerLine:
         pdu = bytearray(frame.pdu)
         first = 8 * HEADER_PDU_BYTES if len(pdu) > HEADER_PDU_BYTES + 1 else 0
         end = 8 * len(pdu)
-        chance, log_right = self._luck.random, math.log1p(-bit_error_rate(round(margin_db, 1), frame.scheme))
+        chance, log, log_right = self._luck.random, math.log, _log_right(round(margin_db, 1), frame.scheme)
         bit = first - 1
-        while (bit := bit + 1 + int(math.log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong
+        while (bit := bit + 1 + int(log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong one
             pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         if pdu == frame.pdu:
             bit = first + int(chance() * (end - first))
             pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         return bytes(pdu)
+
+
+@lru_cache(maxsize=8192)
+def _log_right(margin_db: float, scheme: Scheme) -> float:
+    """Natural logarithm of the share of right bits in a damaged payload."""
+    return math.log1p(-bit_error_rate(margin_db, scheme))
 
 
 def _weaker(power: Reals, attenuation_db: float) -> Reals:

@@ -202,12 +202,12 @@ class VirtualModem:
 
     def _command(self, message: HostMessage) -> None:
         match message:
-            case Send():
-                self._send(message)
-            case GetParameter(id=id_, length=length):
+            case GetParameter(id_, length):
                 value = self._read(id_, length)
                 if value is not None:
                     self._answer(GetReply(id_, value))
+            case Send():
+                self._send(message)
             case SetParameter(id=id_, value=value):
                 self._answer(SetReply(id_, self._set(id_, value)))
             case BitOperation():
@@ -327,11 +327,11 @@ class VirtualModem:
         if pdu[0] & 0x30 == 0x30:
             return
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
-        self._stamped_s[buffer] = frame.end_s
+        end_s = self._stamped_s[buffer] = frame.end_s
         data = pdu
         if self._strips and frame.mode is PhyMode.TYPE_A:
             data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
-        at_s = self._port_free_s(RECEIVE_BYTES + len(data), frame.end_s + PROCESSING_S)
+        at_s = self._port_free_s(RECEIVE_BYTES + len(data), end_s + PROCESSING_S)
         quality = (snr_db, level_dbuv) if self._quality else None
         if self.on_message is None:
             indication = _indication(frame, buffer, data, quality)

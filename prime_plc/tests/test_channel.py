@@ -41,9 +41,9 @@ def channel(settings: MacSettings, seed: int = 3) -> ChannelAccess:
     return access
 
 
-def data(number: int, length: int) -> Packet:
+def data(number: int, length: int, lcid: int = 256) -> Packet:
     """A data packet of a length [byte]."""
-    return Packet(False, 2, False, 256, 0, 9, bytes((number,)) * length)
+    return Packet(False, 2, False, lcid, 0, 9, bytes((number,)) * length)
 
 
 FAST = MacSettings(scheme=Scheme.D8PSK, schemes=(Scheme.D8PSK,))
@@ -97,26 +97,37 @@ def test_a_stream_that_does_not_ask_makes_no_pause(seed: int) -> None:
     assert min(pauses) >= GAP_S - 1e-9
 
 
-def test_the_end_of_a_frame_leaves_the_next_one_where_it_was() -> None:
-    """A backoff that is drawn is not drawn again when the modem confirms the frame before."""
+@pytest.mark.parametrize("same", [True, False])
+def test_the_end_of_a_frame_leaves_the_next_one_of_its_stream_where_it_was(*, same: bool) -> None:
+    """A backoff that is drawn is not drawn again when the modem confirms the frame before; a frame of another
+    connection begins anew, so that neighbours have a gap to answer in."""
     access = channel(MacSettings())
     for number in range(2):
-        access.put(Outgoing(2, True, 0, 5 + number, [data(number, 300)]), 0.1)
+        access.put(Outgoing(2, True, 0, 5 + number, [data(number, 300, 256 + (0 if same else number))]), 0.1)
     assert access.wake_at is not None
     frame = access.wake(access.wake_at)
     assert frame is not None
     planned_s = access.wake_at
+    assert planned_s is not None
     access.confirmed(frame.buffer, TransmitResult.SUCCESS, planned_s - 0.001)
-    assert access.wake_at == planned_s
+    assert (access.wake_at == planned_s) is same
 
 
-def test_what_waits_for_the_next_frame_is_with_the_modem_when_that_begins() -> None:
-    """Too late for this contention period: the serial port's time is not lost once more after the beacon."""
-    access = channel(MacSettings())
-    access.put(Outgoing(2, True, 0, 5, [data(1, 300)]), FRAME_S - 0.06)
+@pytest.mark.parametrize("same", [True, False])
+def test_a_stream_that_waits_for_the_next_frame_is_with_the_modem_when_that_begins(*, same: bool) -> None:
+    """Too late for this contention period: the serial port's time is not lost once more after the beacon. What is no
+    stream takes its backoff then, as all do who have waited for it."""
+    access, now = channel(MacSettings()), FRAME_S - 0.19
+    access.put(Outgoing(2, True, 0, 5, [data(1, 300)]), now)
     assert access.wake_at is not None
-    assert access.wake_at < FRAME_S + SLOT_S
+    first = access.wake(access.wake_at)
+    assert first is not None
+    access.confirmed(first.buffer, TransmitResult.SUCCESS, FRAME_S - 0.06)
+    access.put(Outgoing(2, True, 0, 6, [data(2, 300, 256 if same else 257)]), FRAME_S - 0.06)
+    assert access.wake_at is not None
+    assert (access.wake_at < FRAME_S + SLOT_S) is same
     frame = access.wake(access.wake_at)
     assert frame is not None
-    assert frame.start_s is not None
-    assert FRAME_S + SLOT_S <= frame.start_s <= FRAME_S + SLOT_S + BACKOFF_SYMBOLS_MAX * SYMBOL_S
+    assert (frame.start_s is not None) is same
+    start_s = frame.start_s or FRAME_S + SLOT_S
+    assert FRAME_S + SLOT_S <= start_s <= FRAME_S + SLOT_S + BACKOFF_SYMBOLS_MAX * SYMBOL_S
