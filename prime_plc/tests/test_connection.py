@@ -113,11 +113,9 @@ def test_a_stream_asks_before_its_window_is_full_and_goes_on() -> None:
     stream goes on and asks again a window later."""
     sender = stream(hops=1)
     first = take(sender, 25, 0.0)
-    assert [header.flush for header in first] == [False] * 24 + [True]
-    assert sender.asks
+    assert ([header.flush for header in first], sender.asks) == ([False] * 24 + [True], True)
     rest = take(sender, 10, 0.1)
-    assert [header.flush for header in rest] == [False] * 5
-    assert not sender.asks
+    assert ([header.flush for header in rest], sender.asks) == ([False] * 5, False)
     sender.receive(ArqHeader(0, False, 31, (), 25).encode(), 0.2)
     assert [header.flush for header in take(sender, 20, 0.2)] == [False] * 19 + [True]
 
