@@ -329,9 +329,12 @@ class ModemHost:
     def handle(self, item: Input, now: float) -> list[Output]:
         if self.state is State.READY and type(item) is MessageReceived:
             message = item.message
-            if type(message) is Receive:
-                self.heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
-                return self._incoming(message, now)
+            self.heard_s = now
+            if type(message) is Receive:  # most of all inputs
+                return self._incoming(message, now)  # only a beacon whose time stamp is asked for moves a deadline
+            outputs = self._message(message, now)
+            self._set_wake()
+            return outputs
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
         self._set_wake()
@@ -478,12 +481,12 @@ class ModemHost:
         match message:
             case GetReply():
                 return self._got(message, now)
+            case SendConfirm() if self.ready:
+                return self._confirmed(message, now)
             case SetReply():
                 return self._was_set(message, now)
             case Receive() if self.ready:
                 return self._incoming(message, now)
-            case SendConfirm() if self.ready:
-                return self._confirmed(message, now)
         self.counters["unexpected"] += 1
         return []
 

@@ -55,6 +55,11 @@ class Bursts:
             self._on_s = np.append(self._on_s, -np.inf)
             self._off_s = np.append(self._off_s, -np.inf)
 
+    def quiet(self, start_s: float, end_s: float) -> bool:
+        """Whether no burst touches a span of time that ends now."""
+        self._advance(end_s)
+        return start_s >= self._quiet_s
+
     def during(
         self, start_s: float, end_s: float, links: Heard, readers: NDArray[np.intp], lift: float
     ) -> Iterator[tuple[float | Reals, float | Reals, Reals]]:
@@ -66,8 +71,7 @@ class Bursts:
             readers: stations that matter.
             lift: power of a burst at its source, in units of the noise there.
         """
-        self._advance(end_s)
-        if start_s >= self._quiet_s:
+        if self.quiet(start_s, end_s):
             return
         if self._reach is Reach.RECEIVER:
             on_s, off_s = self._on_s[readers], self._off_s[readers]

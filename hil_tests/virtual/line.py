@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -333,25 +334,47 @@ class PowerLine:
         if not (frame.clashes or settings.burst_rate_hz or settings.impulse_rate_hz or frame.attenuation_db):
             return {}
         impulses = [(self._luck.randrange(symbols + 1), column) for column in self._impulses(frame, stations)]
+        quiet = self._bursts.quiet(frame.start_s, frame.end_s)
+        if quiet and not frame.clashes and not frame.attenuation_db:
+            return self._struck(frame, stations, symbols, impulses)
         readers = np.array(stations)
         noise = links.noise[readers]
         heard: list[Disturbance] = [
             (other.start_s, other.end_s, _weaker(links.power[other.at][readers], other.attenuation_db))
             for other in frame.clashes
         ]
-        if settings.burst_rate_hz:
+        if not quiet:
             lift = 10 ** (settings.burst_db / 10) - 1
             heard += self._bursts.during(frame.start_s, frame.end_s, links, readers, lift)
         if frame.attenuation_db:
             return self._disturbed(frame, readers, self._spread(frame, symbols, noise, heard, impulses))
-        if not (heard or impulses):
-            return {}
         least = NEGLIGIBLE * noise
         if not impulses and not (sum(power for _, _, power in heard) > least).any():  # all of them at once, as if
             return {}
         power = self._spread(frame, symbols, noise, heard, impulses)
         columns = (np.maximum.reduce(power) > least).nonzero()[0]
         return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
+
+    def _struck(
+        self, frame: Frame, stations: list[int], symbols: int, impulses: list[tuple[int, int]]
+    ) -> dict[int, tuple[float, float, float]]:
+        """The same where single impulses are all there is: what is known of the reader but for the symbols they hit."""
+        found = {}
+        for struck in dict.fromkeys(column for _, column in impulses):
+            reader = stations[struck]
+            header_error, _, snr_db, _ = (one[reader] for one in self._links.row(frame.at, frame.scheme, symbols))
+            margin_db = snr_db - self._settings.implementation_loss_db
+            hits = Counter(row for row, column in impulses if column == struck)
+            rows_db = [10 * math.log10(1 + count * 10 ** (self._settings.impulse_db / 10)) for count in hits.values()]
+            left = symbols - len(hits) + (0 in hits)
+            survival = left * float(self._links.survival(frame.at, frame.scheme)[reader])
+            for row, lift_db in zip(hits, rows_db, strict=True):
+                if row:
+                    survival += float(symbol_survival(np.float64(margin_db - lift_db), frame.scheme))
+                else:
+                    header_error = float(header_errors(np.float64(margin_db - lift_db)))
+            found[reader] = header_error, math.exp(survival), snr_db - sum(rows_db) / (symbols + 1)
+        return found
 
     def _spread(
         self, frame: Frame, symbols: int, noise: Reals, heard: list[Disturbance], impulses: list[tuple[int, int]]
@@ -522,13 +545,17 @@ class _Links:
         nothing disturbs; kept until something changes."""
         found = self._rows.get((sender, scheme, symbols))
         if found is None:
-            survival = self._survival.get((sender, scheme))
-            if survival is None:
-                margin_db = self.snr_db[sender] - self._settings.implementation_loss_db
-                survival = self._survival[sender, scheme] = symbol_survival(margin_db, scheme)
             header_error, snr_db, level_dbuv = self._known.get(sender) or self._know(sender)
-            good = np.exp(symbols * survival).tolist()
+            good = np.exp(symbols * self.survival(sender, scheme)).tolist()
             found = self._rows[sender, scheme, symbols] = header_error, good, snr_db, level_dbuv
+        return found
+
+    def survival(self, sender: int, scheme: Scheme) -> Reals:
+        """`symbol_survival` of everybody who reads a sender undisturbed."""
+        found = self._survival.get((sender, scheme))
+        if found is None:
+            margin_db = self.snr_db[sender] - self._settings.implementation_loss_db
+            found = self._survival[sender, scheme] = symbol_survival(margin_db, scheme)
         return found
 
     def _know(self, sender: int) -> tuple[list[float], list[float], list[float]]:
