@@ -31,9 +31,9 @@ from prime_plc.link import StackRunner
 from prime_plc.modem_host import ModemSettings, TypeAFraming
 from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES
 from prime_plc.phy import SYMBOL_S, Scheme, frame_duration_s
-from prime_plc.sap import BytesReceived, DataReceived, LinkUp, Output, SendBytes, SendData
+from prime_plc.sap import BytesReceived, DataReceived, Input, LinkUp, Output, SendBytes, SendData
 from prime_plc.settings import FRAME_S, LADDER, MacSettings
-from prime_plc.stack import StackSettings, base_stack, service_stack
+from prime_plc.stack import Stack, StackSettings, base_stack, service_stack
 from prime_plc.tests.ether import Ether
 from shared.clock import LoopClock
 from shared.ids import Eui48
@@ -128,6 +128,42 @@ def goodput() -> list[dict[str, Any]]:
     return rows
 
 
+class _Timed:
+    """A stack, and the processor time from a received frame to its answer each time."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._pending_s = 0.0
+        self.durations: list[float] = []
+
+    @property
+    def wake_at(self) -> float | None:
+        return self._stack.wake_at
+
+    def handle(self, item: Input, now: float) -> list[Output]:
+        started = time.process_time()
+        outputs = self._stack.handle(item, now)
+        spent = time.process_time() - started
+        if isinstance(item, BytesReceived) and len(item.data) > 40:
+            self._pending_s = spent
+        elif self._pending_s:
+            self._pending_s += spent
+        return self._noted(outputs)
+
+    def wake(self, now: float) -> list[Output]:
+        started = time.process_time()
+        outputs = self._stack.wake(now)
+        if self._pending_s:
+            self._pending_s += time.process_time() - started
+        return self._noted(outputs)
+
+    def _noted(self, outputs: list[Output]) -> list[Output]:
+        if self._pending_s and any(isinstance(output, SendBytes) and len(output.data) > 30 for output in outputs):
+            self.durations.append(self._pending_s)
+            self._pending_s = 0.0
+        return outputs
+
+
 async def _turns() -> list[float]:
     """Seconds of processor time for each frame that a base answers at once."""
     loop = asyncio.get_running_loop()
@@ -135,36 +171,7 @@ async def _turns() -> list[float]:
     line = PowerLine(loop, draw, LineSettings(attenuation_db=QUIET_DB))
     mac = MacSettings(flush_hold_s=0.0)
     settings = StackSettings(mac, ModemSettings(TypeAFraming.TRANSPARENT))
-    base = base_stack(settings, BASE, draw)
-    durations: list[float] = []
-    handle, wake = base.handle, base.wake
-    pending = [0.0]
-
-    def timed_handle(item: Any, now: float) -> list[Output]:
-        started = time.process_time()
-        outputs = handle(item, now)
-        spent = time.process_time() - started
-        if isinstance(item, BytesReceived) and len(item.data) > 40:
-            pending[0] = spent
-        elif pending[0]:
-            pending[0] += spent
-        _note(outputs)
-        return outputs
-
-    def timed_wake(now: float) -> list[Output]:
-        started = time.process_time()
-        outputs = wake(now)
-        if pending[0]:
-            pending[0] += time.process_time() - started
-        _note(outputs)
-        return outputs
-
-    def _note(outputs: list[Output]) -> None:
-        if pending[0] and any(isinstance(output, SendBytes) and len(output.data) > 30 for output in outputs):
-            durations.append(pending[0])
-            pending[0] = 0.0
-
-    base.handle, base.wake = timed_handle, timed_wake  # type: ignore[method-assign]
+    base = _Timed(base_stack(settings, BASE, draw))
     node = service_stack(settings, NODE, b"node", draw)
     outputs: list[Output] = []
     runners, tasks = [], []
@@ -175,14 +182,14 @@ async def _turns() -> list[float]:
         tasks.append(asyncio.ensure_future(runner.run()))
     while not any(isinstance(output, LinkUp) and output.peer == BASE for output in outputs):  # noqa: ASYNC110  # virtual time
         await asyncio.sleep(0.5)
-    durations.clear()
+    base.durations.clear()
     for token in range(TURNS):
         runners[1].send(SendData(None, 1, 1, bytes(100), token))
         await asyncio.sleep(0.7)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return durations
+    return base.durations
 
 
 def turn_around() -> dict[str, Any]:

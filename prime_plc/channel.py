@@ -159,6 +159,30 @@ class Outgoing:
 class ChannelAccess:
     """Frames that want the line, one after the other, most urgent first."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_absolute",
+        "_air_until_s",
+        "_answer_s",
+        "_clock",
+        "_draw",
+        "_last",
+        "_last_until_s",
+        "_links",
+        "_modem",
+        "_order",
+        "_queue",
+        "_sending",
+        "_settings",
+        "_start_s",
+        "aggregated",
+        "busy",
+        "dropped",
+        "failures",
+        "sna",
+        "wake_at",
+    )
+
     def __init__(
         self, settings: MacSettings, modem: ModemSettings, clock: FrameClock, links: Links, draw: random.Random
     ) -> None:

@@ -65,6 +65,31 @@ def _ahead(number: int, base: int) -> int:
 class Connection:
     """Both directions of one connection with ARQ."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_acknowledge_at",
+        "_asked_s",
+        "_assembly",
+        "_burst_s",
+        "_early",
+        "_expected",
+        "_floor_s",
+        "_last_sent_s",
+        "_near",
+        "_next_number",
+        "_pausing",
+        "_peer_window",
+        "_probing",
+        "_round_trip_s",
+        "_settings",
+        "_unacknowledged",
+        "_unanswered",
+        "_waiting",
+        "_waiting_sdus",
+        "asks",
+        "failed",
+    )
+
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
         self._near = hops == 1

@@ -59,6 +59,20 @@ class _Kept:
 class Custody:
     """Packets under way whose next hop is not done."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_again",
+        "_deadlines",
+        "_delay_s",
+        "_draw",
+        "_kept",
+        "_missed",
+        "_settings",
+        "_spread_s",
+        "given_up",
+        "repeated",
+    )
+
     def __init__(self, settings: MacSettings, draw: random.Random) -> None:
         self._settings = settings
         self._draw = draw

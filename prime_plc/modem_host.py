@@ -304,6 +304,28 @@ _SETUP: Final = (
 class ModemHost:
     """Machine between a MAC and an ATPL230A on a serial port."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_confirm_by",
+        "_decoder",
+        "_failures",
+        "_followed",
+        "_next_clock_at",
+        "_product",
+        "_resume_at",
+        "_stamp_at",
+        "_stamped",
+        "_step",
+        "_version",
+        "counters",
+        "heard_s",
+        "settings",
+        "state",
+        "wake_at",
+    )
+
     def __init__(self, settings: ModemSettings) -> None:
         self.settings = settings
         self.counters: Counter[str] = Counter()

@@ -58,6 +58,9 @@ _FROM_MODEM: Final = (FrameReceived, TransmitConfirmed, ModemReady, ModemLost)
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_in_flight", "_modem", "_node", "_sent_s", "_settings")
+
     def __init__(self, settings: StackSettings, node: BaseNode | ServiceNode) -> None:
         self._settings = settings
         self._modem = ModemHost(settings.modem)

@@ -21,6 +21,9 @@ RECENT_MAX: Final = 256
 class Transmitter:
     """Everything between a role and its modem; all its methods leave what is to be sent to `wake`."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_modem", "_recent", "_settings", "channel", "clock", "custody", "links", "relayed")
+
     def __init__(self, settings: MacSettings, modem: ModemSettings, draw: random.Random) -> None:
         self._settings = settings
         self._modem = modem

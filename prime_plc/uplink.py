@@ -22,6 +22,9 @@ class Uplink:
         sent: packets by kind.
     """
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_settings", "_transmitter", "level", "lnid", "sent", "sid", "sna")
+
     def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
         self._settings = settings
         self._transmitter = transmitter

@@ -370,9 +370,9 @@ class PowerLine:
             survival = left * float(self._links.survival(frame.at, frame.scheme)[reader])
             for row, lift_db in zip(hits, rows_db, strict=True):
                 if row:
-                    survival += float(symbol_survival(np.float64(margin_db - lift_db), frame.scheme))
+                    survival += float(symbol_survival(np.array(margin_db - lift_db), frame.scheme))
                 else:
-                    header_error = float(header_errors(np.float64(margin_db - lift_db)))
+                    header_error = float(header_errors(np.array(margin_db - lift_db)))
             found[reader] = header_error, math.exp(survival), snr_db - sum(rows_db) / (symbols + 1)
         return found
 

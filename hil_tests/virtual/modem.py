@@ -107,6 +107,33 @@ def _initial_memory() -> dict[int, bytes]:
 class VirtualModem:
     """One modem: bytes of its serial port in and out, frames on the line."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_armed",
+        "_decoder",
+        "_draw",
+        "_framing",
+        "_in_free_at",
+        "_line",
+        "_loop",
+        "_memory",
+        "_name",
+        "_out_free_at",
+        "_quality",
+        "_receive_buffer",
+        "_resetting_until",
+        "_sending",
+        "_stamped_s",
+        "_strips",
+        "_taken_at",
+        "_tick_rate",
+        "_tick_zero",
+        "ignores",
+        "on_bytes",
+        "on_message",
+        "overhears",
+    )
+
     def __init__(
         self,
         line: PowerLine,
