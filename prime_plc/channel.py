@@ -21,6 +21,7 @@ Packets that wait for the same next hop and may be aggregated leave in one PDU.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass, field
 from enum import Enum
@@ -157,7 +158,11 @@ class Outgoing:
 
 
 class ChannelAccess:
-    """Frames that want the line, one after the other, most urgent first."""
+    """Frames that want the line, one after the other, most urgent first.
+
+    Attributes:
+        too_long: frames given up as the present frame structure has no room for them; whoever takes note clears it.
+    """
 
     # A street has hundreds; attributes at fixed places are cheaper there.
     __slots__ = (
@@ -180,6 +185,7 @@ class ChannelAccess:
         "dropped",
         "failures",
         "sna",
+        "too_long",
         "wake_at",
     )
 
@@ -206,6 +212,7 @@ class ChannelAccess:
         self.busy = 0
         self.failures = 0
         self.aggregated = 0
+        self.too_long: list[Outgoing] = []
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -362,12 +369,20 @@ class ChannelAccess:
             absolute = bool(self._sending) or at_s > now + serial_s + (LEAD_S if ahead and streams else ABSOLUTE_S_MIN)
             if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
-        else:  # a short period, and the draws were late ones: no structure is followed in which nothing fits
-            room = int((end_s - start_s - needed_s) / SYMBOL_S)
-            assert room >= 0, outgoing.length
+        else:  # a short period, and the draws were late ones
+            room = math.floor((end_s - start_s - needed_s) / SYMBOL_S)
+            if room < 0:
+                self._give_up(now)
+                return
             at_s, absolute = start_s + self._draw.randint(0, room) * SYMBOL_S, True
         self._start_s, self._absolute = at_s, absolute
         self.wake_at = max(now, at_s - serial_s - LEAD_S) if absolute else at_s
+
+    def _give_up(self, now: float) -> None:
+        """The most urgent frame is longer than any contention period of the present structure."""
+        self.dropped += 1
+        self.too_long.append(heapq.heappop(self._queue))
+        self._plan(now)
 
 
 def _serial_s(length: int) -> float:

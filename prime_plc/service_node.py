@@ -120,7 +120,7 @@ class ServiceNode:
         self.transmitter = Transmitter(settings, modem, draw)
         self._uplink = Uplink(settings, self.transmitter)
         self.switching = Switching(settings, self.transmitter)
-        self.beacons = BeaconsHeard(settings, self.transmitter.links)
+        self.beacons = BeaconsHeard(settings, self.transmitter.links, settings.slot_symbols(stock=modem.stock))
         self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
         self._following = Following(settings, self.transmitter, self.switching)

@@ -22,9 +22,9 @@ SUPERFRAME_FRAMES: Final = 32
 SLOT_SYMBOLS_MAX: Final = 7
 """Symbols of a beacon slot where the firmware adds its three bytes."""
 
-CONTENTION_SYMBOLS_MIN: Final = 80
-"""Symbols of contention that a frame has at least; a structure with less is not followed. The longest PDU in the most
-robust modulation takes 63 and its margin two (ours; MACMinSCPLength, recalled, is 64)."""
+CONTENTION_SYMBOLS_MIN: Final = 64
+"""Symbols of contention that a frame has at least (recalled, MACMinSCPLength); a structure with less is not followed.
+Only the longest PDUs in the most robust modulation need up to two symbols more, and are given up in such a frame."""
 
 
 LADDER: Final = (Scheme.DBPSK_C, Scheme.DQPSK_C, Scheme.D8PSK_C, Scheme.DQPSK, Scheme.D8PSK)

@@ -140,6 +140,8 @@ class Transmitter:
         at = self.custody.wake_at
         if at is not None and now >= at:
             self._repeat(now)
+        while self.channel.too_long:
+            self.custody.unsent(self.channel.too_long.pop())
         at = self.channel.wake_at
         if at is None or now < at:
             return []

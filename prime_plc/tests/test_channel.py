@@ -22,8 +22,8 @@ from prime_plc.frame_clock import FrameClock
 from prime_plc.links import Links
 from prime_plc.modem_messages import TransmitResult
 from prime_plc.pdu import Packet
-from prime_plc.phy import SYMBOL_S, Scheme
-from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
+from prime_plc.settings import CONTENTION_SYMBOLS_MIN, FRAME_S, MacSettings
 from prime_plc.tests.captured_frames import SNA
 from prime_plc.tests.ether import MODEM
 
@@ -32,10 +32,10 @@ BACKOFF_SYMBOLS_MAX = 5
 """Of data at its first attempt."""
 
 
-def channel(settings: MacSettings, seed: int = 3) -> ChannelAccess:
-    """A queue in a frame that begins at 0 s and has one beacon slot."""
+def channel(settings: MacSettings, seed: int = 3, cfp: int = 0) -> ChannelAccess:
+    """A queue in a frame that begins at 0 s and has one beacon slot; contention ends at symbol ``cfp`` if given."""
     clock = FrameClock(5)
-    clock.beacon(0.0, 0, 1, 0, 0)
+    clock.beacon(0.0, 0, 1, cfp, 0)
     access = ChannelAccess(settings, MODEM, clock, Links(settings), random.Random(seed))
     access.sna = SNA
     return access
@@ -131,3 +131,17 @@ def test_a_stream_that_waits_for_the_next_frame_is_with_the_modem_when_that_begi
     assert (frame.start_s is not None) is same
     start_s = frame.start_s or FRAME_S + SLOT_S
     assert FRAME_S + SLOT_S <= start_s <= FRAME_S + SLOT_S + BACKOFF_SYMBOLS_MAX * SYMBOL_S
+
+
+def test_a_frame_that_no_contention_period_holds_is_given_up() -> None:
+    """In the shortest structure that is followed the longest PDU in the most robust modulation does not fit: it is
+    dropped, counted and named, and what waits behind it goes."""
+    access = channel(MacSettings(), cfp=CONTENTION_SYMBOLS_MIN + 5)
+    longest = Outgoing(2, True, 0, 5, [data(1, PDU_BYTES_MAX - 13)])
+    access.put(longest, 0.1)
+    access.put(Outgoing(2, True, 0, 6, [data(2, 100)]), 0.1)
+    assert (access.dropped, access.too_long) == (1, [longest])
+    assert access.wake_at is not None
+    frame = access.wake(access.wake_at)
+    assert frame is not None
+    assert len(frame.pdu) == 113
