@@ -194,7 +194,7 @@ class VirtualModem:
 
     def tell(self, message: HostMessage) -> None:
         """A message from the host, without its framing."""
-        self._heard(message, _length(message))
+        self._heard(message, message_bytes(message))
 
     def _heard(self, message: HostMessage, length: int) -> None:
         """Its bytes take line time, then the firmware's next poll; messages are taken one after the other."""
@@ -209,7 +209,7 @@ class VirtualModem:
 
     def _answer(self, message: ModemMessage) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        at_s = self._port_free_s(_length(message), self._loop.time())
+        at_s = self._port_free_s(message_bytes(message), self._loop.time())
         if self.on_message is not None:
             self._loop.call_at(at_s, self.on_message, message)
         else:
@@ -390,7 +390,7 @@ def _tell_hosts(frame: Frame, telling: list[_Telling], at_s: float) -> None:
             modem.on_message(indication)
 
 
-def _length(message: HostMessage | ModemMessage) -> int:
+def message_bytes(message: HostMessage | ModemMessage) -> int:
     """Bytes of a message; of the most frequent ones without writing it out."""
     if type(message) is SendConfirm:
         return CONFIRM_BYTES
