@@ -91,7 +91,7 @@ class Custody:
     @property
     def wake_at(self) -> float | None:
         """When a packet has waited long enough [s]."""
-        return self._deadlines.next_at
+        return self._deadlines.next_at if self._kept else None
 
     def clear(self) -> None:
         """Forget everything."""

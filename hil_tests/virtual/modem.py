@@ -209,18 +209,12 @@ class VirtualModem:
 
     def _answer(self, message: ModemMessage) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        at_s = self._port_free_s(message_bytes(message), self._loop.time())
+        start_s = max(self._loop.time(), self._out_free_at)
+        at_s = self._out_free_at = start_s + (message_bytes(message) + FRAMING_BYTES) * BYTE_S
         if self.on_message is not None:
             self._loop.call_at(at_s, self.on_message, message)
         else:
             self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
-
-    def _port_free_s(self, length: int, start_s: float) -> float:
-        """When the last byte of a message that may begin now is with the host."""
-        if start_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
-            start_s = self._out_free_at
-        at_s = self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
-        return at_s
 
     def _write(self, data: bytes) -> None:
         self.on_bytes(data)
@@ -358,7 +352,10 @@ class VirtualModem:
         data = pdu
         if self._strips and frame.mode is PhyMode.TYPE_A:
             data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
-        at_s = self._port_free_s(RECEIVE_BYTES + len(data), end_s + PROCESSING_S)
+        at_s = end_s + PROCESSING_S
+        if at_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
+            at_s = self._out_free_at
+        at_s = self._out_free_at = at_s + (RECEIVE_BYTES + len(data) + FRAMING_BYTES) * BYTE_S
         quality = (snr_db, level_dbuv) if self._quality else None
         if self.on_message is None:
             indication = _indication(frame, buffer, data, quality)
