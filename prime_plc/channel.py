@@ -347,9 +347,9 @@ class ChannelAccess:
             self.wake_at = None
             return
         outgoing = self._queue[0]
-        scheme = self.scheme(outgoing)
-        serial_s = _serial_s(outgoing.length)
-        needed_s = self._needed_s(outgoing, scheme)
+        length = outgoing.length
+        serial_s = _serial_s(length)
+        needed_s = self._lasts_s(length, self.scheme(outgoing))
         earliest_s = max(now, outgoing.not_before_s)
         streams = self._streams(outgoing, now)
         gap_s = 0.0 if streams else GAP_S

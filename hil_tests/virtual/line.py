@@ -349,7 +349,7 @@ class PowerLine:
         if frame.attenuation_db:
             return self._disturbed(frame, readers, self._spread(frame, symbols, noise, heard, impulses))
         least = NEGLIGIBLE * noise
-        if not impulses and not (sum(power for _, _, power in heard) > least).any():  # all of them at once, as if
+        if not impulses and not (sum(theirs for _, _, theirs in heard) > least).any():  # even if all came at once
             return {}
         power = self._spread(frame, symbols, noise, heard, impulses)
         columns = (np.maximum.reduce(power) > least).nonzero()[0]
@@ -359,13 +359,16 @@ class PowerLine:
         self, frame: Frame, stations: list[int], symbols: int, impulses: list[tuple[int, int]]
     ) -> dict[int, tuple[float, float, float]]:
         """The same where single impulses are all there is: what is known of the reader but for the symbols they hit."""
-        found = {}
+        found: dict[int, tuple[float, float, float]] = {}
+        lift = 10 ** (self._settings.impulse_db / 10)
+        if lift <= NEGLIGIBLE:
+            return found
         for struck in dict.fromkeys(column for _, column in impulses):
             reader = stations[struck]
             header_error, _, snr_db, _ = (one[reader] for one in self._links.row(frame.at, frame.scheme, symbols))
             margin_db = snr_db - self._settings.implementation_loss_db
             hits = Counter(row for row, column in impulses if column == struck)
-            rows_db = [10 * math.log10(1 + count * 10 ** (self._settings.impulse_db / 10)) for count in hits.values()]
+            rows_db = [10 * math.log10(1 + count * lift) for count in hits.values()]
             left = symbols - len(hits) + (0 in hits)
             survival = left * float(self._links.survival(frame.at, frame.scheme)[reader])
             for row, lift_db in zip(hits, rows_db, strict=True):
