@@ -228,6 +228,12 @@ class State(Enum):
     READY = "ready"
 
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_READY: Final = State.READY
+_RESETTING: Final = State.RESETTING
+
+
 class ModemClock:
     """Map between the modem's 32-bit ticks and our seconds, from round trips.
 
@@ -349,7 +355,7 @@ class ModemHost:
     # ---- the machine -------------------------------------------------------------------------------------------------
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if self.state is State.READY and type(item) is MessageReceived:
+        if self.state is _READY and type(item) is MessageReceived:
             message = item.message
             self.heard_s = now
             if type(message) is Receive:  # most of all inputs
@@ -364,14 +370,14 @@ class ModemHost:
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.state is State.RESETTING and now >= self._resume_at:
+        if self.state is _RESETTING and now >= self._resume_at:
             self.state = State.SETTING_UP
             self._step = 0
             self._clock = ModemClock()
             outputs += self._ask_step(now)
         if self._asked is not None and now >= self._asked.sent_s + ANSWER_S_MAX:
             outputs += self._repeat(now)
-        if self.state is State.READY:
+        if self.state is _READY:
             outputs += self._wake_ready(now)
         self._set_wake()
         return outputs
@@ -379,7 +385,7 @@ class ModemHost:
     @property
     def ready(self) -> bool:
         """Whether frames can be sent."""
-        return self.state is State.READY
+        return self.state is _READY
 
     @property
     def faults(self) -> dict[str, int]:
@@ -388,12 +394,12 @@ class ModemHost:
 
     def _set_wake(self) -> None:
         state, asked = self.state, self._asked
-        at = self._resume_at if state is State.RESETTING else math.inf
+        at = self._resume_at if state is _RESETTING else math.inf
         if asked is not None:
             at = min(at, asked.sent_s + ANSWER_S_MAX)
-        elif state is State.READY:
+        elif state is _READY:
             at = self._next_clock_at
-        if state is State.READY:
+        if state is _READY:
             if self._confirm_by:
                 at = min(at, *self._confirm_by.values())
             if self._stamped:
@@ -617,7 +623,7 @@ class ModemHost:
         if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not data:
             self.counters["other frame type"] += 1
             return []
-        if data[0] >> 4 & 3 != HT_BEACON or receive.mode != PhyMode.TYPE_A or now < self._stamp_at:
+        if data[0] >> 4 & 3 != HT_BEACON or receive.mode != _TYPE_A or now < self._stamp_at:
             return [self._frame(receive, now, precise=False)]
         if self._followed and data[1:2] + data[6:12] != self._followed:
             return [self._frame(receive, now, precise=False)]
@@ -629,7 +635,7 @@ class ModemHost:
     def passing(self, receive: Receive, now: float) -> FrameReceived | None:
         """A beacon that sets no frame here, as another switch is followed; None for everything else."""
         data = receive.data
-        if self.state is not State.READY or not self._followed or not data or receive.mode != PhyMode.TYPE_A:
+        if self.state is not _READY or not self._followed or not data or receive.mode != _TYPE_A:
             return None
         if data[0] >> 4 != HT_BEACON or data[1:2] + data[6:12] == self._followed or receive.scheme not in _SCHEMES:
             return None

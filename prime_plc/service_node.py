@@ -101,6 +101,16 @@ class Whence(Enum):
     ELSEWHERE = "between others"
 
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_SEARCHING: Final = State.SEARCHING
+_REGISTERING: Final = State.REGISTERING
+_ABOVE: Final = Whence.ABOVE
+_BELOW: Final = Whence.BELOW
+_ONWARD: Final = Whence.ONWARD
+_ELSEWHERE: Final = Whence.ELSEWHERE
+
+
 @dataclass(frozen=True, slots=True)
 class _Came(Generic[ControlT]):
     """A control packet with where it came from."""
@@ -161,7 +171,7 @@ class ServiceNode:
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.state is State.SEARCHING:
+        if self.state is _SEARCHING:
             chosen = self._searching.wake(now)
             outputs += [] if chosen is None else self._join(chosen, now)
         elif self.state not in _RESTING:
@@ -249,7 +259,7 @@ class ServiceNode:
         at = self.transmitter.wake_at
         switching, llc, state = self.switching, self.llc, self.state
         times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at]
-        if state is State.SEARCHING:
+        if state is _SEARCHING:
             times += self._searching.times()
         elif state not in _RESTING:
             times += (self._following.by_s, self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
@@ -319,11 +329,11 @@ class ServiceNode:
         if state not in _JOINED:
             return True
         whence = self._whence(data)
-        if whence is Whence.ELSEWHERE:
+        if whence is _ELSEWHERE:
             return not self._calls.callers or glance(data).control != ControlType.PRO
-        if whence is Whence.ABOVE:
-            return not self._ear.concerned_from_above(glance(data), registering=state is State.REGISTERING)
-        return whence is Whence.BELOW and not self._ear.concerned_from_below(glance(data))
+        if whence is _ABOVE:
+            return not self._ear.concerned_from_above(glance(data), registering=state is _REGISTERING)
+        return whence is _BELOW and not self._ear.concerned_from_below(glance(data))
 
     def overhears(self, item: FrameReceived, now: float) -> bool:
         """Remember a beacon of another switch than the one above; False for all else, which may change more."""
@@ -338,18 +348,18 @@ class ServiceNode:
         level, own = data[1] & 0x3F, self._uplink.level
         if data[1] & 0x40:
             if level == own:
-                return Whence.ABOVE
+                return _ABOVE
             onward = own + 2
         else:
             if level == own + 1 and self.switching.lsid is not None and self.switching.suspended_until_s is None:
-                return Whence.BELOW
+                return _BELOW
             onward = own - 1
-        return Whence.ONWARD if level == onward and len(self.transmitter.custody) else Whence.ELSEWHERE
+        return _ONWARD if level == onward and len(self.transmitter.custody) else _ELSEWHERE
 
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
         ear = self._ear
-        if item.mode is not PhyMode.TYPE_A:
+        if item.mode is not _TYPE_A:
             ear.other_version += 1
             return None
         data = item.pdu
@@ -362,11 +372,11 @@ class ServiceNode:
             ear.undecodable += 1
             return None
         whence = self._whence(data)
-        if whence is Whence.ABOVE:
+        if whence is _ABOVE:
             return self._from_above(item, now)
-        if whence is Whence.BELOW:
+        if whence is _BELOW:
             return [] if ear.below(item, self._neighbours, now) else None
-        if whence is Whence.ONWARD:
+        if whence is _ONWARD:
             ear.passed_on(data, now)
             return []
         if self._calls.callers and glance(data).control == ControlType.PRO:
@@ -402,7 +412,7 @@ class ServiceNode:
         return []
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
-        registering = self.state is State.REGISTERING
+        registering = self.state is _REGISTERING
         pdu = self._ear.above(item, self._following, self._neighbours, now, registering=registering)
         if pdu is None:
             return None

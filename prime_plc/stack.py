@@ -54,6 +54,10 @@ class StackSettings:
 _FROM_PORT: Final = (BytesReceived, MessageReceived)
 _FROM_MODEM: Final = (FrameReceived, TransmitConfirmed, ModemReady, ModemLost)
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_READY: Final = modem_host.State.READY
+
 
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
@@ -92,7 +96,7 @@ class Stack:
         For large virtual streets, where most of what is heard concerns somebody else.
         """
         modem = self._modem
-        if modem.state is not modem_host.State.READY or mode is not PhyMode.TYPE_A or self._settings.trace:
+        if modem.state is not _READY or mode is not _TYPE_A or self._settings.trace:
             return False
         if not self._node.ignores(pdu):
             return False

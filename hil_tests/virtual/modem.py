@@ -77,6 +77,9 @@ PARAMETER_CLASSES: Final = (0xF000, 0x0200, 0x0400, 0x0100)
 R_STATUS, R_TIMER, R_SNA, R_RX_TIME = 0xFE2A, 0xFE47, 0xFE62, 0xFD83
 P_RX_BUFFER, P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0111, 0x0112, 0x011A, 0x0415
 
+_TYPE_A: Final = PhyMode.TYPE_A
+"""A name of the module costs a tenth of a look into the class, and this one is asked for at every reception."""
+
 
 class Framing(Enum):
     """Firmware as delivered, or rebuilt without the three-byte block."""
@@ -350,7 +353,7 @@ class VirtualModem:
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
         end_s = self._stamped_s[buffer] = frame.end_s
         data = pdu
-        if self._strips and frame.mode is PhyMode.TYPE_A:
+        if self._strips and frame.mode is _TYPE_A:
             data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
         at_s = end_s + PROCESSING_S
         if at_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
