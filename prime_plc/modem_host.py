@@ -94,6 +94,7 @@ _TIMEOUT_FIXED_S: Final = {PhyMode.TYPE_A: 0.007, PhyMode.TYPE_B: 0.018, PhyMode
 _TIMEOUT_SYMBOL_S: Final = 0.003
 _SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
 _MODES: Final = {int(mode): mode for mode in PhyMode}
+_RESULTS: Final = {int(result): result for result in TransmitResult}
 _WRAP: Final = 1 << 32
 
 
@@ -232,6 +233,9 @@ class State(Enum):
 _TYPE_A: Final = PhyMode.TYPE_A
 _READY: Final = State.READY
 _RESETTING: Final = State.RESETTING
+_RECEIVE_TIME: Final = int(Parameter.RECEIVE_TIME)
+_STATUS: Final = int(Parameter.STATUS)
+_TIMER: Final = int(Parameter.TIMER)
 
 
 class ModemClock:
@@ -519,15 +523,15 @@ class ModemHost:
         return []
 
     def _got(self, reply: GetReply, now: float) -> list[Output]:
-        buffer = (reply.id - Parameter.RECEIVE_TIME) // 4
-        if reply.id >= Parameter.RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != Parameter.STATUS:
+        buffer = (reply.id - _RECEIVE_TIME) // 4
+        if reply.id >= _RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != _STATUS:
             return self._stamp(buffer, int.from_bytes(reply.value, "big"))
         asked = self._asked
         if asked is None or not isinstance(asked.message, GetParameter) or asked.message.id != reply.id:
             self.counters["late"] += 1
             return []
         self._asked = None
-        if reply.id == Parameter.TIMER:
+        if reply.id == _TIMER:
             return self._timed(asked, int.from_bytes(reply.value, "big"), now)
         if reply.id == Parameter.VERSION:
             self._version = ".".join(f"{byte:02X}" for byte in reply.value)
@@ -608,9 +612,8 @@ class ModemHost:
         if self._confirm_by.pop(confirm.buffer, None) is None:
             self.counters["late"] += 1
             return []
-        try:
-            result = TransmitResult(confirm.result)
-        except ValueError:
+        result = _RESULTS.get(confirm.result)
+        if result is None:
             self.counters["unknown result"] += 1
             result = TransmitResult.TIMEOUT
         outputs: list[Output] = [TransmitConfirmed(confirm.buffer, result)]

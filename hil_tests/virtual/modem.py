@@ -77,6 +77,8 @@ PARAMETER_CLASSES: Final = (0xF000, 0x0200, 0x0400, 0x0100)
 R_STATUS, R_TIMER, R_SNA, R_RX_TIME = 0xFE2A, 0xFE47, 0xFE62, 0xFD83
 P_RX_BUFFER, P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0111, 0x0112, 0x011A, 0x0415
 
+_SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
+_MODES: Final = {int(mode): mode for mode in PhyMode}
 _TYPE_A: Final = PhyMode.TYPE_A
 """A name of the module costs a tenth of a look into the class, and this one is asked for at every reception."""
 
@@ -315,7 +317,7 @@ class VirtualModem:
         """The firmware's checks in its order; None if all is well."""
         if send.buffer >= BUFFERS:
             return TransmitResult.INVALID_BUFFER
-        known = send.scheme in Scheme._value2member_map_
+        known = send.scheme in _SCHEMES
         if not known or (send.scheme >= 12 and send.mode == 0):
             return TransmitResult.INVALID_SCHEME
         if not AIR_BYTES[0] <= air_bytes <= AIR_BYTES[1]:
@@ -335,7 +337,8 @@ class VirtualModem:
             return
         if send.mode == 0:
             air = bytes((air[0] & 0x3F,)) + air[1:]  # the two top bits are not carried
-        frame = self._line.emit(self, air, Scheme(send.scheme), PhyMode(send.mode), float(min(send.attenuation_db, 21)))
+        attenuation_db = float(min(send.attenuation_db, 21))
+        frame = self._line.emit(self, air, _SCHEMES[send.scheme], _MODES[send.mode], attenuation_db)
         self._sending = frame
         self._loop.call_at(frame.end_s, self._sent, send)
 
