@@ -34,6 +34,8 @@ from prime_plc.modem_messages import BUFFER_DATA, TransmitResult
 from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES, GenericPdu, Packet
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
 from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.subheader import ArqHeader
+from shared.errors import DecodeError
 
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2
@@ -129,6 +131,18 @@ class Outgoing:
             return None
         packet = self.packets[0]
         return packet.lcid, packet.sid, packet.lnid
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more of its stream follows: its last packet carries something and is not the last of a burst."""
+        if self.asks or self.stream is None:
+            return self.asks
+        payload = self.packets[-1].payload
+        try:
+            header, used = ArqHeader.decode(payload)
+        except DecodeError:
+            return False
+        return not header.flush and len(payload) > used
 
     @property
     def length(self) -> int:
@@ -256,7 +270,7 @@ class ChannelAccess:
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
         self._air_until_s = self._last_until_s = start_s + airtime_s
-        self._last = outgoing.stream
+        self._last = outgoing.stream if outgoing.goes_on else None
         if outgoing.asks:
             answer_s = self._air_until_s + (len(pdu) + ANSWER_BYTES + 2 * MESSAGE_BYTES) * BYTE_S
             self._answer_s = (answer_s, answer_s + ANSWER_SPAN_S)
@@ -330,7 +344,7 @@ class ChannelAccess:
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
     def _streams(self, outgoing: Outgoing, now: float) -> bool:
-        """Whether a frame goes on with what the last one of ours has carried."""
+        """Whether a frame goes on with what the last one of ours has begun."""
         return self._last is not None and outgoing.stream == self._last and now < self._last_until_s + FRAME_S
 
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:

@@ -97,20 +97,26 @@ def test_a_stream_that_does_not_ask_makes_no_pause(seed: int) -> None:
     assert min(pauses) >= GAP_S - 1e-9
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_the_end_of_a_frame_leaves_the_next_one_of_its_stream_where_it_was(*, same: bool) -> None:
-    """A backoff that is drawn is not drawn again when the modem confirms the frame before; a frame of another
-    connection begins anew, so that neighbours have a gap to answer in."""
+FLUSH = 0x40
+"""Bit of a packet's first byte: the last of its burst."""
+
+
+@pytest.mark.parametrize(("first", "lcid", "stays"), [(0, 256, True), (FLUSH, 256, False), (0, 257, False)])
+def test_the_end_of_a_frame_leaves_the_next_one_of_its_stream_where_it_was(
+    *, first: int, lcid: int, stays: bool
+) -> None:
+    """A backoff that is drawn is not drawn again when the modem confirms the frame before. After the end of a burst,
+    and for another connection, it is, so that neighbours have a gap to answer in."""
     access = channel(MacSettings())
-    for number in range(2):
-        access.put(Outgoing(2, True, 0, 5 + number, [data(number, 300, 256 + (0 if same else number))]), 0.1)
+    access.put(Outgoing(2, True, 0, 5, [data(first, 300)]), 0.1)
+    access.put(Outgoing(2, True, 0, 6, [data(1, 300, lcid)]), 0.1)
     assert access.wake_at is not None
     frame = access.wake(access.wake_at)
     assert frame is not None
     planned_s = access.wake_at
     assert planned_s is not None
     access.confirmed(frame.buffer, TransmitResult.SUCCESS, planned_s - 0.001)
-    assert (access.wake_at == planned_s) is same
+    assert (access.wake_at == planned_s) is stays
 
 
 @pytest.mark.parametrize("same", [True, False])
