@@ -143,7 +143,8 @@ class MacSettings:
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
         burst_s: a sender with much to send asks for an acknowledgement this often, and waits for it (ours).
         segment_bytes: longest piece of an SDU in one packet (ours; 64 to 128 for lossy lines).
-        reassembly_s_max: an unfinished SDU is dropped after this (ours).
+        reassembly_s_max: an unfinished SDU is dropped after this (ours): longer than all repetitions of a segment take
+            over several hops, as the segments before it are acknowledged and will not come again.
         sdus_max: SDUs waiting on one connection (ours).
         reopen_s_min, reopen_s_max: random wait after a rejected connection (ours).
         nodes_max: nodes a base registers (ours).
@@ -242,7 +243,7 @@ class MacSettings:
     acknowledge_hold_s: float = 1.5
     burst_s: float = 2.0
     segment_bytes: int = 128
-    reassembly_s_max: float = 30.0
+    reassembly_s_max: float = 900.0
     sdus_max: int = 32
     reopen_s_min: float = 10.0
     reopen_s_max: float = 60.0

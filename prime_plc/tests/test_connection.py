@@ -64,6 +64,15 @@ def test_a_bad_line_loses_and_doubles_nothing(sdus: list[bytes], seed: int, loss
     assert sender.failed or arrived == sdus
 
 
+@pytest.mark.parametrize("seed", [60, 5, 321])
+def test_a_segment_that_comes_late_loses_no_sdu(seed: int) -> None:
+    """Seed 60 repeats the second segment for more than half a minute; the first was acknowledged and does not come
+    again."""
+    sdus = [b"", b"", bytes(17)]
+    arrived, confirmed, _ = exchange(sdus, seed, 0.3, 0.2, 600.0)
+    assert (arrived, confirmed) == (sdus, [0, 1, 2])
+
+
 def test_a_dead_line_is_given_up_after_five_transmissions() -> None:
     """Each packet goes out ARQMaxTxCount times, then the connection fails; nothing is confirmed."""
     arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 120.0)
