@@ -6,17 +6,26 @@ import argparse
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.ledger.audit import Checked, check, key_of, read_kept, verify_all
+from dcu.ledger.audit import Checked, check, first_changed, key_of, read_kept, verify_all
 from dcu.ledger.entry import restore
 from dcu.ledger.layout import LedgerError, Place, PublicCopy, current
-from dcu.ledger.merkle import consistency_proof, root_at, verify_consistency
+from dcu.ledger.merkle import (
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root_at,
+    verify_consistency,
+    verify_inclusion,
+)
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint
 from dcu.ledger.page import headline, html, words
 from dcu.ledger.policy import Policy, Trusted, load_policy, trust
+from dcu.ledger.proof import PROOF_BYTES_MAX
 from dcu.ledger.receipt import check_receipt, make_receipt
 from dcu.ledger.tiles import TileStore
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
@@ -211,14 +220,13 @@ def _between(place: Place, old: Checkpoint | None, new: Checkpoint) -> str | Non
     try:
         if root_at(new.size, store.node) != new.root:
             return f"the log's first {new.size} entries are not those under the signed head: forked or rewritten"
-        if old is None:
-            return None
-        proof = consistency_proof(old.size, new.size, store.node)
+        first = 0 if old is None else old.size
+        proof = consistency_proof(first, new.size, store.node)
+        if old is not None and not verify_consistency(first, new.size, proof, old.root, new.root):
+            return f"FORK: the head of {new.size} entries does not follow from the signed head of {old.size}"
+        return first_changed(store, new.root, first)
     except DecodeError as error:
         return f"{error}: the log is shorter than a signed head (truncated), or damaged"
-    if not verify_consistency(old.size, new.size, proof, old.root, new.root):
-        return f"FORK: the head of {new.size} entries does not follow from the signed head of {old.size}"
-    return None
 
 
 def _read_head(path: Path, policy: Policy) -> Trusted:
@@ -273,22 +281,44 @@ def _head(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    found = []
-    for position, (leaf, parts) in enumerate(read_kept(_existing(options.directory))):
+    place = _existing(options.directory)
+    found: deque[tuple[int, bytes, dict[str, Any]]] = deque(maxlen=options.last)
+    count = 0
+    for position, (leaf, parts) in enumerate(read_kept(place)):
+        count = position + 1
         if options.position not in {None, position}:
             continue
         entry = restore(leaf, parts)
-        if options.kind not in {None, entry.get("kind")} or options.meter not in {None, entry.get("meter")}:
-            continue
-        found.append((position, entry))
-        if options.last is not None and len(found) > options.last:
-            del found[0]
-    for position, entry in found:
+        if options.kind in {None, entry.get("kind")} and options.meter in {None, entry.get("meter")}:
+            found.append((position, leaf, entry))
+    for position, _, entry in found:
         if options.json:
             print(json.dumps({"position": position, "entry": entry}, ensure_ascii=False))
         else:
             print(f"{position:>8}  {line_of(entry)}")
-    return EXIT_OK
+    faults = _doubts(place, [(position, leaf) for position, leaf, _ in found], count)
+    if options.position is not None and options.position >= count and not faults:
+        faults = [f"entry {options.position}: seen {count} entries, expected more than {options.position}"]
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return EXIT_FAILED if faults else EXIT_OK
+
+
+def _doubts(place: Place, shown: list[tuple[int, bytes]], count: int) -> list[str]:
+    """Why entries that were read may not be those of the log: each is looked for under the published head."""
+    more = "; headroom-ledger verify says what is wrong"
+    try:
+        head, _ = open_checkpoint(place.checkpoint.read_bytes(), key_of(place))
+        store = TileStore(place.public, head.size)
+        for position, leaf in shown:
+            if position >= head.size:
+                break  # not published yet: a signed commit of the journal has it
+            path = inclusion_proof(position, head.size, store.node)
+            if not verify_inclusion(leaf_hash(leaf), position, head.size, path, head.root):
+                return [f"entry {position} is not the one under the signed head of {head.size} entries: changed{more}"]
+    except (DecodeError, OSError) as error:
+        return [f"{place.public}: {error}: nothing vouches for these entries{more}"]
+    return [f"seen {count} entries, expected {head.size}: the rest cannot be read{more}"] if count < head.size else []
 
 
 def line_of(entry: dict[str, Any]) -> str:
@@ -316,6 +346,8 @@ def _receipt(options: argparse.Namespace) -> int:
     data = make_receipt(place, position, key, options.meter)
     policy = Policy.of_log(key) if options.policy is None else load_policy(options.policy)
     receipt = check_receipt(data, policy)  # what we hand out verifies
+    if options.meter is not None and receipt.customer != options.meter:
+        raise LedgerError(f"entry {position}: keeps no values of {options.meter} (another's entry, or forgotten)")
     options.output.write_bytes(data)
     if options.page is not None:
         options.page.write_text(html(receipt, data, _policy_text(options.policy, policy)), encoding="utf-8")
@@ -331,12 +363,14 @@ def _position_of(place: Place, decision: str) -> int:
     epoch, _, seq = decision.partition(".")
     if not (epoch.isdecimal() and seq.isdecimal()):
         raise LedgerError(f"--decision: seen {decision!r}, expected epoch.seq such as 3.17")
+    count = 0
     for position, (leaf, _) in enumerate(read_kept(place)):
+        count = position + 1
         if b'"epoch":' + epoch.encode() in leaf and b'"seq":' + seq.encode() in leaf:
             entry = json.loads(leaf)
             if (entry.get("epoch"), entry.get("seq")) == (int(epoch), int(seq)):
                 return position
-    raise LedgerError(f"decision {decision}: not in this ledger")
+    raise LedgerError(f"decision {decision}: not among the {count} entries of {place.base} that can be read")
 
 
 def _policy_text(path: Path | None, policy: Policy) -> str:
@@ -347,7 +381,8 @@ def _policy_text(path: Path | None, policy: Policy) -> str:
 
 def _check_receipt(options: argparse.Namespace) -> int:
     policy = _policy(options, None)
-    data = options.file.read_bytes()
+    with options.file.open("rb") as file:
+        data = file.read(PROOF_BYTES_MAX + 1)
     try:
         receipt = check_receipt(data, policy)
     except DecodeError as error:
@@ -386,7 +421,8 @@ def replay_again(directory: Path, config: Path, *, as_json: bool) -> int:
         print(json.dumps({**counts, "differences": found.differences}))
     else:
         wrong = found.differences
-        verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
+        nothing = "nothing to compare" if not found.windows else "all the same"
+        verdict = nothing if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
         unknown = f", {found.unknown} whose inputs were deleted" if found.unknown else ""
         unseen = f" ({found.unseen} not: their readings are not there)" if found.unseen else ""
         near = f", {found.near} of them but for a last digit" if found.near else ""
@@ -402,7 +438,8 @@ def _forget(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"own": found.own, "shared": found.shared, "aside": found.aside}))
     else:
-        print(f"{options.meter}: {found.own} parts deleted, {found.shared} that were everybody's with them")
+        nothing = "" if found.own or found.shared else "; this ledger keeps nothing of such a customer (any more)"
+        print(f"{options.meter}: {found.own} parts deleted, {found.shared} that were everybody's with them{nothing}")
     return EXIT_OK
 
 

@@ -58,6 +58,66 @@ def test_entries_are_shown_and_chosen(day: Path, capsys: pytest.CaptureFixture[s
     assert "1.1  grant" in capsys.readouterr().out
 
 
+def test_what_is_shown_is_what_the_head_covers(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry of which one digit was changed, a bundle that cannot be read, a number that is none yet: each says so
+    and ends with 1, and nothing that is right is refused for it."""
+    bundle = current(day).public / "tile/entries/000"
+    good = bundle.read_bytes()
+    assert b'"seq":100' in good
+    bundle.write_bytes(good.replace(b'"seq":100', b'"seq":199'))
+    assert main(["show", str(day), "--position", "3"]) == 0
+    assert "changed" not in capsys.readouterr().err
+    assert main(["show", str(day), "--last", "250"]) == 1
+    assert "error: entry 104 is not the one under the signed head of 304 entries" in capsys.readouterr().err
+    bundle.write_bytes(good[:-1])
+    assert main(["show", str(day)]) == 1
+    assert "seen 0 entries, expected 304" in capsys.readouterr().err
+    bundle.write_bytes(good)
+    assert main(["show", str(day), "--position", "304"]) == 1
+    assert "entry 304: seen 304 entries" in capsys.readouterr().err
+
+
+def test_a_receipt_that_opens_nothing_for_whom_it_is_made_is_not_made(
+    day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is misspelt, and a neighbour's; a receipt without anybody's values is made all the same."""
+    for name in ("m11", "m2"):
+        made = ["receipt", str(day), "--position", "2", "--meter", name, "-o", str(tmp_path / "r")]
+        assert main(made) == 2
+        assert f"entry 2: keeps no values of {name}" in capsys.readouterr().err
+        assert not (tmp_path / "r").exists()
+    assert main(["receipt", str(day), "--position", "2", "-o", str(tmp_path / "r")]) == 0
+
+
+def test_from_one_head_to_another_every_entry_between_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Entries before the old head, between the two and of the unfinished bundle are changed, one digit each, hashes
+    left alone: those behind the old head are noticed, and named."""
+    place = written(tmp_path / "log", numbered(300))
+    old = tmp_path / "old-head"
+    old.write_bytes(place.checkpoint.read_bytes())
+    ledger = Ledger(tmp_path / "log", "dcu", Unsynced())
+    ledger.append_all(numbered(400))
+    ledger.close()
+    arguments = ["verify", str(tmp_path / "log"), "--from", str(old)]
+    assert main(arguments) == 0
+    for name, digits, position in (("001", b'"seq":123', 423), ("002.p/188", b'"seq":399', 699)):
+        bundle = place.public / "tile/entries" / name
+        good = bundle.read_bytes()
+        assert good.count(digits) == 1
+        bundle.write_bytes(good.replace(digits, digits[:-1] + b"0"))
+        capsys.readouterr()
+        assert main(arguments) == 1
+        assert f"entry {position} is not the one under the signed head of 700" in capsys.readouterr().out
+        bundle.write_bytes(good[:-1])
+        assert main(arguments) == 1
+        assert f"{name}: bundle" in capsys.readouterr().out
+        bundle.write_bytes(good)
+    assert main(arguments) == 0
+    assert main(["verify", str(tmp_path / "log"), "--to", str(old)]) == 0
+
+
 def test_a_receipt_is_made_checked_and_read_by_a_customer(
     day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
