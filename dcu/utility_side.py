@@ -352,7 +352,7 @@ class UtilitySide:
     async def _tell_weeks(self) -> None:
         """Weeks that have ended since they were last told; what is told and that it is told become durable in turn."""
         told_s = await self._ports.outbox.call(lambda outbox: outbox.setting(TOLD))
-        weeks = await self._ports.files.weeks(told_s or 0)
+        weeks = await self._ports.files.weeks(min(told_s or 0, int(self._clock.utc_s())))  # no week of the future
         if weeks:
             items = [Item(Class.STATISTICS, *_week(self._ports.configured.dcu.id, one)) for one in weeks]
             newest_s = max(one["start_s"] for one in weeks)
