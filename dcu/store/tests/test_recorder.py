@@ -574,7 +574,8 @@ def test_a_clock_that_was_ahead_for_an_hour_costs_no_week() -> None:
         live(MONDAY_S, 72)
         live(MONDAY_S + 520 * 604_800, 1)
         early = connection.execute("SELECT body FROM weeks WHERE start_s = ?", (MONDAY_S,)).fetchone()
-        live(MONDAY_S + 72 * 3600, 4 * 24)
+        live(MONDAY_S + 72 * 3600, 1)
+        live(MONDAY_S + 73 * 3600, 4 * 24 - 1)
         live(MONDAY_S + 604_800, 7 * 24)
         made = dict(connection.execute("SELECT start_s, body FROM weeks ORDER BY start_s").fetchall())
     assert list(made) == [MONDAY_S, MONDAY_S + 604_800]
