@@ -77,6 +77,22 @@ async def test_the_documentation_covers_every_path(client: httpx.AsyncClient) ->
     assert "description" in told["components"]["schemas"]["Customer"]["properties"]["headroom_w"]
 
 
+async def test_the_documentation_says_how_one_is_let_in_and_what_comes(client: httpx.AsyncClient) -> None:
+    """Token or session on every path, which refuse with 401; each answer has the type that is documented."""
+    told = (await client.get("/api/openapi.json", headers=BEARER)).json()
+    schemes = {(scheme["type"], scheme.get("in")) for scheme in told["components"]["securitySchemes"].values()}
+    assert schemes == {("http", None), ("apiKey", "cookie")}
+    for path, methods in told["paths"].items():
+        assert len(methods["get"]["security"]) == 2, path
+        assert "401" in methods["get"]["responses"], path
+        if path == "/api/stream":
+            assert list(methods["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
+            continue
+        asked = path.replace("{position}", "0") + ("?meter=meter-1" if path == "/api/readings" else "")
+        answer = await client.get(asked, headers=BEARER)
+        assert list(methods["get"]["responses"]["200"]["content"]) == [answer.headers["content-type"].partition(";")[0]]
+
+
 async def test_a_receipt_verifies_with_the_ledger_s_own_command(client: httpx.AsyncClient) -> None:
     """What the page hands out is a receipt like any other."""
     key = (await client.get("/api/ledger", headers=BEARER)).json()["key"]
