@@ -324,8 +324,23 @@ def _doubts(place: Place, shown: list[tuple[int, bytes]], count: int) -> list[st
 def line_of(entry: dict[str, Any]) -> str:
     """An entry in one line."""
     seq = "" if entry.get("seq") is None else f"{entry.get('epoch')}.{entry['seq']}"
-    shown = ("meter", "limit_w", "lease_s", "reason", "binding", "value", "window", "forgotten")
-    rest = " ".join(f"{name}={entry[name]}" for name in shown if entry.get(name) is not None)
+    shown = (
+        "meter",
+        "limit_w",
+        "lease_s",
+        "reason",
+        "binding",
+        "value",
+        "window",
+        "why",
+        "number",
+        "outcome",
+        "refused",
+    )
+    said = {name: entry[name] for name in (*shown, "detail", "forgotten") if entry.get(name, "") not in ("", None)}
+    if isinstance(order := entry.get("order"), dict):
+        said["order"] = json.dumps(order, ensure_ascii=False)
+    rest = " ".join(f"{name}={value}" for name, value in said.items())
     return f"{seq:>8}  {entry.get('kind', '?'):<17} {rest}"
 
 

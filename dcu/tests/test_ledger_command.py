@@ -17,7 +17,7 @@ from dcu.ledger.note import open_checkpoint
 from dcu.ledger.store import Ledger, verify
 from dcu.ledger.tests.test_seal import DAY, GRANT
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
-from dcu.ledger_command import main
+from dcu.ledger_command import line_of, main
 
 
 @pytest.fixture
@@ -56,6 +56,17 @@ def test_entries_are_shown_and_chosen(day: Path, capsys: pytest.CaptureFixture[s
     assert [line["position"] for line in said(capsys, "show", day, "--last", 2)[1]] == [302, 303]
     assert main(["show", str(day), "--position", "2"]) == 0
     assert "1.1  grant" in capsys.readouterr().out
+
+
+def test_a_line_of_an_entry_says_what_was_ordered_and_what_came_of_it() -> None:
+    """Commands of the utility, done and refused; a value that is a list; one that is 0."""
+    order = {"kind": "revoke_all", "hold_s": 5}
+    line = line_of(
+        {"kind": "command", "epoch": 1, "seq": None, "number": 7, "outcome": "done", "detail": "", "order": order}
+    )
+    assert line.endswith('command           number=7 outcome=done order={"kind": "revoke_all", "hold_s": 5}')
+    assert "refused=expired detail=9 s ago" in line_of({"kind": "x", "refused": "expired", "detail": "9 s ago"})
+    assert "limit_w=0 value=[1]" in line_of({"kind": "x", "limit_w": 0, "value": [1]})
 
 
 def test_what_is_shown_is_what_the_head_covers(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
