@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dcu.ledger.audit import Checked, check, first_changed, key_of, read_kept, verify_all
 from dcu.ledger.entry import restore
-from dcu.ledger.layout import LedgerError, Place, PublicCopy, current
+from dcu.ledger.layout import LedgerError, Place, PublicCopy, current, ended
 from dcu.ledger.merkle import (
     consistency_proof,
     inclusion_proof,
@@ -41,7 +41,8 @@ EXAMPLE: Final = """examples:
   headroom-ledger cosign /var/lib/headroom-dcu --policy policy.txt --every 60
   headroom-ledger forget /var/lib/headroom-dcu dcu-1 meter-1
 
-Where a DIRECTORY is asked for, the DCU's state directory or, for verify, a copy of its ledger/public will do.
+Where a DIRECTORY is asked for, the DCU's state directory, one of its ended-N or, for verify, a copy of ledger/public
+will do.
 """
 CHECKPOINT_BYTES_MAX: Final = 1 << 16
 
@@ -139,7 +140,7 @@ def _verify(options: argparse.Namespace) -> int:
     policy = _policy(options, place)
     if options.old is not None or options.new is not None:
         return _verify_between(options, place, policy)
-    if not isinstance(place, PublicCopy):
+    if place == current(options.directory):
         return verify_ledger(
             options.directory, as_json=options.json, policy=policy if options.policy or options.key else None
         )
@@ -238,8 +239,8 @@ def _read_head(path: Path, policy: Policy) -> Trusted:
 
 
 def _place(directory: Path) -> Place:
-    place = current(directory)
-    if place.base.is_dir():
+    place = _log_in(directory)
+    if place is not None:
         return place
     copy = PublicCopy(directory)
     if copy.checkpoint.is_file():
@@ -345,10 +346,18 @@ def line_of(entry: dict[str, Any]) -> str:
 
 
 def _existing(directory: Path) -> Place:
-    place = current(directory)
-    if not place.base.is_dir():
+    place = _log_in(directory)
+    if place is None:
         raise LedgerError(f"{directory}: no ledger there")
     return place
+
+
+def _log_in(directory: Path) -> Place | None:
+    """The log that is written in a state directory, or the ended one that the directory is."""
+    for place in (current(directory), Place(directory)):
+        if place.base.is_dir() and (place.base != directory or place.private.is_dir()):
+            return place
+    return None
 
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
@@ -385,7 +394,8 @@ def _position_of(place: Place, decision: str) -> int:
             entry = json.loads(leaf)
             if (entry.get("epoch"), entry.get("seq")) == (int(epoch), int(seq)):
                 return position
-    raise LedgerError(f"decision {decision}: not among the {count} entries of {place.base} that can be read")
+    more = "".join(f", nor looked for in {one.base}" for one in ended(place.base.parent))
+    raise LedgerError(f"decision {decision}: not among the {count} entries of {place.base} that can be read{more}")
 
 
 def _policy_text(path: Path | None, policy: Policy) -> str:

@@ -195,7 +195,9 @@ def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: P
     if any(said.get(key) != value for key, value in seen.items()):
         faults.append(f"{done.origin}: seen {seen}, expected {said}, as the log after it says")
     else:
-        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published")
+        lost = int(said["published"] or 0) - done.size
+        worse = f"; {lost} PUBLISHED ENTRIES LOST" if lost > 0 else ""
+        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published{worse}")
 
 
 # ---- one log ---------------------------------------------------------------------------------------------------------

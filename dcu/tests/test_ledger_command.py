@@ -88,6 +88,32 @@ def test_what_is_shown_is_what_the_head_covers(day: Path, capsys: pytest.Capture
     assert "entry 304: seen 304 entries" in capsys.readouterr().err
 
 
+def test_a_log_that_has_ended_is_read_and_gives_receipts(
+    day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its journal was lost: what it had published and nobody has any more is said aloud, and what is in its bundles is
+    shown, proven under its head and verified as far as it reaches."""
+    key = said(capsys, "head", day)[1]["key"]
+    ledger = Ledger(day, "dcu", Unsynced())
+    ledger.append_all([DAY[0], GRANT | {"seq": 900}, GRANT | {"seq": 901}])
+    ledger.close()
+    for journal in current(day).private.glob("journal-*"):
+        journal.unlink()
+    Ledger(day, "dcu", Unsynced()).close()
+    assert main(["verify", str(day)]) == 0
+    assert "ended at 304 entries, 307 published; 3 PUBLISHED ENTRIES LOST" in capsys.readouterr().out
+    assert main(["receipt", str(day), "--decision", "1.1", "-o", str(tmp_path / "r")]) == 2
+    assert "nor looked for in" in capsys.readouterr().err
+    old = day / "ended-1"
+    made = ["receipt", old, "--decision", "1.1", "--meter", "m1", "-o", tmp_path / "r"]
+    assert said(capsys, *made)[0] == 0
+    assert said(capsys, "check-receipt", tmp_path / "r", "--key", key)[1]["position"] == 2
+    assert main(["show", str(old), "--position", "2"]) == 1, "the rest cannot be read"
+    assert "1.1  grant" in capsys.readouterr().out
+    code, found = said(capsys, "verify", old)
+    assert (code, found["entries"], found["published"]) == (1, 304, 307)
+
+
 def test_a_receipt_that_opens_nothing_for_whom_it_is_made_is_not_made(
     day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
