@@ -124,6 +124,17 @@ async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
     assert "headroom_web_viewers 0.0" in text
 
 
+async def test_of_a_dcu_that_is_silent_no_metric_is_told_as_if_it_were_measured(
+    client: httpx.AsyncClient, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the last values, whose age would stand still, nor zeros; that it is down, alarms, and the page's own."""
+    monkeypatch.setitem(page.feed.street, "state", "down")
+    rows = (await client.get("/metrics", headers=BEARER)).text.splitlines()
+    told = {row.partition("{")[0].partition(" ")[0] for row in rows if not row.startswith("#")}
+    assert "headroom_dcu_up 0.0" in rows
+    assert {name for name in told if not name.startswith("headroom_web_")} == {"headroom_dcu_up", "headroom_alarms"}
+
+
 async def test_strangers_see_the_way_in_and_nothing_else(client: httpx.AsyncClient, page: Page) -> None:
     """Every route of the application, without a token and with a wrong one."""
     app: Any = make_app(page, LOOPBACK_NAMES, secure=False)
