@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.ledger.audit import Checked, check, first_changed, key_of, read_kept, verify_all
+from dcu.ledger.audit import COSIGNED, Checked, check, first_changed, key_of, read_kept, verify_all
 from dcu.ledger.entry import restore
 from dcu.ledger.layout import LedgerError, Place, PublicCopy, current, ended
 from dcu.ledger.merkle import (
@@ -24,7 +24,7 @@ from dcu.ledger.merkle import (
 )
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint
 from dcu.ledger.page import headline, html, words
-from dcu.ledger.policy import Policy, Trusted, load_policy, trust
+from dcu.ledger.policy import NONE, Policy, Trusted, load_policy, trust
 from dcu.ledger.proof import PROOF_BYTES_MAX
 from dcu.ledger.receipt import check_receipt, make_receipt
 from dcu.ledger.tiles import TileStore
@@ -184,7 +184,7 @@ def _verdict(last: Checked, faults: list[str], losses: list[str]) -> dict[str, A
 
 def _short_of(place: Place, policy: Policy) -> list[str]:
     """What keeps the newest witnessed head from being trusted."""
-    path = place.public / "cosigned"
+    path = place.public / COSIGNED
     try:
         trust(path.read_bytes() if path.exists() else place.checkpoint.read_bytes(), policy)
     except DecodeError as error:
@@ -193,10 +193,17 @@ def _short_of(place: Place, policy: Policy) -> list[str]:
 
 
 def _verify_between(options: argparse.Namespace, place: Place, policy: Policy) -> int:
-    """Whether the log leads from one head to another: neither forked, nor rolled back, nor rewritten."""
-    old = None if options.old is None else _read_head(options.old, policy)
-    new = _read_head(options.new or place.checkpoint, policy)
+    """Whether the log leads from one head to another: neither forked, nor rolled back, nor rewritten.
+
+    The log's own signature makes a head evidence, whoever else has signed it; the policy's quorum is asked of the
+    witnessed head that lies beside the published one.
+    """
+    by_log = Policy(policy.logs, quorum=NONE)
+    old = None if options.old is None else _read_head(options.old, by_log)
+    new = _read_head(options.new or place.checkpoint, by_log)
     fault = _between(place, None if old is None else old.head, new.head)
+    if fault is None and options.new is None and policy.quorum != NONE:
+        fault = _unwitnessed(place, policy, new.head)
     result = {
         "from": None if old is None else old.head.size,
         "to": new.head.size,
@@ -208,6 +215,14 @@ def _verify_between(options: argparse.Namespace, place: Place, policy: Policy) -
     else:
         print(f"{result['origin']}: from {result['from'] or 0} to {result['to']} entries: {fault or 'verified'}")
     return EXIT_OK if fault is None else EXIT_FAILED
+
+
+def _unwitnessed(place: Place, policy: Policy, head: Checkpoint) -> str | None:
+    """What keeps a log's witnessed head from being trusted, or from being one of the log."""
+    for why in _short_of(place, policy):
+        return why
+    path = place.public / COSIGNED
+    return _between(place, _read_head(path, policy).head, head) if path.exists() else None
 
 
 def _between(place: Place, old: Checkpoint | None, new: Checkpoint) -> str | None:
@@ -264,7 +279,7 @@ def _policy(options: argparse.Namespace, place: Place | None) -> Policy:
 
 def _log_of(place: Place, policy: Policy) -> Verifier:
     """The policy's key for the log that lies there."""
-    return _read_head(place.checkpoint, Policy(policy.logs, quorum="none")).log
+    return _read_head(place.checkpoint, Policy(policy.logs, quorum=NONE)).log
 
 
 # ---- head, show ------------------------------------------------------------------------------------------------------
