@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dcu.hosting.compiled import share
 from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
 from dcu.hosting.headroom import Constraint, Prospect
 from dcu.hosting.measurements import SUBSTATION
@@ -186,6 +187,11 @@ class Spread:
         """
         cases = max(self.cases, 1 if others_p_w.ndim == 1 else len(others_p_w))
         p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
+        if share is not None:
+            limits, others, found = np.atleast_2d(limits_w), np.atleast_2d(others_p_w), p.reshape(-1, *p.shape[-2:])
+            at = self.ports, self._starts, self._minus_share
+            share.powers(limits, others, now_w, *at, self._free, self._through, found)
+            return p
         p[...] = others_p_w
         if self._alike == 1:
             p.T[self.ports] = -limits_w.T[:, None]
@@ -214,6 +220,10 @@ class Spread:
 
     def by_limit(self, by_port: Reals) -> Reals:
         """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
+        if share is not None:
+            found = np.empty((len(by_port), len(self._starts)))
+            share.by_limit(by_port, self.ports, self._starts, self._minus_share, self._free, found)
+            return found
         own: Reals = by_port[:, self.ports] * self._minus_share
         if self._alike:
             found = np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
@@ -407,7 +417,13 @@ class _Sharing:
         """Where to begin: linear about a start, constraints taken in until the guess breaks no more."""
         filled = Filled(self.wanted, np.full(len(start), FREE))
         for k in range(FLOWS_MAX):
-            rough = self._by_case(np.array([self.prospect.guess(p) for p in self._powers(filled.limits_w)]))
+            states = self._powers(filled.limits_w)
+            if k == 0:
+                enough = np.minimum(self.limit, (self.limit + GUESS_SHARE * here) / (1 + GUESS_SHARE))
+            else:
+                enough = np.where(near, np.inf, self.limit)
+            by_case = enough - (np.zeros((len(states), 1)) if self.extra is None else self.extra)
+            rough = self._by_case(self.prospect.guess(states, by_case))
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
             broken = _worst(np.where(near & (k > 0), -np.inf, over))
             if k > 0 and over[broken].max(initial=0.0) <= ROUGH:

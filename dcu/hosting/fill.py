@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dcu.hosting.compiled import share
+
 Reals = NDArray[np.float64]
 
 PUSH_MIN: Final = 1e-9
@@ -72,36 +74,45 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     by_claim = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        todo = np.flatnonzero(x < wishes.wanted_w)
-        binding[todo] = FREE
-        reach_ahead = AHEAD
-        while len(todo):
-            # Up to the first claim that a constraint keeps from its wish, all have theirs.
-            ahead = todo[:reach_ahead]
-            columns = by_claim[ahead]
-            left = slack - np.cumsum(columns * (wishes.wanted_w[ahead] - x[ahead])[:, None], axis=0)
-            kept = ((left < 0) & (columns > 0)).any(axis=1)
-            count = int(kept.argmax()) if kept.any() else len(ahead)
-            x[ahead[:count]] = wishes.wanted_w[ahead[:count]]
-            slack = left[count - 1] if count else slack
-            todo = todo[count:]
-            if count == len(ahead):
-                reach_ahead *= FURTHER
-                continue
-            reach_ahead = AHEAD
-            column = columns[count]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
-            row = int(reach.argmin())
-            x[todo[0]] += reach[row]
-            slack = slack - reach[row] * column
-            stopped = by_claim[todo, row] > PUSH_MIN
-            stopped[0] = True
-            binding[todo[stopped]] = row
-            todo = todo[~stopped]
+        if share is not None:
+            share.order_round(by_claim, slack, x, wishes.wanted_w, binding)
+        else:
+            slack = _in_order(by_claim, slack, x, wishes.wanted_w, binding)
         if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
     return Filled(x, binding)
+
+
+def _in_order(by_claim: Reals, slack: Reals, x: Reals, wanted_w: Reals, binding: NDArray[np.int64]) -> Reals:
+    """One round; `x` and `binding` in place, the slack that is left."""
+    todo = np.flatnonzero(x < wanted_w)
+    binding[todo] = FREE
+    reach_ahead = AHEAD
+    while len(todo):
+        # Up to the first claim that a constraint keeps from its wish, all have theirs.
+        ahead = todo[:reach_ahead]
+        columns = by_claim[ahead]
+        left = slack - np.cumsum(columns * (wanted_w[ahead] - x[ahead])[:, None], axis=0)
+        kept = ((left < 0) & (columns > 0)).any(axis=1)
+        count = int(kept.argmax()) if kept.any() else len(ahead)
+        x[ahead[:count]] = wanted_w[ahead[:count]]
+        slack = left[count - 1] if count else slack
+        todo = todo[count:]
+        if count == len(ahead):
+            reach_ahead *= FURTHER
+            continue
+        reach_ahead = AHEAD
+        column = columns[count]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
+        row = int(reach.argmin())
+        x[todo[0]] += reach[row]
+        slack = slack - reach[row] * column
+        stopped = by_claim[todo, row] > PUSH_MIN
+        stopped[0] = True
+        binding[todo[stopped]] = row
+        todo = todo[~stopped]
+    return slack
 
 
 def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
@@ -272,6 +283,9 @@ class _Filling:
         """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the
         way leave."""
         x, weight = self.x, self._wishes.weight
+        if share is not None:
+            share.fill_round(self._by_claim, self._slack, x, self._wishes.wanted_w, weight, self.binding)
+            return
         moving = np.flatnonzero(x < self._wishes.wanted_w)
         room = (self._wishes.wanted_w[moving] - x[moving]) / weight[moving]
         order = np.argsort(room, kind="stable")

@@ -10,13 +10,14 @@ Nomenclature: n ports, k observed currents; `p_w` import positive; an export lim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import one_step, solve_from_idle, solve_one
+from dcu.grid.one_state import solve_few, solve_from_idle, step_few
 from dcu.grid.port_model import PortModel
+from dcu.hosting.compiled import share
 from dcu.hosting.flows import Flows, Linear, Measured
 
 Reals = NDArray[np.float64]
@@ -98,8 +99,9 @@ class Prospect(Protocol):
         """How far each constraint is exceeded with these draws (n_state, n) [W]: (n_state, n_constraint), above 0 is
         too far. A state without a power-flow solution exceeds everything."""
 
-    def guess(self, p_w: Reals) -> Reals:
-        """About the excess at one state (n): (n_constraint), without a power flow. Says where to look."""
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        """About the excess at some states (n_state, n): (n_state, n_constraint), without a power flow. Says where to
+        look. What is not above ``enough`` (n_state, n_constraint) need be no more than a bound."""
 
     def relief(self, unused_w: Reals) -> Reals:
         """What would be missing if exports (n) [W] did not happen that pull a constraint back, those on other phases:
@@ -155,9 +157,11 @@ class Outlook:
         self._sag = np.abs(model.u_open_v) / np.maximum(limits.u_low_v, SAG_MIN * model.u_nominal_v)
         solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
         self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
-        self._last = solved
+        self._known: dict[bytes, Reals] = {}
+        self._last = solved[0]
         self._u_model = np.abs(solved[0])
         self._flows = self._linear_now(*solved)
+        self._compiled = None if share is None else self._as_compiled(share.Flows, *solved)
 
     def _linear_now(self, u_v: Complexes, i_a: Complexes) -> Flows | None:
         """Currents and unbalance, seen from now; None where there is no limit to them."""
@@ -167,28 +171,70 @@ class Outlook:
         # Where the voltage may be lower than the model's, the same draw is more current.
         short = np.maximum(self._u_model / np.maximum(now.u_v - now.margin_v, SAG_MIN * model.u_nominal_v) - 1, 0.0)
         measured = Measured(now.p_w, u_v, i_a, short, now.power_error, now.model_error)
-        return Flows(self._observed.linear, measured, lambda: rise(model), model.u_nominal_v)
+        return Flows(self._observed.linear, measured, lambda: lifted(model), model.u_nominal_v)
+
+    def _as_compiled(self, kind: Any, u_v: Complexes, i_a: Complexes) -> Any:
+        """The same as one object that does all loops."""
+        linear, now, model = self._observed.linear, self.now, self.model
+        n, forward = len(now.p_w), linear.forward
+        return kind(
+            self._over_v,
+            self._under_v,
+            self._u_model,
+            model.u_nominal_v,
+            now.model_error,
+            model.z_ohm,
+            linear.open,
+            linear.h,
+            linear.reach,
+            linear.i_max_a,
+            linear.vuf_max,
+            *forward,
+            np.zeros((0, n)) if self._flows is None else lifted(model),
+            now.p_w,
+            u_v,
+            i_a,
+            np.zeros(0) if self._flows is None else self._flows.blur,
+            0.0 if self._flows is None else self._flows.wrong,
+        )
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
-        found = np.empty((len(states), len(self.names)))
-        for row, p in zip(found, states, strict=True):
-            self._exceed(p, *self._at(p), row)
+        keys = [p.tobytes() for p in states]
+        new = [k for k, key in enumerate(keys) if key not in self._known]
+        if new:
+            u, i = self._at(states[new], [keys[k] for k in new])
+            found = self._exceed(states[new], u, i)
+            self._known.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        self._last = self._solved[keys[-1]][0]
+        return np.array([self._known[key] for key in keys])
+
+    def _at(self, p_w: Reals, keys: list[bytes]) -> tuple[Complexes, Complexes]:
+        """Port voltages and currents of some states (n_state, n), sought from the one that was solved last."""
+        new = [k for k, key in enumerate(keys) if key not in self._solved]
+        if new:
+            near = None if np.isnan(self._last[0]) else self._last
+            found = solve_few(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update((keys[k], both) for k, *both in zip(new, *found, strict=True))
+            if len(new) == len(keys):
+                return found
+        u, i = zip(*(self._solved[key] for key in keys), strict=True)
+        return np.array(u), np.array(i)
+
+    def _exceed(self, p_w: Reals, u_v: Complexes, i_a: Complexes, enough: Reals | None = None) -> Reals:
+        """Of some states (n_state, n): (n_state, n_constraint)."""
+        found = np.empty((len(p_w), len(self.names)))
+        if self._compiled is not None:
+            self._compiled.excess(np.ascontiguousarray(p_w), u_v, i_a, enough, found)
+            return found
+        for p, u, i, row in zip(p_w, u_v, i_a, found, strict=True):
+            self._exceed_one(p, u, i, row)
         return found
 
-    def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
-        """Port voltages and currents of one state, sought from the one that was solved last."""
-        key = p_w.tobytes()
-        if key not in self._solved:
-            near = None if np.isnan(self._last[0][0]) else self._last[0]
-            self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
-        self._last = self._solved[key]
-        return self._last
-
-    def _exceed(self, p_w: Reals, u: Complexes, i: Complexes, found: Reals) -> Reals:
+    def _exceed_one(self, p_w: Reals, u: Complexes, i: Complexes, found: Reals) -> None:
         if not np.isfinite(u).all():
             found.fill(np.inf)
-            return found
+            return
         n = len(u)
         change = np.abs(u)
         change -= self._u_model
@@ -203,32 +249,37 @@ class Outlook:
         under /= self.model.u_nominal_v
         if self._flows is not None:
             found[2 * n :] = self._flows.excess(p_w, u, i)
-        return found
 
-    def guess(self, p_w: Reals) -> Reals:
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        u, i = one_step(self.model, p_w, self.now.q_var, self._last[0])
-        return self._exceed(p_w, u, i, np.empty(len(self.names)))
+        u, i = step_few(self.model, p_w, self.now.q_var, self._last)
+        return self._exceed(p_w, u, i, enough)
 
     def relief(self, unused_w: Reals) -> Reals:
         """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
         found = np.zeros(len(self.names))
-        by_export, n = _relieving(self.model), len(unused_w)
-        where = np.flatnonzero(unused_w)
+        n, where = len(unused_w), np.flatnonzero(unused_w)
         if len(where) > FEW * n:
-            found[: 2 * n] = by_export @ unused_w.astype(np.float32)
+            _relieved(_rise_single(self.model), unused_w.astype(np.float32), found[: 2 * n])
         elif len(where):
-            found[: 2 * n] = by_export[:, where] @ unused_w[where].astype(np.float32)
+            few = np.ascontiguousarray(_rise_single(self.model)[:, where])
+            _relieved(few, unused_w[where].astype(np.float32), found[: 2 * n])
         found *= 1 + CURVED
         found[n : 2 * n] *= self._sag
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
-        u, i = self._at(p_w)
-        n = len(u)
+        n = len(p_w)
         found = np.zeros((len(rows), n))
-        if not len(rows) or not np.isfinite(u).all():
+        if not len(rows):
+            return found
+        us, currents = self._at(p_w[None, :], [p_w.tobytes()])
+        if self._compiled is not None:
+            self._compiled.slopes(p_w[None, :], us, currents, rows, np.zeros(len(rows), dtype=np.int64), found)
+            return found
+        u, i = us[0], currents[0]
+        if not np.isfinite(u).all():
             return found
         di: Complexes = np.asarray(-1 / np.conj(u))
         volts = rows < 2 * n
@@ -255,14 +306,31 @@ def rise(model: PortModel) -> Reals:
     return found
 
 
-def _relieving(model: PortModel) -> NDArray[np.float32]:
-    """By how much the exports of all ports lower every voltage, and below that by how much they lift it (2n, n) [share
-    of nominal/W]; kept with the model."""
-    if "relieving" not in model.memo:
-        by_draw = rise(model)  # drawing raises the voltage: exporting lowers it
-        model.memo["relieving"] = np.concatenate([np.maximum(by_draw, 0.0), np.maximum(-by_draw, 0.0)]).astype("f4")
-    found: NDArray[np.float32] = model.memo["relieving"]
+def lifted(model: PortModel) -> Reals:
+    """By how much a watt of export at each port lifts each voltage (n, n) [share of nominal/W]; kept with the model."""
+    if "lifted" not in model.memo:
+        model.memo["lifted"] = np.ascontiguousarray(np.maximum(-rise(model).T, 0.0))
+    found: Reals = model.memo["lifted"]
     return found
+
+
+def _rise_single(model: PortModel) -> NDArray[np.float32]:
+    """`rise` in half the memory; kept with the model."""
+    if "rise single" not in model.memo:
+        model.memo["rise single"] = rise(model).astype(np.float32)
+    found: NDArray[np.float32] = model.memo["rise single"]
+    return found
+
+
+def _relieved(by_draw: NDArray[np.float32], unused_w: NDArray[np.float32], found: Reals) -> None:
+    """By how much some exports (k) lower every voltage, and below that by how much they lift it (2n) [share of
+    nominal], where drawing raises it so much (n, k)."""
+    if share is not None:
+        share.relief(by_draw, unused_w, found)
+        return
+    n = len(by_draw)
+    found[:n] = np.maximum(by_draw, 0.0) @ unused_w
+    found[n:] = np.maximum(-by_draw, 0.0) @ unused_w
 
 
 def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) -> Reals:

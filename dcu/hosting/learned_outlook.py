@@ -33,9 +33,10 @@ class LearnedOutlook:
         over, under = expected + margin - self.limits.u_high_v, self.limits.u_low_v - expected + margin
         return np.concatenate([over / self._nominal, under / self._nominal], axis=1)
 
-    def guess(self, p_w: Reals) -> Reals:
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """The excess itself: it needs no power flow."""
-        return np.asarray(self.excess(p_w)[0])
+        del enough
+        return self.excess(p_w)
 
     def relief(self, unused_w: Reals) -> Reals:
         """What exports (n) [W] that may not happen take off an excess (2n), as it is learnt."""
@@ -74,20 +75,20 @@ class MixedOutlook:
         return np.maximum(*self._both(np.atleast_2d(p_w)))
 
     def _both(self, p_w: Reals) -> tuple[Reals, Reals]:
-        first, second = self._first.excess(p_w), self._second.excess(p_w)
-        one = np.full((len(p_w), len(self.names)), -np.inf)
+        return self._side_by_side(self._first.excess(p_w), self._second.excess(p_w))
+
+    def _side_by_side(self, first: Reals, second: Reals) -> tuple[Reals, Reals]:
+        """What each says of all constraints (n_state, n_constraint)."""
+        one = np.full((len(first), len(self.names)), -np.inf)
         two = one.copy()
         one[:, : first.shape[1]] = first
         two[:, self._rows] = second
         return one, two
 
-    def guess(self, p_w: Reals) -> Reals:
-        """The larger guess of the two (n_constraint)."""
-        found = np.full(len(self.names), -np.inf)
-        first, second = self._first.guess(p_w), self._second.guess(p_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], second)
-        return found
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        """The larger guess of the two (n_state, n_constraint)."""
+        of_first = None if enough is None else np.ascontiguousarray(enough[:, : len(self._first.names)])
+        return np.maximum(*self._side_by_side(self._first.guess(p_w, of_first), self._second.guess(p_w)))
 
     def relief(self, unused_w: Reals) -> Reals:
         """The larger of the two (n_constraint)."""

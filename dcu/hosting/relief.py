@@ -42,8 +42,10 @@ class Sober:
             found[k] += self._doubted(p, self._missing[k % len(self._missing)])
         return found
 
-    def guess(self, p_w: Reals) -> Reals:
-        return np.asarray(self._inner.guess(p_w) + self._doubted(p_w, self._missing.max(axis=0)))
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        missing = self._missing.max(axis=0)
+        doubted = np.array([self._doubted(p, missing) for p in p_w])
+        return self._inner.guess(p_w, None if enough is None else enough - doubted) + doubted
 
     def relief(self, unused_w: Reals) -> Reals:
         return self._inner.relief(unused_w)
@@ -56,4 +58,4 @@ class Sober:
     def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
         unseen -= self._believed
-        return np.maximum(unseen, missing, out=unseen)
+        return np.maximum(unseen, missing)

@@ -1,0 +1,339 @@
+// How far the constraints of a state are exceeded, compiled: what `Outlook` of `dcu/hosting/headroom.py` and `Flows` of
+// `flows.py` do in NumPy where this is missing. See there for what is meant and why; the constants are theirs.
+//
+// Nomenclature: s states, n ports, k rows linear in the currents (rated currents, then unbalances), b buses of these;
+// constraints: n upper voltages, n lower ones, k rows.
+#include "share.hpp"
+
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <vector>
+
+namespace headroom_share {
+namespace {
+
+using nb::literals::operator""_a;
+
+constexpr double near_share = 0.5;  // NEAR
+constexpr int directions = 6;       // DIRECTIONS
+constexpr int turns = 3;            // TURNS
+constexpr double curved = 0.1;      // CURVED
+constexpr double lower_max = 0.5;   // of a voltage: beyond it no current is foreseen
+constexpr double tiny = 1e-12;      // of a value whose direction is asked
+
+double size(Complex x) { return std::sqrt(x.real() * x.real() + x.imag() * x.imag()); }
+
+Complex times(Complex a, Complex b) {  // without the C standard's care for infinities
+  return {a.real() * b.real() - a.imag() * b.imag(), a.real() * b.imag() + a.imag() * b.real()};
+}
+
+Complex towards(Complex value) { return std::conj(value) / std::max(size(value), tiny); }
+
+Complex product(const Complex* a, const Complex* b, std::size_t n) {
+  double re = 0.0, im = 0.0;
+  for (std::size_t j = 0; j < n; ++j) {
+    re += a[j].real() * b[j].real() - a[j].imag() * b[j].imag();
+    im += a[j].real() * b[j].imag() + a[j].imag() * b[j].real();
+  }
+  return {re, im};
+}
+
+// Four sums side by side, which a compiler may put into registers without changing what comes out.
+double product(const double* a, const double* b, std::size_t n) {
+  double sum[4] = {};
+  std::size_t j = 0;
+  for (; j + 4 <= n; j += 4)
+    for (std::size_t l = 0; l < 4; ++l) sum[l] += a[j + l] * b[j + l];
+  for (; j < n; ++j) sum[0] += a[j] * b[j];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// Of one row: its value with the exports that make it largest, which these are (by place among the unseen), and a bound
+// of its magnitude.
+struct Worst {
+  Complex value;
+  std::vector<std::uint8_t> used;
+  double bound;
+};
+
+class Flows {
+ public:
+  Flows(Numbers over_v, Numbers under_v, Numbers u_model_v, Numbers u_nominal_v, double model_error, ComplexTable z_ohm,
+        Complexes open, ComplexTable h, Table reach, Numbers i_max_a, double vuf_max, Complexes forward_open_v,
+        ComplexTable forward_h, Table lifted, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
+        double wrong)
+      : over_v_(over_v), under_v_(under_v), u_model_v_(u_model_v), u_nominal_v_(u_nominal_v), z_ohm_(z_ohm), open_(open),
+        h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), lifted_(lifted),
+        p_now_w_(p_now_w), u_now_v_(u_now_v), i_now_a_(i_now_a), blur_(blur), model_error_(model_error),
+        vuf_max_(vuf_max), wrong_(wrong), n_(p_now_w.size()), k_(open.size()) {
+    const std::size_t n = n_, b = forward_open_v.size();
+    check(over_v.size() == n && under_v.size() == n && u_model_v.size() == n && u_nominal_v.size() == n);
+    check(z_ohm.shape(0) == n && z_ohm.shape(1) == n && u_now_v.size() == n && i_now_a.size() == n);
+    check(h.shape(0) == k_ && h.shape(1) == n && reach.shape(0) == k_ && reach.shape(1) == n && blur.size() == k_);
+    check(i_max_a.size() + b == k_ && forward_h.shape(0) == b && forward_h.shape(1) == n);
+    check(lifted.shape(0) == (k_ ? n : 0) && lifted.shape(1) == n);
+  }
+
+  // Of some states; where a bound of a row is not above `enough` (s, 2 n + k), it will do.
+  void excess(Table p_w, ComplexTable u_v, ComplexTable i_a, std::optional<Table> enough, OutTable out) const {
+    const std::size_t states = p_w.shape(0), all = 2 * n_ + k_;
+    check_states(p_w, u_v, i_a);
+    check(out.shape(0) == states && out.shape(1) == all);
+    check(!enough || (enough->shape(0) == states && enough->shape(1) == all));
+    for (std::size_t s = 0; s < states; ++s) {
+      const State state(*this, p_w.data() + s * n_, u_v.data() + s * n_, i_a.data() + s * n_);
+      double* to = out.data() + s * all;
+      if (!state.finite) {
+        std::fill(to, to + all, std::numeric_limits<double>::infinity());
+        continue;
+      }
+      voltages(state, to);
+      if (k_) rows(state, enough ? enough->data() + s * all + 2 * n_ : nullptr, to + 2 * n_);
+    }
+  }
+
+  // About how some constraints follow each draw (rows, n), each at the state (s) that is named for it.
+  void slopes(Table p_w, ComplexTable u_v, ComplexTable i_a, Indices constraint, Indices at, OutTable out) const {
+    const std::size_t states = p_w.shape(0), count = constraint.size();
+    check_states(p_w, u_v, i_a);
+    check(at.size() == count && out.shape(0) == count && out.shape(1) == n_);
+    for (std::size_t r = 0; r < count; ++r) {
+      check(constraint(r) >= 0 && static_cast<std::size_t>(constraint(r)) < 2 * n_ + k_);
+      check(at(r) >= 0 && static_cast<std::size_t>(at(r)) < states);
+    }
+    for (std::size_t s = 0; s < states; ++s) {
+      if (std::find(at.data(), at.data() + count, static_cast<std::int64_t>(s)) == at.data() + count) continue;
+      State state(*this, p_w.data() + s * n_, u_v.data() + s * n_, i_a.data() + s * n_);
+      std::vector<Complex> di(n_);
+      for (std::size_t j = 0; j < n_; ++j) di[j] = -1.0 / std::conj(state.u[j]);
+      for (std::size_t r = 0; r < count; ++r) {
+        if (static_cast<std::size_t>(at(r)) != s) continue;
+        double* to = out.data() + r * n_;
+        const std::size_t row = constraint(r);
+        if (!state.finite) std::fill(to, to + n_, 0.0);
+        else if (row < 2 * n_) slope_of_voltage(state, di, row, to);
+        else slope_of_row(state, di, row - 2 * n_, to);
+      }
+    }
+  }
+
+ private:
+  // One state, and what all its rows ask for.
+  struct State {
+    const double* p;
+    const Complex *u, *i;
+    bool finite = true;
+    std::vector<double> u_size;
+    // Of exports that are not measured: which they are, by how much each port exports more [W], the currents of what is
+    // drawn now at these voltages, the larger current of both, the share by which each grows where all of them are absent.
+    std::vector<std::size_t> unseen;
+    std::vector<double> absent_w, larger_a, share;
+    std::vector<Complex> beyond_a;
+    // Shares by which currents grow without some of them, for choices that have been looked at.
+    mutable std::vector<std::pair<std::vector<std::uint8_t>, std::vector<double>>> known;
+
+    State(const Flows& by, const double* p_, const Complex* u_, const Complex* i_) : p(p_), u(u_), i(i_), u_size(by.n_) {
+      double sum = 0.0;
+      for (std::size_t j = 0; j < by.n_; ++j) u_size[j] = size(u[j]), sum += u_size[j];
+      finite = std::isfinite(sum);
+      if (!finite || !by.k_) return;
+      for (std::size_t j = 0; j < by.n_; ++j)
+        if (p[j] < by.p_now_w_(j)) unseen.push_back(j);
+      if (unseen.empty()) return;
+      absent_w.resize(by.n_), larger_a.resize(by.n_), beyond_a.resize(by.n_);
+      for (std::size_t j = 0; j < by.n_; ++j) {
+        absent_w[j] = std::max(by.p_now_w_(j) - p[j], 0.0);
+        const Complex at_now = times(by.i_now_a_(j), std::conj(by.u_now_v_(j) / u[j]));
+        larger_a[j] = std::max(size(i[j]), size(at_now));
+        beyond_a[j] = i[j] - at_now;
+      }
+      share = by.absent(*this, absent_w);
+    }
+  };
+
+  void check_states(const Table& p_w, const ComplexTable& u_v, const ComplexTable& i_a) const {
+    const std::size_t states = p_w.shape(0);
+    check(p_w.shape(1) == n_ && u_v.shape(0) == states && u_v.shape(1) == n_);
+    check(i_a.shape(0) == states && i_a.shape(1) == n_);
+  }
+
+  void voltages(const State& state, double* to) const {
+    for (std::size_t j = 0; j < n_; ++j) {
+      const double change = state.u_size[j] - u_model_v_(j), doubt = std::abs(change) * model_error_;
+      to[j] = (over_v_(j) + change + doubt) / u_nominal_v_(j);
+      to[n_ + j] = (under_v_(j) - change + doubt) / u_nominal_v_(j);
+    }
+  }
+
+  // How far a row may go.
+  double most(const State& state, std::size_t row) const {
+    if (row < i_max_a_.size()) return i_max_a_(row);
+    const std::size_t bus = row - i_max_a_.size();
+    return vuf_max_ * size(forward_open_v_(bus) + product(forward_h_.data() + bus * n_, state.i, n_));
+  }
+
+  void rows(const State& state, const double* enough, double* to) const {
+    std::vector<double> changed(n_);
+    for (std::size_t j = 0; j < n_; ++j) changed[j] = size(state.i[j] - i_now_a_(j));
+    std::vector<double> doubt;  // with all exports that are not measured, used or not
+    if (!state.unseen.empty()) {
+      doubt.resize(n_);
+      for (std::size_t j = 0; j < n_; ++j) doubt[j] = state.larger_a[j] * state.share[j];
+      for (const std::size_t j : state.unseen) doubt[j] += size(state.beyond_a[j]);
+    }
+    for (std::size_t row = 0; row < k_; ++row) {
+      const double *reach = reach_.data() + row * n_, limit = most(state, row);
+      const Complex full = open_(row) + product(h_.data() + row * n_, state.i, n_);
+      const double blur = blur_(row) + wrong_ * product(reach, changed.data(), n_);
+      double value = size(full) + blur;
+      if (!state.unseen.empty()) {
+        value += product(reach, doubt.data(), n_);
+        if (value > near_share * limit && !(enough && value / limit - 1.0 <= enough[row]))
+          value = blur + worst(state, row, full).bound;
+      }
+      to[row] = value / limit - 1.0;
+    }
+  }
+
+  // What any choice of the exports makes largest of a row, with the current that others' absence adds.
+  Worst worst(const State& state, std::size_t row, Complex full) const {
+    const std::size_t m = state.unseen.size();
+    const double* reach = reach_.data() + row * n_;
+    const Complex* h = h_.data() + row * n_;
+    std::vector<Complex> parts(m);
+    Complex without = full;
+    for (std::size_t e = 0; e < m; ++e) {
+      const std::size_t j = state.unseen[e];
+      parts[e] = times(h[j], state.beyond_a[j]);
+      without -= parts[e];
+    }
+    const double of_all = grown(state, reach, state.share);
+    Worst best{full, std::vector<std::uint8_t>(m, 1), size(full)};
+    std::vector<std::uint8_t> used(m);
+    std::vector<std::vector<std::uint8_t>> tried;
+    for (int k = 0; k < directions; ++k) {
+      const double angle = -2.0 * 3.14159265358979323846 * k / directions;
+      Complex turn{std::cos(angle), std::sin(angle)}, value;
+      for (int t = 0; t < turns; ++t) {
+        double re = without.real(), im = without.imag();
+        for (std::size_t e = 0; e < m; ++e) {
+          const bool on = parts[e].real() * turn.real() - parts[e].imag() * turn.imag() > 0.0;
+          used[e] = on;
+          re += on ? parts[e].real() : 0.0;
+          im += on ? parts[e].imag() : 0.0;
+        }
+        value = {re, im};
+        turn = towards(value);
+      }
+      if (!(size(value) + of_all > best.bound)) continue;
+      if (std::find(tried.begin(), tried.end(), used) != tried.end()) continue;
+      tried.push_back(used);
+      const double bound = size(value) + grown(state, reach, without_some(state, used));
+      if (bound > best.bound) best = {value, used, bound};
+    }
+    return best;
+  }
+
+  // By how much a row is larger at most where currents grow by these shares.
+  double grown(const State& state, const double* reach, const std::vector<double>& share) const {
+    double sum = 0.0;
+    for (std::size_t j = 0; j < n_; ++j) sum += reach[j] * state.larger_a[j] * share[j];
+    return sum;
+  }
+
+  // The same shares where the exports that are not used stay away.
+  const std::vector<double>& without_some(const State& state, const std::vector<std::uint8_t>& used) const {
+    for (const auto& [choice, share] : state.known)
+      if (choice == used) return share;
+    std::vector<double> absent_w(n_, 0.0);
+    for (std::size_t e = 0; e < used.size(); ++e)
+      if (!used[e]) absent_w[state.unseen[e]] = state.absent_w[state.unseen[e]];
+    state.known.emplace_back(used, absent(state, absent_w));
+    return state.known.back().second;
+  }
+
+  // Share by which every current is larger at most where so much export does not come.
+  std::vector<double> absent(const State& state, const std::vector<double>& absent_w) const {
+    std::vector<double> lower(n_, 0.0);
+    double* to = lower.data();
+    for (std::size_t j = 0; j < n_; ++j) {
+      const double watts = absent_w[j];
+      if (watts == 0.0) continue;
+      const double* row = lifted_.data() + j * n_;
+      for (std::size_t l = 0; l < n_; ++l) to[l] += watts * row[l];
+    }
+    for (std::size_t j = 0; j < n_; ++j) {
+      const double ratio = u_nominal_v_(j) / state.u_size[j], low = (1.0 + curved) * to[j] * (ratio * ratio);
+      to[j] = low / std::max(1.0 - low, lower_max);
+    }
+    return lower;
+  }
+
+  void slope_of_voltage(const State& state, const std::vector<Complex>& di, std::size_t row, double* to) const {
+    const std::size_t port = row % n_;
+    const double change = state.u_size[port] - u_model_v_(port), sign = row < n_ ? 1.0 : -1.0;
+    const double way = change > 0.0 ? 1.0 : change < 0.0 ? -1.0 : 0.0;
+    const Complex turn = towards(state.u[port]) * ((sign + model_error_ * way) / u_nominal_v_(port));
+    along(z_ohm_.data() + port * n_, turn, di, to);
+  }
+
+  void slope_of_row(const State& state, const std::vector<Complex>& di, std::size_t row, double* to) const {
+    const double *reach = reach_.data() + row * n_, limit = most(state, row);
+    Complex value = open_(row) + product(h_.data() + row * n_, state.i, n_);
+    std::vector<std::uint8_t> used;
+    if (!state.unseen.empty()) {
+      Worst found = worst(state, row, value);
+      value = found.value, used = std::move(found.used);
+    }
+    along(h_.data() + row * n_, towards(value), di, to);
+    for (std::size_t e = 0; e < state.unseen.size(); ++e)
+      if (!used[e]) to[state.unseen[e]] = 0.0;  // an export that may not come relieves nothing
+    for (std::size_t j = 0; j < n_; ++j) {
+      const double away = state.p[j] > p_now_w_(j) ? size(di[j]) : -size(di[j]);
+      to[j] = (to[j] + wrong_ * reach[j] * away) / limit;
+    }
+  }
+
+  void along(const Complex* transfer, Complex turn, const std::vector<Complex>& di, double* to) const {
+    for (std::size_t j = 0; j < n_; ++j) {
+      const Complex by = times(turn, di[j]);
+      to[j] = transfer[j].real() * by.real() - transfer[j].imag() * by.imag();
+    }
+  }
+
+  Numbers over_v_, under_v_, u_model_v_, u_nominal_v_;
+  ComplexTable z_ohm_;
+  Complexes open_;
+  ComplexTable h_;
+  Table reach_;
+  Numbers i_max_a_;
+  Complexes forward_open_v_;
+  ComplexTable forward_h_;
+  Table lifted_;
+  Numbers p_now_w_;
+  Complexes u_now_v_, i_now_a_;
+  Numbers blur_;
+  double model_error_, vuf_max_, wrong_;
+  std::size_t n_, k_;
+};
+
+}  // namespace
+
+void define_flows(nb::module_& m) {
+  nb::class_<Flows>(m, "Flows", "How far the constraints of a state are exceeded, in one situation.")
+      .def(nb::init<Numbers, Numbers, Numbers, Numbers, double, ComplexTable, Complexes, ComplexTable, Table, Numbers,
+                    double, Complexes, ComplexTable, Table, Numbers, Complexes, Complexes, Numbers, double>(),
+           "over_v"_a, "under_v"_a, "u_model_v"_a, "u_nominal_v"_a, "model_error"_a, "z_ohm"_a, "open"_a, "h"_a, "reach"_a,
+           "i_max_a"_a, "vuf_max"_a, "forward_open_v"_a, "forward_h"_a, "lifted"_a, "p_now_w"_a, "u_now_v"_a,
+           "i_now_a"_a, "blur"_a, "wrong"_a)
+      .def("excess", &Flows::excess, "p_w"_a, "u_v"_a, "i_a"_a, "enough"_a.none(), "out"_a,
+           "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
+      .def("slopes", &Flows::slopes, "p_w"_a, "u_v"_a, "i_a"_a, "constraint"_a, "at"_a, "out"_a,
+           "How some constraints follow each draw, each at the state named for it: (n_row, n).");
+}
+
+}  // namespace headroom_share
