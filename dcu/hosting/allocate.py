@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dcu.hosting.compiled import share
 from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
-from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.headroom import Constraint, Onto, Prospect
 from dcu.hosting.measurements import SUBSTATION
 
 Reals = NDArray[np.float64]
@@ -157,6 +157,7 @@ class Spread:
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
         self._free = np.array([bool(own) for own in phases], dtype=bool)
+        self.onto = Onto(self.ports, self._starts, self._minus_share, self._free)
         self.cases = PHASES if self._free.any() else 1
         own = list(zip(ports, phases, strict=True))
         self._through = np.array([_through(len(p), on, k) for k in range(self.cases) for p, on in own], dtype=np.int64)
@@ -189,8 +190,7 @@ class Spread:
         p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
         if share is not None:
             limits, others, found = np.atleast_2d(limits_w), np.atleast_2d(others_p_w), p.reshape(-1, *p.shape[-2:])
-            at = self.ports, self._starts, self._minus_share
-            share.powers(limits, others, now_w, *at, self._free, self._through, found)
+            share.powers(limits, others, now_w, *self.onto, self._through, found)
             return p
         p[...] = others_p_w
         if self._alike == 1:
@@ -217,22 +217,6 @@ class Spread:
         share = np.divide(fall, there, out=np.zeros(fall.shape), where=there > 0)
         found = np.where(through, of_owner + fall[..., self._owner], -share[..., self._owner] * elsewhere)
         return np.where(self._free[self._owner], found, even)
-
-    def by_limit(self, by_port: Reals) -> Reals:
-        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
-        if share is not None:
-            found = np.empty((len(by_port), len(self._starts)))
-            share.by_limit(by_port, self.ports, self._starts, self._minus_share, self._free, found)
-            return found
-        own: Reals = by_port[:, self.ports] * self._minus_share
-        if self._alike:
-            found = np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
-        else:
-            found = np.add.reduceat(own, self._starts, axis=1)
-        if self._free.any():
-            worst = np.maximum.reduceat(-by_port[:, self.ports], self._starts, axis=1)
-            found = np.where(self._free, worst, found)
-        return np.asarray(found)
 
 
 def _through(count: int, phases: tuple[int, ...], case: int) -> int:
@@ -508,16 +492,6 @@ class _Sharing:
         return tuple(found)
 
 
-def slopes_by_case(prospect: Prospect, p_w: Reals, rows: Rows, case: Rows) -> Reals:
-    """Slopes by draw of some rows, each at the state (n_state, n) that counts for it: (n_row, n)."""
-    if len(p_w) == 1:
-        return prospect.slopes(p_w[0], rows)
-    found = np.empty((len(rows), p_w.shape[1]))
-    for k in np.unique(case):
-        found[case == k] = prospect.slopes(p_w[k], rows[case == k])
-    return found
-
-
 class _Slopes:
     """Slopes by claim at one state, each constraint's worked out once, in the case that exceeds it most."""
 
@@ -530,7 +504,7 @@ class _Slopes:
         """Of some constraints (rows, n_claim) [1/W]."""
         new = rows[self._place[rows] == FREE]
         if self._found is None or len(new):
-            more = self._spread.by_limit(slopes_by_case(self._prospect, self._p_w, new, self._case[new]))
+            more = self._prospect.slopes_by_limit(self._p_w, new, self._case[new], self._spread.onto)
             self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
             self._found = more if self._found is None else np.concatenate([self._found, more])
         return np.asarray(self._found[self._place[rows]])

@@ -58,6 +58,10 @@ class Filled:
 
 def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """Max-min fair in units of the weights."""
+    if share is not None:
+        x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+        share.fill_together(np.ascontiguousarray(a), b, wishes.wanted_w, wishes.weight, x, binding)
+        return Filled(x, np.where(x < wishes.wanted_w, binding, FREE))
     filling = _Filling(a, b, wishes)
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
@@ -283,9 +287,6 @@ class _Filling:
         """Grow everybody until nobody moves: from one binding constraint to the next, those who get their wish on the
         way leave."""
         x, weight = self.x, self._wishes.weight
-        if share is not None:
-            share.fill_round(self._by_claim, self._slack, x, self._wishes.wanted_w, weight, self.binding)
-            return
         moving = np.flatnonzero(x < self._wishes.wanted_w)
         room = (self._wishes.wanted_w[moving] - x[moving]) / weight[moving]
         order = np.argsort(room, kind="stable")

@@ -10,7 +10,7 @@ Nomenclature: n ports, k observed currents; `p_w` import positive; an export lim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,28 @@ class Constraint:
     place: str
 
 
+class Onto(NamedTuple):
+    """How claims lie on the ports: the ports of all, one claim's after the other; where each claim's begin; what each
+    port exports of a watt of its claim, negative; whether a claim may use all of it on any of its ports."""
+
+    ports: Rows
+    starts: Rows
+    minus_share: Reals
+    free: NDArray[np.bool_]
+
+    def by_limit(self, by_port: Reals) -> Reals:
+        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
+        if share is not None:
+            found = np.empty((len(by_port), len(self.starts)))
+            share.by_limit(np.ascontiguousarray(by_port), *self, found)
+            return found
+        own: Reals = by_port[:, self.ports]
+        found = np.add.reduceat(own * self.minus_share, self.starts, axis=1)
+        if self.free.any():
+            found = np.where(self.free, np.maximum.reduceat(-own, self.starts, axis=1), found)
+        return np.asarray(found)
+
+
 class Prospect(Protocol):
     """What an allocation asks about the grid; answered by a network model, by learned sensitivities, or by both.
 
@@ -110,6 +132,9 @@ class Prospect(Protocol):
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """About how the excess of some constraints follows each draw at one state (n): (n_row, n) [1/W]. Steps are
         chosen by it, never confirmed."""
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """The same by the limits of claims (n_row, n_claim), each row at its own one of some states (n_state, n)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +201,6 @@ class Outlook:
     def _as_compiled(self, kind: Any, u_v: Complexes, i_a: Complexes) -> Any:
         """The same as one object that does all loops."""
         linear, now, model = self._observed.linear, self.now, self.model
-        n, forward = len(now.p_w), linear.forward
         return kind(
             self._over_v,
             self._under_v,
@@ -189,8 +213,8 @@ class Outlook:
             linear.reach,
             linear.i_max_a,
             linear.vuf_max,
-            *forward,
-            np.zeros((0, n)) if self._flows is None else lifted(model),
+            *linear.forward,
+            *_Runs.of(model, needed=self._flows is not None),
             now.p_w,
             u_v,
             i_a,
@@ -296,6 +320,29 @@ class Outlook:
             found[~volts] = self._flows.slopes(p_w, u, i, rows[~volts] - 2 * n)
         return found
 
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto, *, seen: bool = False) -> Reals:
+        """As `Prospect` has it; ``seen``: an export beyond what is measured relieves nothing."""
+        assert self._compiled is not None or not seen, "a way of the compiled one"
+        if self._compiled is None:
+            return slopes_by_limit(self, p_w, rows, at, onto)
+        found = np.empty((len(rows), len(onto.starts)))
+        states = self._at(p_w, [p.tobytes() for p in p_w])
+        self._compiled.slopes_by_limit(np.ascontiguousarray(p_w), *states, rows, at, seen, *onto, found)
+        return found
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its loops are."""
+        return self._compiled is not None
+
+
+def slopes_by_limit(prospect: Prospect, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+    """`Prospect.slopes_by_limit` by way of slopes by draws."""
+    found = np.zeros((len(rows), p_w.shape[1]))
+    for state in np.unique(at):
+        found[at == state] = prospect.slopes(p_w[state], rows[at == state])
+    return onto.by_limit(found)
+
 
 def rise(model: PortModel) -> Reals:
     """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
@@ -312,6 +359,32 @@ def lifted(model: PortModel) -> Reals:
         model.memo["lifted"] = np.ascontiguousarray(np.maximum(-rise(model).T, 0.0))
     found: Reals = model.memo["lifted"]
     return found
+
+
+class _Runs(NamedTuple):
+    """`lifted` without its zeros: ports in an order that puts phases together (n); of each port the first of its runs
+    (n + 1); where in that order each run begins and ends (n_run, 2); the values, run after run."""
+
+    order: Rows
+    runs_of: Rows
+    runs: Rows
+    lifted: Reals
+
+    @staticmethod
+    def of(model: PortModel, *, needed: bool) -> _Runs:
+        """Kept with the model; empty where there is nothing to ask."""
+        if not needed:
+            return _Runs(*(np.zeros(shape, dtype=np.int64) for shape in (0, 0, (0, 2))), np.zeros(0))
+        if "runs" not in model.memo:
+            order = np.argsort(np.array(model.port_labels), kind="stable")
+            by_port = lifted(model)[:, order]
+            edges = np.diff(np.pad(by_port > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+            port, begin = np.nonzero(edges > 0)
+            runs_of = np.searchsorted(port, np.arange(len(by_port) + 1))
+            runs = np.stack([begin, np.nonzero(edges < 0)[1]], axis=1)
+            model.memo["runs"] = _Runs(order, runs_of, runs, by_port[by_port > 0])
+        found: _Runs = model.memo["runs"]
+        return found
 
 
 def _rise_single(model: PortModel) -> NDArray[np.float32]:

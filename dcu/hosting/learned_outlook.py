@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, GridLimits, Prospect, Rows, Situation
+from dcu.hosting.headroom import Constraint, GridLimits, Onto, Prospect, Rows, Situation, slopes_by_limit
 from dcu.hosting.learned import LearnedSensitivity
 
 Reals = NDArray[np.float64]
@@ -54,6 +54,10 @@ class LearnedOutlook:
             du = self.sensitivity.change(self.now, p_w[None, :]).du_v[0]
             bound = bound + self.now.model_error * np.sign(du[rows % n])[:, None] * change
         return np.asarray((sign * change + bound) / self._nominal[rows % n][:, None])
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """As `Prospect` has it."""
+        return slopes_by_limit(self, p_w, rows, at, onto)
 
 
 class MixedOutlook:
@@ -109,3 +113,7 @@ class MixedOutlook:
         if of_second.any():
             found[of_second] = self._second.slopes(p_w, place[rows[of_second]])
         return found
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """As `Prospect` has it."""
+        return slopes_by_limit(self, p_w, rows, at, onto)

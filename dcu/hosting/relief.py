@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, Prospect, Rows, Situation
+from dcu.hosting.headroom import Constraint, Onto, Outlook, Prospect, Rows, Situation, slopes_by_limit
 
 Reals = NDArray[np.float64]
 
@@ -54,6 +54,11 @@ class Sober:
         """Beyond what is measured an export relieves nothing."""
         found = self._inner.slopes(p_w, rows)
         return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        if isinstance(self._inner, Outlook) and self._inner.compiled:
+            return self._inner.slopes_by_limit(p_w, rows, at, onto, seen=True)
+        return slopes_by_limit(self, p_w, rows, at, onto)
 
     def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, slopes_by_case
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -308,15 +308,14 @@ class _Judge:
                 return found
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            slopes = self._slopes(self._powers(all_w), over[worst])
-            pushes = spread.by_limit(slopes) > 0
+            pushes = self._slopes(self._powers(all_w), over[worst], spread) > 0
             share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
         return None
 
-    def _slopes(self, p_w: Reals, rows: NDArray[np.int64]) -> Reals:
-        """By draw, of the case that exceeds each constraint most (n_row, n)."""
+    def _slopes(self, p_w: Reals, rows: NDArray[np.int64], spread: Spread) -> Reals:
+        """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
         case = self._prospect.excess(p_w)[:, rows].argmax(axis=0) if len(p_w) > 1 else 0 * rows
-        return slopes_by_case(self._prospect, p_w, rows, case)
+        return self._prospect.slopes_by_limit(p_w, rows, case, spread.onto)
 
 
 @dataclass(slots=True, eq=False)

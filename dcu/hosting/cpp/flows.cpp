@@ -1,6 +1,9 @@
 // How far the constraints of a state are exceeded, compiled: what `Outlook` of `dcu/hosting/headroom.py` and `Flows` of
 // `flows.py` do in NumPy where this is missing. See there for what is meant and why; the constants are theirs.
 //
+// What exports lift (`lifted`) is mostly 0 from one phase to another: for each port there are `runs` of other ports, in an
+// `order` that puts phases together, and the values stand run after run.
+//
 // Nomenclature: s states, n ports, k rows linear in the currents (rated currents, then unbalances), b buses of these;
 // constraints: n upper voltages, n lower ones, k rows.
 #include "share.hpp"
@@ -33,24 +36,58 @@ Complex times(Complex a, Complex b) {  // without the C standard's care for infi
 
 Complex towards(Complex value) { return std::conj(value) / std::max(size(value), tiny); }
 
-Complex product(const Complex* a, const Complex* b, std::size_t n) {
-  double re = 0.0, im = 0.0;
-  for (std::size_t j = 0; j < n; ++j) {
-    re += a[j].real() * b[j].real() - a[j].imag() * b[j].imag();
-    im += a[j].real() * b[j].imag() + a[j].imag() * b[j].real();
-  }
-  return {re, im};
+// Sums in four lanes, which a compiler may put into registers without changing what comes out.
+constexpr std::size_t lanes = 4;
+
+double total(const double* sum) { return (sum[0] + sum[1]) + (sum[2] + sum[3]); }
+
+double product(const double* __restrict a, const double* __restrict b, std::size_t n) {
+  double sum[lanes] = {};
+  std::size_t j = 0;
+  for (; j + lanes <= n; j += lanes)
+    for (std::size_t l = 0; l < lanes; ++l) sum[l] += a[j + l] * b[j + l];
+  for (; j < n; ++j) sum[0] += a[j] * b[j];
+  return total(sum);
 }
 
-// Four sums side by side, which a compiler may put into registers without changing what comes out.
-double product(const double* a, const double* b, std::size_t n) {
-  double sum[4] = {};
+Complex product(const Complex* a, const Complex* b, std::size_t n) {
+  double re[lanes] = {}, im[lanes] = {};
+  const auto add = [&](std::size_t j, std::size_t l) {
+    re[l] += a[j].real() * b[j].real() - a[j].imag() * b[j].imag();
+    im[l] += a[j].real() * b[j].imag() + a[j].imag() * b[j].real();
+  };
   std::size_t j = 0;
-  for (; j + 4 <= n; j += 4)
-    for (std::size_t l = 0; l < 4; ++l) sum[l] += a[j + l] * b[j + l];
-  for (; j < n; ++j) sum[0] += a[j] * b[j];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (; j + lanes <= n; j += lanes)
+    for (std::size_t l = 0; l < lanes; ++l) add(j + l, l);
+  for (; j < n; ++j) add(j, 0);
+  return {total(re), total(im)};
 }
+
+// Exports that may come or not, as parts of a row's value.
+struct Parts {
+  std::vector<double> re, im;
+
+  explicit Parts(std::size_t m) : re(m), im(m) {}
+
+  bool pushes(std::size_t e, Complex turn) const { return re[e] * turn.real() - im[e] * turn.imag() > 0.0; }
+
+  // Of those that push in a direction.
+  Complex sum(Complex turn) const {
+    double up[lanes] = {}, left[lanes] = {};
+    const double *a = re.data(), *b = im.data(), tr = turn.real(), ti = turn.imag();
+    const std::size_t m = re.size();
+    std::size_t e = 0;
+    for (; e + lanes <= m; e += lanes)
+      for (std::size_t l = 0; l < lanes; ++l) {
+        const bool on = a[e + l] * tr - b[e + l] * ti > 0.0;
+        up[l] += on ? a[e + l] : 0.0;
+        left[l] += on ? b[e + l] : 0.0;
+      }
+    for (; e < m; ++e)
+      if (pushes(e, turn)) up[0] += a[e], left[0] += b[e];
+    return {total(up), total(left)};
+  }
+};
 
 // Of one row: its value with the exports that make it largest, which these are (by place among the unseen), and a bound
 // of its magnitude.
@@ -64,18 +101,21 @@ class Flows {
  public:
   Flows(Numbers over_v, Numbers under_v, Numbers u_model_v, Numbers u_nominal_v, double model_error, ComplexTable z_ohm,
         Complexes open, ComplexTable h, Table reach, Numbers i_max_a, double vuf_max, Complexes forward_open_v,
-        ComplexTable forward_h, Table lifted, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
+        ComplexTable forward_h, Indices order, Indices runs_of, IndexTable runs,
+        Numbers lifted, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
         double wrong)
       : over_v_(over_v), under_v_(under_v), u_model_v_(u_model_v), u_nominal_v_(u_nominal_v), z_ohm_(z_ohm), open_(open),
-        h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), lifted_(lifted),
-        p_now_w_(p_now_w), u_now_v_(u_now_v), i_now_a_(i_now_a), blur_(blur), model_error_(model_error),
+        h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), order_(order),
+        runs_of_(runs_of), runs_(runs), lifted_(lifted), p_now_w_(p_now_w), i_now_a_(i_now_a), blur_(blur), model_error_(model_error),
         vuf_max_(vuf_max), wrong_(wrong), n_(p_now_w.size()), k_(open.size()) {
     const std::size_t n = n_, b = forward_open_v.size();
     check(over_v.size() == n && under_v.size() == n && u_model_v.size() == n && u_nominal_v.size() == n);
     check(z_ohm.shape(0) == n && z_ohm.shape(1) == n && u_now_v.size() == n && i_now_a.size() == n);
     check(h.shape(0) == k_ && h.shape(1) == n && reach.shape(0) == k_ && reach.shape(1) == n && blur.size() == k_);
     check(i_max_a.size() + b == k_ && forward_h.shape(0) == b && forward_h.shape(1) == n);
-    check(lifted.shape(0) == (k_ ? n : 0) && lifted.shape(1) == n);
+    if (k_) check_lifted();
+    turned_.reserve(n);
+    for (std::size_t j = 0; j < n; ++j) turned_.push_back(times(i_now_a(j), std::conj(u_now_v(j))));
   }
 
   // Of some states; where a bound of a row is not above `enough` (s, 2 n + k), it will do.
@@ -98,27 +138,26 @@ class Flows {
 
   // About how some constraints follow each draw (rows, n), each at the state (s) that is named for it.
   void slopes(Table p_w, ComplexTable u_v, ComplexTable i_a, Indices constraint, Indices at, OutTable out) const {
-    const std::size_t states = p_w.shape(0), count = constraint.size();
-    check_states(p_w, u_v, i_a);
-    check(at.size() == count && out.shape(0) == count && out.shape(1) == n_);
-    for (std::size_t r = 0; r < count; ++r) {
-      check(constraint(r) >= 0 && static_cast<std::size_t>(constraint(r)) < 2 * n_ + k_);
-      check(at(r) >= 0 && static_cast<std::size_t>(at(r)) < states);
-    }
-    for (std::size_t s = 0; s < states; ++s) {
-      if (std::find(at.data(), at.data() + count, static_cast<std::int64_t>(s)) == at.data() + count) continue;
-      State state(*this, p_w.data() + s * n_, u_v.data() + s * n_, i_a.data() + s * n_);
-      std::vector<Complex> di(n_);
-      for (std::size_t j = 0; j < n_; ++j) di[j] = -1.0 / std::conj(state.u[j]);
-      for (std::size_t r = 0; r < count; ++r) {
-        if (static_cast<std::size_t>(at(r)) != s) continue;
-        double* to = out.data() + r * n_;
-        const std::size_t row = constraint(r);
-        if (!state.finite) std::fill(to, to + n_, 0.0);
-        else if (row < 2 * n_) slope_of_voltage(state, di, row, to);
-        else slope_of_row(state, di, row - 2 * n_, to);
-      }
-    }
+    check(out.shape(0) == constraint.size() && out.shape(1) == n_);
+    double* to = out.data();
+    each_slope(p_w, u_v, i_a, constraint, at, [&](std::size_t r, const double*, const double* found) {
+      std::copy_n(found, n_, to + r * n_);
+    });
+  }
+
+  // The same by each claim's limit (rows, m); where only what is `seen` counts, an export beyond what is measured
+  // relieves nothing.
+  void slopes_by_limit(Table p_w, ComplexTable u_v, ComplexTable i_a, Indices constraint, Indices at, bool seen,
+                       Indices ports, Indices starts, Numbers share, Flags free, OutTable out) const {
+    const Claims claims(ports, starts, share, free, n_);
+    check(out.shape(0) == constraint.size() && out.shape(1) == claims.count);
+    const double* now = p_now_w_.data();
+    double* to = out.data();
+    each_slope(p_w, u_v, i_a, constraint, at, [&](std::size_t r, const double* p, double* found) {
+      if (seen)
+        for (std::size_t j = 0; j < n_; ++j) found[j] = p[j] < now[j] ? std::min(found[j], 0.0) : found[j];
+      claims.by_limit(found, to + r * claims.count);
+    });
   }
 
  private:
@@ -136,18 +175,19 @@ class Flows {
     // Shares by which currents grow without some of them, for choices that have been looked at.
     mutable std::vector<std::pair<std::vector<std::uint8_t>, std::vector<double>>> known;
 
-    State(const Flows& by, const double* p_, const Complex* u_, const Complex* i_) : p(p_), u(u_), i(i_), u_size(by.n_) {
+    State(const Flows& by, const double* p_, const Complex* u_, const Complex* i_, bool of_rows = true)
+        : p(p_), u(u_), i(i_), u_size(by.n_) {
       double sum = 0.0;
       for (std::size_t j = 0; j < by.n_; ++j) u_size[j] = size(u[j]), sum += u_size[j];
       finite = std::isfinite(sum);
-      if (!finite || !by.k_) return;
+      if (!finite || !by.k_ || !of_rows) return;
       for (std::size_t j = 0; j < by.n_; ++j)
         if (p[j] < by.p_now_w_(j)) unseen.push_back(j);
       if (unseen.empty()) return;
       absent_w.resize(by.n_), larger_a.resize(by.n_), beyond_a.resize(by.n_);
       for (std::size_t j = 0; j < by.n_; ++j) {
         absent_w[j] = std::max(by.p_now_w_(j) - p[j], 0.0);
-        const Complex at_now = times(by.i_now_a_(j), std::conj(by.u_now_v_(j) / u[j]));
+        const Complex at_now = times(by.turned_[j], u[j]) / (u_size[j] * u_size[j]);
         larger_a[j] = std::max(size(i[j]), size(at_now));
         beyond_a[j] = i[j] - at_now;
       }
@@ -155,10 +195,55 @@ class Flows {
     }
   };
 
+  // Runs of `lifted` must end where the next begins, and lead to ports.
+  void check_lifted() const {
+    const std::size_t n = n_, count = runs_.shape(0);
+    check(order_.size() == n && runs_of_.size() == n + 1 && runs_.shape(1) == 2);
+    check(runs_of_(0) == 0 && static_cast<std::size_t>(runs_of_(n)) == count);
+    for (std::size_t j = 0; j < n; ++j)
+      check(order_(j) >= 0 && static_cast<std::size_t>(order_(j)) < n && runs_of_(j) <= runs_of_(j + 1));
+    std::size_t all = 0;
+    for (std::size_t r = 0; r < count; ++r) {
+      check(runs_(r, 0) >= 0 && runs_(r, 0) <= runs_(r, 1) && static_cast<std::size_t>(runs_(r, 1)) <= n);
+      all += runs_(r, 1) - runs_(r, 0);
+    }
+    check(all == lifted_.size());
+  }
+
   void check_states(const Table& p_w, const ComplexTable& u_v, const ComplexTable& i_a) const {
     const std::size_t states = p_w.shape(0);
     check(p_w.shape(1) == n_ && u_v.shape(0) == states && u_v.shape(1) == n_);
     check(i_a.shape(0) == states && i_a.shape(1) == n_);
+  }
+
+  template <typename Take>
+  void each_slope(const Table& p_w, const ComplexTable& u_v, const ComplexTable& i_a, const Indices& constraint,
+                  const Indices& at, Take take) const {
+    const std::size_t states = p_w.shape(0), count = constraint.size();
+    check_states(p_w, u_v, i_a);
+    check(at.size() == count);
+    for (std::size_t r = 0; r < count; ++r) {
+      check(constraint(r) >= 0 && static_cast<std::size_t>(constraint(r)) < 2 * n_ + k_);
+      check(at(r) >= 0 && static_cast<std::size_t>(at(r)) < states);
+    }
+    std::vector<double> found(n_);
+    std::vector<Complex> di(n_);
+    for (std::size_t s = 0; s < states; ++s) {
+      bool asked = false, of_rows = false;
+      for (std::size_t r = 0; r < count; ++r)
+        if (static_cast<std::size_t>(at(r)) == s) asked = true, of_rows |= static_cast<std::size_t>(constraint(r)) >= 2 * n_;
+      if (!asked) continue;
+      const State state(*this, p_w.data() + s * n_, u_v.data() + s * n_, i_a.data() + s * n_, of_rows);
+      for (std::size_t j = 0; j < n_; ++j) di[j] = -state.u[j] / (state.u_size[j] * state.u_size[j]);
+      for (std::size_t r = 0; r < count; ++r) {
+        if (static_cast<std::size_t>(at(r)) != s) continue;
+        const std::size_t row = constraint(r);
+        if (!state.finite) std::fill(found.begin(), found.end(), 0.0);
+        else if (row < 2 * n_) slope_of_voltage(state, di, row, found.data());
+        else slope_of_row(state, di, row - 2 * n_, found.data());
+        take(r, state.p, found.data());
+      }
+    }
   }
 
   void voltages(const State& state, double* to) const {
@@ -204,12 +289,13 @@ class Flows {
     const std::size_t m = state.unseen.size();
     const double* reach = reach_.data() + row * n_;
     const Complex* h = h_.data() + row * n_;
-    std::vector<Complex> parts(m);
+    Parts parts(m);
     Complex without = full;
     for (std::size_t e = 0; e < m; ++e) {
       const std::size_t j = state.unseen[e];
-      parts[e] = times(h[j], state.beyond_a[j]);
-      without -= parts[e];
+      const Complex part = times(h[j], state.beyond_a[j]);
+      parts.re[e] = part.real(), parts.im[e] = part.imag();
+      without -= part;
     }
     const double of_all = grown(state, reach, state.share);
     Worst best{full, std::vector<std::uint8_t>(m, 1), size(full)};
@@ -217,19 +303,16 @@ class Flows {
     std::vector<std::vector<std::uint8_t>> tried;
     for (int k = 0; k < directions; ++k) {
       const double angle = -2.0 * 3.14159265358979323846 * k / directions;
-      Complex turn{std::cos(angle), std::sin(angle)}, value;
+      Complex turn{std::cos(angle), std::sin(angle)}, chosen_by, value;
       for (int t = 0; t < turns; ++t) {
-        double re = without.real(), im = without.imag();
-        for (std::size_t e = 0; e < m; ++e) {
-          const bool on = parts[e].real() * turn.real() - parts[e].imag() * turn.imag() > 0.0;
-          used[e] = on;
-          re += on ? parts[e].real() : 0.0;
-          im += on ? parts[e].imag() : 0.0;
-        }
-        value = {re, im};
+        const Complex before = value;
+        chosen_by = turn;
+        value = without + parts.sum(turn);
         turn = towards(value);
+        if (t && value == before) break;  // it leads nowhere else
       }
       if (!(size(value) + of_all > best.bound)) continue;
+      for (std::size_t e = 0; e < m; ++e) used[e] = parts.pushes(e, chosen_by);
       if (std::find(tried.begin(), tried.end(), used) != tried.end()) continue;
       tried.push_back(used);
       const double bound = size(value) + grown(state, reach, without_some(state, used));
@@ -240,9 +323,13 @@ class Flows {
 
   // By how much a row is larger at most where currents grow by these shares.
   double grown(const State& state, const double* reach, const std::vector<double>& share) const {
-    double sum = 0.0;
-    for (std::size_t j = 0; j < n_; ++j) sum += reach[j] * state.larger_a[j] * share[j];
-    return sum;
+    double sum[lanes] = {};
+    const double *larger = state.larger_a.data(), *more = share.data();
+    std::size_t j = 0;
+    for (; j + lanes <= n_; j += lanes)
+      for (std::size_t l = 0; l < lanes; ++l) sum[l] += reach[j + l] * larger[j + l] * more[j + l];
+    for (; j < n_; ++j) sum[0] += reach[j] * larger[j] * more[j];
+    return total(sum);
   }
 
   // The same shares where the exports that are not used stay away.
@@ -258,19 +345,26 @@ class Flows {
 
   // Share by which every current is larger at most where so much export does not come.
   std::vector<double> absent(const State& state, const std::vector<double>& absent_w) const {
-    std::vector<double> lower(n_, 0.0);
-    double* to = lower.data();
+    std::vector<double> lower(n_, 0.0), share(n_);
+    const double* from = lifted_.data();
     for (std::size_t j = 0; j < n_; ++j) {
       const double watts = absent_w[j];
-      if (watts == 0.0) continue;
-      const double* row = lifted_.data() + j * n_;
-      for (std::size_t l = 0; l < n_; ++l) to[l] += watts * row[l];
+      for (std::int64_t r = runs_of_(j); r < runs_of_(j + 1); ++r) {
+        const std::size_t begin = runs_(r, 0), count = runs_(r, 1) - runs_(r, 0);
+        if (watts != 0.0) add(from, count, watts, lower.data() + begin);
+        from += count;
+      }
     }
-    for (std::size_t j = 0; j < n_; ++j) {
-      const double ratio = u_nominal_v_(j) / state.u_size[j], low = (1.0 + curved) * to[j] * (ratio * ratio);
-      to[j] = low / std::max(1.0 - low, lower_max);
+    for (std::size_t l = 0; l < n_; ++l) {
+      const std::size_t j = order_(l);
+      const double ratio = u_nominal_v_(j) / state.u_size[j], low = (1.0 + curved) * lower[l] * (ratio * ratio);
+      share[j] = low / std::max(1.0 - low, lower_max);
     }
-    return lower;
+    return share;
+  }
+
+  static void add(const double* __restrict from, std::size_t count, double times, double* __restrict to) {
+    for (std::size_t l = 0; l < count; ++l) to[l] += times * from[l];
   }
 
   void slope_of_voltage(const State& state, const std::vector<Complex>& di, std::size_t row, double* to) const {
@@ -298,11 +392,12 @@ class Flows {
     }
   }
 
-  void along(const Complex* transfer, Complex turn, const std::vector<Complex>& di, double* to) const {
-    for (std::size_t j = 0; j < n_; ++j) {
-      const Complex by = times(turn, di[j]);
-      to[j] = transfer[j].real() * by.real() - transfer[j].imag() * by.imag();
-    }
+  void along(const Complex* transfer, Complex turn, const std::vector<Complex>& di, double* __restrict to) const {
+    const double* __restrict z = reinterpret_cast<const double*>(transfer);
+    const double* __restrict d = reinterpret_cast<const double*>(di.data());
+    const double tr = turn.real(), ti = turn.imag();
+    for (std::size_t j = 0; j < n_; ++j)
+      to[j] = z[2 * j] * (tr * d[2 * j] - ti * d[2 * j + 1]) - z[2 * j + 1] * (tr * d[2 * j + 1] + ti * d[2 * j]);
   }
 
   Numbers over_v_, under_v_, u_model_v_, u_nominal_v_;
@@ -313,9 +408,11 @@ class Flows {
   Numbers i_max_a_;
   Complexes forward_open_v_;
   ComplexTable forward_h_;
-  Table lifted_;
-  Numbers p_now_w_;
-  Complexes u_now_v_, i_now_a_;
+  Indices order_, runs_of_;
+  IndexTable runs_;
+  Numbers lifted_, p_now_w_;
+  Complexes i_now_a_;
+  std::vector<Complex> turned_;  // current of now times the conjugate of the voltage that it goes with
   Numbers blur_;
   double model_error_, vuf_max_, wrong_;
   std::size_t n_, k_;
@@ -326,14 +423,18 @@ class Flows {
 void define_flows(nb::module_& m) {
   nb::class_<Flows>(m, "Flows", "How far the constraints of a state are exceeded, in one situation.")
       .def(nb::init<Numbers, Numbers, Numbers, Numbers, double, ComplexTable, Complexes, ComplexTable, Table, Numbers,
-                    double, Complexes, ComplexTable, Table, Numbers, Complexes, Complexes, Numbers, double>(),
+                    double, Complexes, ComplexTable, Indices, Indices, IndexTable, Numbers, Numbers, Complexes, Complexes, Numbers,
+                    double>(),
            "over_v"_a, "under_v"_a, "u_model_v"_a, "u_nominal_v"_a, "model_error"_a, "z_ohm"_a, "open"_a, "h"_a, "reach"_a,
-           "i_max_a"_a, "vuf_max"_a, "forward_open_v"_a, "forward_h"_a, "lifted"_a, "p_now_w"_a, "u_now_v"_a,
+           "i_max_a"_a, "vuf_max"_a, "forward_open_v"_a, "forward_h"_a, "order"_a, "runs_of"_a, "runs"_a, "lifted"_a, "p_now_w"_a, "u_now_v"_a,
            "i_now_a"_a, "blur"_a, "wrong"_a)
       .def("excess", &Flows::excess, "p_w"_a, "u_v"_a, "i_a"_a, "enough"_a.none(), "out"_a,
            "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
       .def("slopes", &Flows::slopes, "p_w"_a, "u_v"_a, "i_a"_a, "constraint"_a, "at"_a, "out"_a,
-           "How some constraints follow each draw, each at the state named for it: (n_row, n).");
+           "How some constraints follow each draw, each at the state named for it: (n_row, n).")
+      .def("slopes_by_limit", &Flows::slopes_by_limit, "p_w"_a, "u_v"_a, "i_a"_a, "constraint"_a, "at"_a, "seen"_a,
+           "ports"_a, "starts"_a, "share"_a, "free"_a, "out"_a,
+           "The same by each claim's limit (n_row, n_claim); `seen`: an export that is not measured relieves nothing.");
 }
 
 }  // namespace headroom_share

@@ -14,15 +14,10 @@ namespace {
 
 using nb::literals::operator""_a;
 
-constexpr double push_min = 1e-9;  // PUSH_MIN of fill.py
+constexpr double push_min = 1e-9;     // PUSH_MIN of fill.py
 constexpr std::int64_t nothing = -1;  // FREE of fill.py
-
-void check_ports(const Indices& ports, const Indices& starts, std::size_t n) {
-  const std::size_t m = starts.size(), all = ports.size();
-  for (std::size_t at = 0; at < all; ++at) check(ports(at) >= 0 && static_cast<std::size_t>(ports(at)) < n);
-  for (std::size_t k = 0; k < m; ++k)
-    check(starts(k) >= 0 && static_cast<std::size_t>(starts(k)) < (k + 1 < m ? starts(k + 1) : all));
-}
+constexpr int rounds_max = 6;         // ROUNDS_MAX, WORTH_W, WORTH_SHARE of fill.py
+constexpr double worth_w = 25.0, worth_share = 3e-4;
 
 struct Hit {
   std::int64_t row = nothing;
@@ -47,51 +42,102 @@ void take(double* slack, const double* rate, std::size_t c, double step) {
   for (std::size_t r = 0; r < c; ++r) slack[r] -= step * rate[r];
 }
 
-// One round of `_Filling`: everybody grows until nobody moves.
-void fill_round(Table by_claim, Out slack, Out x, Numbers wanted, Numbers weight, OutIndices binding) {
-  const std::size_t m = by_claim.shape(0), c = by_claim.shape(1);
-  check(slack.size() == c && x.size() == m && wanted.size() == m && weight.size() == m && binding.size() == m);
-  const double* a = by_claim.data();
-  const auto row_of = [&](std::size_t k) { return a + k * c; };
-  std::vector<std::size_t> moving;
-  std::vector<double> room(m), rate(c, 0.0);
-  for (std::size_t k = 0; k < m; ++k) {
-    if (!(x(k) < wanted(k))) continue;
-    moving.push_back(k);
-    room[k] = (wanted(k) - x(k)) / weight(k);
-    binding(k) = nothing;
-    const double *column = row_of(k), w = weight(k);
-    for (std::size_t r = 0; r < c; ++r) rate[r] += w * column[r];
+// `fill_together`: max-min fair in units of the weights. Everybody grows until nobody moves; what others relieve on the
+// way may let some go on, so that it is repeated while it pays.
+class Filling {
+ public:
+  Filling(const double* a, std::size_t c, const double* slack, const double* wanted, const double* weight, std::size_t m,
+          double* x, std::int64_t* binding)
+      : by_claim_(m * c), slack_(slack, slack + c), wanted_(wanted), weight_(weight), m_(m), c_(c), x_(x),
+        binding_(binding) {
+    for (std::size_t r = 0; r < c; ++r)
+      for (std::size_t k = 0; k < m; ++k) {
+        by_claim_[k * c + r] = a[r * m + k];
+        slack_[r] -= a[r * m + k] * x[k];
+      }
   }
-  std::stable_sort(moving.begin(), moving.end(), [&](std::size_t i, std::size_t k) { return room[i] < room[k]; });
-  const auto leave = [&](std::size_t k) {
-    const double *column = row_of(k), w = weight(k);
-    for (std::size_t r = 0; r < c; ++r) rate[r] -= w * column[r];
-  };
-  double grown = 0.0;
-  for (std::size_t at = 0; at < moving.size();) {
-    const std::size_t next = moving[at];
-    const Hit hit = first_hit(slack.data(), rate.data(), c, room[next] - grown);
-    if (hit.row == nothing) {
-      take(slack.data(), rate.data(), c, room[next] - grown);
-      grown = room[next], x(next) = wanted(next);
-      leave(next), ++at;
-      continue;
+
+  void run() {
+    for (int k = 0; k < rounds_max; ++k) {
+      const double before = sum();
+      round();
+      if (stuck() || sum() - before < std::max(worth_w, worth_share * before)) return;
     }
-    take(slack.data(), rate.data(), c, hit.reach);
-    grown += hit.reach;
-    double least = push_min;
-    const auto pushes = [&](std::size_t k) { return row_of(k)[hit.row] > least; };
-    if (std::none_of(moving.begin() + at, moving.end(), pushes)) least = 0.0;
-    const bool all = std::none_of(moving.begin() + at, moving.end(), pushes);  // rounding alone: nobody could move
-    std::size_t kept = at;
-    for (std::size_t k = at; k < moving.size(); ++k) {
-      const std::size_t claim = moving[k];
-      if (all || pushes(claim)) x(claim) += grown * weight(claim), binding(claim) = hit.row, leave(claim);
-      else moving[kept++] = claim;
-    }
-    moving.resize(kept);
   }
+
+ private:
+  const double* row_of(std::size_t k) const { return by_claim_.data() + k * c_; }
+
+  double sum() const { return std::accumulate(x_, x_ + m_, 0.0); }
+
+  // Whether whoever wants more pushes a constraint that has nothing left.
+  bool stuck() const {
+    std::vector<std::size_t> spent;
+    for (std::size_t r = 0; r < c_; ++r)
+      if (slack_[r] <= 0.0) spent.push_back(r);
+    for (std::size_t k = 0; k < m_; ++k) {
+      if (!(x_[k] < wanted_[k])) continue;
+      const double* column = row_of(k);
+      if (std::none_of(spent.begin(), spent.end(), [&](std::size_t r) { return column[r] > push_min; })) return false;
+    }
+    return true;
+  }
+
+  void leave(std::size_t k, double* __restrict rate) const {
+    const double* __restrict column = row_of(k);
+    const double w = weight_[k];
+    for (std::size_t r = 0; r < c_; ++r) rate[r] -= w * column[r];
+  }
+
+  void round() {
+    std::vector<std::size_t> moving;
+    std::vector<double> room(m_), rate(c_, 0.0);
+    for (std::size_t k = 0; k < m_; ++k) {
+      if (!(x_[k] < wanted_[k])) continue;
+      moving.push_back(k);
+      room[k] = (wanted_[k] - x_[k]) / weight_[k];
+      binding_[k] = nothing;
+      const double *column = row_of(k), w = weight_[k];
+      for (std::size_t r = 0; r < c_; ++r) rate[r] += w * column[r];
+    }
+    std::stable_sort(moving.begin(), moving.end(), [&](std::size_t i, std::size_t k) { return room[i] < room[k]; });
+    double grown = 0.0;
+    for (std::size_t at = 0; at < moving.size();) {
+      const std::size_t next = moving[at];
+      const Hit hit = first_hit(slack_.data(), rate.data(), c_, room[next] - grown);
+      if (hit.row == nothing) {
+        take(slack_.data(), rate.data(), c_, room[next] - grown);
+        grown = room[next], x_[next] = wanted_[next];
+        leave(next, rate.data()), ++at;
+        continue;
+      }
+      take(slack_.data(), rate.data(), c_, hit.reach);
+      grown += hit.reach;
+      double least = push_min;
+      const auto pushes = [&](std::size_t k) { return row_of(k)[hit.row] > least; };
+      if (std::none_of(moving.begin() + at, moving.end(), pushes)) least = 0.0;
+      const bool all = std::none_of(moving.begin() + at, moving.end(), pushes);  // rounding alone: nobody could move
+      std::size_t kept = at;
+      for (std::size_t k = at; k < moving.size(); ++k) {
+        const std::size_t claim = moving[k];
+        if (all || pushes(claim)) x_[claim] += grown * weight_[claim], binding_[claim] = hit.row, leave(claim, rate.data());
+        else moving[kept++] = claim;
+      }
+      moving.resize(kept);
+    }
+  }
+
+  std::vector<double> by_claim_, slack_;
+  const double *wanted_, *weight_;
+  std::size_t m_, c_;
+  double* x_;
+  std::int64_t* binding_;
+};
+
+void fill_together(Table a, Numbers b, Numbers wanted, Numbers weight, Out x, OutIndices binding) {
+  const std::size_t c = a.shape(0), m = a.shape(1);
+  check(b.size() == c && x.size() == m && wanted.size() == m && weight.size() == m && binding.size() == m);
+  Filling(a.data(), c, b.data(), wanted.data(), weight.data(), m, x.data(), binding.data()).run();
 }
 
 // One round of `fill_in_order`: each claim as far as it goes, in the order of arrival.
@@ -122,67 +168,56 @@ void order_round(Table by_claim, Out slack, Out x, Numbers wanted, OutIndices bi
   }
 }
 
-// Slopes by claims of slopes by ports: where each claim's begin in `ports`, the share of each; of a claim that is free
-// to use all on any of its phases, the worst.
+// Slopes by claims of slopes by ports.
 void by_limit(Table by_port, Indices ports, Indices starts, Numbers share, Flags free, OutTable out) {
-  const std::size_t n = by_port.shape(1), m = out.shape(1), all = ports.size();
-  const std::int64_t *port = ports.data(), *start = starts.data();
-  const double* part = share.data();
-  check(starts.size() == m && share.size() == all && free.size() == m && out.shape(0) == by_port.shape(0));
-  check_ports(ports, starts, n);
-  for (std::size_t k = 0; k < by_port.shape(0); ++k) {
-    const double* from = by_port.data() + k * n;
-    double* to = out.data() + k * m;
-    for (std::size_t claim = 0; claim < m; ++claim) {
-      const std::size_t first = start[claim], end = claim + 1 < m ? start[claim + 1] : all;
-      double found = free(claim) ? -from[port[first]] : 0.0;
-      for (std::size_t at = first; at < end; ++at)
-        found = free(claim) ? std::max(found, -from[port[at]]) : found + from[port[at]] * part[at];
-      to[claim] = found;
-    }
+  const Claims claims(ports, starts, share, free, by_port.shape(1));
+  check(out.shape(0) == by_port.shape(0) && out.shape(1) == claims.count);
+  for (std::size_t k = 0; k < by_port.shape(0); ++k)
+    claims.by_limit(by_port.data() + k * by_port.shape(1), out.data() + k * claims.count);
+}
+
+// One claim's limit used in full, in place of what is measured.
+void use(const Claims& claims, std::size_t claim, double limit, const double* now, std::size_t through, double* to) {
+  const std::size_t first = claims.start[claim], last = claims.end(claim);
+  const std::int64_t* port = claims.port;
+  if (last - first == 1) {
+    to[port[first]] = -limit;
+    return;
+  }
+  double exported = 0.0;
+  for (std::size_t at = first; at < last; ++at) exported -= now[port[at]];
+  const double more = limit - exported;
+  if (!claims.free[claim]) {
+    for (std::size_t at = first; at < last; ++at) to[port[at]] = now[port[at]] + more * claims.share[at];
+    return;
+  }
+  const std::size_t used = first + through;
+  check(used < last);
+  double there = 0.0;  // what the other phases export, which falls first where a claim exports less
+  for (std::size_t at = first; at < last; ++at)
+    if (at != used) there += std::max(-now[port[at]], 0.0);
+  const double fall = std::min(std::max(-more, 0.0), there), part = there > 0.0 ? fall / there : 0.0;
+  for (std::size_t at = first; at < last; ++at) {
+    const double p = now[port[at]];
+    to[port[at]] = p - (at == used ? more + fall : -part * std::max(-p, 0.0));
   }
 }
 
-// Draws with each claim's limit fully used, beside others (s, c, n), of several states: (s, c, n). In each case a claim
-// that is free uses all of an increase on one of its ports, which `through` (c, m) names.
+// Draws with each claim's limit (s, m) fully used, beside others (c, n): (s, c, n). In each case a claim that is free uses
+// all of an increase on one of its ports, which `through` (c, m) names.
 void powers(Table limits, Table others, Numbers now, Indices ports, Indices starts, Numbers share, Flags free,
             IndexTable through, OutCube out) {
-  const std::size_t n = now.size(), m = limits.shape(1), all = ports.size(), cases = out.shape(1);
-  check(out.shape(0) == limits.shape(0) && out.shape(2) == n && others.shape(1) == n);
-  check((others.shape(0) == cases || others.shape(0) == 1) && starts.size() == m && free.size() == m);
-  check(share.size() == all && through.shape(1) == m && through.shape(0) > 0);
-  check_ports(ports, starts, n);
-  std::vector<double> exported(m, 0.0);
-  for (std::size_t claim = 0; claim < m; ++claim)
-    for (std::size_t at = starts(claim), end = claim + 1 < m ? starts(claim + 1) : all; at < end; ++at)
-      exported[claim] -= now(ports(at));
+  const std::size_t n = now.size(), cases = out.shape(1), ways = through.shape(0), m = through.shape(1);
+  const Claims claims(ports, starts, share, free, n);
+  check(out.shape(0) == limits.shape(0) && out.shape(2) == n && others.shape(1) == n && ways > 0);
+  check((others.shape(0) == cases || others.shape(0) == 1) && limits.shape(1) == claims.count && m == claims.count);
   for (std::size_t s = 0; s < limits.shape(0); ++s)
     for (std::size_t k = 0; k < cases; ++k) {
       double* to = out.data() + (s * cases + k) * n;
       std::copy_n(others.data() + (others.shape(0) == 1 ? 0 : k) * n, n, to);
-      const std::size_t which = std::min<std::size_t>(k, through.shape(0) - 1);
-      for (std::size_t claim = 0; claim < m; ++claim) {
-        const std::size_t first = starts(claim), end = claim + 1 < m ? starts(claim + 1) : all;
-        const double more = limits(s, claim) - exported[claim];
-        if (end - first == 1) {
-          to[ports(first)] = -limits(s, claim);
-          continue;
-        }
-        if (!free(claim)) {
-          for (std::size_t at = first; at < end; ++at) to[ports(at)] = now(ports(at)) + more * share(at);
-          continue;
-        }
-        const std::size_t used = first + through(which, claim);
-        check(used < end);
-        double there = 0.0;  // what the other phases export, which falls first where a claim exports less
-        for (std::size_t at = first; at < end; ++at)
-          if (at != used) there += std::max(-now(ports(at)), 0.0);
-        const double fall = std::min(std::max(-more, 0.0), there), part = there > 0.0 ? fall / there : 0.0;
-        for (std::size_t at = first; at < end; ++at) {
-          const double p = now(ports(at));
-          to[ports(at)] = p - (at == used ? more + fall : -part * std::max(-p, 0.0));
-        }
-      }
+      const std::int64_t* way = through.data() + std::min(k, ways - 1) * m;
+      for (std::size_t claim = 0; claim < m; ++claim)
+        use(claims, claim, limits.data()[s * m + claim], now.data(), way[claim], to);
     }
 }
 
@@ -216,8 +251,8 @@ void relief(SingleTable rise, SingleNumbers unused, Out out) {
 NB_MODULE(_share, m) {
   using namespace headroom_share;
   m.doc() = "The inner loops of an allocation, compiled; see dcu/hosting/cpp. Used through dcu.hosting.compiled.";
-  m.def("fill_round", &fill_round, "by_claim"_a, "slack"_a, "x"_a, "wanted"_a, "weight"_a, "binding"_a,
-        "Everybody grows along his weight until nobody moves.");
+  m.def("fill_together", &fill_together, "a"_a, "b"_a, "wanted"_a, "weight"_a, "x"_a, "binding"_a,
+        "Max-min fair in units of the weights, from x on.");
   m.def("order_round", &order_round, "by_claim"_a, "slack"_a, "x"_a, "wanted"_a, "binding"_a,
         "Each claim as far as it goes, one after the other.");
   m.def("by_limit", &by_limit, "by_port"_a, "ports"_a, "starts"_a, "share"_a, "free"_a, "out"_a,

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <complex>
 #include <cstdint>
 #include <stdexcept>
@@ -29,6 +30,38 @@ using OutIndices = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::devi
 inline void check(bool fit) {
   if (!fit) throw std::invalid_argument("arrays that do not fit together");
 }
+
+// Where each claim's ports begin in `ports`, the share of each port, and whether a claim may use all on any of them.
+struct Claims {
+  const std::int64_t *port, *start;
+  const double* share;
+  const bool* free;
+  std::size_t count, all;
+
+  Claims(const Indices& ports, const Indices& starts, const Numbers& shares, const Flags& may, std::size_t n)
+      : port(ports.data()), start(starts.data()), share(shares.data()), free(may.data()), count(starts.size()),
+        all(ports.size()) {
+    check(shares.size() == all && may.size() == count);
+    for (std::size_t at = 0; at < all; ++at) check(port[at] >= 0 && static_cast<std::size_t>(port[at]) < n);
+    for (std::size_t k = 0; k < count; ++k) check(start[k] >= 0 && static_cast<std::size_t>(start[k]) < end(k));
+    check(count == 0 || end(count - 1) == all);
+  }
+
+  std::size_t end(std::size_t claim) const { return claim + 1 < count ? start[claim + 1] : all; }
+
+  // A slope by each claim of one by each port; of a claim that is free, the worst.
+  void by_limit(const double* by_port, double* to) const {
+    for (std::size_t claim = 0; claim < count; ++claim) {
+      const std::size_t first = start[claim], last = end(claim);
+      double found = free[claim] ? -by_port[port[first]] : 0.0;
+      if (free[claim])
+        for (std::size_t at = first + 1; at < last; ++at) found = std::max(found, -by_port[port[at]]);
+      else
+        for (std::size_t at = first; at < last; ++at) found += by_port[port[at]] * share[at];
+      to[claim] = found;
+    }
+  }
+};
 
 void define_flows(nb::module_& m);
 

@@ -123,7 +123,7 @@ def test_cases_spread_a_limit_as_the_meter_allows() -> None:
     assert np.allclose(less[0, :3], [-2_700.0, 200.0, 0.0])
     assert np.allclose(less[1, :3].sum(), -2_500.0)
     by_port = np.array([[-1.0, -2.0, 3.0, -1.0, -1.0, -4.0, -5.0]])
-    assert np.allclose(spread.by_limit(by_port), [[2.0, 2.0, 5.0]])
+    assert np.allclose(spread.onto.by_limit(by_port), [[2.0, 2.0, 5.0]])
 
 
 def test_a_current_is_what_the_worst_choice_of_exports_makes_of_it() -> None:
