@@ -160,8 +160,8 @@ class Spread:
         self.onto = Onto(self.ports, self._starts, self._minus_share, self._free)
         self.cases = PHASES if self._free.any() else 1
         own = list(zip(ports, phases, strict=True))
-        self._through = np.array([_through(len(p), on, k) for k in range(self.cases) for p, on in own], dtype=np.int64)
-        self._through = self._through.reshape(self.cases, -1) if len(ports) else np.zeros((1, 0), dtype=np.int64)
+        through = [_through(len(p), on, self.cases) for p, on in own]
+        self._through = np.array(through, dtype=np.int64).reshape(-1, self.cases).T.copy()
 
     @staticmethod
     def of(claims: tuple[Claim, ...]) -> Spread:
@@ -219,9 +219,10 @@ class Spread:
         return np.where(self._free[self._owner], found, even)
 
 
-def _through(count: int, phases: tuple[int, ...], case: int) -> int:
-    """Which of a claim's ports is the one on a phase, or one of them if there is none."""
-    return phases.index(case) if case in phases else case % count
+@lru_cache
+def _through(count: int, phases: tuple[int, ...], cases: int) -> tuple[int, ...]:
+    """Which of a claim's ports is the one on each phase, or one of them if there is none."""
+    return tuple(phases.index(case) if case in phases else case % count for case in range(cases))
 
 
 @lru_cache(maxsize=SPREADS_KEPT)
@@ -283,19 +284,12 @@ class _Sharing:
 
     def __post_init__(self) -> None:
         self.spread = Spread.of(self.claims)
-        self.least = np.array([c.exports_w for c in self.claims])
         self.case = np.zeros(len(self.prospect.names), dtype=np.int64)
         if self.missing is not None and self.missing.ndim > 1:
             common = self.missing.min(axis=0)
             self.extra, self.missing = self.missing - common, common
-        self.nominal, self.wanted, self.minimum = (
-            np.array(values, dtype=float)
-            for values in (
-                [c.nominal_w for c in self.claims],
-                [c.wanted_w for c in self.claims],
-                [c.minimum_w for c in self.claims],
-            )
-        )
+        watts = [(c.nominal_w, c.wanted_w, c.minimum_w, c.exports_w) for c in self.claims]
+        self.nominal, self.wanted, self.minimum, self.least = np.array(watts, dtype=float).reshape(-1, 4).T.copy()
         assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
         assert (self.minimum <= self.wanted).all()
         self.out = np.zeros(len(self.claims), dtype=bool)
@@ -385,11 +379,9 @@ class _Sharing:
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
         self.limit[found[lost]] = np.inf
         # A current that is too much one way, pushed by nobody, may become too much the other way.
-        size = np.array(
-            [self.prospect.names[row].kind in {"current", "unbalance"} for row in found.tolist()], dtype=bool
-        )
-        both_ways = lost & ~pushes.any(axis=1) & size
-        self.limit[found[both_ways]] = borne[found[both_ways]]
+        for row in found[lost & ~pushes.any(axis=1)].tolist():
+            if self.prospect.names[row].kind in {"current", "unbalance"}:
+                self.limit[row] = borne[row]
         return bool(lost.any())
 
     def _full(self, filled: Filled, here: Reals) -> bool:
@@ -406,8 +398,8 @@ class _Sharing:
                 enough = np.minimum(self.limit, (self.limit + GUESS_SHARE * here) / (1 + GUESS_SHARE))
             else:
                 enough = np.where(near, np.inf, self.limit)
-            by_case = enough - (np.zeros((len(states), 1)) if self.extra is None else self.extra)
-            rough = self._by_case(self.prospect.guess(states, by_case))
+            enough = enough[None, :] if self.extra is None else enough - self.extra
+            rough, _ = worst_case(self.prospect.guess(states, enough), self.extra)
             over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
             broken = _worst(np.where(near & (k > 0), -np.inf, over))
             if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
@@ -428,10 +420,8 @@ class _Sharing:
 
     def _excess(self, limits_w: Reals) -> Reals:
         self.flows += 1
-        found = self.prospect.excess(self._powers(limits_w))
-        found = found if self.extra is None else found + self.extra
-        self.case = found.argmax(axis=0)
-        return np.asarray(found.max(axis=0))
+        found, self.case = worst_case(self.prospect.excess(self._powers(limits_w)), self.extra)
+        return found
 
     def _slopes_at(self, limits_w: Reals) -> _Slopes:
         return _Slopes(self.prospect, self.spread, self._powers(limits_w), self.case)
@@ -492,31 +482,37 @@ class _Sharing:
         return tuple(found)
 
 
+def worst_case(found: Reals, extra: Reals | None = None) -> tuple[Reals, Rows]:
+    """The worst of some cases (n_case, c), each with something of its own added; and which it is (c)."""
+    if share is not None:
+        worst, case = np.empty(found.shape[1]), np.empty(found.shape[1], dtype=np.int64)
+        share.worst_case(found, extra, worst, case)
+        return worst, case
+    found = found if extra is None else found + extra
+    return np.asarray(found.max(axis=0)), np.asarray(found.argmax(axis=0))
+
+
 class _Slopes:
     """Slopes by claim at one state, each constraint's worked out once, in the case that exceeds it most."""
 
     def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, case: Rows) -> None:
         self._prospect, self._spread, self._p_w, self._case = prospect, spread, p_w, case
         self._place = np.full(len(case), FREE)
-        self._found: Reals | None = None
+        self._rows, self._found = np.zeros(0, dtype=np.int64), np.zeros((0, len(spread.onto.starts)))
 
     def of(self, rows: Rows) -> Reals:
         """Of some constraints (rows, n_claim) [1/W]."""
         new = rows[self._place[rows] == FREE]
-        if self._found is None or len(new):
+        if len(new):
             more = self._prospect.slopes_by_limit(self._p_w, new, self._case[new], self._spread.onto)
-            self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
-            self._found = more if self._found is None else np.concatenate([self._found, more])
-        return np.asarray(self._found[self._place[rows]])
+            self._place[new] = np.arange(len(new)) + len(self._found)
+            self._rows = np.concatenate([self._rows, new])
+            self._found = np.concatenate([self._found, more]) if len(self._found) else more
+        return np.asarray(self._found.take(self._place[rows], axis=0))
 
     def bend(self, moved_w: Reals, change: Reals) -> None:
         """Make the slopes that are known those of the chord: claims have moved (n_claim), constraints changed (c)."""
-        rows = np.flatnonzero(self._place != FREE)
-        if self._found is None or not len(rows):
-            return
-        place = self._place[rows]
-        expected = (self._found @ moved_w)[place]
-        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))[place]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bent = np.clip(np.where(plain, change[rows] / expected, 1.0), 1 / BEND_MAX, BEND_MAX)
-        self._found[place] *= bent[:, None]
+        expected = self._found @ moved_w
+        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))
+        bent = np.divide(change[self._rows], expected, out=np.ones(len(expected)), where=plain)
+        self._found *= np.clip(bent, 1 / BEND_MAX, BEND_MAX)[:, None]

@@ -33,8 +33,6 @@ CURVED: Final = 0.1
 SAG_MIN: Final = 0.5
 """[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
 about no load; a limit below this is none."""
-FEW: Final = 0.1
-"""Share of the ports up to which a product with only their columns is the faster one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,11 +121,11 @@ class Prospect(Protocol):
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """About the excess at some states (n_state, n): (n_state, n_constraint), without a power flow. Says where to
-        look. What is not above ``enough`` (n_state, n_constraint) need be no more than a bound."""
+        look. What is not above ``enough`` (n_state or 1, n_constraint) need be no more than a bound."""
 
     def relief(self, unused_w: Reals) -> Reals:
-        """What would be missing if exports (n) [W] did not happen that pull a constraint back, those on other phases:
-        (n_constraint), not below 0, to be added to an excess that counted on them."""
+        """What would be missing if exports (n_state, n) [W] did not happen that pull a constraint back, those on other
+        phases: (n_state, n_constraint), not below 0, to be added to an excess that counted on them."""
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """About how the excess of some constraints follows each draw at one state (n): (n_row, n) [1/W]. Steps are
@@ -281,15 +279,12 @@ class Outlook:
 
     def relief(self, unused_w: Reals) -> Reals:
         """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
-        found = np.zeros(len(self.names))
-        n, where = len(unused_w), np.flatnonzero(unused_w)
-        if len(where) > FEW * n:
-            _relieved(_rise_single(self.model), unused_w.astype(np.float32), found[: 2 * n])
-        elif len(where):
-            few = np.ascontiguousarray(_rise_single(self.model)[:, where])
-            _relieved(few, unused_w[where].astype(np.float32), found[: 2 * n])
-        found *= 1 + CURVED
-        found[n : 2 * n] *= self._sag
+        n = unused_w.shape[1]
+        found = np.zeros((len(unused_w), len(self.names)))
+        by_volts = _relieved(self.model, unused_w)
+        by_volts *= 1 + CURVED
+        by_volts[:, n:] *= self._sag
+        found[:, : 2 * n] = by_volts
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
@@ -376,7 +371,7 @@ class _Runs(NamedTuple):
         if not needed:
             return _Runs(*(np.zeros(shape, dtype=np.int64) for shape in (0, 0, (0, 2))), np.zeros(0))
         if "runs" not in model.memo:
-            order = np.argsort(np.array(model.port_labels), kind="stable")
+            order = _order(model)
             by_port = lifted(model)[:, order]
             edges = np.diff(np.pad(by_port > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
             port, begin = np.nonzero(edges > 0)
@@ -387,23 +382,27 @@ class _Runs(NamedTuple):
         return found
 
 
-def _rise_single(model: PortModel) -> NDArray[np.float32]:
-    """`rise` in half the memory; kept with the model."""
-    if "rise single" not in model.memo:
-        model.memo["rise single"] = rise(model).astype(np.float32)
-    found: NDArray[np.float32] = model.memo["rise single"]
-    return found
+def _order(model: PortModel) -> Rows:
+    """Ports with those of one phase together (n)."""
+    return np.argsort(np.array(model.port_labels), kind="stable")
 
 
-def _relieved(by_draw: NDArray[np.float32], unused_w: NDArray[np.float32], found: Reals) -> None:
-    """By how much some exports (k) lower every voltage, and below that by how much they lift it (2n) [share of
-    nominal], where drawing raises it so much (n, k)."""
+def _relieved(model: PortModel, unused_w: Reals) -> Reals:
+    """By how much some exports (n_state, n) lower every voltage, and beside that by how much they lift it (n_state, 2n)
+    [share of nominal]; in single precision."""
+    if "relieving" not in model.memo:
+        order = _order(model)
+        model.memo["relieving"] = order, np.ascontiguousarray(rise(model)[:, order], dtype=np.float32)
+    order, by_draw = model.memo["relieving"]
+    n = len(order)
+    found = np.empty((len(unused_w), 2 * n))
     if share is not None:
-        share.relief(by_draw, unused_w, found)
-        return
-    n = len(by_draw)
-    found[:n] = np.maximum(by_draw, 0.0) @ unused_w
-    found[n:] = np.maximum(-by_draw, 0.0) @ unused_w
+        share.relief(by_draw, order, np.ascontiguousarray(unused_w), found)
+    else:
+        unused = unused_w[:, order].astype(np.float32)
+        found[:, :n] = unused @ np.maximum(by_draw, 0.0).T
+        found[:, n:] = unused @ np.maximum(-by_draw, 0.0).T
+    return found
 
 
 def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) -> Reals:

@@ -39,9 +39,9 @@ class LearnedOutlook:
         return self.excess(p_w)
 
     def relief(self, unused_w: Reals) -> Reals:
-        """What exports (n) [W] that may not happen take off an excess (2n), as it is learnt."""
+        """What exports (n_state, n) [W] that may not happen take off an excess (n_state, 2n), as it is learnt."""
         by_draw = self.slopes(self.now.p_w, np.arange(len(self.names)))
-        return np.asarray(np.maximum(by_draw, 0.0) @ unused_w)
+        return np.asarray(unused_w @ np.maximum(by_draw, 0.0).T)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W]."""
@@ -95,12 +95,9 @@ class MixedOutlook:
         return np.maximum(*self._side_by_side(self._first.guess(p_w, of_first), self._second.guess(p_w)))
 
     def relief(self, unused_w: Reals) -> Reals:
-        """The larger of the two (n_constraint)."""
-        found = np.zeros(len(self.names))
-        first = self._first.relief(unused_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], self._second.relief(unused_w))
-        return found
+        """The larger of the two (n_state, n_constraint)."""
+        both = self._side_by_side(self._first.relief(unused_w), self._second.relief(unused_w))
+        return np.maximum(np.maximum(*both), 0.0)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivatives of the larger one (n_row, n) [1/W]."""

@@ -37,14 +37,13 @@ class Sober:
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
-        found = self._inner.excess(states)
-        for k, p in enumerate(states):
-            found[k] += self._doubted(p, self._missing[k % len(self._missing)])
-        return found
+        missing = self._missing
+        if len(missing) > 1:  # of each case, whichever states there are
+            missing = missing[np.arange(len(states)) % len(missing)]
+        return self._inner.excess(states) + self._doubted(states, missing)
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
-        missing = self._missing.max(axis=0)
-        doubted = np.array([self._doubted(p, missing) for p in p_w])
+        doubted = self._doubted(p_w, self._missing.max(axis=0))
         return self._inner.guess(p_w, None if enough is None else enough - doubted) + doubted
 
     def relief(self, unused_w: Reals) -> Reals:
@@ -61,6 +60,7 @@ class Sober:
         return slopes_by_limit(self, p_w, rows, at, onto)
 
     def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
+        """What unseen exports of some states (n_state, n) relieve beyond belief, or is missing, if that is more."""
         unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
         unseen -= self._believed
-        return np.maximum(unseen, missing)
+        return np.maximum(unseen, missing, out=unseen)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, worst_case
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -210,7 +210,7 @@ class _Judge:
     def _at(self, p_w: Reals) -> Reals:
         key = p_w.tobytes()
         if key not in self._known:
-            self._known[key] = np.asarray(self._prospect.excess(p_w).max(axis=0))
+            self._known[key], _ = worst_case(self._prospect.excess(p_w))
         return self._known[key]
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
@@ -314,7 +314,7 @@ class _Judge:
 
     def _slopes(self, p_w: Reals, rows: NDArray[np.int64], spread: Spread) -> Reals:
         """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
-        case = self._prospect.excess(p_w)[:, rows].argmax(axis=0) if len(p_w) > 1 else 0 * rows
+        case = worst_case(self._prospect.excess(p_w))[1][rows]
         return self._prospect.slopes_by_limit(p_w, rows, case, spread.onto)
 
 
@@ -422,7 +422,7 @@ class _Window:
         if seen:
             p_w = self._used({w.meter: w.granted_w or 0.0 for w in seen}, p_w)
         unused_w = np.maximum(0.0, now_w - p_w)
-        return np.array([self.prospect.relief(case) for case in unused_w]) if unused_w.any() else None
+        return self.prospect.relief(unused_w) if unused_w.any() else None
 
     def _others(self, wishes: tuple[Wish, ...]) -> Reals:
         return self._held({w.meter for w in wishes})

@@ -19,8 +19,6 @@
 namespace headroom_share {
 namespace {
 
-using nb::literals::operator""_a;
-
 constexpr double near_share = 0.5;  // NEAR
 constexpr int directions = 6;       // DIRECTIONS
 constexpr int turns = 3;            // TURNS
@@ -36,31 +34,31 @@ Complex times(Complex a, Complex b) {  // without the C standard's care for infi
 
 Complex towards(Complex value) { return std::conj(value) / std::max(size(value), tiny); }
 
-// Sums in four lanes, which a compiler may put into registers without changing what comes out.
-constexpr std::size_t lanes = 4;
-
-double total(const double* sum) { return (sum[0] + sum[1]) + (sum[2] + sum[3]); }
-
-double product(const double* __restrict a, const double* __restrict b, std::size_t n) {
-  double sum[lanes] = {};
+double product(const double* a, const double* b, std::size_t n) {
+  Four sum{};
   std::size_t j = 0;
-  for (; j + lanes <= n; j += lanes)
-    for (std::size_t l = 0; l < lanes; ++l) sum[l] += a[j + l] * b[j + l];
-  for (; j < n; ++j) sum[0] += a[j] * b[j];
-  return total(sum);
+  for (; j + 4 <= n; j += 4) sum += load<Four>(a + j) * load<Four>(b + j);
+  double rest = 0.0;
+  for (; j < n; ++j) rest += a[j] * b[j];
+  return total(sum) + rest;
 }
 
 Complex product(const Complex* a, const Complex* b, std::size_t n) {
-  double re[lanes] = {}, im[lanes] = {};
-  const auto add = [&](std::size_t j, std::size_t l) {
-    re[l] += a[j].real() * b[j].real() - a[j].imag() * b[j].imag();
-    im[l] += a[j].real() * b[j].imag() + a[j].imag() * b[j].real();
-  };
+  const double *x = reinterpret_cast<const double*>(a), *y = reinterpret_cast<const double*>(b);
+  Four straight{}, crossed{};  // real parts with real ones, imaginary with imaginary; real with imaginary
   std::size_t j = 0;
-  for (; j + lanes <= n; j += lanes)
-    for (std::size_t l = 0; l < lanes; ++l) add(j + l, l);
-  for (; j < n; ++j) add(j, 0);
-  return {total(re), total(im)};
+  for (; j + 4 <= 2 * n; j += 4) {
+    const Four left = load<Four>(x + j), right = load<Four>(y + j);
+    const Four turned{right[1], right[0], right[3], right[2]};
+    straight += left * right, crossed += left * turned;
+  }
+  double re = (straight[0] + straight[2]) - (straight[1] + straight[3]);
+  double im = (crossed[0] + crossed[2]) + (crossed[1] + crossed[3]);
+  for (; j < 2 * n; j += 2) {
+    re += x[j] * y[j] - x[j + 1] * y[j + 1];
+    im += x[j] * y[j + 1] + x[j + 1] * y[j];
+  }
+  return {re, im};
 }
 
 // Exports that may come or not, as parts of a row's value.
@@ -73,19 +71,19 @@ struct Parts {
 
   // Of those that push in a direction.
   Complex sum(Complex turn) const {
-    double up[lanes] = {}, left[lanes] = {};
+    Four up{}, left{};
     const double *a = re.data(), *b = im.data(), tr = turn.real(), ti = turn.imag();
     const std::size_t m = re.size();
     std::size_t e = 0;
-    for (; e + lanes <= m; e += lanes)
-      for (std::size_t l = 0; l < lanes; ++l) {
-        const bool on = a[e + l] * tr - b[e + l] * ti > 0.0;
-        up[l] += on ? a[e + l] : 0.0;
-        left[l] += on ? b[e + l] : 0.0;
-      }
+    for (; e + 4 <= m; e += 4) {
+      const Four x = load<Four>(a + e), y = load<Four>(b + e);
+      const auto on = x * tr - y * ti > 0.0;
+      up += on ? x : Four{}, left += on ? y : Four{};
+    }
+    Complex rest{};
     for (; e < m; ++e)
-      if (pushes(e, turn)) up[0] += a[e], left[0] += b[e];
-    return {total(up), total(left)};
+      if (pushes(e, turn)) rest += Complex{a[e], b[e]};
+    return rest + Complex{total(up), total(left)};
   }
 };
 
@@ -118,12 +116,13 @@ class Flows {
     for (std::size_t j = 0; j < n; ++j) turned_.push_back(times(i_now_a(j), std::conj(u_now_v(j))));
   }
 
-  // Of some states; where a bound of a row is not above `enough` (s, 2 n + k), it will do.
+  // Of some states; where a bound of a row is not above `enough` (s or 1, 2 n + k), it will do.
   void excess(Table p_w, ComplexTable u_v, ComplexTable i_a, std::optional<Table> enough, OutTable out) const {
     const std::size_t states = p_w.shape(0), all = 2 * n_ + k_;
     check_states(p_w, u_v, i_a);
     check(out.shape(0) == states && out.shape(1) == all);
-    check(!enough || (enough->shape(0) == states && enough->shape(1) == all));
+    check(!enough || ((enough->shape(0) == states || enough->shape(0) == 1) && enough->shape(1) == all));
+    const std::size_t each = enough && enough->shape(0) == states ? all : 0;
     for (std::size_t s = 0; s < states; ++s) {
       const State state(*this, p_w.data() + s * n_, u_v.data() + s * n_, i_a.data() + s * n_);
       double* to = out.data() + s * all;
@@ -132,7 +131,7 @@ class Flows {
         continue;
       }
       voltages(state, to);
-      if (k_) rows(state, enough ? enough->data() + s * all + 2 * n_ : nullptr, to + 2 * n_);
+      if (k_) rows(state, enough ? enough->data() + s * each + 2 * n_ : nullptr, to + 2 * n_);
     }
   }
 
@@ -323,13 +322,13 @@ class Flows {
 
   // By how much a row is larger at most where currents grow by these shares.
   double grown(const State& state, const double* reach, const std::vector<double>& share) const {
-    double sum[lanes] = {};
+    Four sum{};
     const double *larger = state.larger_a.data(), *more = share.data();
     std::size_t j = 0;
-    for (; j + lanes <= n_; j += lanes)
-      for (std::size_t l = 0; l < lanes; ++l) sum[l] += reach[j + l] * larger[j + l] * more[j + l];
-    for (; j < n_; ++j) sum[0] += reach[j] * larger[j] * more[j];
-    return total(sum);
+    for (; j + 4 <= n_; j += 4) sum += load<Four>(reach + j) * load<Four>(larger + j) * load<Four>(more + j);
+    double rest = 0.0;
+    for (; j < n_; ++j) rest += reach[j] * larger[j] * more[j];
+    return total(sum) + rest;
   }
 
   // The same shares where the exports that are not used stay away.
@@ -425,15 +424,15 @@ void define_flows(nb::module_& m) {
       .def(nb::init<Numbers, Numbers, Numbers, Numbers, double, ComplexTable, Complexes, ComplexTable, Table, Numbers,
                     double, Complexes, ComplexTable, Indices, Indices, IndexTable, Numbers, Numbers, Complexes, Complexes, Numbers,
                     double>(),
-           "over_v"_a, "under_v"_a, "u_model_v"_a, "u_nominal_v"_a, "model_error"_a, "z_ohm"_a, "open"_a, "h"_a, "reach"_a,
-           "i_max_a"_a, "vuf_max"_a, "forward_open_v"_a, "forward_h"_a, "order"_a, "runs_of"_a, "runs"_a, "lifted"_a, "p_now_w"_a, "u_now_v"_a,
-           "i_now_a"_a, "blur"_a, "wrong"_a)
-      .def("excess", &Flows::excess, "p_w"_a, "u_v"_a, "i_a"_a, "enough"_a.none(), "out"_a,
+           array("over_v"), array("under_v"), array("u_model_v"), array("u_nominal_v"), nb::arg("model_error"), array("z_ohm"), array("open"), array("h"), array("reach"),
+           array("i_max_a"), nb::arg("vuf_max"), array("forward_open_v"), array("forward_h"), array("order"), array("runs_of"), array("runs"), array("lifted"), array("p_now_w"), array("u_now_v"),
+           array("i_now_a"), array("blur"), nb::arg("wrong"))
+      .def("excess", &Flows::excess, array("p_w"), array("u_v"), array("i_a"), array("enough").none(), array("out"),
            "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
-      .def("slopes", &Flows::slopes, "p_w"_a, "u_v"_a, "i_a"_a, "constraint"_a, "at"_a, "out"_a,
+      .def("slopes", &Flows::slopes, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), array("out"),
            "How some constraints follow each draw, each at the state named for it: (n_row, n).")
-      .def("slopes_by_limit", &Flows::slopes_by_limit, "p_w"_a, "u_v"_a, "i_a"_a, "constraint"_a, "at"_a, "seen"_a,
-           "ports"_a, "starts"_a, "share"_a, "free"_a, "out"_a,
+      .def("slopes_by_limit", &Flows::slopes_by_limit, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), nb::arg("seen"),
+           array("ports"), array("starts"), array("share"), array("free"), array("out"),
            "The same by each claim's limit (n_row, n_claim); `seen`: an export that is not measured relieves nothing.");
 }
 

@@ -5,14 +5,14 @@
 // Nomenclature: c constraints, m claims, n ports; `by_claim` (m, c) [1/W], slack (c), limits x [W] (m).
 #include "share.hpp"
 
+#include <nanobind/stl/optional.h>
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
 namespace headroom_share {
 namespace {
-
-using nb::literals::operator""_a;
 
 constexpr double push_min = 1e-9;     // PUSH_MIN of fill.py
 constexpr std::int64_t nothing = -1;  // FREE of fill.py
@@ -221,27 +221,69 @@ void powers(Table limits, Table others, Numbers now, Indices ports, Indices star
     }
 }
 
-// What some unused exports (j) are missed for: the positive part of `rise` (n, j) above, the negative one below (2 n).
-void relief(SingleTable rise, SingleNumbers unused, Out out) {
-  constexpr std::size_t lanes = 16;
-  const std::size_t n = rise.shape(0), exports = unused.size();
-  check(rise.shape(1) == exports && out.size() == 2 * n);
-  const float* u = unused.data();
-  for (std::size_t k = 0; k < n; ++k) {
-    const float* row = rise.data() + k * exports;
-    float up[lanes] = {}, down[lanes] = {};
-    std::size_t j = 0;
-    for (; j + lanes <= exports; j += lanes)
-      for (std::size_t l = 0; l < lanes; ++l) {
-        const float part = row[j + l] * u[j + l];
-        up[l] += std::max(part, 0.0f), down[l] += std::min(part, 0.0f);
-      }
-    for (; j < exports; ++j) {
-      const float part = row[j] * u[j];
-      up[0] += std::max(part, 0.0f), down[0] += std::min(part, 0.0f);
+// The worst of some cases (s, c), each with something of its own added (s, c), and which it is.
+void worst_case(Table found, std::optional<Table> extra, Out worst, OutIndices which) {
+  const std::size_t states = found.shape(0), c = found.shape(1);
+  check(worst.size() == c && which.size() == c && states > 0);
+  check(!extra || (extra->shape(0) == states && extra->shape(1) == c));
+  double* most = worst.data();
+  std::int64_t* at = which.data();
+  for (std::size_t s = 0; s < states; ++s) {
+    const double *from = found.data() + s * c, *more = extra ? extra->data() + s * c : nullptr;
+    for (std::size_t r = 0; r < c; ++r) {
+      const double value = more ? from[r] + more[r] : from[r];
+      if (s == 0 || value > most[r]) most[r] = value, at[r] = static_cast<std::int64_t>(s);
     }
-    out(k) = std::accumulate(up, up + lanes, 0.0);
-    out(n + k) = -std::accumulate(down, down + lanes, 0.0);
+  }
+}
+
+// Sums of the positive parts of some products, and of the negative ones.
+void apart(const float* a, const float* b, std::size_t n, double* up, double* down) {
+  Eight above{}, below{};
+  std::size_t j = 0;
+  for (; j + 8 <= n; j += 8) {
+    const Eight part = load<Eight>(a + j) * load<Eight>(b + j);
+    above += part > 0.0f ? part : Eight{}, below += part < 0.0f ? part : Eight{};
+  }
+  double more = 0.0, less = 0.0;
+  for (; j < n; ++j) {
+    const float part = a[j] * b[j];
+    (part > 0.0f ? more : less) += part;
+  }
+  *up = total(above) + more, *down = total(below) + less;
+}
+
+// What unused exports (s, n) are missed for at all ports: the positive part of their `rise` (n, n) in the first n, the
+// negative one in the next. The columns of `rise` are in an `order` that puts phases together: in one state often those of
+// one phase alone are unused.
+void relief(SingleTable rise, Indices order, Table unused, OutTable out) {
+  const std::size_t n = order.size(), states = unused.shape(0);
+  check(rise.shape(0) == n && rise.shape(1) == n && unused.shape(1) == n);
+  check(out.shape(0) == states && out.shape(1) == 2 * n);
+  for (std::size_t l = 0; l < n; ++l) check(order(l) >= 0 && static_cast<std::size_t>(order(l)) < n);
+  std::vector<float> watts(n), some, of_some;
+  std::vector<std::size_t> places;
+  for (std::size_t s = 0; s < states; ++s) {
+    places.clear(), some.clear();
+    for (std::size_t l = 0; l < n; ++l) {
+      watts[l] = static_cast<float>(unused.data()[s * n + order(l)]);
+      if (watts[l] != 0.0f) places.push_back(l), some.push_back(watts[l]);
+    }
+    const std::size_t first = places.empty() ? 0 : places.front(), count = places.empty() ? 0 : places.back() + 1 - first;
+    const bool few = places.size() < count / 8;
+    of_some.resize(places.size());
+    double* to = out.data() + s * 2 * n;
+    for (std::size_t k = 0; k < n; ++k) {
+      const float* row = rise.data() + k * n;
+      double up, down;
+      if (few) {
+        for (std::size_t e = 0; e < places.size(); ++e) of_some[e] = row[places[e]];
+        apart(of_some.data(), some.data(), some.size(), &up, &down);
+      } else {
+        apart(row + first, watts.data() + first, count, &up, &down);
+      }
+      to[k] = up, to[n + k] = -down;
+    }
   }
 }
 
@@ -251,15 +293,17 @@ void relief(SingleTable rise, SingleNumbers unused, Out out) {
 NB_MODULE(_share, m) {
   using namespace headroom_share;
   m.doc() = "The inner loops of an allocation, compiled; see dcu/hosting/cpp. Used through dcu.hosting.compiled.";
-  m.def("fill_together", &fill_together, "a"_a, "b"_a, "wanted"_a, "weight"_a, "x"_a, "binding"_a,
+  m.def("fill_together", &fill_together, array("a"), array("b"), array("wanted"), array("weight"), array("x"), array("binding"),
         "Max-min fair in units of the weights, from x on.");
-  m.def("order_round", &order_round, "by_claim"_a, "slack"_a, "x"_a, "wanted"_a, "binding"_a,
+  m.def("order_round", &order_round, array("by_claim"), array("slack"), array("x"), array("wanted"), array("binding"),
         "Each claim as far as it goes, one after the other.");
-  m.def("by_limit", &by_limit, "by_port"_a, "ports"_a, "starts"_a, "share"_a, "free"_a, "out"_a,
+  m.def("by_limit", &by_limit, array("by_port"), array("ports"), array("starts"), array("share"), array("free"), array("out"),
         "Slopes by claims of slopes by ports.");
-  m.def("powers", &powers, "limits"_a, "others"_a, "now"_a, "ports"_a, "starts"_a, "share"_a, "free"_a, "through"_a,
-        "out"_a, "Draws with each claim's limit fully used, in each case (n_state, n_case, n).");
-  m.def("relief", &relief, "rise"_a, "unused"_a, "out"_a,
+  m.def("powers", &powers, array("limits"), array("others"), array("now"), array("ports"), array("starts"), array("share"), array("free"), array("through"),
+        array("out"), "Draws with each claim's limit fully used, in each case (n_state, n_case, n).");
+  m.def("relief", &relief, array("rise"), array("order"), array("unused"), array("out"),
         "What the unused exports would have taken off, above and below.");
+  m.def("worst_case", &worst_case, array("found"), array("extra").none(), array("worst"), array("which"),
+        "The worst of some cases of each constraint, and which it is.");
   define_flows(m);
 }

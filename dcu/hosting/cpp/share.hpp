@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <complex>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 
 namespace headroom_share {
@@ -26,6 +27,23 @@ using Out = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutTable = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutCube = nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using OutIndices = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// A few numbers side by side: sums come out the same, however wide a processor's registers are.
+typedef double Four __attribute__((vector_size(4 * sizeof(double))));
+typedef float Eight __attribute__((vector_size(8 * sizeof(float))));
+
+template <typename V, typename T>
+inline V load(const T* from) {
+  V found;
+  std::memcpy(&found, from, sizeof found);
+  return found;
+}
+
+inline double total(Four x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline double total(Eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
+// An array as it stands: none is converted, so that what is written is never a copy.
+inline auto array(const char* name) { return nb::arg(name).noconvert(); }
 
 inline void check(bool fit) {
   if (!fit) throw std::invalid_argument("arrays that do not fit together");

@@ -80,7 +80,7 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
     n = len(MODEL.ports)
     now = Situation(np.full(n, -1_000.0), np.zeros(n), np.full(n, 240.0), np.zeros(n))
     plain = Outlook(MODEL, GridLimits.of(MODEL, 8.0), now)
-    relieved = int(plain.relief(np.ones(n))[:n].argmax())
+    relieved = int(plain.relief(np.ones((1, n)))[0][:n].argmax())
     p = now.p_w - np.where(np.array(LABELS) == LABELS[relieved], 0.0, 3_000.0)
     before, after = (float(plain.excess(x)[0][relieved]) for x in (now.p_w, p))
     believed = 1e-4
@@ -115,4 +115,4 @@ def test_what_is_said_to_relieve_a_low_voltage_does_not_fall_short_of_what_it_do
     lifted = (prospect.excess(p) - prospect.excess(p - used))[0][n : 2 * n]
     lowest = int((u_v - limits.u_low_v).argmin())
     assert lifted[lowest] > 0.0
-    assert prospect.relief(used)[n : 2 * n][lowest] >= lifted[lowest]
+    assert prospect.relief(used[None, :])[0][n : 2 * n][lowest] >= lifted[lowest]
