@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -148,20 +149,19 @@ class Spread:
     """
 
     def __init__(self, ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> None:
-        counts = np.array([len(own) for own in ports], dtype=np.int64)
+        counts = np.fromiter(map(len, ports), dtype=np.int64)
         assert all(ports), "everybody is connected"
-        self.ports = np.array([port for own in ports for port in own], dtype=np.int64)
+        self.ports = np.fromiter(chain.from_iterable(ports), dtype=np.int64)
         """Of all claims, one after the other."""
         self._owner = np.repeat(np.arange(len(ports)), counts)
         self._minus_share = -1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
-        self._free = np.array([bool(own) for own in phases], dtype=bool)
+        self._free = np.fromiter(map(bool, phases), dtype=bool)
         self.onto = Onto(self.ports, self._starts, self._minus_share, self._free)
         self.cases = PHASES if self._free.any() else 1
-        own = list(zip(ports, phases, strict=True))
-        through = [_through(len(p), on, self.cases) for p, on in own]
-        self._through = np.array(through, dtype=np.int64).reshape(-1, self.cases).T.copy()
+        through = chain.from_iterable(map(_through, map(len, ports), phases, repeat(self.cases)))
+        self._through = np.fromiter(through, dtype=np.int64).reshape(-1, self.cases).T.copy()
 
     @staticmethod
     def of(claims: tuple[Claim, ...]) -> Spread:
@@ -189,7 +189,9 @@ class Spread:
         cases = max(self.cases, 1 if others_p_w.ndim == 1 else len(others_p_w))
         p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
         if share is not None:
-            limits, others, found = np.atleast_2d(limits_w), np.atleast_2d(others_p_w), p.reshape(-1, *p.shape[-2:])
+            limits = limits_w if limits_w.ndim > 1 else limits_w[None]
+            others = others_p_w if others_p_w.ndim > 1 else others_p_w[None]
+            found = p if p.ndim > 2 else p[None]
             share.powers(limits, others, now_w, *self.onto, self._through, found)
             return p
         p[...] = others_p_w

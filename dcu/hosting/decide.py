@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from shared.ids import MeterId
@@ -155,8 +155,7 @@ class Act(StrEnum):
     LOWER = "lower"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """One wish's answer; `binding` is what kept it from more, or from anything."""
 
     meter: MeterId
@@ -263,7 +262,8 @@ def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
 
 def _outside(point: Point, band: Band) -> list[Binding]:
     """Written so that a value that compares with nothing (NaN) is outside."""
-    above, below = list[Binding](), list[Binding]()
+    above: list[Binding] = []
+    below: list[Binding] = []
     for phase, value in enumerate(point.u_v):
         if value is None or not value >= band.low_v:
             below.append(Binding(Reason.UNDERVOLTAGE, point.name, value, phase))

@@ -31,6 +31,7 @@ class Sober:
         """
         self._inner, self._believed = prospect, believed
         self._missing = np.zeros((1, 1)) if missing is None else np.atleast_2d(missing)
+        self._known: dict[bytes, Reals] = {}
         self.now: Situation = prospect.now
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
@@ -61,6 +62,7 @@ class Sober:
 
     def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
         """What unseen exports of some states (n_state, n) relieve beyond belief, or is missing, if that is more."""
-        unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
-        unseen -= self._believed
-        return np.maximum(unseen, missing, out=unseen)
+        key = p_w.tobytes()
+        if key not in self._known:
+            self._known[key] = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0)) - self._believed
+        return np.maximum(self._known[key], missing)

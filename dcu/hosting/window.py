@@ -45,6 +45,8 @@ ROWS_MAX: Final = 64
 CHORDS_MAX: Final = 4
 SHORT: Final = 0.98
 """A chord is as far off as the flow is not linear."""
+NEVER_W: Final = -math.inf
+"""What nobody exports less than."""
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -396,7 +398,8 @@ class _Window:
         held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
         claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w, strict=True))
         others_p_w = self._others(live)
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(live, live))
+        missing = self._missing(others_p_w, live)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
         return {
             w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
@@ -406,19 +409,18 @@ class _Window:
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
         """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
         not by no more than keeps everybody inside the band if it does not come."""
-        missing = self._missing(wishes, tuple(w for w in wishes if w.used_w is not None))
-        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
         others_p_w = self._others(wishes)
+        missing = self._missing(others_p_w, tuple(w for w in wishes if w.used_w is not None))
+        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
         return shares, _Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
 
-    def _missing(self, wishes: tuple[Wish, ...], seen: tuple[Wish, ...]) -> Reals | None:
+    def _missing(self, others_p_w: Reals, seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
         (n_case, n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is
         measured."""
-        now_w = self.prospect.now.p_w
-        p_w = self._others(wishes)
+        now_w, p_w = self.prospect.now.p_w, others_p_w
         if seen:
             p_w = self._used({w.meter: w.granted_w or 0.0 for w in seen}, p_w)
         unused_w = np.maximum(0.0, now_w - p_w)
@@ -447,14 +449,13 @@ class _Window:
 
     def _claim(self, wish: Wish, wanted_w: float, minimum_w: float) -> Claim:
         """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
-        ports, nominal_w = self.ports.of_meter[wish.meter], wish.nominal_w
+        meter, nominal_w = wish.meter, wish.nominal_w
         wanted_w = max(wanted_w, nominal_w)
-        if self.high and self._pushed(wish.meter) is not None:
+        if self.high and self._pushed(meter) is not None:
             wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
         least_w = min(max(minimum_w, nominal_w + LEAST_W), wanted_w)
-        phases = self.ports.phases.get(wish.meter, ())
-        exports_w = self.question.beyond_w.get(wish.meter, -np.inf)
-        return Claim(wish.meter, ports, nominal_w, wanted_w, least_w, phases, exports_w)
+        ports, phases = self.ports.of_meter[meter], self.ports.phases.get(meter, ())
+        return Claim(meter, ports, nominal_w, wanted_w, least_w, phases, self.question.beyond_w.get(meter, NEVER_W))
 
     def _pushed(self, meter: MeterId) -> Binding | None:
         """The first point out of band or long high that a customer's export pushes."""

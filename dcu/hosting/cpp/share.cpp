@@ -48,13 +48,19 @@ class Filling {
  public:
   Filling(const double* a, std::size_t c, const double* slack, const double* wanted, const double* weight, std::size_t m,
           double* x, std::int64_t* binding)
-      : by_claim_(m * c), slack_(slack, slack + c), wanted_(wanted), weight_(weight), m_(m), c_(c), x_(x),
-        binding_(binding) {
-    for (std::size_t r = 0; r < c; ++r)
+      : wanted_(wanted), weight_(weight), m_(m), x_(x), binding_(binding) {
+    for (std::size_t r = 0; r < c; ++r) {
+      double left = slack[r], most = 0.0;
       for (std::size_t k = 0; k < m; ++k) {
-        by_claim_[k * c + r] = a[r * m + k];
-        slack_[r] -= a[r * m + k] * x[k];
+        left -= a[r * m + k] * x[k];
+        most += std::max(a[r * m + k], 0.0) * (wanted[k] - x[k]);
       }
+      if (most < left) continue;  // room for everybody's wish, whatever others relieve
+      rows_.push_back(r), slack_.push_back(left);
+    }
+    c_ = rows_.size(), by_claim_.resize(m * c_);
+    for (std::size_t r = 0; r < c_; ++r)
+      for (std::size_t k = 0; k < m; ++k) by_claim_[k * c_ + r] = a[rows_[r] * m + k];
   }
 
   void run() {
@@ -120,13 +126,18 @@ class Filling {
       std::size_t kept = at;
       for (std::size_t k = at; k < moving.size(); ++k) {
         const std::size_t claim = moving[k];
-        if (all || pushes(claim)) x_[claim] += grown * weight_[claim], binding_[claim] = hit.row, leave(claim, rate.data());
-        else moving[kept++] = claim;
+        if (!all && !pushes(claim)) {
+          moving[kept++] = claim;
+          continue;
+        }
+        x_[claim] += grown * weight_[claim], binding_[claim] = static_cast<std::int64_t>(rows_[hit.row]);
+        leave(claim, rate.data());
       }
       moving.resize(kept);
     }
   }
 
+  std::vector<std::size_t> rows_;  // those that may bind
   std::vector<double> by_claim_, slack_;
   const double *wanted_, *weight_;
   std::size_t m_, c_;
@@ -290,7 +301,7 @@ void relief(SingleTable rise, Indices order, Table unused, OutTable out) {
 }  // namespace
 }  // namespace headroom_share
 
-NB_MODULE(_share, m) {
+NB_MODULE(HEADROOM_SHARE, m) {
   using namespace headroom_share;
   m.doc() = "The inner loops of an allocation, compiled; see dcu/hosting/cpp. Used through dcu.hosting.compiled.";
   m.def("fill_together", &fill_together, array("a"), array("b"), array("wanted"), array("weight"), array("x"), array("binding"),
