@@ -266,6 +266,10 @@ class _Sharing:
     nominal: Reals = field(init=False)
     wanted: Reals = field(init=False)
     minimum: Reals = field(init=False)
+    most: Reals = field(init=False)
+    """What is wanted, or the nominal limit of who stays at it: out or frozen."""
+    weight: Reals = field(init=False)
+    """How fast each grows."""
     out: NDArray[np.bool_] = field(init=False)
     """Claims that got less than their minimum, and so nothing."""
     frozen: Rows = field(init=False)
@@ -294,6 +298,10 @@ class _Sharing:
         self.nominal, self.wanted, self.minimum, self.least = np.array(watts, dtype=float).reshape(-1, 4).T.copy()
         assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
         assert (self.minimum <= self.wanted).all()
+        self.most = self.wanted.copy()
+        self.weight = np.ones(len(self.claims))
+        if self.policy is Policy.PROPORTIONAL:
+            self.weight = np.where(self.nominal > 0, self.nominal, 1.0)
         self.out = np.zeros(len(self.claims), dtype=bool)
         self.frozen = np.full(len(self.claims), FREE)
 
@@ -376,15 +384,18 @@ class _Sharing:
             pushes |= (by_now > PUSH_SHARE * most) & (self.at_now[found] > 0)[:, None]
         moved = at_w > self.nominal + RESOLUTION_W
         lost = ~(pushes & moved).any(axis=1)
+        if not lost.any():
+            return False
         pushers = pushes[lost].any(axis=0) & (self.frozen == FREE)
         if pushers.any():
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
+            self.most[pushers] = self.nominal[pushers]
         self.limit[found[lost]] = np.inf
         # A current that is too much one way, pushed by nobody, may become too much the other way.
         for row in found[lost & ~pushes.any(axis=1)].tolist():
             if self.prospect.names[row].kind in {"current", "unbalance"}:
                 self.limit[row] = borne[row]
-        return bool(lost.any())
+        return True
 
     def _full(self, filled: Filled, here: Reals) -> bool:
         """Whether what keeps claims from more has nothing left to give: another step would not move them."""
@@ -402,8 +413,12 @@ class _Sharing:
                 enough = np.where(near, np.inf, self.limit)
             enough = enough[None, :] if self.extra is None else enough - self.extra
             rough, _ = worst_case(self.prospect.guess(states, enough), self.extra)
-            over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
-            broken = _worst(np.where(near & (k > 0), -np.inf, over))
+            over = rough - self.limit
+            if k == 0:
+                over += GUESS_SHARE * np.maximum(rough - here, 0.0)
+            if k > 0:
+                over[near] = -np.inf
+            broken = _worst(over)
             if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
                 break
             near |= broken
@@ -436,19 +451,17 @@ class _Sharing:
         room = room[rows] - SLACK + slope @ at_w
         if self.prospect.widens:
             rows, slope, room = self._with_cuts(rows, slope, room)
-        weight = np.ones(len(at_w))
-        if self.policy is Policy.PROPORTIONAL:
-            weight = np.where(self.nominal > 0, self.nominal, 1.0)
         while True:
-            stay = self.out | (self.frozen != FREE)
-            wanted = np.where(stay, self.nominal, self.wanted)
-            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, wanted, weight))
+            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, self.most, self.weight))
             lack = self.minimum - filled.limits_w
-            short = ~stay & (self.nominal < self.minimum) & (lack > RESOLUTION_W)
+            short = lack > RESOLUTION_W
+            if short.any():
+                short &= (self.most > self.nominal) & (self.nominal < self.minimum)
             if not short.any():
                 named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
                 return Filled(filled.limits_w, named)
-            self.out[int(np.where(short, lack, -np.inf).argmax())] = True
+            leaves = int(np.where(short, lack, -np.inf).argmax())
+            self.out[leaves], self.most[leaves] = True, self.nominal[leaves]
 
     def _with_cuts(self, rows: Rows, slope: Reals, room: Reals) -> tuple[Rows, Reals, Reals]:
         """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what

@@ -248,7 +248,12 @@ _UNKNOWN: Final = {
 def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
     """What is known to be outside the band: point by point in order, of each every phase that is, too high before too
     low, so that a phase that sags hides none that is lifted."""
-    return tuple(binding for point in points if point.quality is Quality.GOOD for binding in _outside(point, band))
+    found: list[Binding] = []
+    low_v, high_v = band.low_v, band.high_v
+    for point in points:
+        if point.quality is Quality.GOOD and not all(v is not None and low_v <= v <= high_v for v in point.u_v):
+            found += _outside(point, band)
+    return tuple(found)
 
 
 def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:

@@ -61,7 +61,7 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     if share is not None:
         x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
         share.fill_together(np.ascontiguousarray(a), b, wishes.wanted_w, wishes.weight, x, binding)
-        return Filled(x, np.where(x < wishes.wanted_w, binding, FREE))
+        return Filled(x, binding)
     filling = _Filling(a, b, wishes)
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()

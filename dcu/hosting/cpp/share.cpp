@@ -67,8 +67,10 @@ class Filling {
     for (int k = 0; k < rounds_max; ++k) {
       const double before = sum();
       round();
-      if (stuck() || sum() - before < std::max(worth_w, worth_share * before)) return;
+      if (stuck() || sum() - before < std::max(worth_w, worth_share * before)) break;
     }
+    for (std::size_t k = 0; k < m_; ++k)
+      if (!(x_[k] < wanted_[k])) binding_[k] = nothing;
   }
 
  private:
