@@ -50,6 +50,7 @@ SPOILED_SHARE: Final = 0.02
 LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
 """Parts of the band below and above the feeder's own no-load voltage."""
 UNUSED, EVENLY = -1, -2
+LABELS: Final = ("L1", "L2", "L3")
 MIXED: Final = ((0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3), (0, 2), (1, 2))
 """First and step of ways in which customers of several phases use theirs on different ones, or not at all."""
 CHUNK: Final = 500
@@ -414,13 +415,26 @@ class _Truth:
         if self.several:
             order = np.arange(len(at))
             mixed = [(order * step + first) % 4 for first, step in MIXED]
-            uses = np.array([*(0 * order + phase for phase in range(3)), *mixed, 0 * order + EVENLY])
+            uses = np.array([*self._through(at), *mixed, 0 * order + EVENLY])
             return self._with_use(p, at, limits_w, np.where(uses == 3, UNUSED, uses))
         labels = sorted({self.phases()[port] for port in at})
         choices = self._in_phases(tuple(labels))[:, at]
         used = np.where(choices[None, :, :], -limits_w[:, None, :], p[at])
         found = np.repeat(p[None, :], len(limits_w) * len(choices), axis=0)
         found[:, at] = used.reshape(len(found), len(at))
+        return found
+
+    def _through(self, at: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Ways in which some phases are used: customers of one of them by those on it, customers of several all by the
+        same one of them (n_wish)."""
+        labels = self.phases()
+        own = [[labels[port] for port in self.customers[k]] for k in at]
+        found = []
+        for size in range(1, len(LABELS) + 1):
+            for choice in combinations(LABELS, size):
+                found += [
+                    np.array([_slot(phases, choice, through) for phases in own], dtype=np.int64) for through in choice
+                ]
         return found
 
     def _in_phases(self, labels: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -446,6 +460,14 @@ class _Truth:
                 return NOMINAL_W
             low, high = float(levels[last]), float(levels[last + 1])
         return low
+
+
+def _slot(phases: Sequence[str], used: Sequence[str], through: str) -> int:
+    """Where a customer on some phases feeds in, if he does, when some of them are used and one by the customers who
+    may choose."""
+    if len(phases) > 1:
+        return phases.index(through) if through in phases else UNUSED
+    return 0 if phases[0] in used or phases[0] not in LABELS else UNUSED
 
 
 def _of(values: Reals, ports: tuple[int, ...]) -> tuple[float, ...]:

@@ -33,6 +33,12 @@ CURVED: Final = 0.1
 SAG_MIN: Final = 0.5
 """[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
 about no load; a limit below this is none."""
+WORST_FLOWS_MAX: Final = 6
+"""In which different exports come: three phases, lifted and lowered."""
+ALIKE: Final = 1e-5
+"""[limit] A flow made for another constraint will do for one that it may miss by no more: 2 mV."""
+BENT: Final = 5e-5
+"""[limit] What an export pushes by a little, seen from no load, it may relieve by a little in the end: 12 mV."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +133,10 @@ class Prospect(Protocol):
         """What would be missing if exports (n_state, n) [W] did not happen that pull a constraint back, those on other
         phases: (n_state, n_constraint), not below 0, to be added to an excess that counted on them."""
 
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """How far some constraints (n_row) are exceeded at one state (n) where any of the exports beyond what is
+        measured may not come; infinite where no more is known of that than `relief` says."""
+
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """About how the excess of some constraints follows each draw at one state (n): (n_row, n) [1/W]. Steps are
         chosen by it, never confirmed."""
@@ -194,7 +204,7 @@ class Outlook:
         # Where the voltage may be lower than the model's, the same draw is more current.
         short = np.maximum(self._u_model / np.maximum(now.u_v - now.margin_v, SAG_MIN * model.u_nominal_v) - 1, 0.0)
         measured = Measured(now.p_w, u_v, i_a, short, now.power_error, now.model_error)
-        return Flows(self._observed.linear, measured, lambda: lifted(model), model.u_nominal_v)
+        return Flows(self._observed.linear, measured, lambda: moved(model), model.u_nominal_v)
 
     def _as_compiled(self, kind: Any, u_v: Complexes, i_a: Complexes) -> Any:
         """The same as one object that does all loops."""
@@ -287,6 +297,36 @@ class Outlook:
         found[:, : 2 * n] = by_volts
         return found
 
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes
+        others of its phase: the flow made for one row holds for another too, with what the exports may do to it that
+        come in one and not in the other, to first order. An excess of a current or an unbalance is that of its worst
+        case already."""
+        n = len(p_w)
+        found = np.full(len(rows), np.inf)
+        unseen_w = np.maximum(self.now.p_w - p_w, 0.0)
+        volts, unseen = np.flatnonzero(rows < 2 * n), np.flatnonzero(unseen_w)
+        if not len(volts) or not len(unseen):
+            return found
+        rows, absent_w = rows[volts], unseen_w[unseen]
+        port, under = rows % n, rows >= n
+        push = rise(self.model)[np.ix_(port, unseen)] * absent_w * np.where(under, 1.0, -1.0)[:, None]
+        doubt = (1 + CURVED) * np.where(under, self._sag[port], 1.0)
+        least, most = self.excess(p_w)[0][rows], found[volts]
+        left, no_currents = np.arange(len(rows)), np.full((1, len(self.names)), np.inf)
+        for _ in range(WORST_FLOWS_MAX):
+            used = push[left[0]] > 0
+            p = p_w.copy()
+            p[unseen[~used]] += absent_w[~used]
+            flow = self._exceed(p[None, :], *self._at(p[None, :], [p.tobytes()]), no_currents)[0][rows]
+            otherwise = np.where(used, np.maximum(-push, 0.0), np.maximum(push, 0.0)).sum(axis=1) * doubt
+            least, most = np.maximum(least, flow), np.minimum(most, flow + otherwise)
+            left = left[1:][otherwise[left[1:]] > ALIKE]
+            if not len(left):
+                break
+        found[volts] = np.maximum(least, most + BENT)
+        return found
+
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
         n = len(p_w)
@@ -348,11 +388,13 @@ def rise(model: PortModel) -> Reals:
     return found
 
 
-def lifted(model: PortModel) -> Reals:
-    """By how much a watt of export at each port lifts each voltage (n, n) [share of nominal/W]; kept with the model."""
-    if "lifted" not in model.memo:
-        model.memo["lifted"] = np.ascontiguousarray(np.maximum(-rise(model).T, 0.0))
-    found: Reals = model.memo["lifted"]
+def moved(model: PortModel) -> Reals:
+    """By how much a watt at each port moves each voltage at most, in size or in angle (n, n) [share of nominal/W]; kept
+    with the model."""
+    if "moved" not in model.memo:
+        by_port = np.abs(model.z_ohm).T / np.abs(model.u_open_v)[:, None] / model.u_nominal_v
+        model.memo["moved"] = np.ascontiguousarray(by_port)
+    found: Reals = model.memo["moved"]
     return found
 
 
@@ -372,7 +414,7 @@ class _Runs(NamedTuple):
             return _Runs(*(np.zeros(shape, dtype=np.int64) for shape in (0, 0, (0, 2))), np.zeros(0))
         if "runs" not in model.memo:
             order = _order(model)
-            by_port = lifted(model)[:, order]
+            by_port = moved(model)[:, order]
             edges = np.diff(np.pad(by_port > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
             port, begin = np.nonzero(edges > 0)
             runs_of = np.searchsorted(port, np.arange(len(by_port) + 1))

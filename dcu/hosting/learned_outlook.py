@@ -43,6 +43,11 @@ class LearnedOutlook:
         by_draw = self.slopes(self.now.p_w, np.arange(len(self.names)))
         return np.asarray(unused_w @ np.maximum(by_draw, 0.0).T)
 
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Nothing better than relief as it is learnt."""
+        del p_w
+        return np.full(len(rows), np.inf)
+
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W]."""
         n = len(self._nominal)
@@ -98,6 +103,11 @@ class MixedOutlook:
         """The larger of the two (n_state, n_constraint)."""
         both = self._side_by_side(self._first.relief(unused_w), self._second.relief(unused_w))
         return np.maximum(np.maximum(*both), 0.0)
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Nothing better than the larger relief."""
+        del p_w
+        return np.full(len(rows), np.inf)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivatives of the larger one (n_row, n) [1/W]."""

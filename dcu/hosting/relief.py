@@ -8,12 +8,15 @@ one window, on two phases, do not count on each other; each may count on what th
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.hosting.headroom import Constraint, Onto, Outlook, Prospect, Rows, Situation, slopes_by_limit
 
 Reals = NDArray[np.float64]
+NO_ROWS: Final = np.zeros(0, dtype=np.int64)
 
 
 class Sober:
@@ -36,12 +39,26 @@ class Sober:
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
 
-    def excess(self, p_w: Reals) -> Reals:
+    def excess(self, p_w: Reals, exact: Rows = NO_ROWS) -> Reals:
+        """As `Prospect` has it. What relief may be missing is bounded to first order; of constraints that would be
+        exceeded by that, and of those named ``exact``, flows without those exports say it."""
         states = np.atleast_2d(p_w)
         missing = self._missing
         if len(missing) > 1:  # of each case, whichever states there are
             missing = missing[np.arange(len(states)) % len(missing)]
-        return self._inner.excess(states) + self._doubted(states, missing)
+        used = self._inner.excess(states)
+        found = used + self._doubted(states, missing)
+        for k, p in enumerate(states):
+            ask = found[k] > 0
+            ask[exact] = True
+            rows = np.flatnonzero(ask & (found[k] > used[k]) & np.isfinite(used[k]))
+            if len(rows):
+                rows = rows[np.argsort(-found[k, rows], kind="stable")]
+                relieved = np.maximum(self._inner.at_worst(p, rows) - used[k, rows], 0.0)
+                seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
+                doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
+                found[k, rows] = np.minimum(found[k, rows], used[k, rows] + doubted)
+        return found
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         doubted = self._doubted(p_w, self._missing.max(axis=0))
@@ -49,6 +66,9 @@ class Sober:
 
     def relief(self, unused_w: Reals) -> Reals:
         return self._inner.relief(unused_w)
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        return self._inner.at_worst(p_w, rows)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Beyond what is measured an export relieves nothing."""

@@ -47,6 +47,7 @@ SHORT: Final = 0.98
 """A chord is as far off as the flow is not linear."""
 NEVER_W: Final = -math.inf
 """What nobody exports less than."""
+TINY: Final = 1e-30
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -176,6 +177,42 @@ def _worth_a_raise(wish: Wish, to_w: float) -> bool:
     return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
 
 
+class _Rise:
+    """Limits on their way from a start to their targets, by levels: of the limits themselves where the policy is to
+    have them alike, in proportion to the nominal ones where it is that, else of the share of each one's own way."""
+
+    def __init__(self, start_w: Reals, low: Reals, high: Reals, gain_w: Reals) -> None:
+        self._start_w, self._low, self._high, self._gain_w = start_w, low, high, gain_w
+
+    @staticmethod
+    def of(targets: tuple[Claim, ...], start_w: Reals, policy: Policy) -> _Rise:
+        """All the way."""
+        way_w = np.maximum(np.array([c.wanted_w for c in targets]) - start_w, 0.0)
+        if policy not in {Policy.EQUAL, Policy.PROPORTIONAL}:
+            return _Rise(start_w, np.zeros(len(way_w)), np.ones(len(way_w)), way_w)
+        weight = np.array([c.nominal_w if policy is Policy.PROPORTIONAL and c.nominal_w else 1.0 for c in targets])
+        return _Rise(start_w, start_w / weight, (start_w + way_w) / weight, weight)
+
+    @property
+    def limits_w(self) -> Reals:
+        """As far as they may go now."""
+        return self._start_w + self._gain_w * (self._high - self._low)
+
+    def cut(self, slopes: Reals, share: Reals) -> None:
+        """Nobody above the level at which a constraint (r) that he pushes (r, m) has been moved by a share (r) of what
+        all would move it by."""
+        edges = np.concatenate([self._low, self._high])
+        order = np.argsort(edges, kind="stable")
+        edges, rate = edges[order], slopes * self._gain_w
+        rates = np.cumsum(np.concatenate([rate, -rate], axis=1)[:, order], axis=1)
+        moved = np.concatenate([np.zeros((len(rate), 1)), np.cumsum(rates[:, :-1] * np.diff(edges), axis=1)], axis=1)
+        most, rows = share * moved[:, -1], np.arange(len(rate))
+        place = (moved <= most[:, None]).sum(axis=1) - 1
+        more = (most - moved[rows, place]) / np.maximum(rates[rows, place], TINY)
+        level = np.where(slopes > 0, (edges[place] + more)[:, None], np.inf).min(axis=0, initial=np.inf)
+        self._high = np.clip(level, self._low, self._high)
+
+
 class _Judge:
     """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
     anyway. Nobody is taken to export less than is measured; only where it is judged whether what is held is too much,
@@ -256,13 +293,13 @@ class _Judge:
         return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
 
     def raised(
-        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float
+        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy
     ) -> dict[MeterId, float]:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
         names = [MeterId(c.name) for c in targets]
         start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
-        found_w = self._part_way(targets, start, reserved_w, tolerance)
+        found_w = self._part_way(targets, start, reserved_w, tolerance, policy)
         if found_w is not None:
             return found_w
         exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
@@ -290,28 +327,29 @@ class _Judge:
         start_w: Mapping[MeterId, float],
         reserved_w: Mapping[MeterId, float],
         tolerance: float,
+        policy: Policy,
     ) -> dict[MeterId, float] | None:
-        """As `raised`, everybody as far as those constraints bear that he pushes, by the chord from what is reserved;
-        None where that does not get there."""
+        """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
+        reserved; None where that does not get there."""
         names = [MeterId(c.name) for c in targets]
         start = np.array([start_w[name] for name in names])
-        way = np.array([c.wanted_w for c in targets]) - start
-        spread, share = Spread.of(targets), np.ones(len(targets))
-        here, limit = self._excess(reserved_w), self._limit(tolerance)
+        rise, spread = _Rise.of(targets, start, policy), Spread.of(targets)
+        held, limit = self._powers(reserved_w), self._limit(tolerance)
         for _ in range(CHORDS_MAX):
-            limits_w = start + share * np.maximum(way, 0.0)
-            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(limits_w), strict=True)}
+            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(rise.limits_w), strict=True)}
             all_w = {**reserved_w, **found}
             there = self._excess(all_w)
             over = np.flatnonzero(there > limit)
-            if not np.isfinite(there).all() or not np.isfinite(here).all():
+            if not np.isfinite(there).all():
                 return None
             if not len(over):
                 return found
+            here, _ = worst_case(self._prospect.excess(held, over))
+            if not np.isfinite(here).all():
+                return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            pushes = self._slopes(self._powers(all_w), over[worst], spread) > 0
-            share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
+            rise.cut(np.maximum(self._slopes(self._powers(all_w), over[worst], spread), 0.0), SHORT * room[worst])
         return None
 
     def _slopes(self, p_w: Reals, rows: NDArray[np.int64], spread: Spread) -> Reals:
@@ -360,7 +398,7 @@ class _Window:
         target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, np.inf)) for w in movers}
         room_w: Mapping[MeterId, float] = target_w
         if overdrawn or not judge.bears(joint, tolerance):
-            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance)
+            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance, self.settings.policy)
         short = False
         for wish in movers:
             got_w, binding = self._step(wish, target_w[wish.meter], room_w, why[wish.meter])
