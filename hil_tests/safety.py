@@ -2,10 +2,10 @@
 
 For each state: draw powers and wishes from the seed; let the meters measure with errors of their class, in the steps of
 the register map, and the rule use a model that is wrong within the declared share; answer one window; then solve the
-*true* network, with the engine that does not decide, with every grant fully used. A voltage or a rated current beyond its limit that
-was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a number. Beside
-it: how much of what was exactly feasible (the common level that an independent bisection on the true network finds) was
-granted, and how often the linear prediction's bound covers the exact voltages.
+*true* network, with the engine that does not decide, with every grant fully used. A voltage or a rated current beyond
+its limit that was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a
+number. Beside it: how much of what was exactly feasible (the common level that an independent bisection on the true
+network finds) was granted, and how often the linear prediction's bound covers the exact voltages.
 """
 
 from __future__ import annotations
