@@ -2,10 +2,10 @@
 
 For each state: draw powers and wishes from the seed; let the meters measure with errors of their class, in the steps of
 the register map, and the rule use a model that is wrong within the declared share; answer one window; then solve the
-*true* network, with the other engine, with every grant fully used. A voltage or a rated current beyond its limit that
-was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a number. Beside
-it: how much of what was exactly feasible (the common level that an independent bisection on the true network finds) was
-granted, and how often the linear prediction's bound covers the exact voltages.
+*true* network, with the engine that does not decide, with every grant fully used. A voltage or a rated current beyond
+its limit that was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a
+number. Beside it: how much of what was exactly feasible (the common level that an independent bisection on the true
+network finds) was granted, and how often the linear prediction's bound covers the exact voltages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.compiler import compile_network, network_sha256
-from dcu.grid.feeder import Feeder, solve
+from dcu.grid.feeder import Engine, Feeder, solve
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.network import Network, matrix
 from dcu.grid.port_model import PortModel
@@ -282,7 +282,8 @@ def _customers(model: PortModel) -> tuple[tuple[int, ...], ...]:
 
 
 class _Truth:
-    """The real feeder, solved by the sweep where it is radial: not the engine that decides."""
+    """The real feeder. What is judged is solved by products with Z, as decisions walk the tree where the feeder is
+    radial; what only measures and compares by the faster engine."""
 
     def __init__(self, network: Network, band_pct: float) -> None:
         self.feeder = Feeder(network)
@@ -376,13 +377,13 @@ class _Truth:
         """Magnitudes at all ports (n_state, n) [V]."""
         return np.asarray(np.abs(self._solve(p, q)))
 
-    def _solve(self, p: Reals, q: Reals) -> NDArray[np.complex128]:
+    def _solve(self, p: Reals, q: Reals, engine: Engine = "auto") -> NDArray[np.complex128]:
         batch = Injections(p, np.repeat(q[None, :], len(p), axis=0))
-        return np.asarray(solve(self.feeder, batch, tolerance_pu=1e-9)["port_u_v"])
+        return np.asarray(solve(self.feeder, batch, engine=engine, tolerance_pu=1e-9)["port_u_v"])
 
-    def beyond(self, p: Reals, q: Reals) -> Reals:
+    def beyond(self, p: Reals, q: Reals, engine: Engine = "port") -> Reals:
         """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint)."""
-        u = self._solve(p, q)
+        u = self._solve(p, q, engine)
         parts = [np.abs(u) / self.u_high_v - 1, 1 - np.abs(u) / self.u_low_v]
         if len(self._rated):
             model = self.feeder.model
@@ -451,7 +452,7 @@ class _Truth:
         for _ in range(ZOOMS):
             levels = np.linspace(low, high, LEVELS)
             draws = states(p, at, np.repeat(levels[:, None], len(at), axis=1))
-            beyond = self.beyond(draws, q).reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
+            beyond = self.beyond(draws, q, "auto").reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
             good = np.asarray((beyond <= np.maximum(beyond[0], 0.0)).all(axis=1), dtype=bool)
             if good.all():
                 return high

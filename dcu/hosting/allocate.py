@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, repeat
 from typing import Final, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.hosting.compiled import share
-from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Near, Wishes, fill_in_order, fill_most, fill_near, fill_together
 from dcu.hosting.headroom import Constraint, Onto, Prospect
 from dcu.hosting.measurements import SUBSTATION
 
@@ -83,6 +83,10 @@ _FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
     Policy.FIRST_COME: fill_in_order,
     Policy.MAX_TOTAL: fill_most,
 }
+
+
+_TURN: Final = {Policy.EQUAL: False, Policy.PROPORTIONAL: False, Policy.FIRST_COME: True}
+"""Whether claims are filled in turn, by the policies that fill."""
 
 
 class Claim(NamedTuple):
@@ -446,22 +450,35 @@ class _Sharing:
     def _fill(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Filled:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
         minimum leave, the neediest first."""
-        rows = np.flatnonzero(near & np.isfinite(self.limit))
-        slope = self.known.of(rows)
-        room = room[rows] - SLACK + slope @ at_w
-        if self.prospect.widens:
-            rows, slope, room = self._with_cuts(rows, slope, room)
+        fill = self._filling(at_w, near, room)
         while True:
-            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, self.most, self.weight))
+            filled = fill(Wishes(self.nominal, self.most, self.weight))
             lack = self.minimum - filled.limits_w
             short = lack > RESOLUTION_W
             if short.any():
                 short &= (self.most > self.nominal) & (self.nominal < self.minimum)
             if not short.any():
-                named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
-                return Filled(filled.limits_w, named)
+                return filled
             leaves = int(np.where(short, lack, -np.inf).argmax())
             self.out[leaves], self.most[leaves] = True, self.nominal[leaves]
+
+    def _filling(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Callable[[Wishes], Filled]:
+        """Fills between any limits under these constraints, which are named as they stand among all."""
+        if share is not None and self.policy in _TURN and not self.prospect.widens:
+            some = Near(*self.known.table(near & np.isfinite(room)), near, room, SLACK, at_w)
+            in_order = _TURN[self.policy]
+            return lambda wishes: fill_near(some, wishes, in_order=in_order)
+        rows = np.flatnonzero(near & np.isfinite(self.limit))
+        slope = self.known.of(rows)
+        left = room[rows] - SLACK + slope @ at_w
+        if self.prospect.widens:
+            rows, slope, left = self._with_cuts(rows, slope, left)
+        return partial(self._fill_rows, rows, slope, left)
+
+    def _fill_rows(self, rows: Rows, slope: Reals, left: Reals, wishes: Wishes) -> Filled:
+        filled = _FILL[self.policy](slope, left, wishes)
+        named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
+        return Filled(filled.limits_w, named)
 
     def _with_cuts(self, rows: Rows, slope: Reals, room: Reals) -> tuple[Rows, Reals, Reals]:
         """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what
@@ -517,13 +534,20 @@ class _Slopes:
 
     def of(self, rows: Rows) -> Reals:
         """Of some constraints (rows, n_claim) [1/W]."""
-        new = rows[self._place[rows] == FREE]
+        self._know(rows[self._place[rows] == FREE])
+        return np.asarray(self._found.take(self._place[rows], axis=0))
+
+    def table(self, near: NDArray[np.bool_]) -> tuple[Reals, Rows]:
+        """Of near constraints (c), and maybe others: slopes (k, n_claim), and the place of each among them (c)."""
+        self._know(np.flatnonzero(near & (self._place == FREE)))
+        return self._found, self._place
+
+    def _know(self, new: Rows) -> None:
         if len(new):
             more = self._prospect.slopes_by_limit(self._p_w, new, self._case[new], self._spread.onto)
             self._place[new] = np.arange(len(new)) + len(self._found)
             self._rows = np.concatenate([self._rows, new])
             self._found = np.concatenate([self._found, more]) if len(self._found) else more
-        return np.asarray(self._found.take(self._place[rows], axis=0))
 
     def bend(self, moved_w: Reals, change: Reals) -> None:
         """Make the slopes that are known those of the chord: claims have moved (n_claim), constraints changed (c)."""

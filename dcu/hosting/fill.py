@@ -10,7 +10,7 @@ Nomenclature: c constraints, m claims; x limits [W] (m); a (c, m) [1/W], b (c).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +56,22 @@ class Filled:
     binding: NDArray[np.int64]
 
 
+class Near(NamedTuple):
+    """Constraints that are `near` (c), out of many: slopes (k, m) of which each has a `place` (c); the room (c) that is
+    left, infinite where one has been given up, at the limits `at_w` (m), and what of it to leave."""
+
+    slopes: Reals
+    place: NDArray[np.int64]
+    near: NDArray[np.bool_]
+    room: Reals
+    margin: float
+    at_w: Reals
+
+
 def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """Max-min fair in units of the weights."""
     if share is not None:
-        x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
-        share.fill_together(np.ascontiguousarray(a), b, wishes.wanted_w, wishes.weight, x, binding)
-        return Filled(x, binding)
+        return _compiled(a, b, wishes, in_order=False)
     filling = _Filling(a, b, wishes)
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
@@ -73,17 +83,31 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
 
 def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """One after the other, each as far as it goes."""
+    if share is not None:
+        return _compiled(a, b, wishes, in_order=True)
     x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
     slack = b - a @ x
     by_claim = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        if share is not None:
-            share.order_round(by_claim, slack, x, wishes.wanted_w, binding)
-        else:
-            slack = _in_order(by_claim, slack, x, wishes.wanted_w, binding)
+        slack = _in_order(by_claim, slack, x, wishes.wanted_w, binding)
         if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
+    return Filled(x, binding)
+
+
+def fill_near(near: Near, wishes: Wishes, *, in_order: bool) -> Filled:
+    """The same under some constraints out of many, for where the loops were compiled."""
+    assert share is not None
+    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+    share.fill_near(*near, wishes.wanted_w, wishes.weight, in_order, x, binding)
+    return Filled(x, binding)
+
+
+def _compiled(a: Reals, b: Reals, wishes: Wishes, *, in_order: bool) -> Filled:
+    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+    assert share is not None
+    share.fill(np.ascontiguousarray(a), b, wishes.wanted_w, wishes.weight, in_order, x, binding)
     return Filled(x, binding)
 
 

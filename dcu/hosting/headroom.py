@@ -247,7 +247,7 @@ class Outlook:
         if new:
             near = None if np.isnan(self._last[0]) else self._last
             found = solve_few(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
-            self._solved.update((keys[k], both) for k, *both in zip(new, *found, strict=True))
+            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
             if len(new) == len(keys):
                 return found
         u, i = zip(*(self._solved[key] for key in keys), strict=True)
@@ -411,7 +411,8 @@ class _Runs(NamedTuple):
     def of(model: PortModel, *, needed: bool) -> _Runs:
         """Kept with the model; empty where there is nothing to ask."""
         if not needed:
-            return _Runs(*(np.zeros(shape, dtype=np.int64) for shape in (0, 0, (0, 2))), np.zeros(0))
+            none = np.zeros(0, dtype=np.int64)
+            return _Runs(none, none, none.reshape(0, 2), np.zeros(0))
         if "runs" not in model.memo:
             order = _order(model)
             by_port = moved(model)[:, order]

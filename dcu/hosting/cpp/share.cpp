@@ -8,6 +8,7 @@
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -42,38 +43,58 @@ void take(double* slack, const double* rate, std::size_t c, double step) {
   for (std::size_t r = 0; r < c; ++r) slack[r] -= step * rate[r];
 }
 
-// `fill_together`: max-min fair in units of the weights. Everybody grows until nobody moves; what others relieve on the
-// way may let some go on, so that it is repeated while it pays.
+// Claims (m) that grow from `x` on; what others relieve on the way may let some go on, so that it is repeated while it pays.
 class Filling {
  public:
-  Filling(const double* a, std::size_t c, const double* slack, const double* wanted, const double* weight, std::size_t m,
-          double* x, std::int64_t* binding)
-      : wanted_(wanted), weight_(weight), m_(m), x_(x), binding_(binding) {
-    for (std::size_t r = 0; r < c; ++r) {
-      double left = slack[r], most = 0.0;
-      for (std::size_t k = 0; k < m; ++k) {
-        left -= a[r * m + k] * x[k];
-        most += std::max(a[r * m + k], 0.0) * (wanted[k] - x[k]);
-      }
-      if (most < left) continue;  // room for everybody's wish, whatever others relieve
-      rows_.push_back(r), slack_.push_back(left);
-    }
-    c_ = rows_.size(), by_claim_.resize(m * c_);
-    for (std::size_t r = 0; r < c_; ++r)
-      for (std::size_t k = 0; k < m; ++k) by_claim_[k * c_ + r] = a[rows_[r] * m + k];
+  Filling(std::size_t m, const double* wanted, const double* weight, double* x, std::int64_t* binding)
+      : wanted_(wanted), weight_(weight), m_(m), x_(x), binding_(binding) {}
+
+  // One more constraint: slopes (m), how much is `left` of it at x.
+  void add(std::size_t row, const double* a, double left) {
+    double most = 0.0;
+    for (std::size_t k = 0; k < m_; ++k) most += std::max(a[k], 0.0) * (wanted_[k] - x_[k]);
+    if (most < left) return;  // room for everybody's wish, whatever others relieve
+    rows_.push_back(row), of_.push_back(a), slack_.push_back(left);
   }
 
-  void run() {
+  // `fill_together`: max-min fair in units of the weights. Everybody grows until nobody moves.
+  void together() {
+    begin();
     for (int k = 0; k < rounds_max; ++k) {
       const double before = sum();
       round();
-      if (stuck() || sum() - before < std::max(worth_w, worth_share * before)) break;
+      if (stuck() || !pays(before)) break;
     }
-    for (std::size_t k = 0; k < m_; ++k)
-      if (!(x_[k] < wanted_[k])) binding_[k] = nothing;
+    end();
+  }
+
+  // `fill_in_order`: each as far as it goes, in the order of arrival.
+  void in_order() {
+    begin();
+    for (int k = 0; k < rounds_max; ++k) {
+      const double before = sum();
+      round_in_order();
+      if (!pays(before)) break;
+    }
+    end();
   }
 
  private:
+  void begin() {
+    c_ = rows_.size(), by_claim_.resize(m_ * c_);
+    for (std::size_t r = 0; r < c_; ++r)
+      for (std::size_t k = 0; k < m_; ++k) by_claim_[k * c_ + r] = of_[r][k];
+  }
+
+  void end() {
+    for (std::size_t k = 0; k < m_; ++k) {
+      if (!(x_[k] < wanted_[k])) binding_[k] = nothing;
+      if (binding_[k] != nothing) binding_[k] = static_cast<std::int64_t>(rows_[binding_[k]]);
+    }
+  }
+
+  bool pays(double before) const { return !(sum() - before < std::max(worth_w, worth_share * before)); }
+
   const double* row_of(std::size_t k) const { return by_claim_.data() + k * c_; }
 
   double sum() const { return std::accumulate(x_, x_ + m_, 0.0); }
@@ -132,53 +153,75 @@ class Filling {
           moving[kept++] = claim;
           continue;
         }
-        x_[claim] += grown * weight_[claim], binding_[claim] = static_cast<std::int64_t>(rows_[hit.row]);
-        leave(claim, rate.data());
+        x_[claim] += grown * weight_[claim], binding_[claim] = hit.row, leave(claim, rate.data());
       }
       moving.resize(kept);
     }
   }
 
-  std::vector<std::size_t> rows_;  // those that may bind
+  void round_in_order() {
+    std::vector<std::size_t> todo;
+    for (std::size_t k = 0; k < m_; ++k)
+      if (x_[k] < wanted_[k]) todo.push_back(k), binding_[k] = nothing;
+    for (std::size_t at = 0; at < todo.size(); ++at) {
+      const std::size_t claim = todo[at];
+      const double *column = row_of(claim), step = wanted_[claim] - x_[claim];
+      const Hit hit = first_hit(slack_.data(), column, c_, step);
+      if (hit.row == nothing) {
+        take(slack_.data(), column, c_, step);
+        x_[claim] = wanted_[claim];
+        continue;
+      }
+      take(slack_.data(), column, c_, hit.reach);
+      x_[claim] += hit.reach, binding_[claim] = hit.row;
+      std::size_t kept = at + 1;
+      for (std::size_t k = at + 1; k < todo.size(); ++k) {
+        if (row_of(todo[k])[hit.row] > push_min) binding_[todo[k]] = hit.row;
+        else todo[kept++] = todo[k];
+      }
+      todo.resize(kept);
+    }
+  }
+
+  std::vector<std::size_t> rows_;  // names of those that may bind
+  std::vector<const double*> of_;  // their slopes
   std::vector<double> by_claim_, slack_;
   const double *wanted_, *weight_;
-  std::size_t m_, c_;
+  std::size_t m_, c_ = 0;
   double* x_;
   std::int64_t* binding_;
 };
 
-void fill_together(Table a, Numbers b, Numbers wanted, Numbers weight, Out x, OutIndices binding) {
-  const std::size_t c = a.shape(0), m = a.shape(1);
-  check(b.size() == c && x.size() == m && wanted.size() == m && weight.size() == m && binding.size() == m);
-  Filling(a.data(), c, b.data(), wanted.data(), weight.data(), m, x.data(), binding.data()).run();
+double along(const double* a, const double* x, std::size_t m) {
+  double sum = 0.0;
+  for (std::size_t k = 0; k < m; ++k) sum += a[k] * x[k];
+  return sum;
 }
 
-// One round of `fill_in_order`: each claim as far as it goes, in the order of arrival.
-void order_round(Table by_claim, Out slack, Out x, Numbers wanted, OutIndices binding) {
-  const std::size_t m = by_claim.shape(0), c = by_claim.shape(1);
-  check(slack.size() == c && x.size() == m && wanted.size() == m && binding.size() == m);
-  const double* a = by_claim.data();
-  std::vector<std::size_t> todo;
-  for (std::size_t k = 0; k < m; ++k)
-    if (x(k) < wanted(k)) todo.push_back(k), binding(k) = nothing;
-  for (std::size_t at = 0; at < todo.size(); ++at) {
-    const std::size_t claim = todo[at];
-    const double *column = a + claim * c, step = wanted(claim) - x(claim);
-    const Hit hit = first_hit(slack.data(), column, c, step);
-    if (hit.row == nothing) {
-      take(slack.data(), column, c, step);
-      x(claim) = wanted(claim);
-      continue;
-    }
-    take(slack.data(), column, c, hit.reach);
-    x(claim) += hit.reach, binding(claim) = hit.row;
-    std::size_t kept = at + 1;
-    for (std::size_t k = at + 1; k < todo.size(); ++k) {
-      if (a[todo[k] * c + hit.row] > push_min) binding(todo[k]) = hit.row;
-      else todo[kept++] = todo[k];
-    }
-    todo.resize(kept);
+// Under a x <= b, a (c, m), from x on; in order of arrival or together.
+void fill(Table a, Numbers b, Numbers wanted, Numbers weight, bool in_order, Out x, OutIndices binding) {
+  const std::size_t c = a.shape(0), m = a.shape(1);
+  check(b.size() == c && x.size() == m && wanted.size() == m && weight.size() == m && binding.size() == m);
+  Filling filling(m, wanted.data(), weight.data(), x.data(), binding.data());
+  for (std::size_t r = 0; r < c; ++r) filling.add(r, a.data() + r * m, b(r) - along(a.data() + r * m, x.data(), m));
+  in_order ? filling.in_order() : filling.together();
+}
+
+// The same under those constraints (c) that are near and have a finite `room`, less a margin, at other limits (m); their
+// slopes are in some `place` of a table.
+void fill_near(Table slopes, Indices place, Flags near, Numbers room, double margin, Numbers at, Numbers wanted,
+               Numbers weight, bool in_order, Out x, OutIndices binding) {
+  const std::size_t c = place.size(), m = slopes.shape(1);
+  check(near.size() == c && room.size() == c && at.size() == m && x.size() == m && wanted.size() == m);
+  check(weight.size() == m && binding.size() == m);
+  Filling filling(m, wanted.data(), weight.data(), x.data(), binding.data());
+  for (std::size_t r = 0; r < c; ++r) {
+    if (!near(r) || !std::isfinite(room(r))) continue;
+    check(place(r) >= 0 && static_cast<std::size_t>(place(r)) < slopes.shape(0));
+    const double* a = slopes.data() + place(r) * m;
+    filling.add(r, a, (room(r) - margin + along(a, at.data(), m)) - along(a, x.data(), m));
   }
+  in_order ? filling.in_order() : filling.together();
 }
 
 // Slopes by claims of slopes by ports.
@@ -306,10 +349,11 @@ void relief(SingleTable rise, Indices order, Table unused, OutTable out) {
 NB_MODULE(HEADROOM_SHARE, m) {
   using namespace headroom_share;
   m.doc() = "The inner loops of an allocation, compiled; see dcu/hosting/cpp. Used through dcu.hosting.compiled.";
-  m.def("fill_together", &fill_together, array("a"), array("b"), array("wanted"), array("weight"), array("x"), array("binding"),
-        "Max-min fair in units of the weights, from x on.");
-  m.def("order_round", &order_round, array("by_claim"), array("slack"), array("x"), array("wanted"), array("binding"),
-        "Each claim as far as it goes, one after the other.");
+  m.def("fill", &fill, array("a"), array("b"), array("wanted"), array("weight"), nb::arg("in_order"), array("x"),
+        array("binding"), "Claims grow from x on under a x <= b, together or in order.");
+  m.def("fill_near", &fill_near, array("slopes"), array("place"), array("near"), array("room"), nb::arg("margin"),
+        array("at"), array("wanted"), array("weight"), nb::arg("in_order"), array("x"), array("binding"),
+        "The same under near constraints with `room` at some limits, slopes by place.");
   m.def("by_limit", &by_limit, array("by_port"), array("ports"), array("starts"), array("share"), array("free"), array("out"),
         "Slopes by claims of slopes by ports.");
   m.def("powers", &powers, array("limits"), array("others"), array("now"), array("ports"), array("starts"), array("share"), array("free"), array("through"),
