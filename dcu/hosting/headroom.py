@@ -35,8 +35,8 @@ SAG_MIN: Final = 0.5
 about no load; a limit below this is none."""
 WORST_FLOWS_MAX: Final = 6
 """In which different exports come: three phases, lifted and lowered."""
-ALIKE: Final = 1e-5
-"""[limit] A flow made for another constraint will do for one that it may miss by no more: 2 mV."""
+ALIKE: Final = 5e-5
+"""[limit] A flow made for another constraint will do for one that it may miss by no more: 12 mV."""
 BENT: Final = 5e-5
 """[limit] What an export pushes by a little, seen from no load, it may relieve by a little in the end: 12 mV."""
 
@@ -268,9 +268,15 @@ class Outlook:
             found.fill(np.inf)
             return
         n = len(u)
+        self._exceed_volts(u, found[: 2 * n])
+        if self._flows is not None:
+            found[2 * n :] = self._flows.excess(p_w, u, i)
+
+    def _exceed_volts(self, u: Complexes, found: Reals) -> Reals:
+        """Of the voltages alone, of one state (n): (2n), not a number where it has no solution."""
         change = np.abs(u)
         change -= self._u_model
-        over, under = found[: 2 * n].reshape(2, n)
+        over, under = found.reshape(2, len(u))
         np.add(self._over_v, change, out=over)
         np.subtract(self._under_v, change, out=under)
         np.abs(change, out=change)
@@ -279,8 +285,7 @@ class Outlook:
         under += change
         over /= self.model.u_nominal_v
         under /= self.model.u_nominal_v
-        if self._flows is not None:
-            found[2 * n :] = self._flows.excess(p_w, u, i)
+        return found
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """One step of the power flow from the state that was solved last."""
@@ -305,21 +310,24 @@ class Outlook:
         n = len(p_w)
         found = np.full(len(rows), np.inf)
         unseen_w = np.maximum(self.now.p_w - p_w, 0.0)
-        volts, unseen = np.flatnonzero(rows < 2 * n), np.flatnonzero(unseen_w)
-        if not len(volts) or not len(unseen):
+        volts = np.flatnonzero(rows < 2 * n)
+        if not len(volts) or not unseen_w.any():
             return found
-        rows, absent_w = rows[volts], unseen_w[unseen]
-        port, under = rows % n, rows >= n
-        push = rise(self.model)[np.ix_(port, unseen)] * absent_w * np.where(under, 1.0, -1.0)[:, None]
-        doubt = (1 + CURVED) * np.where(under, self._sag[port], 1.0)
+        rows, by_draw = rows[volts], rise(self.model)
+        other, sag, left = (rows + n) % (2 * n), np.where(rows < n, 1.0, self._sag[rows % n]), np.arange(len(rows))
         least, most = self.excess(p_w)[0][rows], found[volts]
-        left, no_currents = np.arange(len(rows)), np.full((1, len(self.names)), np.inf)
         for _ in range(WORST_FLOWS_MAX):
-            used = push[left[0]] > 0
-            p = p_w.copy()
-            p[unseen[~used]] += absent_w[~used]
-            flow = self._exceed(p[None, :], *self._at(p[None, :], [p.tobytes()]), no_currents)[0][rows]
-            otherwise = np.where(used, np.maximum(-push, 0.0), np.maximum(push, 0.0)).sum(axis=1) * doubt
+            row = int(rows[left[0]])
+            pushes = by_draw[row % n] > 0 if row >= n else by_draw[row % n] < 0
+            used_w, absent_w = np.where(pushes, unseen_w, 0.0), np.where(pushes, 0.0, unseen_w)
+            p = p_w + absent_w
+            (u,), _ = self._at(p[None, :], [p.tobytes()])
+            flow = self._exceed_volts(u, np.empty(2 * n))[rows]
+            if not np.isfinite(flow).all():
+                return np.full(len(found), np.inf)
+            # What exports relieve that come, and what others would push that do not.
+            relieved, missed = self.relief(np.stack([used_w, absent_w]))
+            otherwise = relieved[rows] + sag * missed[other]
             least, most = np.maximum(least, flow), np.minimum(most, flow + otherwise)
             left = left[1:][otherwise[left[1:]] > ALIKE]
             if not len(left):
