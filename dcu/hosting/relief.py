@@ -48,10 +48,11 @@ class Sober:
             missing = missing[np.arange(len(states)) % len(missing)]
         used = self._inner.excess(states)
         found = used + self._doubted(states, missing)
+        least = used.max(axis=0)  # what is no worse in one case than this is worse in another
         for k, p in enumerate(states):
             ask = found[k] > 0
             ask[exact] = True
-            rows = np.flatnonzero(ask & (found[k] > used[k]) & np.isfinite(used[k]))
+            rows = np.flatnonzero(ask & (found[k] > least) & np.isfinite(used[k]))
             if len(rows):
                 rows = rows[np.argsort(-found[k, rows], kind="stable")]
                 relieved = np.maximum(self._inner.at_worst(p, rows) - used[k, rows], 0.0)
