@@ -2,7 +2,8 @@
 
 The model gives differences, the meters give the level: a predicted voltage is the measured one plus the exact power-
 flow difference between "every grant fully used" and "now", and a margin for what neither knows. Pure; NumPy and the
-port model. Each flow starts at the voltages of the one before: two to five products with Z.
+port model. Each flow starts at the voltages of the one before, the cases of a state together. Loops are compiled
+(`cpp/flows.cpp`); NumPy does the same where they were not built.
 
 Nomenclature: n ports, k observed currents; `p_w` import positive; an export limit is a magnitude >= 0.
 """

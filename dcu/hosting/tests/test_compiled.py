@@ -175,7 +175,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     two, three = np.zeros(2), np.zeros(3)
     binding, order = np.zeros(2, dtype=np.int64), np.arange(3)
     with pytest.raises(ValueError, match="do not fit"):
-        share.fill(np.zeros((3, 2)), two, two, two, False, two, binding)  # noqa: FBT003  # a name less to look up
+        share.fill(np.zeros((3, 2)), two, two, two, False, two, binding)
     with pytest.raises(ValueError, match="do not fit"):
         share.fill_near(np.zeros((1, 2)), binding + 1, binding == 0, two, 0.0, two, two, two, True, two, binding)
     with pytest.raises(ValueError, match="do not fit"):
