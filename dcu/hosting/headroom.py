@@ -206,7 +206,7 @@ class Outlook:
             self._u_model,
             model.u_nominal_v,
             now.model_error,
-            model.z_ohm,
+            _z_rows(model),
             linear.open,
             linear.h,
             linear.reach,
@@ -354,6 +354,14 @@ def lifted(model: PortModel) -> Reals:
     if "lifted" not in model.memo:
         model.memo["lifted"] = np.ascontiguousarray(np.maximum(-rise(model).T, 0.0))
     found: Reals = model.memo["lifted"]
+    return found
+
+
+def _z_rows(model: PortModel) -> Complexes:
+    """Z [ohm] (n, n), row after row whichever way it was made; kept with the model."""
+    if "z rows" not in model.memo:
+        model.memo["z rows"] = np.ascontiguousarray(model.z_ohm)
+    found: Complexes = model.memo["z rows"]
     return found
 
 

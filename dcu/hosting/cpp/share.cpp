@@ -293,15 +293,16 @@ void powers(Table limits, Table others, Numbers now, Indices ports, Indices star
     }
 }
 
-// The worst of some cases (s, c), each with something of its own added (s, c), and which it is.
+// The worst of some cases (s, c), each with something of its own added (s or 1, c), and which it is.
 void worst_case(Table found, std::optional<Table> extra, Out worst, OutIndices which) {
   const std::size_t states = found.shape(0), c = found.shape(1);
   check(worst.size() == c && which.size() == c && states > 0);
-  check(!extra || (extra->shape(0) == states && extra->shape(1) == c));
+  check(!extra || ((extra->shape(0) == states || extra->shape(0) == 1) && extra->shape(1) == c));
+  const std::size_t each = extra && extra->shape(0) == states ? c : 0;
   double* most = worst.data();
   std::int64_t* at = which.data();
   for (std::size_t s = 0; s < states; ++s) {
-    const double *from = found.data() + s * c, *more = extra ? extra->data() + s * c : nullptr;
+    const double *from = found.data() + s * c, *more = extra ? extra->data() + s * each : nullptr;
     for (std::size_t r = 0; r < c; ++r) {
       const double value = more ? from[r] + more[r] : from[r];
       if (s == 0 || value > most[r]) most[r] = value, at[r] = static_cast<std::int64_t>(s);
