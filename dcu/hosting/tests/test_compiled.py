@@ -196,8 +196,8 @@ def test_an_array_of_another_kind_is_not_copied() -> None:
 
 def test_a_model_may_lie_in_memory_by_columns() -> None:
     """As a file or a solver may leave it."""
-    fortran = {name: np.asfortranarray(getattr(MODEL, name)) for name in ("current_h", "node_h_ohm")}
-    model = replace(MODEL, z=np.asfortranarray(MODEL.z_ohm), **fortran, memo={})
+    current_h, node_h_ohm, z = map(np.asfortranarray, (MODEL.current_h, MODEL.node_h_ohm, MODEL.z_ohm))
+    model = replace(MODEL, z=z, current_h=current_h, node_h_ohm=node_h_ohm, memo={})
     plain, turned = outlook(), outlook(model)
     p_w, rows = states(plain, 6), np.arange(2 * N)
     assert turned.excess(p_w) == pytest.approx(plain.excess(p_w), rel=1e-11, abs=1e-11)
