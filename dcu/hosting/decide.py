@@ -251,8 +251,12 @@ def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
     found: list[Binding] = []
     low_v, high_v = band.low_v, band.high_v
     for point in points:
-        if point.quality is Quality.GOOD and not all(v is not None and low_v <= v <= high_v for v in point.u_v):
-            found += _outside(point, band)
+        if point.quality is not Quality.GOOD:
+            continue
+        for value in point.u_v:
+            if value is None or not low_v <= value <= high_v:
+                found += _outside(point, band)
+                break
     return tuple(found)
 
 

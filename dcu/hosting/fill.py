@@ -149,6 +149,14 @@ def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt.
     """
     low, high = wishes.start_w, wishes.wanted_w
+    may = np.flatnonzero(a @ low + np.maximum(a, 0.0) @ (high - low) >= b)  # the others have room for all wishes
+    if not len(may):
+        return Filled(high.copy(), np.full(len(low), FREE))
+    filled = _fill_most(a[may], b[may], low, high)
+    return Filled(filled.limits_w, np.where(filled.binding >= 0, may[filled.binding], FREE))
+
+
+def _fill_most(a: Reals, b: Reals, low: Reals, high: Reals) -> Filled:
     # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
     at_low = a @ low
     lost = at_low > b

@@ -56,7 +56,7 @@ class Sequences:
             def sequence(turn: complex) -> tuple[Complexes, Complexes]:
                 return (
                     open_v[rows[0]] + turn * open_v[rows[1]] + turn**2 * open_v[rows[2]],
-                    h[rows[0]] + turn * h[rows[1]] + turn**2 * h[rows[2]],
+                    np.ascontiguousarray(h[rows[0]] + turn * h[rows[1]] + turn**2 * h[rows[2]]),
                 )
 
             (forward_open, forward_h), (backward_open, backward_h) = sequence(a), sequence(a * a)
@@ -88,6 +88,7 @@ class Linear:
         buses = Sequences.of(model) if np.isfinite(vuf_max) else None
         if buses is not None:
             open_, h = np.concatenate([open_, buses.backward_open_v]), np.concatenate([h, buses.backward_h])
+        h = np.ascontiguousarray(h)
         return Linear(open_, h, np.abs(h), i_max_a[rated], vuf_max, buses)
 
     @property

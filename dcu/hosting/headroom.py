@@ -2,7 +2,8 @@
 
 The model gives differences, the meters give the level: a predicted voltage is the measured one plus the exact power-
 flow difference between "every grant fully used" and "now", and a margin for what neither knows. Pure; NumPy and the
-port model. Each flow starts at the voltages of the one before: two to five products with Z.
+port model. Each flow starts at the voltages of the one before, the cases of a state together. Loops are compiled
+(`cpp/flows.cpp`); NumPy does the same where they were not built.
 
 Nomenclature: n ports, k observed currents; `p_w` import positive; an export limit is a magnitude >= 0.
 """
@@ -215,7 +216,7 @@ class Outlook:
             self._u_model,
             model.u_nominal_v,
             now.model_error,
-            model.z_ohm,
+            _z_rows(model),
             linear.open,
             linear.h,
             linear.reach,
@@ -403,6 +404,14 @@ def moved(model: PortModel) -> Reals:
         by_port = np.abs(model.z_ohm).T / np.abs(model.u_open_v)[:, None] / model.u_nominal_v
         model.memo["moved"] = np.ascontiguousarray(by_port)
     found: Reals = model.memo["moved"]
+    return found
+
+
+def _z_rows(model: PortModel) -> Complexes:
+    """Z [ohm] (n, n), row after row whichever way it was made; kept with the model."""
+    if "z rows" not in model.memo:
+        model.memo["z rows"] = np.ascontiguousarray(model.z_ohm)
+    found: Complexes = model.memo["z rows"]
     return found
 
 

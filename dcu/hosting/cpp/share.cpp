@@ -47,12 +47,20 @@ void take(double* slack, const double* rate, std::size_t c, double step) {
 class Filling {
  public:
   Filling(std::size_t m, const double* wanted, const double* weight, double* x, std::int64_t* binding)
-      : wanted_(wanted), weight_(weight), m_(m), x_(x), binding_(binding) {}
+      : way_(m), wanted_(wanted), weight_(weight), m_(m), x_(x), binding_(binding) {
+    for (std::size_t k = 0; k < m; ++k) way_[k] = wanted[k] - x[k];
+  }
 
   // One more constraint: slopes (m), how much is `left` of it at x.
   void add(std::size_t row, const double* a, double left) {
-    double most = 0.0;
-    for (std::size_t k = 0; k < m_; ++k) most += std::max(a[k], 0.0) * (wanted_[k] - x_[k]);
+    Four sum{};
+    std::size_t k = 0;
+    for (; k + 4 <= m_; k += 4) {
+      const Four slope = load<Four>(a + k);
+      sum += (slope > 0.0 ? slope : Four{}) * load<Four>(way_.data() + k);
+    }
+    double most = total(sum);
+    for (; k < m_; ++k) most += std::max(a[k], 0.0) * way_[k];
     if (most < left) return;  // room for everybody's wish, whatever others relieve
     rows_.push_back(row), of_.push_back(a), slack_.push_back(left);
   }
@@ -82,8 +90,10 @@ class Filling {
  private:
   void begin() {
     c_ = rows_.size(), by_claim_.resize(m_ * c_);
-    for (std::size_t r = 0; r < c_; ++r)
-      for (std::size_t k = 0; k < m_; ++k) by_claim_[k * c_ + r] = of_[r][k];
+    constexpr std::size_t block = 8;  // rows whose numbers for one claim fill a line of the cache
+    for (std::size_t first = 0; first < c_; first += block)
+      for (std::size_t k = 0, last = std::min(first + block, c_); k < m_; ++k)
+        for (std::size_t r = first; r < last; ++r) by_claim_[k * c_ + r] = of_[r][k];
   }
 
   void end() {
@@ -185,7 +195,7 @@ class Filling {
 
   std::vector<std::size_t> rows_;  // names of those that may bind
   std::vector<const double*> of_;  // their slopes
-  std::vector<double> by_claim_, slack_;
+  std::vector<double> by_claim_, slack_, way_;
   const double *wanted_, *weight_;
   std::size_t m_, c_ = 0;
   double* x_;
@@ -193,9 +203,12 @@ class Filling {
 };
 
 double along(const double* a, const double* x, std::size_t m) {
-  double sum = 0.0;
-  for (std::size_t k = 0; k < m; ++k) sum += a[k] * x[k];
-  return sum;
+  Four sum{};
+  std::size_t k = 0;
+  for (; k + 4 <= m; k += 4) sum += load<Four>(a + k) * load<Four>(x + k);
+  double rest = 0.0;
+  for (; k < m; ++k) rest += a[k] * x[k];
+  return total(sum) + rest;
 }
 
 // Under a x <= b, a (c, m), from x on; in order of arrival or together.
@@ -215,11 +228,14 @@ void fill_near(Table slopes, Indices place, Flags near, Numbers room, double mar
   check(near.size() == c && room.size() == c && at.size() == m && x.size() == m && wanted.size() == m);
   check(weight.size() == m && binding.size() == m);
   Filling filling(m, wanted.data(), weight.data(), x.data(), binding.data());
+  std::vector<double> back(m);
+  for (std::size_t k = 0; k < m; ++k) back[k] = at(k) - x(k);
+  const bool moved = std::any_of(back.begin(), back.end(), [](double watts) { return watts != 0.0; });
   for (std::size_t r = 0; r < c; ++r) {
     if (!near(r) || !std::isfinite(room(r))) continue;
     check(place(r) >= 0 && static_cast<std::size_t>(place(r)) < slopes.shape(0));
     const double* a = slopes.data() + place(r) * m;
-    filling.add(r, a, (room(r) - margin + along(a, at.data(), m)) - along(a, x.data(), m));
+    filling.add(r, a, room(r) - margin + (moved ? along(a, back.data(), m) : 0.0));
   }
   in_order ? filling.in_order() : filling.together();
 }
@@ -277,15 +293,16 @@ void powers(Table limits, Table others, Numbers now, Indices ports, Indices star
     }
 }
 
-// The worst of some cases (s, c), each with something of its own added (s, c), and which it is.
+// The worst of some cases (s, c), each with something of its own added (s or 1, c), and which it is.
 void worst_case(Table found, std::optional<Table> extra, Out worst, OutIndices which) {
   const std::size_t states = found.shape(0), c = found.shape(1);
   check(worst.size() == c && which.size() == c && states > 0);
-  check(!extra || (extra->shape(0) == states && extra->shape(1) == c));
+  check(!extra || ((extra->shape(0) == states || extra->shape(0) == 1) && extra->shape(1) == c));
+  const std::size_t each = extra && extra->shape(0) == states ? c : 0;
   double* most = worst.data();
   std::int64_t* at = which.data();
   for (std::size_t s = 0; s < states; ++s) {
-    const double *from = found.data() + s * c, *more = extra ? extra->data() + s * c : nullptr;
+    const double *from = found.data() + s * c, *more = extra ? extra->data() + s * each : nullptr;
     for (std::size_t r = 0; r < c; ++r) {
       const double value = more ? from[r] + more[r] : from[r];
       if (s == 0 || value > most[r]) most[r] = value, at[r] = static_cast<std::int64_t>(s);

@@ -69,6 +69,10 @@ struct Claims {
 
   // A slope by each claim of one by each port; of a claim that is free, the worst.
   void by_limit(const double* by_port, double* to) const {
+    if (all == count) {
+      for (std::size_t claim = 0; claim < count; ++claim) to[claim] = by_port[port[claim]] * share[claim];
+      return;
+    }
     for (std::size_t claim = 0; claim < count; ++claim) {
       const std::size_t first = start[claim], last = end(claim);
       double found = free[claim] ? -by_port[port[first]] : 0.0;
