@@ -2,9 +2,10 @@
 
 An export beyond what is measured may come or not, and on a neutral, or in an unbalance, one export cancels another. So
 each of them is asked for the largest magnitude that any choice of the exports can make of it (a corner of the zonotope
-that they span), as it is with all other draws as they are. Whoever then exports less leaves the voltages lower, and the
-same power flows with more current: that is added for the choice that was found, to first order. So is what meters and
-model may be wrong by: the measured currents by the class of the meters, their change by that and by the model's error.
+that they span), as it is with all other draws as they are. Whoever then exports less leaves the voltages lower and
+turned, and the same power flows with another current: by how much at most is added for the choice that was found, to
+first order. So is what meters and model may be wrong by: the measured currents by the class of the meters, their change
+by that and by the model's error.
 
 Nomenclature: k rows, n ports, m exports that may not come; values of a row in [A], or [V] of unbalance.
 """
@@ -136,16 +137,16 @@ class _Worst:
 class Flows:
     """How far currents and unbalance are beyond their limits in a state."""
 
-    def __init__(self, linear: Linear, measured: Measured, lifted: Callable[[], Reals], u_nominal_v: Reals) -> None:
+    def __init__(self, linear: Linear, measured: Measured, moved: Callable[[], Reals], u_nominal_v: Reals) -> None:
         """Of a situation.
 
         Args:
             linear: what is looked at.
             measured: what is known now.
-            lifted: gives by how much a watt of export at each port lifts each voltage (n, n) [share of nominal/W].
+            moved: gives by how much a watt at each port moves each voltage, in size or angle (n, n) [share of nominal/W].
             u_nominal_v: (n) [V].
         """
-        self._linear, self._measured, self._lifted, self._u_nominal_v = linear, measured, lifted, u_nominal_v
+        self._linear, self._measured, self._moved, self._u_nominal_v = linear, measured, moved, u_nominal_v
         wrong = np.abs(measured.i_a) * (measured.power_error + measured.short)
         self.blur = linear.reach @ wrong
         self.blur += linear.by_impedance * measured.model_error * (linear.reach @ np.abs(measured.i_a))
@@ -217,6 +218,6 @@ class Flows:
         return best
 
     def _absent(self, absent_w: Reals, u_v: Complexes) -> Reals:
-        """Share by which every current is larger at most where so much export does not come (..., n)."""
-        lower = (1 + CURVED) * (absent_w @ self._lifted()) * (self._u_nominal_v / np.abs(u_v)) ** 2
-        return np.asarray(lower / np.maximum(1 - lower, 0.5))
+        """Share by which every current is another at most where so much export does not come (..., n)."""
+        moved = (1 + CURVED) * (absent_w @ self._moved()) * (self._u_nominal_v / np.abs(u_v)) ** 2
+        return np.asarray(moved / np.maximum(1 - moved, 0.5))

@@ -223,7 +223,7 @@ class Outlook:
             linear.i_max_a,
             linear.vuf_max,
             *linear.forward,
-            *_Runs.of(model, needed=self._flows is not None),
+            np.zeros((0, 0)) if self._flows is None else moved(model),
             now.p_w,
             u_v,
             i_a,
@@ -413,33 +413,6 @@ def _z_rows(model: PortModel) -> Complexes:
         model.memo["z rows"] = np.ascontiguousarray(model.z_ohm)
     found: Complexes = model.memo["z rows"]
     return found
-
-
-class _Runs(NamedTuple):
-    """`lifted` without its zeros: ports in an order that puts phases together (n); of each port the first of its runs
-    (n + 1); where in that order each run begins and ends (n_run, 2); the values, run after run."""
-
-    order: Rows
-    runs_of: Rows
-    runs: Rows
-    lifted: Reals
-
-    @staticmethod
-    def of(model: PortModel, *, needed: bool) -> _Runs:
-        """Kept with the model; empty where there is nothing to ask."""
-        if not needed:
-            none = np.zeros(0, dtype=np.int64)
-            return _Runs(none, none, none.reshape(0, 2), np.zeros(0))
-        if "runs" not in model.memo:
-            order = _order(model)
-            by_port = moved(model)[:, order]
-            edges = np.diff(np.pad(by_port > 0, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-            port, begin = np.nonzero(edges > 0)
-            runs_of = np.searchsorted(port, np.arange(len(by_port) + 1))
-            runs = np.stack([begin, np.nonzero(edges < 0)[1]], axis=1)
-            model.memo["runs"] = _Runs(order, runs_of, runs, by_port[by_port > 0])
-        found: _Runs = model.memo["runs"]
-        return found
 
 
 def _order(model: PortModel) -> Rows:

@@ -297,6 +297,8 @@ class _Judge:
     ) -> dict[MeterId, float]:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
+        if not targets:
+            return {}
         names = [MeterId(c.name) for c in targets]
         start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
         found_w = self._part_way(targets, start, reserved_w, tolerance, policy)

@@ -1,9 +1,6 @@
 // How far the constraints of a state are exceeded, compiled: what `Outlook` of `dcu/hosting/headroom.py` and `Flows` of
 // `flows.py` do in NumPy where this is missing. See there for what is meant and why; the constants are theirs.
 //
-// What exports lift (`lifted`) is mostly 0 from one phase to another: for each port there are `runs` of other ports, in an
-// `order` that puts phases together, and the values stand run after run.
-//
 // Nomenclature: s states, n ports, k rows linear in the currents (rated currents, then unbalances), b buses of these;
 // constraints: n upper voltages, n lower ones, k rows.
 #include "share.hpp"
@@ -23,7 +20,7 @@ constexpr double near_share = 0.5;  // NEAR
 constexpr int directions = 6;       // DIRECTIONS
 constexpr int turns = 3;            // TURNS
 constexpr double curved = 0.1;      // CURVED
-constexpr double lower_max = 0.5;   // of a voltage: beyond it no current is foreseen
+constexpr double moved_max = 0.5;   // of a voltage: beyond it no current is foreseen
 constexpr double tiny = 1e-12;      // of a value whose direction is asked
 
 double size(Complex x) { return std::sqrt(x.real() * x.real() + x.imag() * x.imag()); }
@@ -99,19 +96,18 @@ class Flows {
  public:
   Flows(Numbers over_v, Numbers under_v, Numbers u_model_v, Numbers u_nominal_v, double model_error, ComplexTable z_ohm,
         Complexes open, ComplexTable h, Table reach, Numbers i_max_a, double vuf_max, Complexes forward_open_v,
-        ComplexTable forward_h, Indices order, Indices runs_of, IndexTable runs,
-        Numbers lifted, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
+        ComplexTable forward_h, Table moved, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
         double wrong)
       : over_v_(over_v), under_v_(under_v), u_model_v_(u_model_v), u_nominal_v_(u_nominal_v), z_ohm_(z_ohm), open_(open),
-        h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), order_(order),
-        runs_of_(runs_of), runs_(runs), lifted_(lifted), p_now_w_(p_now_w), i_now_a_(i_now_a), blur_(blur), model_error_(model_error),
-        vuf_max_(vuf_max), wrong_(wrong), n_(p_now_w.size()), k_(open.size()) {
+        h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), moved_(moved),
+        p_now_w_(p_now_w), i_now_a_(i_now_a), blur_(blur), model_error_(model_error), vuf_max_(vuf_max),
+        wrong_(wrong), n_(p_now_w.size()), k_(open.size()) {
     const std::size_t n = n_, b = forward_open_v.size();
     check(over_v.size() == n && under_v.size() == n && u_model_v.size() == n && u_nominal_v.size() == n);
     check(z_ohm.shape(0) == n && z_ohm.shape(1) == n && u_now_v.size() == n && i_now_a.size() == n);
     check(h.shape(0) == k_ && h.shape(1) == n && reach.shape(0) == k_ && reach.shape(1) == n && blur.size() == k_);
     check(i_max_a.size() + b == k_ && forward_h.shape(0) == b && forward_h.shape(1) == n);
-    if (k_) check_lifted();
+    if (k_) check(moved.shape(0) == n && moved.shape(1) == n);
     turned_.reserve(n);
     for (std::size_t j = 0; j < n; ++j) turned_.push_back(times(i_now_a(j), std::conj(u_now_v(j))));
   }
@@ -193,21 +189,6 @@ class Flows {
       share = by.absent(*this, absent_w);
     }
   };
-
-  // Runs of `lifted` must end where the next begins, and lead to ports.
-  void check_lifted() const {
-    const std::size_t n = n_, count = runs_.shape(0);
-    check(order_.size() == n && runs_of_.size() == n + 1 && runs_.shape(1) == 2);
-    check(runs_of_(0) == 0 && static_cast<std::size_t>(runs_of_(n)) == count);
-    for (std::size_t j = 0; j < n; ++j)
-      check(order_(j) >= 0 && static_cast<std::size_t>(order_(j)) < n && runs_of_(j) <= runs_of_(j + 1));
-    std::size_t all = 0;
-    for (std::size_t r = 0; r < count; ++r) {
-      check(runs_(r, 0) >= 0 && runs_(r, 0) <= runs_(r, 1) && static_cast<std::size_t>(runs_(r, 1)) <= n);
-      all += runs_(r, 1) - runs_(r, 0);
-    }
-    check(all == lifted_.size());
-  }
 
   void check_states(const Table& p_w, const ComplexTable& u_v, const ComplexTable& i_a) const {
     const std::size_t states = p_w.shape(0);
@@ -342,22 +323,14 @@ class Flows {
     return state.known.back().second;
   }
 
-  // Share by which every current is larger at most where so much export does not come.
+  // Share by which every current is another at most where so much export does not come.
   std::vector<double> absent(const State& state, const std::vector<double>& absent_w) const {
-    std::vector<double> lower(n_, 0.0), share(n_);
-    const double* from = lifted_.data();
+    std::vector<double> moved(n_, 0.0), share(n_);
+    for (std::size_t j = 0; j < n_; ++j)
+      if (absent_w[j] != 0.0) add(moved_.data() + j * n_, n_, absent_w[j], moved.data());
     for (std::size_t j = 0; j < n_; ++j) {
-      const double watts = absent_w[j];
-      for (std::int64_t r = runs_of_(j); r < runs_of_(j + 1); ++r) {
-        const std::size_t begin = runs_(r, 0), count = runs_(r, 1) - runs_(r, 0);
-        if (watts != 0.0) add(from, count, watts, lower.data() + begin);
-        from += count;
-      }
-    }
-    for (std::size_t l = 0; l < n_; ++l) {
-      const std::size_t j = order_(l);
-      const double ratio = u_nominal_v_(j) / state.u_size[j], low = (1.0 + curved) * lower[l] * (ratio * ratio);
-      share[j] = low / std::max(1.0 - low, lower_max);
+      const double ratio = u_nominal_v_(j) / state.u_size[j], far = (1.0 + curved) * moved[j] * (ratio * ratio);
+      share[j] = far / std::max(1.0 - far, moved_max);
     }
     return share;
   }
@@ -407,9 +380,8 @@ class Flows {
   Numbers i_max_a_;
   Complexes forward_open_v_;
   ComplexTable forward_h_;
-  Indices order_, runs_of_;
-  IndexTable runs_;
-  Numbers lifted_, p_now_w_;
+  Table moved_;
+  Numbers p_now_w_;
   Complexes i_now_a_;
   std::vector<Complex> turned_;  // current of now times the conjugate of the voltage that it goes with
   Numbers blur_;
@@ -422,10 +394,9 @@ class Flows {
 void define_flows(nb::module_& m) {
   nb::class_<Flows>(m, "Flows", "How far the constraints of a state are exceeded, in one situation.")
       .def(nb::init<Numbers, Numbers, Numbers, Numbers, double, ComplexTable, Complexes, ComplexTable, Table, Numbers,
-                    double, Complexes, ComplexTable, Indices, Indices, IndexTable, Numbers, Numbers, Complexes, Complexes, Numbers,
-                    double>(),
+                    double, Complexes, ComplexTable, Table, Numbers, Complexes, Complexes, Numbers, double>(),
            array("over_v"), array("under_v"), array("u_model_v"), array("u_nominal_v"), nb::arg("model_error"), array("z_ohm"), array("open"), array("h"), array("reach"),
-           array("i_max_a"), nb::arg("vuf_max"), array("forward_open_v"), array("forward_h"), array("order"), array("runs_of"), array("runs"), array("lifted"), array("p_now_w"), array("u_now_v"),
+           array("i_max_a"), nb::arg("vuf_max"), array("forward_open_v"), array("forward_h"), array("moved"), array("p_now_w"), array("u_now_v"),
            array("i_now_a"), array("blur"), nb::arg("wrong"))
       .def("excess", &Flows::excess, array("p_w"), array("u_v"), array("i_a"), array("enough").none(), array("out"),
            "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
