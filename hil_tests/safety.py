@@ -2,7 +2,7 @@
 
 For each state: draw powers and wishes from the seed; let the meters measure with errors of their class, in the steps of
 the register map, and the rule use a model that is wrong within the declared share; answer one window; then solve the
-*true* network, with the engine that does not decide, with every grant fully used. A voltage or a rated current beyond
+*true* network with every grant fully used, the worst of its states by two engines. A voltage or a rated current beyond
 its limit that was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a
 number. Beside it: how much of what was exactly feasible (the common level that an independent bisection on the true
 network finds) was granted, and how often the linear prediction's bound covers the exact voltages.
@@ -53,6 +53,7 @@ UNUSED, EVENLY = -1, -2
 LABELS: Final = ("L1", "L2", "L3")
 MIXED: Final = ((0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3), (0, 2), (1, 2))
 """First and step of ways in which customers of several phases use theirs on different ones, or not at all."""
+NONE: Final = slice(0)
 CHUNK: Final = 500
 SEQUENCE_SHARE: Final = 0.02
 """Share of states that are some minutes long; one costs as much as fifty windows."""
@@ -227,7 +228,7 @@ def _one_state(
     at = np.array([truth.place[w.meter] for w in wishes])
     after = truth.in_some_phases(p, at, limits[None, :])
     nominal = truth.in_some_phases(p, at, np.full((1, len(wishes)), NOMINAL_W))
-    over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q)
+    over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q, slice(len(after)))
     borne = np.maximum(over[len(after) :].max(axis=0), 0.0)
     beyond = float((over[: len(after)] - borne).max())
     tally.states += 1
@@ -282,8 +283,8 @@ def _customers(model: PortModel) -> tuple[tuple[int, ...], ...]:
 
 
 class _Truth:
-    """The real feeder. What is judged is solved by products with Z, as decisions walk the tree where the feeder is
-    radial; what only measures and compares by the faster engine."""
+    """The real feeder, solved by the sweep where it is radial. As decisions walk its tree too, the worst of the states
+    that are judged is solved by products with Z as well."""
 
     def __init__(self, network: Network, band_pct: float) -> None:
         self.feeder = Feeder(network)
@@ -381,9 +382,17 @@ class _Truth:
         batch = Injections(p, np.repeat(q[None, :], len(p), axis=0))
         return np.asarray(solve(self.feeder, batch, engine=engine, tolerance_pu=1e-9)["port_u_v"])
 
-    def beyond(self, p: Reals, q: Reals, engine: Engine = "port") -> Reals:
-        """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint)."""
-        u = self._solve(p, q, engine)
+    def beyond(self, p: Reals, q: Reals, judged: slice = NONE) -> Reals:
+        """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint); for the worst of
+        the judged states by whichever engine says more."""
+        found = self._beyond(p, self._solve(p, q), q)
+        if len(found[judged]):
+            worst = int(np.arange(len(p))[judged][found[judged].max(axis=1).argmax()])
+            again = self._beyond(p[worst : worst + 1], self._solve(p[worst : worst + 1], q, "port"), q)
+            found[worst] = np.maximum(found[worst], again[0])
+        return found
+
+    def _beyond(self, p: Reals, u: NDArray[np.complex128], q: Reals) -> Reals:
         parts = [np.abs(u) / self.u_high_v - 1, 1 - np.abs(u) / self.u_low_v]
         if len(self._rated):
             model = self.feeder.model
@@ -452,7 +461,7 @@ class _Truth:
         for _ in range(ZOOMS):
             levels = np.linspace(low, high, LEVELS)
             draws = states(p, at, np.repeat(levels[:, None], len(at), axis=1))
-            beyond = self.beyond(draws, q, "auto").reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
+            beyond = self.beyond(draws, q).reshape(LEVELS, len(draws) // LEVELS, -1).max(axis=1)
             good = np.asarray((beyond <= np.maximum(beyond[0], 0.0)).all(axis=1), dtype=bool)
             if good.all():
                 return high
