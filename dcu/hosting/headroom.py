@@ -224,7 +224,7 @@ class Outlook:
             linear.vuf_max,
             *linear.forward,
             np.zeros((0, 0)) if self._flows is None else moved(model),
-            now.p_w,
+            np.ascontiguousarray(now.p_w),
             u_v,
             i_a,
             np.zeros(0) if self._flows is None else self._flows.blur,
