@@ -194,7 +194,7 @@ class Spread:
         p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
         if share is not None:
             limits = limits_w if limits_w.ndim > 1 else limits_w[None]
-            others = others_p_w if others_p_w.ndim > 1 else others_p_w[None]
+            others = np.ascontiguousarray(others_p_w if others_p_w.ndim > 1 else others_p_w[None])
             found = p if p.ndim > 2 else p[None]
             share.powers(limits, others, now_w, *self.onto, self._through, found)
             return p

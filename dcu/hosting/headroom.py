@@ -72,6 +72,10 @@ class Situation:
     model_error: float = 0.0
     power_error: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("p_w", "q_var", "u_v", "margin_v"):  # compiled loops take values that lie side by side
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -224,7 +228,7 @@ class Outlook:
             linear.vuf_max,
             *linear.forward,
             np.zeros((0, 0)) if self._flows is None else moved(model),
-            np.ascontiguousarray(now.p_w),
+            now.p_w,
             u_v,
             i_a,
             np.zeros(0) if self._flows is None else self._flows.blur,
