@@ -320,7 +320,7 @@ class Outlook:
             return found
         rows, by_draw = rows[volts], rise(self.model)
         other, sag, left = (rows + n) % (2 * n), np.where(rows < n, 1.0, self._sag[rows % n]), np.arange(len(rows))
-        least, most = self.excess(p_w)[0][rows], found[volts]
+        least, most, moved_by_all = self.excess(p_w)[0][rows], found[volts], self.relief(unseen_w[None, :])[0][other]
         for _ in range(WORST_FLOWS_MAX):
             row = int(rows[left[0]])
             pushes = by_draw[row % n] > 0 if row >= n else by_draw[row % n] < 0
@@ -330,9 +330,10 @@ class Outlook:
             flow = self._exceed_volts(u, np.empty(2 * n))[rows]
             if not np.isfinite(flow).all():
                 return np.full(len(found), np.inf)
-            # What exports relieve that come, and what others would push that do not.
-            relieved, missed = self.relief(np.stack([used_w, absent_w]))
-            otherwise = relieved[rows] + sag * missed[other]
+            # What exports relieve that come, and what others would push that do not: lifting one limit is relieving the
+            # other one of the same voltage.
+            (moved_by_used,) = self.relief(used_w[None, :])
+            otherwise = moved_by_used[rows] + sag * np.maximum(moved_by_all - moved_by_used[other], 0.0)
             least, most = np.maximum(least, flow), np.minimum(most, flow + otherwise)
             left = left[1:][otherwise[left[1:]] > ALIKE]
             if not len(left):
