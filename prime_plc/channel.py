@@ -165,6 +165,14 @@ class ChannelAccess:
             self._plan(now)
         return True
 
+    def redirect(self, neighbour: int, left: tuple[int, int], level: int) -> None:
+        """Another one has taken a neighbour's place, at another level; what is from an address that we have left is
+        dropped."""
+        for outgoing in self._queue:
+            if outgoing.neighbour == neighbour:
+                outgoing.level = level
+                outgoing.needless |= any((packet.sid, packet.lnid) == left for packet in outgoing.packets)
+
     def clear(self) -> None:
         """Forget everything (the modem or the network is gone)."""
         self._queue.clear()

@@ -60,7 +60,7 @@ class Connection:
 
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
-        self._floor_s = settings.retransmit_s_min + settings.retransmit_hop_s * (hops - 1)
+        self.moved(hops)
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
         self._unacknowledged: deque[_Packet] = deque()
@@ -77,6 +77,10 @@ class Connection:
         self._unanswered = 0
         self._assembly: _Assembly | None = None
         self.failed = False
+
+    def moved(self, hops: int) -> None:
+        """The way to the other end has so many hops."""
+        self._floor_s = self._settings.retransmit_s_min + self._settings.retransmit_hop_s * (hops - 1)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 

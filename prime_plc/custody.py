@@ -196,6 +196,20 @@ class Custody:
             again.append(repetition)
         return again, over
 
+    def redirect(self, neighbour: int, left: tuple[int, int], level: int) -> None:
+        """Another one has taken a neighbour's place, at another level; what is from an address that we have left is
+        dropped."""
+        for body, kept in list(self._kept.items()):
+            if kept.outgoing.neighbour != neighbour:
+                continue
+            kept.outgoing.level = level
+            if (kept.packet.sid, kept.packet.lnid) == left:
+                del self._kept[body]
+                self._deadlines.set(body, None)
+        for body, queued in list(self._again.items()):
+            if queued.outgoing.neighbour == neighbour and (queued.packet.sid, queued.packet.lnid) == left:
+                del self._again[body]
+
     def forget(self, neighbour: int) -> None:
         """The neighbour is gone; what it had to pass on is lost."""
         for body in [body for body, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:

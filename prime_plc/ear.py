@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prime_plc.calls import CallsHeard
 from prime_plc.control import ControlType
+from prime_plc.enrolment import Enrolment
 from prime_plc.following import Following
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived
 from prime_plc.neighbours import Neighbours
-from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Glance, Pdu, PromotionNeeded, decode_pdu, glance
+from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Glance, Packet, Pdu, PromotionNeeded, decode_pdu, glance
 from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -48,6 +49,14 @@ class Ear:
         """A call for a switch that we may answer."""
         pdu = self._decode(data)
         return pdu if isinstance(pdu, PromotionNeeded) and pdu.sna in {SNA_ANY, self._uplink.sna} else None
+
+    def answer(self, data: bytes, enrolment: Enrolment) -> Packet | None:
+        """The answer from where we want to move to, None if this is something else."""
+        if not enrolment.awaits(data):
+            return None
+        pdu = self._decode(data)
+        packets = pdu.packets if isinstance(pdu, GenericPdu) else ()
+        return next((packet for packet in packets if enrolment.is_answer(packet)), None)
 
     def promotion(self, data: bytes, now: float) -> None:
         """Another terminal asks to become a switch, or is made one."""

@@ -112,6 +112,11 @@ class Following:
             least_db, least_ear_db = settings.weak_snr_db, settings.weak_ear_db
         return link.snr_db < least_db or (now < link.told_until_s and link.told_db < least_ear_db)
 
+    def content(self, now: float) -> None:
+        """Another one was tried and does not answer: stay for a while."""
+        self.since_s = now
+        self.wait(now)
+
     def wait(self, now: float) -> None:
         """Give it some more time, for want of another one."""
         self._uneasy_s = math.inf

@@ -55,6 +55,10 @@ class RobustnessWatch:
         """Forget all neighbours."""
         self._seen.clear()
 
+    def forget(self, key: int) -> None:
+        """This neighbour is another one now."""
+        self._seen.pop(key, None)
+
     def observe(self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False) -> int | None:
         """A frame for us came in; the SNR index to tell its sender, if it should be told now. The modulation of a
         control packet is no choice, but a signal that is too weak for it is worth a word early."""

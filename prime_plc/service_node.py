@@ -38,7 +38,7 @@ from prime_plc.enrolment import Asking, Enrolment
 from prime_plc.following import Following
 from prime_plc.keep_alive import KeepAlive
 from prime_plc.links import PARENT, index_snr_db
-from prime_plc.llc import LlcLink, deliver
+from prime_plc.llc import LlcLink, LlcState, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
 from prime_plc.modem_host import FollowBeacons, FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
 from prime_plc.modem_messages import BUFFER_BEACON
@@ -142,7 +142,8 @@ class ServiceNode:
         self._uplink.leave()
         self._following.end()
         self._keep_alive.end()
-        self._memberships.clear()
+        if not self._enrolment.known:
+            self._memberships.clear()
         self._calls.clear()
         self._neighbours.clear()
         self.transmitter.clear()
@@ -168,6 +169,9 @@ class ServiceNode:
             outputs += self._wake_joined(now)
         if self._enrolment.retry_at is not None and now >= self._enrolment.retry_at:
             outputs += self._retry(now)
+        if self.llc.hold_until_s is not None and now >= self.llc.hold_until_s:
+            self._enrolment.known = False
+            outputs += self.llc.close("no way to the base")
         outputs += self._wake_switch(now)
         return outputs + self._transmit(now)
 
@@ -247,12 +251,16 @@ class ServiceNode:
 
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
-        times = [self._enrolment.retry_at, self.switching.suspended_until_s, self.switching.wake_at]
+        llc, switching = self.llc, self.switching
+        times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at, llc.hold_until_s]
         if self.state is State.SEARCHING:
             times += self._searching.times()
-        elif self.state not in _RESTING:
-            llc = self.llc
-            times += (self._following.by_s, self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
+        elif self.state is State.REGISTERING:
+            times.append(self._following.by_s)
+        elif self.state in _REGISTERED:
+            times += (self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
+            if not self._enrolment.moving:
+                times.append(self._following.by_s)
             if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
                 times.append(llc.data_at)
         for time in times:
@@ -265,7 +273,7 @@ class ServiceNode:
     def _ready(self, _item: ModemReady, now: float) -> list[Output]:
         self.beacons.clear()
         self.switching.end()
-        self._searching.listened = False
+        self._searching.listened = self._enrolment.known = False
         return self._search(now)
 
     def _search(self, now: float) -> list[Output]:
@@ -277,6 +285,7 @@ class ServiceNode:
 
     def _lost_modem(self, item: ModemLost, _now: float) -> list[Output]:
         outputs = self.llc.close(item.reason)
+        self._enrolment.known = False
         self.switching.end()
         self._forget_network()
         self.state = State.OFF
@@ -317,6 +326,8 @@ class ServiceNode:
             return False
         if self.state not in _JOINED:
             return True
+        if self._enrolment.awaits(data):
+            return False
         whence = self._whence(data)
         if whence is Whence.ABOVE:
             return not self._ear.concerned_from_above(glance(data), registering=self.state is State.REGISTERING)
@@ -354,6 +365,9 @@ class ServiceNode:
         if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
             ear.undecodable += 1
             return None
+        answer = ear.answer(data, self._enrolment)
+        if answer is not None:
+            return self._placed(answer, now)
         whence = self._whence(data)
         if whence is Whence.ABOVE:
             return self._from_above(item, now)
@@ -381,8 +395,9 @@ class ServiceNode:
                 self.switching.level = beacon.level + 1
         if doubted and self._following.doubted_s is None:
             self.llc.hurry(now)
-        if self._following.weak(now) and self.beacons.stronger(now, self._own_tree, self._level_max):
-            return self._disconnect("a better switch is heard", now)
+        if self._free_to_move and self._following.weak(now):
+            other = self.beacons.stronger(now, self._own_tree, self._level_max)
+            return [] if other is None else self._move(other, "a better switch is heard", now)
         return []
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
@@ -458,13 +473,18 @@ class ServiceNode:
                 return self._left(now)
             enrolment.again(now)
             return []
+        if enrolment.moving:
+            if enrolment.repeats >= self.settings.move_repeats_max:
+                return self._not_moved("no answer", now)
+            enrolment.again(now)
+            return []
         if self.state is not State.REGISTERING:
             return []
         others = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
         limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
         if enrolment.repeats > limit:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            return self._disconnect("no answer to the registration", now)
+            return self._lose("no answer to the registration", now)
         enrolment.again(now)
         return []
 
@@ -478,11 +498,29 @@ class ServiceNode:
             return [*said, *self._search(now)]
         self._uplink.lnid = item.packet.lnid
         self.state = State.TERMINAL
+        outputs = self._begin(reg, now)
+        said = Happened("registered", f"node {self.lnid:#06x}, keep-alive {self._keep_alive.period_s:g} s")
+        return [*outputs, said]
+
+    def _begin(self, reg: Reg, now: float) -> list[Output]:
+        """We have a place. Who was registered before goes on with its connection and as a switch, if the base says so
+        by the R bit; else all begins anew."""
         self._keep_alive.begin(reg.time, now)
         self._enrolment.answered()
-        self._enrolment.say(now)
-        self.llc.open(Eui48(self.sna), self.level + 1, now)
-        return [Happened("registered", f"node {self.lnid:#06x}, keep-alive {self._keep_alive.period_s:g} s")]
+        hops = self.level + 1
+        if reg.roaming and self.llc.state is not LlcState.CLOSED:
+            self.switching.resume(hops, now)
+            self.state = State.TERMINAL if self.switching.slot is None else State.SWITCH
+            self._enrolment.acknowledge(self.switching.lsids, now)
+            self.llc.moved(hops, now)
+            for request in self._memberships.requests():
+                self._uplink.control(ControlType.MUL, request.encode(), now)
+            return []
+        self._memberships.clear()
+        outputs: list[Output] = [*self.llc.close("registered anew")]
+        self._enrolment.acknowledge([], now)
+        self.llc.open(Eui48(self.sna), hops, now)
+        return outputs
 
     def _registration(self, item: _Came[Reg], now: float) -> list[Output]:
         reg, packet = item.control, item.packet
@@ -509,24 +547,31 @@ class ServiceNode:
             outputs += self.llc.close("registered anew")
             self._uplink.lnid = lnid
             self.llc.open(Eui48(self.sna), self.level + 1, now)
-        self._enrolment.say(now)
+        self._enrolment.acknowledge(self.switching.lsids, now)
         return outputs
 
     def _disconnect(self, reason: str, now: float) -> list[Output]:
-        outputs: list[Output] = [*self.llc.close(reason)]
+        """The registration is over."""
+        self._enrolment.known = False
+        return [*self.llc.close(reason), *self._lose(reason, now)]
+
+    def _lose(self, reason: str, now: float) -> list[Output]:
+        """There is no way to the base any more; who finds another one in time goes on as what it was."""
+        self.llc.hold(now + self.settings.switch_hold_s)
         until_s = now + OWN_TREE_AVOID_S
         for sid in self._own_tree - {self.sid}:
             self.beacons.avoid(self.sna, sid, until_s)
         self.switching.suspend(now)
-        said = Happened("disconnected", reason)
-        return [*outputs, said, *self._search(now)]
+        return [Happened("disconnected", reason), *self._search(now)]
 
     def _wake_joined(self, now: float) -> list[Output]:
-        if now >= self._following.by_s:
+        if now >= self._following.by_s and not self._enrolment.moving:
             return self._lost_switch(now)
+        if self.state is State.REGISTERING:
+            return []
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
-        if self.transmitter.links.deaf(PARENT):
+        if self._free_to_move and self.transmitter.links.deaf(PARENT):
             self.beacons.ear(self.sna, self.sid, DEAF_DB, now + self.settings.ear_memory_s)
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
@@ -543,15 +588,66 @@ class ServiceNode:
     def _lost_switch(self, now: float) -> list[Output]:
         """The switch above is silent, or says that it has no way to the base; for want of another one its word is
         waited for."""
+        other = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
+        reason = "beacons missed" if self._following.doubted_s is None else "the switch has lost the network"
         if self._following.silent(now):
+            reason = "no beacon for too long"
             self.beacons.forget(self.sna, self.sid)
-            return self._disconnect("no beacon for too long", now)
-        if self.beacons.best(now, self.settings.join_snr_db, self._own_tree) is None:
+        elif other is None:
             self._following.wait(now)
             return []
-        doubted = self._following.doubted_s is not None
         self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-        return self._disconnect("the switch has lost the network" if doubted else "beacons missed", now)
+        if other is None or not self._free_to_move:
+            return self._lose(reason, now)
+        return self._move(other, reason, now)
+
+    # ---- moving ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _free_to_move(self) -> bool:
+        """Whether we have a place, and no other wish."""
+        return self.state in _REGISTERED and self._enrolment.asking is Asking.NOTHING
+
+    def _move(self, other: Heard, reason: str, now: float) -> list[Output]:
+        """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
+        and whoever is below us."""
+        if other.pdu[6:12] != self.sna:
+            return self._lose(reason, now)
+        self._enrolment.move(other, now)
+        return [Happened("moving", f"from switch {self.sid} to {other.pdu[1]}: {reason}")]
+
+    def _not_moved(self, why: str, now: float) -> list[Output]:
+        """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
+        sid = self._enrolment.moving_to
+        self.beacons.avoid(self.sna, sid, now + self.settings.avoid_s)
+        self._enrolment.stay()
+        said = Happened("not moved", f"to switch {sid}: {why}")
+        if self._following.silent(now):
+            return [said, *self._lost_switch(now)]
+        self._following.content(now)
+        return [said]
+
+    def _placed(self, packet: Packet, now: float) -> list[Output]:
+        """The answer from where we want to be: from now on that is our place."""
+        try:
+            reg = Reg.decode(packet.payload)
+        except DecodeError:
+            self._ear.undecodable += 1
+            return []
+        if reg.negative:
+            return self._not_moved("refused", now)
+        chosen, left = self._enrolment.chosen, (self.sid, self.lnid)
+        assert chosen is not None
+        beacon = chosen.beacon
+        self._uplink.join(beacon)
+        self._uplink.lnid = packet.lnid
+        self.transmitter.moved(left, self.level)
+        self._neighbours.left_parent()
+        self._following.begin(chosen, beacon, now)
+        outputs = [] if reg.roaming else self._stop_switching("registered anew")
+        outputs += self._begin(reg, now)
+        said = Happened("moved", f"from switch {left[0]} to {self.sid}, node {self.lnid:#06x}")
+        return [FollowBeacons(self.sna, self.sid), *outputs, said]
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -571,6 +667,7 @@ class ServiceNode:
 
     def _left(self, _now: float) -> list[Output]:
         outputs: list[Output] = [*self.llc.close("left the network")]
+        self._enrolment.known = False
         self.switching.end()
         self._forget_network()
         self.state = State.LEFT
@@ -612,8 +709,11 @@ class ServiceNode:
 
     def _leave_deaf_switch(self, now: float) -> list[Output]:
         """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
-        if self.beacons.other_ear(now, self._own_tree, self._level_max):
-            return self._disconnect("the switch hardly hears us", now)
+        if not self._free_to_move:
+            return []
+        other = self.beacons.other_ear(now, self._own_tree, self._level_max)
+        if other is not None:
+            return self._move(other, "the switch hardly hears us", now)
         self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
         return []
 
@@ -634,6 +734,7 @@ class ServiceNode:
     def _promotion(self, item: _Came[Pro], now: float) -> list[Output]:
         pro = item.control
         if pro.negative:
+            self.switching.table.gone(pro.nsid, now)
             return self._stop_switching("by the base") if self._candidate.refused(pro, now) else []
         if pro.nsid in {0, SID_NONE}:
             return []
@@ -680,7 +781,7 @@ class ServiceNode:
 
     def _transmit(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.llc.connection is not None:
+        if self.llc.connection is not None and self.state in _REGISTERED:
             outputs += self._uplink.feed(self.llc, now)
         outputs += self.transmitter.wake(now)
         self._refresh_wake()
@@ -702,7 +803,7 @@ _TABLE: Final[dict[tuple[State, type], _Action]] = {
     **{(state, FrameReceived): ServiceNode._hear for state in _JOINED},
     (State.REGISTERING, Reg): ServiceNode._answered,
     (State.TERMINAL, PromotionNeeded): ServiceNode._called,
-    **{(state, SendData): ServiceNode._send_data for state in _REGISTERED},
+    **{(state, SendData): ServiceNode._send_data for state in (State.SEARCHING, *_JOINED)},
     **{(state, ChangeGroup): ServiceNode._change_group for state in _REGISTERED},
     **{(state, Reg): ServiceNode._registration for state in _REGISTERED},
     **{(state, Con): ServiceNode._connecting for state in _REGISTERED},

@@ -69,6 +69,11 @@ class Switching:
         return self._slot
 
     @property
+    def lsids(self) -> list[int]:
+        """Numbers of all switches that are reached through us, our own first."""
+        return [] if self.lsid is None or self._slot is None else [self.lsid, *self.table.entries]
+
+    @property
     def wake_at(self) -> float | None:
         """When the next beacon is to be handed over [s]."""
         return None if self._slot is None else self._beacon_s - self._settings.beacon_lead_s
@@ -79,6 +84,13 @@ class Switching:
         self._slot = slot
         self.level = level
         self.plan(now)
+
+    def resume(self, level: int, now: float) -> None:
+        """Our place is another one, and the base has left us number and slot."""
+        self.suspended_until_s = None
+        if self.lsid is not None:
+            self.level = level
+            self.plan(now)
 
     def suspend(self, now: float) -> None:
         """Our own switch is lost: keep what is below us together for a while."""

@@ -9,7 +9,7 @@ from typing import Final
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
 from prime_plc.custody import Custody, expects_acknowledgement
 from prime_plc.frame_clock import FrameClock
-from prime_plc.links import Links
+from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
 from prime_plc.pdu import GenericPdu, Packet
 from prime_plc.settings import MacSettings
@@ -37,6 +37,14 @@ class Transmitter:
         self.custody.clear()
         self.links.clear()
         self._recent.clear()
+
+    def moved(self, left: tuple[int, int], level: int) -> None:
+        """We have another parent: what waits for the old one goes there, but for our own, which names our old place;
+        and what the old one may have lost is passed on again if it comes again."""
+        self._recent.clear()
+        self.custody.redirect(PARENT, left, level)
+        self.channel.redirect(PARENT, left, level)
+        self.links.forget(PARENT)
 
     @property
     def wake_at(self) -> float | None:
