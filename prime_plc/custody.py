@@ -196,19 +196,14 @@ class Custody:
             again.append(repetition)
         return again, over
 
-    def redirect(self, neighbour: int, left: tuple[int, int], level: int) -> None:
-        """Another one has taken a neighbour's place, at another level; what is from an address that we have left is
-        dropped."""
-        for body, kept in list(self._kept.items()):
-            if kept.outgoing.neighbour != neighbour:
-                continue
-            kept.outgoing.level = level
-            if (kept.packet.sid, kept.packet.lnid) == left:
-                del self._kept[body]
+    def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
+        """We hang so many levels deeper now; what is from an address that we have left is dropped."""
+        for kept in self._kept.values():
+            kept.outgoing.level += levels
+        for packets in (self._kept, self._again):
+            for body in [body for body, kept in packets.items() if (kept.packet.sid, kept.packet.lnid) == left]:
+                del packets[body]
                 self._deadlines.set(body, None)
-        for body, queued in list(self._again.items()):
-            if queued.outgoing.neighbour == neighbour and (queued.packet.sid, queued.packet.lnid) == left:
-                del self._again[body]
 
     def forget(self, neighbour: int) -> None:
         """The neighbour is gone; what it had to pass on is lost."""

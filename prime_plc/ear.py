@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from prime_plc.calls import CallsHeard
 from prime_plc.control import ControlType
 from prime_plc.enrolment import Enrolment
@@ -15,6 +17,15 @@ from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
 from prime_plc.uplink import Uplink
 from shared.errors import DecodeError
+
+
+class Whence(Enum):
+    """What a generic PDU is to a node of the network, by its direction and level."""
+
+    ABOVE = "from the switch above"
+    BELOW = "from below"
+    ONWARD = "passed on by a next hop, while something waits for that"
+    ELSEWHERE = "between others"
 
 
 class Ear:
@@ -35,6 +46,19 @@ class Ear:
         self._calls = calls
         self.undecodable = 0
         self.other_version = 0
+
+    def whence(self, data: bytes) -> Whence:
+        """What a generic PDU is to us by its direction and level."""
+        level, own = data[1] & 0x3F, self._uplink.level
+        if data[1] & 0x40:
+            if level == own:
+                return Whence.ABOVE
+            onward = own + 2
+        else:
+            if self._switching.is_from_below(level):
+                return Whence.BELOW
+            onward = own - 1
+        return Whence.ONWARD if level == onward and len(self._transmitter.custody) else Whence.ELSEWHERE
 
     def beacon(self, item: FrameReceived, now: float) -> Heard | None:
         """Any beacon; None if it is damaged."""

@@ -33,10 +33,11 @@ from prime_plc.control import (
     Reg,
     decode_control,
 )
-from prime_plc.ear import Ear
+from prime_plc.ear import Ear, Whence
 from prime_plc.enrolment import Asking, Enrolment
 from prime_plc.following import Following
 from prime_plc.keep_alive import KeepAlive
+from prime_plc.leaving import LEVEL_MAX, Leave, Leaving
 from prime_plc.links import PARENT, index_snr_db
 from prime_plc.llc import LlcLink, LlcState, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
@@ -68,16 +69,6 @@ from prime_plc.uplink import Uplink
 from shared.errors import DecodeError
 from shared.ids import Eui48, format_eui48
 
-LEVEL_MAX: Final = 63
-DEAF_DB: Final = 0.0
-"""[dB] What a switch hears of us at best that takes nothing of what we send."""
-
-DEEPER_MAX: Final = 2
-"""Levels that a switch may go deeper with its tree for the sake of a better way."""
-
-OWN_TREE_AVOID_S: Final = 120.0
-"""[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
-
 
 class State(Enum):
     """Disconnected is the first four; the names of the last two are the specification's."""
@@ -90,15 +81,6 @@ class State(Enum):
     REGISTERING = "registering"
     TERMINAL = "terminal"
     SWITCH = "switch"
-
-
-class Whence(Enum):
-    """What a generic PDU is to a node of the network, by its direction and level."""
-
-    ABOVE = "from the switch above"
-    BELOW = "from below"
-    ONWARD = "passed on by a next hop, while something waits for that"
-    ELSEWHERE = "between others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +106,7 @@ class ServiceNode:
         self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
         self._following = Following(settings, self.transmitter, self.switching)
+        self._leaving = Leaving(settings, self.transmitter, self._uplink, self._following, self.switching, self.beacons)
         self._keep_alive = KeepAlive(settings)
         self._calls = CallsHeard(settings, draw)
         self._ear = Ear(self.transmitter, self._uplink, self.switching, self.beacons, self._calls)
@@ -328,7 +311,7 @@ class ServiceNode:
             return True
         if self._enrolment.awaits(data):
             return False
-        whence = self._whence(data)
+        whence = self._ear.whence(data)
         if whence is Whence.ABOVE:
             return not self._ear.concerned_from_above(glance(data), registering=self.state is State.REGISTERING)
         if whence is Whence.BELOW:
@@ -336,19 +319,6 @@ class ServiceNode:
         if whence is Whence.ONWARD:
             return False
         return not len(self._calls) or glance(data).control != ControlType.PRO
-
-    def _whence(self, data: bytes) -> Whence:
-        """What a generic PDU is to us by its direction and level."""
-        level, own = data[1] & 0x3F, self._uplink.level
-        if data[1] & 0x40:
-            if level == own:
-                return Whence.ABOVE
-            onward = own + 2
-        else:
-            if level == own + 1 and self.switching.lsid is not None and self.switching.suspended_until_s is None:
-                return Whence.BELOW
-            onward = own - 1
-        return Whence.ONWARD if level == onward and len(self.transmitter.custody) else Whence.ELSEWHERE
 
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
@@ -368,7 +338,7 @@ class ServiceNode:
         answer = ear.answer(data, self._enrolment)
         if answer is not None:
             return self._placed(answer, now)
-        whence = self._whence(data)
+        whence = ear.whence(data)
         if whence is Whence.ABOVE:
             return self._from_above(item, now)
         if whence is Whence.BELOW:
@@ -389,16 +359,13 @@ class ServiceNode:
         doubted = self._following.doubted_s is not None
         self._following.beacon(item, beacon, now)
         if beacon.level != self.level:  # it has moved, and we with it
+            self.transmitter.shift(beacon.level - self.level)
             self._uplink.level = beacon.level
-            self.transmitter.custody.clear()
             if self.switching.suspended_until_s is None:
-                self.switching.level = beacon.level + 1
+                self.switching.shift(beacon.level + 1)
         if doubted and self._following.doubted_s is None:
             self.llc.hurry(now)
-        if self._free_to_move and self._following.weak(now):
-            other = self.beacons.stronger(now, self._own_tree, self._level_max)
-            return [] if other is None else self._move(other, "a better switch is heard", now)
-        return []
+        return self._leave(self._leaving.weakness(now), now) if self._free_to_move else []
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
         call = self._ear.call(item.pdu)
@@ -480,7 +447,7 @@ class ServiceNode:
             return []
         if self.state is not State.REGISTERING:
             return []
-        others = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
+        others = self._leaving.elsewhere(now)
         limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
         if enrolment.repeats > limit:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
@@ -558,21 +525,18 @@ class ServiceNode:
     def _lose(self, reason: str, now: float) -> list[Output]:
         """There is no way to the base any more; who finds another one in time goes on as what it was."""
         self.llc.hold(now + self.settings.switch_hold_s)
-        until_s = now + OWN_TREE_AVOID_S
-        for sid in self._own_tree - {self.sid}:
-            self.beacons.avoid(self.sna, sid, until_s)
+        self._leaving.avoid_tree(now)
         self.switching.suspend(now)
         return [Happened("disconnected", reason), *self._search(now)]
 
     def _wake_joined(self, now: float) -> list[Output]:
         if now >= self._following.by_s and not self._enrolment.moving:
-            return self._lost_switch(now)
+            return self._leave(self._leaving.silence(now), now)
         if self.state is State.REGISTERING:
             return []
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
-        if self._free_to_move and self.transmitter.links.deaf(PARENT):
-            self.beacons.ear(self.sna, self.sid, DEAF_DB, now + self.settings.ear_memory_s)
+        if self._free_to_move and self._leaving.takes_nothing(now):
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
         self._candidate.lapse(now)
@@ -585,22 +549,6 @@ class ServiceNode:
             outputs += self._disconnect("no answer to the connection request", now)
         return outputs
 
-    def _lost_switch(self, now: float) -> list[Output]:
-        """The switch above is silent, or says that it has no way to the base; for want of another one its word is
-        waited for."""
-        other = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
-        reason = "beacons missed" if self._following.doubted_s is None else "the switch has lost the network"
-        if self._following.silent(now):
-            reason = "no beacon for too long"
-            self.beacons.forget(self.sna, self.sid)
-        elif other is None:
-            self._following.wait(now)
-            return []
-        self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-        if other is None or not self._free_to_move:
-            return self._lose(reason, now)
-        return self._move(other, reason, now)
-
     # ---- moving ------------------------------------------------------------------------------------------------------
 
     @property
@@ -608,23 +556,34 @@ class ServiceNode:
         """Whether we have a place, and no other wish."""
         return self.state in _REGISTERED and self._enrolment.asking is Asking.NOTHING
 
-    def _move(self, other: Heard, reason: str, now: float) -> list[Output]:
+    def _leave(self, leave: Leave | None, now: float) -> list[Output]:
         """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
-        and whoever is below us."""
-        if other.pdu[6:12] != self.sna:
-            return self._lose(reason, now)
-        self._enrolment.move(other, now)
-        return [Happened("moving", f"from switch {self.sid} to {other.pdu[1]}: {reason}")]
+        and whoever is below us. Without another one in this network the network is lost."""
+        if leave is None:
+            return []
+        if leave.to is None or not self._free_to_move or leave.to.pdu[6:12] != self.sna:
+            return self._lose(leave.reason, now)
+        self._enrolment.move(leave.to, now)
+        return [Happened("moving", f"from switch {self.sid} to {leave.to.pdu[1]}: {leave.reason}")]
+
+    def _leave_deaf_switch(self, now: float) -> list[Output]:
+        """The switch above hears us too badly: go to another one, or call for one (ours)."""
+        if not self._free_to_move:
+            return []
+        leave = self._leaving.deafness(now)
+        if leave is None:
+            self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
+        return self._leave(leave, now)
 
     def _not_moved(self, why: str, now: float) -> list[Output]:
         """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
         sid = self._enrolment.moving_to
         self.beacons.avoid(self.sna, sid, now + self.settings.avoid_s)
         self._enrolment.stay()
+        self._following.since_s = now
         said = Happened("not moved", f"to switch {sid}: {why}")
-        if self._following.silent(now):
-            return [said, *self._lost_switch(now)]
-        self._following.content(now)
+        if now >= self._following.by_s:
+            return [said, *self._leave(self._leaving.silence(now), now)]
         return [said]
 
     def _placed(self, packet: Packet, now: float) -> list[Output]:
@@ -639,9 +598,9 @@ class ServiceNode:
         chosen, left = self._enrolment.chosen, (self.sid, self.lnid)
         assert chosen is not None
         beacon = chosen.beacon
+        self.transmitter.shift(beacon.level - self.level, left)
         self._uplink.join(beacon)
         self._uplink.lnid = packet.lnid
-        self.transmitter.moved(left, self.level)
         self._neighbours.left_parent()
         self._following.begin(chosen, beacon, now)
         outputs = [] if reg.roaming else self._stop_switching("registered anew")
@@ -695,27 +654,6 @@ class ServiceNode:
             snr_db = index_snr_db(item.control.snr)
             self.beacons.ear(self.sna, self.sid, snr_db, now + self.settings.ear_memory_s)
         return self._leave_deaf_switch(now) if deaf else []
-
-    @property
-    def _own_tree(self) -> set[int]:
-        """Numbers of switches that are nowhere else to go to: the one above, ourselves, and those below us."""
-        own = set() if self.switching.lsid is None else {self.switching.lsid}
-        return {self.sid, *own, *self.switching.table.entries}
-
-    @property
-    def _level_max(self) -> int:
-        """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
-        return LEVEL_MAX if self.switching.lsid is None else self.level + DEEPER_MAX
-
-    def _leave_deaf_switch(self, now: float) -> list[Output]:
-        """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
-        if not self._free_to_move:
-            return []
-        other = self.beacons.other_ear(now, self._own_tree, self._level_max)
-        if other is not None:
-            return self._move(other, "the switch hardly hears us", now)
-        self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
-        return []
 
     def _change_group(self, item: ChangeGroup, now: float) -> list[Output]:
         self._uplink.control(ControlType.MUL, self._memberships.request(item).encode(), now)

@@ -70,7 +70,7 @@ class SwitchTable:
         if pro.negative:
             ends = self._children.get(pro.nsid) == child
             if self.gone(pro.nsid, now) and ends:  # a child stops switching: whoever was behind it is gone too
-                for sid in [sid for sid, via in self._via.items() if via == packet.lnid]:
+                for sid in [sid for sid, via in self._via.items() if via == child]:
                     self.remove(sid)
         elif downlink or pro.request is None:
             self._expire(now)

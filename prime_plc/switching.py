@@ -27,6 +27,9 @@ QUALITY_LOST: Final = 0
 """Quality in the beacons of a switch that has lost its own place, and of all below it (our choice: a link that is used
 has more)."""
 
+FORMER_BEACONS: Final = 4
+"""Beacons of ours after which whoever is below us knows our level (ours)."""
+
 ACKNOWLEDGEMENTS_MAX: Final = 256
 """Connections below whose last acknowledgement is remembered."""
 
@@ -57,6 +60,7 @@ class Switching:
         self.again = False
         self.answered = 0
         self.beacons = 0
+        self._former_level = self._former_until = 0
 
     @property
     def sna(self) -> bytes:
@@ -89,8 +93,19 @@ class Switching:
         """Our place is another one, and the base has left us number and slot."""
         self.suspended_until_s = None
         if self.lsid is not None:
-            self.level = level
+            self.shift(level)
             self.plan(now)
+
+    def shift(self, level: int) -> None:
+        """We hang deeper now, or less deep; whoever is below us hears it by our beacon."""
+        if level != self.level:
+            self._former_level, self._former_until = self.level, self.beacons + FORMER_BEACONS
+            self.level = level
+
+    def is_from_below(self, level: int) -> bool:
+        """Whether a packet with this level upward may be from a child of ours; those of our parent have two less."""
+        former = level == self._former_level != self.level - 2 and self.beacons <= self._former_until
+        return self.lsid is not None and self.suspended_until_s is None and (level == self.level or former)
 
     def suspend(self, now: float) -> None:
         """Our own switch is lost: keep what is below us together for a while."""

@@ -38,13 +38,15 @@ class Transmitter:
         self.links.clear()
         self._recent.clear()
 
-    def moved(self, left: tuple[int, int], level: int) -> None:
-        """We have another parent: what waits for the old one goes there, but for our own, which names our old place;
-        and what the old one may have lost is passed on again if it comes again."""
-        self._recent.clear()
-        self.custody.redirect(PARENT, left, level)
-        self.channel.redirect(PARENT, left, level)
-        self.links.forget(PARENT)
+    def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
+        """We hang so many levels deeper now, and with a number of our own that we have left behind another switch: what
+        waits for the old one goes to the new one, but for our own packets, which name the old place. What the old one
+        may have lost is passed on again if it comes again."""
+        self.custody.shift(levels, left)
+        self.channel.shift(levels, left)
+        if left is not None:
+            self._recent.clear()
+            self.links.forget(PARENT)
 
     @property
     def wake_at(self) -> float | None:
