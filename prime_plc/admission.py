@@ -249,8 +249,7 @@ class Admission:
         self._downlink.control(node, ControlType.ALV, alv.encode(), now)
 
     def _never_answered(self, node: Node, ctype: ControlType, now: float) -> list[MacOutput]:
-        if ctype is ControlType.REG and node.offered is not None:
-            self._registry.withdraw(node)
+        if ctype is ControlType.REG and node.offered is not None:  # it may be there already, and hardly heard
             self._agenda.schedule(node)
             return []
         if ctype is ControlType.REG:

@@ -48,6 +48,9 @@ HOP_COST: Final = {
 """Cost of one hop in UPCOST and DNCOST (recalled; 4 for DBPSK_C is captured, those of the robust schemes are ours)."""
 
 BAD_HOP_COST: Final = HOP_COST[Scheme.ROBUST_DBPSK]
+SURE_SHARE: Final = 0.35
+"""Of frames taken, that bursts and collisions leave of the best signal; with less it is not as good as it seems (ours)."""
+
 POOR_SHARE: Final = 0.5
 """Of frames taken, below which a hop is one to stay away from (ours)."""
 
@@ -266,9 +269,10 @@ class Links:
         link.note(0.0, settings.share_memory)
         if link.step == 0:
             return
-        better = link.step > self._fitting(self._surely_db(link)) and (
-            self._worth(link, link.step - 1) > WORTH * self._worth(link, link.step)
+        doubtful = link.step > self._fitting(self._surely_db(link)) or (
+            link.shares[link.step] < SURE_SHARE and 2 * link.counts[link.step] >= settings.share_memory
         )
+        better = doubtful and self._worth(link, link.step - 1) > WORTH * self._worth(link, link.step)
         if better or link.lost >= settings.losses_to_doubt:
             failed = link.counts[link.step] < settings.share_memory
             link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if failed else settings.deliveries_to_rise
