@@ -18,7 +18,7 @@ MEMBERS_MAX: Final = 2048
 """Memberships in groups that are remembered; more are not relayed to."""
 
 
-JUST_TAUGHT_S: Final = 20.0
+JUST_TAUGHT_S: Final = 60.0
 """[s] A demotion so soon after a promotion was sent before it and has taken longer (ours)."""
 
 
@@ -67,6 +67,8 @@ class SwitchTable:
         child = self.child_of(packet.sid, packet.lnid, lsid)
         if child is None or pro.nsid in {0, 0xFF, lsid}:
             return
+        if pro.negative and not downlink:
+            return  # only the base says who is where; who gives up by itself is answered
         if pro.negative:
             ends = self._children.get(pro.nsid) == child
             if self.gone(pro.nsid, now) and ends:  # a child stops switching: whoever was behind it is gone too
