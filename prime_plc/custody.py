@@ -250,7 +250,7 @@ def expects_answer(packet: Packet, *, downlink: bool) -> bool:
         return downlink and packet.payload[1:2] != bytes((SID_NONE,))
     if downlink:
         return packet.lcid in {ControlType.BSI, ControlType.ALV}
-    return packet.lcid == ControlType.CON
+    return packet.lcid in {ControlType.CON, ControlType.MUL}
 
 
 def answers(answer: Packet, packet: Packet) -> bool:

@@ -121,8 +121,30 @@ def test_a_signal_too_weak_for_the_most_robust_scheme_is_told_too() -> None:
     """Nothing more robust is left to choose, but the sender may know another way."""
     watch = RobustnessWatch(SETTINGS, Links(SETTINGS))
     told = [watch.observe(7, Scheme.DBPSK_C, 3.5, float(k)) for k in range(SETTINGS.robustness_frames)]
-    assert told == [None] * (SETTINGS.robustness_frames - 1) + [2]
+    assert told == [None, 2, None, None]
     assert watch.observe(8, Scheme.DBPSK_C, 6.0, 0.0) is None
+
+
+def test_frames_that_are_too_fast_are_told_of_whatever_comes_between() -> None:
+    """Most of them are lost, so two are enough, and a control packet, whose modulation is no choice, says nothing of them.
+    One that bears but is slow takes four."""
+    watch = RobustnessWatch(SETTINGS, Links(SETTINGS))
+    assert watch.observe(7, Scheme.DQPSK, 15.0, 0.0) is None
+    assert watch.observe(7, Scheme.DBPSK_C, 15.0, 1.0, control=True) is None
+    assert watch.observe(7, Scheme.DQPSK, 15.0, 2.0) == 6
+    slow = [watch.observe(8, Scheme.DBPSK_C, 25.0, float(k)) for k in range(4)]
+    assert slow == [None, None, None, 7]
+
+
+def test_a_good_signal_of_which_little_is_taken_is_doubted() -> None:
+    """It is heard at 36 dB, and hears us at 13: nothing of what it says shows that. Half of the frames lost is the line's
+    usual way, two thirds are not."""
+    usual, poor = link(36.0), link(36.0)
+    for number in range(48):
+        usual.delivered(PARENT) if number % 2 else usual.lost(PARENT)
+        poor.delivered(PARENT) if number % 4 == 0 else poor.lost(PARENT)
+    assert usual.scheme(PARENT) is LADDER[-1]
+    assert LADDER.index(poor.scheme(PARENT)) < len(LADDER) - 1
 
 
 def test_a_weak_signal_is_told_with_the_first_frame_and_again_until_it_is_answered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prime_plc.control import Capabilities, ControlType, Pro, Reg
+from prime_plc.control import Alv, Capabilities, ControlType, Pro, Reg
 from prime_plc.pdu import HT_GENERIC, LNID_BROADCAST, GenericPdu, Packet, decode_pdu
 from prime_plc.sap import ChangeGroup, DataReceived, GroupChanged, LinkDown, LinkUp, SendBroadcast, SendData
 from prime_plc.service_node import State
@@ -119,8 +119,9 @@ def test_the_base_believes_both_addresses_until_the_node_speaks_from_the_new_one
     assert node.offered is None, "it is there already"
 
 
-def test_an_address_that_is_never_used_is_taken_back() -> None:
-    """The node asks once and is never heard from there: it is what it was, and the number is free again."""
+def test_who_is_heard_late_from_its_new_place_is_believed() -> None:
+    """The node asks once and is not heard from there: it is what it was, for as long as that lasts. Nothing that it says
+    from either place is taken for a stranger's."""
     ether = Ether(chain())
     base = ether.add_base()
     for number in (1, 2):
@@ -134,9 +135,11 @@ def test_an_address_that_is_never_used_is_taken_back() -> None:
     offered = node.offered
     assert offered is not None
     ether.run(120.0)
-    assert node.offered is None
-    assert base.registry.at(*offered) is None
+    assert ControlType.REG not in node.pending
     assert (node.sid, node.lnid) == first
+    packet = Packet(True, 1, True, ControlType.ALV, *offered, Alv(1, 1, 2, 255).encode())
+    base._packet(packet, ether.now)
+    assert (node.sid, node.lnid) == offered
     assert ether.of("base", LinkDown) == ether.of("n2", LinkDown) == []
 
 

@@ -108,7 +108,7 @@ def test_a_switch_learns_who_is_below_from_what_passes() -> None:
     table.promotion(Packet(True, 1, True, 3, 30, 9, b""), Pro(False, 0, 0, 40), 20, 1.0, downlink=False)
     assert table.entries == {30: 5, 40: 5}
     assert [table.child_of(sid, 9, 20) for sid in (20, 40, 50)] == [9, 5, None]
-    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(True, 0, 0, 30), 20, 30.0, downlink=True)
+    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(True, 0, 0, 30), 20, 90.0, downlink=True)
     assert table.entries == {}
     table.membership(Packet(False, 1, True, 8, 20, 5, b""), Mul(False, 7, 1))
     assert table.groups == [7]
