@@ -16,7 +16,7 @@ from prime_plc.switches import Switches
 from prime_plc.tree import Tree
 from shared.ids import Eui48, format_eui48
 
-ALIVE_PER_PERIOD: Final = 3
+ALIVE_PER_PERIOD: Final = 2
 """Keep-alives sent in one period."""
 
 ALIVE_PER_PERIOD_ASKING: Final = 12

@@ -461,8 +461,8 @@ class ServiceNode:
             return []
         if reg.negative:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            said = [Happened("registration rejected", format_eui48(self.sna))]
-            return [*said, *self._search(now)]
+            rejected = Happened("registration rejected", format_eui48(self.sna))
+            return [rejected, *self._search(now)]
         self._uplink.lnid = item.packet.lnid
         self.state = State.TERMINAL
         outputs = self._begin(reg, now)

@@ -231,7 +231,7 @@ def test_five_missed_beacons_are_a_lost_network() -> None:
     assert wire.of("node", LinkDown) == wire.of("node", DataConfirmed) == []
     wire.run(MAC.switch_hold_s)
     assert wire.of("node", DataConfirmed)[-1] == DataConfirmed(9, BASE, DataResult.LOST)
-    assert [down.reason for down in wire.of("node", LinkDown)] == ["no way to the base"]
+    assert wire.of("node", LinkDown) == [LinkDown(BASE, "no way to the base")]
 
 
 def test_a_node_that_hears_nobody_calls_for_a_switch() -> None:

@@ -277,11 +277,11 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     (again,), over = custody.due(4.0, crowded=False)
     assert (again.packets, again.tries, over) == ([data(1)], 1, [])
     for tries in range(2, SETTINGS.hop_repeats_max + 1):
-        custody.sent(again, 0.02, 10.0 * tries)
-        (again,), over = custody.due(10.0 * tries + 9.0, crowded=False)
+        custody.sent(again, 0.02, 20.0 * tries)
+        (again,), over = custody.due(20.0 * tries + 15.0, crowded=False)
         assert (again.packets, again.tries, over) == ([data(1)], tries, [])
     custody.sent(again, 0.02, 100.0)
-    assert custody.due(109.0, crowded=False) == ([], [(data(1), -1)])
+    assert custody.due(115.0, crowded=False) == ([], [(data(1), -1)])
     assert len(custody) == 0
 
 
