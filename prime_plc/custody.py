@@ -26,13 +26,13 @@ from prime_plc.subheader import ArqHeader
 from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
-HOP_WAIT_S_MAX = 3.0
-REPETITION_WAIT_S_MAX = 8.0
+HOP_WAIT_S_MAX = 2.0
+REPETITION_WAIT_S_MAX = 5.0
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
 MISSED_USUAL = 0.2
-PATIENCE = 12.0
+PATIENCE = 8.0
 """What is missed beyond the usual share makes waits so much longer, times that excess. Bursts take the sign as often as
 the packet, and who waits sees another one: a repetition of the relay, or the acknowledgement on its way down."""
 
