@@ -96,13 +96,9 @@ class Custody:
         longer_s = min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries)
         wait_s = airtime_s + longer_s * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
-            if outgoing.keep is Keep.LAST and not (
-                expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)
-            ):
-                continue
             body = packet.encode()
             self._again.pop(body, None)
-            if outgoing.needless:  # its sign came when the modem had it already
+            if outgoing.needless or not _is_kept(outgoing, packet):  # its sign came when the modem had it already
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
@@ -214,6 +210,14 @@ class Custody:
             self._again.pop(body).outgoing.needless = True
 
 
+def _is_kept(outgoing: Outgoing, packet: Packet) -> bool:
+    """Whether a packet that was sent is worth waiting for a sign of."""
+    if outgoing.keep is not Keep.LAST or expects_answer(packet, downlink=outgoing.downlink):
+        return True
+    once_more = not outgoing.tries and is_last_word(packet, downlink=outgoing.downlink)
+    return once_more or expects_acknowledgement(packet, at_once=True)
+
+
 def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
     """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
     middle of a burst not at once."""
@@ -251,6 +255,12 @@ def expects_answer(packet: Packet, *, downlink: bool) -> bool:
     if downlink:
         return packet.lcid in {ControlType.BSI, ControlType.ALV}
     return packet.lcid in {ControlType.CON, ControlType.MUL}
+
+
+def is_last_word(packet: Packet, *, downlink: bool) -> bool:
+    """Whether a control packet upward ends an exchange: nothing shows that it came, and the base would begin again
+    after seconds, over all hops, so its last hop says it twice (ours)."""
+    return packet.control and not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
 
 
 def answers(answer: Packet, packet: Packet) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement
+from prime_plc.custody import Custody, expects_acknowledgement, is_last_word
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -140,7 +140,10 @@ class Transmitter:
         if at is not None and now >= at:
             again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
             for outgoing in again:
-                if outgoing.neighbour is not None:
+                said_twice = outgoing.keep is Keep.LAST and is_last_word(
+                    outgoing.packets[0], downlink=outgoing.downlink
+                )
+                if outgoing.neighbour is not None and not said_twice:
                     self.links.lost(outgoing.neighbour)
                 if not self.channel.put(outgoing, now):
                     self.custody.unsent(outgoing)

@@ -294,6 +294,21 @@ def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
     assert len(custody) == 0
 
 
+@pytest.mark.parametrize("ctype", [ControlType.REG, ControlType.PRO, ControlType.BSI])
+def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType) -> None:
+    """A third time never, and what is said downward once: the base's own repetition shows that it is needed."""
+    custody = Custody(SETTINGS, random.Random(1))
+    word = Packet(True, 1, True, ctype, 0, 5, b"\0\x07")
+    custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
+    (again,), over = custody.due(3.0, crowded=False)
+    assert (again.packets, over) == ([word], [])
+    custody.sent(again, 0.02, 3.0)
+    assert len(custody) == 0
+    refusal = Packet(True, 1, True, ControlType.PRO, 0, 5, b"\x80\xff")
+    custody.sent(Outgoing(1, True, 0, 5, [refusal], keep=Keep.LAST), 0.02, 4.0)
+    assert len(custody) == 0
+
+
 def test_a_relay_that_came_damaged_counts_by_its_header_and_length() -> None:
     """The first seven bytes travel in the robust header; another length is another packet, and so is another report of
     the same switch, whose header is the same so far."""
