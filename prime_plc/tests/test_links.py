@@ -126,8 +126,8 @@ def test_a_signal_too_weak_for_the_most_robust_scheme_is_told_too() -> None:
 
 
 def test_frames_that_are_too_fast_are_told_of_whatever_comes_between() -> None:
-    """Most of them are lost, so two are enough, and a control packet, whose modulation is no choice, says nothing of them.
-    One that bears but is slow takes four."""
+    """Most of them are lost, so two are enough, and a control packet, whose modulation is no choice, says nothing of
+    them. One that bears but is slow takes four."""
     watch = RobustnessWatch(SETTINGS, Links(SETTINGS))
     assert watch.observe(7, Scheme.DQPSK, 15.0, 0.0) is None
     assert watch.observe(7, Scheme.DBPSK_C, 15.0, 1.0, control=True) is None
@@ -137,8 +137,8 @@ def test_frames_that_are_too_fast_are_told_of_whatever_comes_between() -> None:
 
 
 def test_what_a_neighbour_has_said_holds_against_bursts_and_binds_when_said_again() -> None:
-    """It is heard at 36 dB and hears us at 14 (index 5). What fits that is kept though three quarters are lost, as they are
-    with slow frames too; what is faster is not tried; and where it was tried before it was said, the word ends it."""
+    """It is heard at 36 dB and hears us at 14 (index 5). What fits that is kept though three quarters are lost, as they
+    are with slow frames too; what is faster is not tried; and where it was tried before it was said, the word ends it."""
     links = link(36.0)
     assert LADDER.index(links.scheme(PARENT)) == len(LADDER) - 1
     assert links.told(PARENT, 5, 1.0)

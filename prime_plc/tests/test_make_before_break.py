@@ -120,8 +120,8 @@ def test_the_base_believes_both_addresses_until_the_node_speaks_from_the_new_one
 
 
 def test_who_is_heard_late_from_its_new_place_is_believed() -> None:
-    """The node asks once and is not heard from there: it is what it was, for as long as that lasts. Nothing that it says
-    from either place is taken for a stranger's."""
+    """The node asks once and is not heard from there: it is what it was, for as long as that lasts. Nothing that it
+    says from either place is taken for a stranger's."""
     ether = Ether(chain())
     base = ether.add_base()
     for number in (1, 2):
