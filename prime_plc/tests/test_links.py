@@ -138,7 +138,7 @@ def test_frames_that_are_too_fast_are_told_of_whatever_comes_between() -> None:
 
 def test_what_a_neighbour_has_said_holds_against_bursts_and_binds_when_said_again() -> None:
     """It is heard at 36 dB and hears us at 14 (index 5). What fits that is kept though three quarters are lost, as they
-    are with slow frames too; what is faster is not tried; and where it was tried before it was said, the word ends it."""
+    are with slow frames too; what is faster is not tried; where it was tried before, the word said again ends it."""
     links = link(36.0)
     assert LADDER.index(links.scheme(PARENT)) == len(LADDER) - 1
     assert links.told(PARENT, 5, 1.0)
