@@ -21,8 +21,9 @@ LEVEL_MAX: Final = 63
 DEAF_DB: Final = 0.0
 """[dB] What a switch hears of us at best that takes nothing of what we send."""
 
-DEEPER_MAX: Final = 2
-"""Levels that a switch may go deeper with its tree for the sake of a better way."""
+DEEPER_MAX: Final = 1
+"""Levels that a switch may hang deeper with its tree than it ever did, for the sake of a better way: each costs a hop for
+whoever is below, and small steps would make a chain of the tree."""
 
 OWN_TREE_AVOID_S: Final = 120.0
 """[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
@@ -64,7 +65,7 @@ class Leaving:
     @property
     def _level_max(self) -> int:
         """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
-        return LEVEL_MAX if self._switching.lsid is None else self._uplink.level + DEEPER_MAX
+        return LEVEL_MAX if self._switching.lsid is None else self._switching.least_level - 1 + DEEPER_MAX
 
     def elsewhere(self, now: float) -> Heard | None:
         """The best other switch."""
@@ -84,7 +85,7 @@ class Leaving:
         if self._following.silent(now):
             reason = "no beacon for too long"
             self._beacons.forget(sna, sid)
-        elif other is None:
+        elif other is None or other.beacon.level > self._level_max:
             self._following.wait(now)
             return None
         self._beacons.avoid(sna, sid, now + self._settings.avoid_s)

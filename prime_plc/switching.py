@@ -40,6 +40,7 @@ class Switching:
     Attributes:
         lsid: own switch number; known from the promotion on, before the slot is.
         level: of our own beacons, one more than the parent's.
+        least_level: the least that it has been since we began.
         again: whether the last PDU brought something that had been passed on before.
         suspended_until_s: while we have lost our own place we go on beaconing, with quality 0, until then [s]: whoever
             hangs on us waits, and nobody new comes; None otherwise.
@@ -54,7 +55,7 @@ class Switching:
         self._latest: Beacon | None = None
         self.suspended_until_s: float | None = None
         self.lsid: int | None = None
-        self.level = 0
+        self.level = self.least_level = 0
         self.table = SwitchTable(settings.switch_entry_s)
         self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
         self.again = False
@@ -85,6 +86,7 @@ class Switching:
     def begin(self, slot: Bsi, level: int, now: float) -> None:
         """The base has given us a slot."""
         self.suspended_until_s = None
+        self.least_level = level if self._slot is None else min(level, self.least_level)
         self._slot = slot
         self.level = level
         self.plan(now)
@@ -101,6 +103,7 @@ class Switching:
         if level != self.level:
             self._former_level, self._former_until = self.level, self.beacons + FORMER_BEACONS
             self.level = level
+            self.least_level = min(level, self.least_level)
 
     def is_from_below(self, level: int) -> bool:
         """Whether a packet with this level upward may be from a child of ours; those of our parent have two less."""
