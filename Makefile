@@ -13,7 +13,7 @@ help:  ## Show the targets
 
 setup: $(STAMP)  ## Make .venv with the pinned, hashed dependencies
 
-CPP := CMakeLists.txt $(wildcard dcu/grid/cpp/*)
+CPP := CMakeLists.txt $(wildcard dcu/grid/cpp/* dcu/hosting/cpp/*)
 
 $(STAMP): requirements/dev.txt requirements/build.txt requirements/zig.txt pyproject.toml $(CPP)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; say make PYTHON=/path/to/python3.11"; exit 2; }

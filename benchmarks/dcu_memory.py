@@ -147,9 +147,11 @@ class Street:
         busbar.set_reading(Measured(u_v=(u_v, u_v, u_v), i_a=(0.0, 0.0, 0.0), p_w=(0.0, 0.0, 0.0)))
         server = await busbar.serve()
         self._pty.plug()
-        yield server.url
-        await server.close()
-        self._pty.unplug()
+        try:
+            yield server.url
+        finally:
+            await server.close()
+            self._pty.unplug()
 
     def configure(self, em330_url: str, utility: dict[str, Any]) -> None:
         """The DCU's files."""
@@ -265,19 +267,23 @@ async def broker(directory: Path) -> AsyncIterator[dict[str, Any]]:
     if find_mosquitto() is None:
         utility = WallUtility(Commander(DCU))
         await utility.start()
-        yield utility.section
-        await utility.stop()
+        try:
+            yield utility.section
+        finally:
+            await utility.stop()
         return
     real = Mosquitto(directory / "mosquitto", names=(DCU, "utility"))
     real.start()
     files = real.files(DCU)
-    yield {
-        "url": f"mqtts://{HOST}:{real.port}",
-        "ca_file": str(files.authority),
-        "certificate_file": str(files.certificate),
-        "key_file": str(files.key),
-    }
-    real.kill()
+    try:
+        yield {
+            "url": f"mqtts://{HOST}:{real.port}",
+            "ca_file": str(files.authority),
+            "certificate_file": str(files.certificate),
+            "key_file": str(files.key),
+        }
+    finally:
+        real.kill()
 
 
 async def look(socket: Path) -> None:

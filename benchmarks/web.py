@@ -1,8 +1,9 @@
 """What the operator's page costs: the DCU, its own process, and a browser that shows 55 meters once a second.
 
 A street of cores on the European feeder plays in this process in wall-clock time, and its DCU's page socket is served
-from the loop that decides. Three spans: nobody asks; a page without viewers; a page with ten viewers. Then a browser
-(headless Chromium, software rendering) looks at it alone: first paint, and the processor time of all its processes.
+from the loop that decides. Three conditions, in turn and several rounds of them, as the street's work and the machine's
+change in the meantime: nobody asks; a page without viewers; a page with ten viewers. Then a browser (headless Chromium,
+software rendering) looks at it alone: first paint, and the processor time of all its processes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,55 +47,81 @@ def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
-    parser.add_argument("--seconds", type=float, default=300.0, help="of each of the three spans (default 300)")
+    parser.add_argument("--rounds", type=int, default=5, help="of the three conditions (default 5)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each condition in each round (default 60)")
     parser.add_argument("--browser-seconds", type=float, default=60.0, help="of each view (default 60)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hr-web-") as directory:
-        found = asyncio.run(measure(Path(directory), options.seconds, options.browser_seconds))
+        found = asyncio.run(measure(Path(directory), options))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "web.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 
-async def measure(directory: Path, span_s: float, view_s: float) -> dict[str, Any]:
+async def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     street = LiveStreet(LiveSettings(), directory, directory / "page.sock")
     playing = asyncio.create_task(street.run())
     while not street.lag.late_s:  # noqa: ASYNC110  # it warms up in one go
         await asyncio.sleep(0.2)
-    found: dict[str, Any] = {"meters": 55, "seconds": span_s, "without_page": await dcu_span(street, span_s)}
+    without, no_viewer, ten_viewers = (Condition(options.seconds) for _ in range(3))
+    for _ in range(options.rounds):
+        await without.watch(street, None)
+        page = await start_page(directory, street.socket, street.ledger, street.network_file)
+        await no_viewer.watch(street, page)
+        viewers = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", VIEWER, page.address.rstrip("/").rpartition(":")[2], page.token, str(VIEWERS)
+        )
+        await ten_viewers.watch(street, page)
+        viewers.terminate()
+        await viewers.wait()
+        await page.stop()
     page = await start_page(directory, street.socket, street.ledger, street.network_file)
-    await asyncio.sleep(WARM_S)
-    web_s = process_s(page.process.pid)
-    found["page_no_viewer"] = await dcu_span(street, span_s)
-    found["page_no_viewer"]["web_cpu_share"] = round((process_s(page.process.pid) - web_s) / span_s, 4)
-    viewers = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", VIEWER, page.address.rstrip("/").rpartition(":")[2], page.token, str(VIEWERS)
-    )
-    await asyncio.sleep(WARM_S)
-    web_s = process_s(page.process.pid)
-    found["page_ten_viewers"] = await dcu_span(street, span_s)
-    found["page_ten_viewers"]["web_cpu_share"] = round((process_s(page.process.pid) - web_s) / span_s, 4)
-    viewers.terminate()
-    await viewers.wait()
-    found["browser"] = await asyncio.to_thread(browse, page, view_s)
+    found: dict[str, Any] = {
+        "meters": 55,
+        "without_page": without.told(),
+        "page_no_viewer": no_viewer.told(),
+        "page_ten_viewers": ten_viewers.told(),
+        "browser": await asyncio.to_thread(browse, page, options.browser_seconds),
+    }
     found["web_rss_mib"], found["web_rss_mib_max"] = resident_mib(page.process.pid)
     playing.cancel()
     await page.stop()
     return found
 
 
-async def dcu_span(street: LiveStreet, span_s: float) -> dict[str, Any]:
-    """What the DCU's process did in a while."""
-    street.lag = Lag()
-    cpu_s = time.process_time()
-    await asyncio.sleep(span_s)
-    return {
-        "steps": len(street.lag.step_s),
-        "median_ms": street.lag.below_ms(0.5),
-        "p99_ms": street.lag.below_ms(0.99),
-        "process_cpu_share": round((time.process_time() - cpu_s) / span_s, 4),
-    }
+class Condition:
+    """What the DCU's process, and the page's, did in several whiles of one kind."""
+
+    def __init__(self, span_s: float) -> None:
+        self._span_s = span_s
+        self._lags: list[Lag] = []
+        self._cpu_s = self._web_s = 0.0
+
+    async def watch(self, street: LiveStreet, page: PageProcess | None) -> None:
+        """A while of it, once things are warm."""
+        await asyncio.sleep(WARM_S)
+        lag = street.lag = Lag()
+        cpu_s, web_s = time.process_time(), process_s(page.process.pid) if page else 0.0
+        await asyncio.sleep(self._span_s)
+        self._cpu_s += time.process_time() - cpu_s
+        self._web_s += process_s(page.process.pid) - web_s if page else 0.0
+        self._lags.append(lag)
+
+    def told(self) -> dict[str, Any]:
+        """Of all of them together, and the 99th percentile of each."""
+        lags, span_s = self._lags, self._span_s * len(self._lags)
+        every = Lag(
+            *(list(chain(*values)) for values in zip(*((x.step_s, x.cpu_s, x.late_s) for x in lags), strict=True))
+        )
+        return {
+            "steps": len(every.step_s),
+            "median_ms": every.below_ms(0.5),
+            "p99_ms": every.below_ms(0.99),
+            "p99_ms_by_round": [lag.below_ms(0.99) for lag in lags],
+            "process_cpu_share": round(self._cpu_s / span_s, 4),
+            "web_cpu_share": round(self._web_s / span_s, 4),
+        }
 
 
 def browse(page: PageProcess, view_s: float) -> dict[str, Any]:

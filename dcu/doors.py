@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shared.daemon import Progress
+from shared.daemon import Progress, show
 from shared.errors import ConfigError, Fault
 from shared.status_socket import QUESTION_BYTES_MAX, QUESTION_S, STATUS
 
@@ -37,7 +37,6 @@ ANSWER_S_MAX: Final = 5.0
 SNAPSHOT_S: Final = 0.2
 """[s] Who asks again within this gets the same snapshot: making one takes time from decisions."""
 CONNECTIONS_MAX: Final = 8
-PROGRESS_S: Final = 10.0
 
 _Talk = Callable[[asyncio.StreamReader], Awaitable[bytes]]
 
@@ -133,9 +132,7 @@ async def _serve(path: Path, group: int | None, talk: _Talk, progress: Progress)
         os.chown(path, -1, group)
         path.chmod(0o660)
     try:
-        while True:
-            progress()
-            await asyncio.sleep(PROGRESS_S)
+        await show(progress)
     finally:
         server.close()
         path.unlink(missing_ok=True)

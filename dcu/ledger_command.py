@@ -6,17 +6,26 @@ import argparse
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.ledger.audit import Checked, check, key_of, read_kept, verify_all
+from dcu.ledger.audit import COSIGNED, Checked, check, first_changed, key_of, read_kept, verify_all
 from dcu.ledger.entry import restore
-from dcu.ledger.layout import LedgerError, Place, PublicCopy, current
-from dcu.ledger.merkle import consistency_proof, root_at, verify_consistency
+from dcu.ledger.layout import LedgerError, Place, PublicCopy, current, ended
+from dcu.ledger.merkle import (
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root_at,
+    verify_consistency,
+    verify_inclusion,
+)
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint
 from dcu.ledger.page import headline, html, words
-from dcu.ledger.policy import Policy, Trusted, load_policy, trust
+from dcu.ledger.policy import NONE, Policy, Trusted, load_policy, trust
+from dcu.ledger.proof import PROOF_BYTES_MAX
 from dcu.ledger.receipt import check_receipt, make_receipt
 from dcu.ledger.tiles import TileStore
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
@@ -32,7 +41,8 @@ EXAMPLE: Final = """examples:
   headroom-ledger cosign /var/lib/headroom-dcu --policy policy.txt --every 60
   headroom-ledger forget /var/lib/headroom-dcu dcu-1 meter-1
 
-Where a DIRECTORY is asked for, the DCU's state directory or, for verify, a copy of its ledger/public will do.
+Where a DIRECTORY is asked for, the DCU's state directory, one of its ended-N or, for verify, a copy of ledger/public
+will do.
 """
 CHECKPOINT_BYTES_MAX: Final = 1 << 16
 
@@ -130,7 +140,7 @@ def _verify(options: argparse.Namespace) -> int:
     policy = _policy(options, place)
     if options.old is not None or options.new is not None:
         return _verify_between(options, place, policy)
-    if not isinstance(place, PublicCopy):
+    if place == current(options.directory):
         return verify_ledger(
             options.directory, as_json=options.json, policy=policy if options.policy or options.key else None
         )
@@ -174,7 +184,7 @@ def _verdict(last: Checked, faults: list[str], losses: list[str]) -> dict[str, A
 
 def _short_of(place: Place, policy: Policy) -> list[str]:
     """What keeps the newest witnessed head from being trusted."""
-    path = place.public / "cosigned"
+    path = place.public / COSIGNED
     try:
         trust(path.read_bytes() if path.exists() else place.checkpoint.read_bytes(), policy)
     except DecodeError as error:
@@ -183,10 +193,17 @@ def _short_of(place: Place, policy: Policy) -> list[str]:
 
 
 def _verify_between(options: argparse.Namespace, place: Place, policy: Policy) -> int:
-    """Whether the log leads from one head to another: neither forked, nor rolled back, nor rewritten."""
-    old = None if options.old is None else _read_head(options.old, policy)
-    new = _read_head(options.new or place.checkpoint, policy)
+    """Whether the log leads from one head to another: neither forked, nor rolled back, nor rewritten.
+
+    The log's own signature makes a head evidence, whoever else has signed it; the policy's quorum is asked of the
+    witnessed head that lies beside the published one.
+    """
+    by_log = Policy(policy.logs, quorum=NONE)
+    old = None if options.old is None else _read_head(options.old, by_log)
+    new = _read_head(options.new or place.checkpoint, by_log)
     fault = _between(place, None if old is None else old.head, new.head)
+    if fault is None and options.new is None and policy.quorum != NONE:
+        fault = _unwitnessed(place, policy, new.head)
     result = {
         "from": None if old is None else old.head.size,
         "to": new.head.size,
@@ -200,6 +217,14 @@ def _verify_between(options: argparse.Namespace, place: Place, policy: Policy) -
     return EXIT_OK if fault is None else EXIT_FAILED
 
 
+def _unwitnessed(place: Place, policy: Policy, head: Checkpoint) -> str | None:
+    """What keeps a log's witnessed head from being trusted, or from being one of the log."""
+    for why in _short_of(place, policy):
+        return why
+    path = place.public / COSIGNED
+    return _between(place, _read_head(path, policy).head, head) if path.exists() else None
+
+
 def _between(place: Place, old: Checkpoint | None, new: Checkpoint) -> str | None:
     if old is not None and old.origin != new.origin:
         return f"heads of two logs, {old.origin} and {new.origin}"
@@ -211,14 +236,13 @@ def _between(place: Place, old: Checkpoint | None, new: Checkpoint) -> str | Non
     try:
         if root_at(new.size, store.node) != new.root:
             return f"the log's first {new.size} entries are not those under the signed head: forked or rewritten"
-        if old is None:
-            return None
-        proof = consistency_proof(old.size, new.size, store.node)
+        first = 0 if old is None else old.size
+        proof = consistency_proof(first, new.size, store.node)
+        if old is not None and not verify_consistency(first, new.size, proof, old.root, new.root):
+            return f"FORK: the head of {new.size} entries does not follow from the signed head of {old.size}"
+        return first_changed(store, new.root, first)
     except DecodeError as error:
         return f"{error}: the log is shorter than a signed head (truncated), or damaged"
-    if not verify_consistency(old.size, new.size, proof, old.root, new.root):
-        return f"FORK: the head of {new.size} entries does not follow from the signed head of {old.size}"
-    return None
 
 
 def _read_head(path: Path, policy: Policy) -> Trusted:
@@ -230,8 +254,8 @@ def _read_head(path: Path, policy: Policy) -> Trusted:
 
 
 def _place(directory: Path) -> Place:
-    place = current(directory)
-    if place.base.is_dir():
+    place = _log_in(directory)
+    if place is not None:
         return place
     copy = PublicCopy(directory)
     if copy.checkpoint.is_file():
@@ -255,7 +279,7 @@ def _policy(options: argparse.Namespace, place: Place | None) -> Policy:
 
 def _log_of(place: Place, policy: Policy) -> Verifier:
     """The policy's key for the log that lies there."""
-    return _read_head(place.checkpoint, Policy(policy.logs, quorum="none")).log
+    return _read_head(place.checkpoint, Policy(policy.logs, quorum=NONE)).log
 
 
 # ---- head, show ------------------------------------------------------------------------------------------------------
@@ -273,37 +297,82 @@ def _head(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    found = []
-    for position, (leaf, parts) in enumerate(read_kept(_existing(options.directory))):
+    place = _existing(options.directory)
+    found: deque[tuple[int, bytes, dict[str, Any]]] = deque(maxlen=options.last)
+    count = 0
+    for position, (leaf, parts) in enumerate(read_kept(place)):
+        count = position + 1
         if options.position not in {None, position}:
             continue
         entry = restore(leaf, parts)
-        if options.kind not in {None, entry.get("kind")} or options.meter not in {None, entry.get("meter")}:
-            continue
-        found.append((position, entry))
-        if options.last is not None and len(found) > options.last:
-            del found[0]
-    for position, entry in found:
+        if options.kind in {None, entry.get("kind")} and options.meter in {None, entry.get("meter")}:
+            found.append((position, leaf, entry))
+    for position, _, entry in found:
         if options.json:
             print(json.dumps({"position": position, "entry": entry}, ensure_ascii=False))
         else:
             print(f"{position:>8}  {line_of(entry)}")
-    return EXIT_OK
+    faults = _doubts(place, [(position, leaf) for position, leaf, _ in found], count)
+    if options.position is not None and options.position >= count and not faults:
+        faults = [f"entry {options.position}: seen {count} entries, expected more than {options.position}"]
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return EXIT_FAILED if faults else EXIT_OK
+
+
+def _doubts(place: Place, shown: list[tuple[int, bytes]], count: int) -> list[str]:
+    """Why entries that were read may not be those of the log: each is looked for under the published head."""
+    more = "; headroom-ledger verify says what is wrong"
+    try:
+        head, _ = open_checkpoint(place.checkpoint.read_bytes(), key_of(place))
+        store = TileStore(place.public, head.size)
+        for position, leaf in shown:
+            if position >= head.size:
+                break  # not published yet: a signed commit of the journal has it
+            path = inclusion_proof(position, head.size, store.node)
+            if not verify_inclusion(leaf_hash(leaf), position, head.size, path, head.root):
+                return [f"entry {position} is not the one under the signed head of {head.size} entries: changed{more}"]
+    except (DecodeError, OSError) as error:
+        return [f"{place.public}: {error}: nothing vouches for these entries{more}"]
+    return [f"seen {count} entries, expected {head.size}: the rest cannot be read{more}"] if count < head.size else []
 
 
 def line_of(entry: dict[str, Any]) -> str:
     """An entry in one line."""
     seq = "" if entry.get("seq") is None else f"{entry.get('epoch')}.{entry['seq']}"
-    shown = ("meter", "limit_w", "lease_s", "reason", "binding", "value", "window", "forgotten")
-    rest = " ".join(f"{name}={entry[name]}" for name in shown if entry.get(name) is not None)
+    shown = (
+        "meter",
+        "limit_w",
+        "lease_s",
+        "reason",
+        "binding",
+        "value",
+        "window",
+        "why",
+        "number",
+        "outcome",
+        "refused",
+    )
+    said = {name: entry[name] for name in (*shown, "detail", "forgotten") if entry.get(name, "") not in ("", None)}
+    if isinstance(order := entry.get("order"), dict):
+        said["order"] = json.dumps(order, ensure_ascii=False)
+    rest = " ".join(f"{name}={value}" for name, value in said.items())
     return f"{seq:>8}  {entry.get('kind', '?'):<17} {rest}"
 
 
 def _existing(directory: Path) -> Place:
-    place = current(directory)
-    if not place.base.is_dir():
+    place = _log_in(directory)
+    if place is None:
         raise LedgerError(f"{directory}: no ledger there")
     return place
+
+
+def _log_in(directory: Path) -> Place | None:
+    """The log that is written in a state directory, or the ended one that the directory is."""
+    for place in (current(directory), Place(directory)):
+        if place.base.is_dir() and (place.base != directory or place.private.is_dir()):
+            return place
+    return None
 
 
 # ---- receipts --------------------------------------------------------------------------------------------------------
@@ -316,6 +385,8 @@ def _receipt(options: argparse.Namespace) -> int:
     data = make_receipt(place, position, key, options.meter)
     policy = Policy.of_log(key) if options.policy is None else load_policy(options.policy)
     receipt = check_receipt(data, policy)  # what we hand out verifies
+    if options.meter is not None and receipt.customer != options.meter:
+        raise LedgerError(f"entry {position}: keeps no values of {options.meter} (another's entry, or forgotten)")
     options.output.write_bytes(data)
     if options.page is not None:
         options.page.write_text(html(receipt, data, _policy_text(options.policy, policy)), encoding="utf-8")
@@ -331,12 +402,15 @@ def _position_of(place: Place, decision: str) -> int:
     epoch, _, seq = decision.partition(".")
     if not (epoch.isdecimal() and seq.isdecimal()):
         raise LedgerError(f"--decision: seen {decision!r}, expected epoch.seq such as 3.17")
+    count = 0
     for position, (leaf, _) in enumerate(read_kept(place)):
+        count = position + 1
         if b'"epoch":' + epoch.encode() in leaf and b'"seq":' + seq.encode() in leaf:
             entry = json.loads(leaf)
             if (entry.get("epoch"), entry.get("seq")) == (int(epoch), int(seq)):
                 return position
-    raise LedgerError(f"decision {decision}: not in this ledger")
+    more = "".join(f", nor looked for in {one.base}" for one in ended(place.base.parent))
+    raise LedgerError(f"decision {decision}: not among the {count} entries of {place.base} that can be read{more}")
 
 
 def _policy_text(path: Path | None, policy: Policy) -> str:
@@ -347,7 +421,8 @@ def _policy_text(path: Path | None, policy: Policy) -> str:
 
 def _check_receipt(options: argparse.Namespace) -> int:
     policy = _policy(options, None)
-    data = options.file.read_bytes()
+    with options.file.open("rb") as file:
+        data = file.read(PROOF_BYTES_MAX + 1)
     try:
         receipt = check_receipt(data, policy)
     except DecodeError as error:
@@ -386,7 +461,8 @@ def replay_again(directory: Path, config: Path, *, as_json: bool) -> int:
         print(json.dumps({**counts, "differences": found.differences}))
     else:
         wrong = found.differences
-        verdict = "all the same" if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
+        nothing = "nothing to compare" if not found.windows else "all the same"
+        verdict = nothing if not wrong else f"{len(wrong)} differ\n" + "\n".join(wrong[:20])
         unknown = f", {found.unknown} whose inputs were deleted" if found.unknown else ""
         unseen = f" ({found.unseen} not: their readings are not there)" if found.unseen else ""
         near = f", {found.near} of them but for a last digit" if found.near else ""
@@ -402,7 +478,8 @@ def _forget(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"own": found.own, "shared": found.shared, "aside": found.aside}))
     else:
-        print(f"{options.meter}: {found.own} parts deleted, {found.shared} that were everybody's with them")
+        nothing = "" if found.own or found.shared else "; this ledger keeps nothing of such a customer (any more)"
+        print(f"{options.meter}: {found.own} parts deleted, {found.shared} that were everybody's with them{nothing}")
     return EXIT_OK
 
 

@@ -226,7 +226,7 @@ def _remember(settings: dict[str, Any], order: Any) -> None:
         case {"kind": "load_model", "sha256": str(sha256)}:
             settings["model"] = sha256
         case {"kind": "revoke_all", "hold_s": int() | float() as hold_s} if hold_s:
-            settings["hold_s"] = hold_s
+            settings["hold_s"] = max(hold_s, settings.get("hold_s", 0.0))
 
 
 def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None) -> bool:

@@ -228,7 +228,7 @@ class UtilitySide:
             case SetBand(band_pct=band_pct):
                 found["band_pct"] = band_pct
             case RevokeAll(hold_s=hold_s) if hold_s:
-                found["hold_s"] = hold_s
+                found["hold_s"] = max(hold_s, self._set.get("hold_s") or 0.0)  # a shorter one ends no longer one
         return found
 
     async def carry_out(self, command: Command) -> Item | None:
@@ -289,7 +289,8 @@ class UtilitySide:
     async def _order(self, change: Change, kind: str, about: Mapping[str, Any]) -> None:
         """To the engine, as soon as its mailbox has room: what was accepted is carried out."""
         if isinstance(change, AllRevoked):
-            self._hold_end_s = self._clock.monotonic() + change.hold_s
+            end_s = self._clock.monotonic() + change.hold_s
+            self._hold_end_s = end_s if self._hold_end_s == math.inf else max(end_s, self._hold_end_s)
         while not self._put(Ordered(change, kind, about)):  # noqa: ASYNC110  # a mailbox tells nobody that it has room
             await asyncio.sleep(ROOM_S)
 
@@ -351,7 +352,7 @@ class UtilitySide:
     async def _tell_weeks(self) -> None:
         """Weeks that have ended since they were last told; what is told and that it is told become durable in turn."""
         told_s = await self._ports.outbox.call(lambda outbox: outbox.setting(TOLD))
-        weeks = await self._ports.files.weeks(told_s or 0)
+        weeks = await self._ports.files.weeks(min(told_s or 0, int(self._clock.utc_s())))  # no week of the future
         if weeks:
             items = [Item(Class.STATISTICS, *_week(self._ports.configured.dcu.id, one)) for one in weeks]
             newest_s = max(one["start_s"] for one in weeks)

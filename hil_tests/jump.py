@@ -121,6 +121,8 @@ class JumpStreet:
         self.salts: Callable[[int], bytes] = random.Random(seed + 2).randbytes
         self.medium: Files = NoSync()
         """Of the DCU's ledger; tests put others there, before a start."""
+        self.open_line = open_memory_port
+        """How a daemon opens its modem; the same."""
         self._clock = LoopClock(loop, loop.utc_s)
         self._world = World(scenario, ear, loop, self._clock, seed, line)
         self._stores = {name: MemoryStore() for name in CLIENTS}
@@ -177,7 +179,7 @@ class JumpStreet:
         ports = dcu.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
-            open_plc=open_memory_port(self._world.modems[DCU]),
+            open_plc=self.open_line(self._world.modems[DCU]),
             registers=self._world.meters[SUBSTATION].port(answer_s=0.0),
             ledger=DirectLedger(self._ledger),
             epoch=Epoch(self._ledger.epoch + 1),
@@ -196,7 +198,7 @@ class JumpStreet:
         ports = meter.daemon.Ports(
             clock=self._clock,
             draw=random.Random(self._draw.getrandbits(64)),
-            open_plc=open_memory_port(self._world.modems[name]),
+            open_plc=self.open_line(self._world.modems[name]),
             registers=self._world.meters[name].port(answer_s=0.0),
             relay=VirtualRelay(self._world.relays[name]),
             store=DirectStore(store),

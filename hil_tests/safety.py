@@ -2,10 +2,10 @@
 
 For each state: draw powers and wishes from the seed; let the meters measure with errors of their class, in the steps of
 the register map, and the rule use a model that is wrong within the declared share; answer one window; then solve the
-*true* network, with the other engine, with every grant fully used. A voltage or a rated current beyond its limit that
-was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a number. Beside
-it: how much of what was exactly feasible (the common level that an independent bisection on the true network finds) was
-granted, and how often the linear prediction's bound covers the exact voltages.
+*true* network with every grant fully used, the worst of its states by two engines. A voltage or a rated current beyond
+its limit that was not beyond it before is an unsafe grant; so is any grant while a reading is missing, stale or not a
+number. Beside it: how much of what was exactly feasible (the common level that an independent bisection on the true
+network finds) was granted, and how often the linear prediction's bound covers the exact voltages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.compiler import compile_network, network_sha256
-from dcu.grid.feeder import Feeder, solve
+from dcu.grid.feeder import Engine, Feeder, solve
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.network import Network, matrix
 from dcu.grid.port_model import PortModel
@@ -50,8 +50,10 @@ SPOILED_SHARE: Final = 0.02
 LOW_SHARE, HIGH_SHARE = 1.0, 1 / 3
 """Parts of the band below and above the feeder's own no-load voltage."""
 UNUSED, EVENLY = -1, -2
+LABELS: Final = ("L1", "L2", "L3")
 MIXED: Final = ((0, 1), (1, 1), (2, 1), (0, 3), (1, 3), (2, 3), (0, 2), (1, 2))
 """First and step of ways in which customers of several phases use theirs on different ones, or not at all."""
+NONE: Final = slice(0)
 CHUNK: Final = 500
 SEQUENCE_SHARE: Final = 0.02
 """Share of states that are some minutes long; one costs as much as fifty windows."""
@@ -226,7 +228,7 @@ def _one_state(
     at = np.array([truth.place[w.meter] for w in wishes])
     after = truth.in_some_phases(p, at, limits[None, :])
     nominal = truth.in_some_phases(p, at, np.full((1, len(wishes)), NOMINAL_W))
-    over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q)
+    over = truth.beyond(np.concatenate([after, nominal, p[None, :]]), q, slice(len(after)))
     borne = np.maximum(over[len(after) :].max(axis=0), 0.0)
     beyond = float((over[: len(after)] - borne).max())
     tally.states += 1
@@ -281,7 +283,8 @@ def _customers(model: PortModel) -> tuple[tuple[int, ...], ...]:
 
 
 class _Truth:
-    """The real feeder, solved by the sweep where it is radial: not the engine that decides."""
+    """The real feeder, solved by the sweep where it is radial. As decisions walk its tree too, the worst of the states
+    that are judged is solved by products with Z as well."""
 
     def __init__(self, network: Network, band_pct: float) -> None:
         self.feeder = Feeder(network)
@@ -375,13 +378,21 @@ class _Truth:
         """Magnitudes at all ports (n_state, n) [V]."""
         return np.asarray(np.abs(self._solve(p, q)))
 
-    def _solve(self, p: Reals, q: Reals) -> NDArray[np.complex128]:
+    def _solve(self, p: Reals, q: Reals, engine: Engine = "auto") -> NDArray[np.complex128]:
         batch = Injections(p, np.repeat(q[None, :], len(p), axis=0))
-        return np.asarray(solve(self.feeder, batch, tolerance_pu=1e-9)["port_u_v"])
+        return np.asarray(solve(self.feeder, batch, engine=engine, tolerance_pu=1e-9)["port_u_v"])
 
-    def beyond(self, p: Reals, q: Reals) -> Reals:
-        """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint)."""
-        u = self._solve(p, q)
+    def beyond(self, p: Reals, q: Reals, judged: slice = NONE) -> Reals:
+        """How far each voltage and rated current is beyond its limit [limit] (n_state, n_constraint); for the worst of
+        the judged states by whichever engine says more."""
+        found = self._beyond(p, self._solve(p, q), q)
+        if len(found[judged]):
+            worst = int(np.arange(len(p))[judged][found[judged].max(axis=1).argmax()])
+            again = self._beyond(p[worst : worst + 1], self._solve(p[worst : worst + 1], q, "port"), q)
+            found[worst] = np.maximum(found[worst], again[0])
+        return found
+
+    def _beyond(self, p: Reals, u: NDArray[np.complex128], q: Reals) -> Reals:
         parts = [np.abs(u) / self.u_high_v - 1, 1 - np.abs(u) / self.u_low_v]
         if len(self._rated):
             model = self.feeder.model
@@ -414,13 +425,26 @@ class _Truth:
         if self.several:
             order = np.arange(len(at))
             mixed = [(order * step + first) % 4 for first, step in MIXED]
-            uses = np.array([*(0 * order + phase for phase in range(3)), *mixed, 0 * order + EVENLY])
+            uses = np.array([*self._through(at), *mixed, 0 * order + EVENLY])
             return self._with_use(p, at, limits_w, np.where(uses == 3, UNUSED, uses))
         labels = sorted({self.phases()[port] for port in at})
         choices = self._in_phases(tuple(labels))[:, at]
         used = np.where(choices[None, :, :], -limits_w[:, None, :], p[at])
         found = np.repeat(p[None, :], len(limits_w) * len(choices), axis=0)
         found[:, at] = used.reshape(len(found), len(at))
+        return found
+
+    def _through(self, at: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Ways in which some phases are used: customers of one of them by those on it, customers of several all by the
+        same one of them (n_wish)."""
+        labels = self.phases()
+        own = [[labels[port] for port in self.customers[k]] for k in at]
+        found = []
+        for size in range(1, len(LABELS) + 1):
+            for choice in combinations(LABELS, size):
+                found += [
+                    np.array([_slot(phases, choice, through) for phases in own], dtype=np.int64) for through in choice
+                ]
         return found
 
     def _in_phases(self, labels: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -446,6 +470,14 @@ class _Truth:
                 return NOMINAL_W
             low, high = float(levels[last]), float(levels[last + 1])
         return low
+
+
+def _slot(phases: Sequence[str], used: Sequence[str], through: str) -> int:
+    """Where a customer on some phases feeds in, if he does, when some of them are used and one by the customers who
+    may choose."""
+    if len(phases) > 1:
+        return phases.index(through) if through in phases else UNUSED
+    return 0 if phases[0] in used or phases[0] not in LABELS else UNUSED
 
 
 def _of(values: Reals, ports: tuple[int, ...]) -> tuple[float, ...]:

@@ -66,8 +66,8 @@ class TrueStreet(Protocol):
     def voltages(self, p: Reals, q: Reals) -> Reals:
         """Magnitudes at all ports (n_state, n) [V]."""
 
-    def beyond(self, p: Reals, q: Reals) -> Reals:
-        """How far each limit is exceeded [limit] (n_state, n_constraint)."""
+    def beyond(self, p: Reals, q: Reals, judged: slice) -> Reals:
+        """How far each limit is exceeded [limit] (n_state, n_constraint); the judged states are looked at twice."""
 
     def phases(self) -> tuple[str, ...]:
         """Of every port."""
@@ -260,8 +260,8 @@ class Minutes:
                 used = np.isin(mine, choice)
                 p[ports[used]] = -limits_w[used]
                 states.append(p)
-        over = self.street.beyond(np.array(states), self.q_var)
         n = len(choices)
+        over = self.street.beyond(np.array(states), self.q_var, slice(1, 1 + n))
         borne = np.maximum(np.concatenate([over[:1], over[1 + n :]]).max(axis=0), 0.0)
         worst = float((over[1 : 1 + n] - borne).max())
         stale = any(house.read_s < self.now - STALE_S for house in self.houses)

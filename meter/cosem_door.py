@@ -13,14 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from shared.cosem import SERVER_SAP
-from shared.daemon import Progress
+from shared.daemon import Progress, show
 from shared.errors import DeviceError
 
 VERSION: Final = 1
 HEADER_BYTES: Final = 8
 APDU_BYTES_MAX: Final = 1021
 CONNECTIONS_MAX: Final = 4
-PROGRESS_S: Final = 5.0
 
 IDLE_S_MAX: Final = 60.0
 """[s] A client that says nothing for so long, or cannot finish one APDU in it, is cut off."""
@@ -66,9 +65,7 @@ def cosem_door(listening: socket.socket) -> CosemDoor:
 
         server = await asyncio.start_server(client, sock=listening)
         try:
-            while True:
-                progress()
-                await asyncio.sleep(PROGRESS_S)
+            await show(progress)
         finally:
             server.close()
             for writer in serving.values():

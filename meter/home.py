@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 import h11
 
 from meter.core import HouseholdAsked, HouseholdCapped
-from shared.daemon import Progress
+from shared.daemon import Progress, show
 from shared.errors import DeviceError, Fault
 
 BODY_BYTES_MAX: Final = 4096
@@ -37,7 +37,6 @@ LINGER_BYTES_MAX: Final = 65_536
 """What a refused request may still send before the connection is cut; read so that its answer is not lost."""
 
 CONNECTIONS_MAX: Final = 16
-PROGRESS_S: Final = 5.0
 TOKEN_CHARACTERS_MIN: Final = 16
 WATTS_MAX: Final = 1e7
 
@@ -114,9 +113,7 @@ def home_door(listening: socket.socket, token: str) -> HomeDoor:
         home = Home(token, household)
         server = await asyncio.start_server(home.serve, sock=listening, limit=HEADER_BYTES_MAX)
         try:
-            while True:
-                progress()
-                await asyncio.sleep(PROGRESS_S)
+            await show(progress)
         finally:
             server.close()
             await home.close()

@@ -22,8 +22,8 @@ DEAF_DB: Final = 0.0
 """[dB] What a switch hears of us at best that takes nothing of what we send."""
 
 DEEPER_MAX: Final = 1
-"""Levels that a switch may hang deeper with its tree than it ever did, for the sake of a better way: each costs a hop for
-whoever is below, and small steps would make a chain of the tree."""
+"""Levels that a switch may hang deeper with its tree than it ever did, for the sake of a better way: each costs whoever
+is below a hop, and small steps would make a chain of the tree."""
 
 OWN_TREE_AVOID_S: Final = 120.0
 """[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""

@@ -20,6 +20,7 @@ from shared.clock import Clock
 from shared.log import event, get_logger
 from shared.notify import Notify, no_notify
 
+SHOW_S: Final = 5.0
 WATCHDOG_CHECK_S: Final = 1.0
 """[s] How often progress is looked at; WatchdogSec of the units is at least three times this."""
 
@@ -30,6 +31,13 @@ Progress = Callable[[], None]
 
 Work = Callable[[Progress], Awaitable[None]]
 """A worker: runs for ever, given its progress call."""
+
+
+async def show(progress: Progress) -> None:
+    """The turns of a worker that waits for others only, such as a server: for ever, as long as the loop turns."""
+    while True:
+        progress()
+        await asyncio.sleep(SHOW_S)
 
 
 class Signals(Enum):

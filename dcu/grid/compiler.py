@@ -12,8 +12,10 @@ from scipy.sparse.linalg import SuperLU
 
 from dcu.grid.network import Conductor, Network, Node, Transformer
 from dcu.grid.network_file import network_json
-from dcu.grid.port_model import Complexes, CurrentName, Lines, NodeName, PortModel
+from dcu.grid.port_model import Complexes, CurrentName, Lines, NodeName, PortModel, agrees
 from dcu.grid.tableau import Tableau, branch_key, build_tableau, port_pairs, reference_elements, transformer_key
+from dcu.grid.tree import NotRadialError, reduce_tree
+from dcu.grid.tree_model import TreeModel
 from dcu.grid.zones import EARTH, Joined, bus_links
 from shared.errors import ConfigError, Fault
 
@@ -90,7 +92,17 @@ def compile_network(network: Network, *, observe: bool | None = None, by_lines: 
         source_i_open_a=view.of_source(open_)[1],
         source_h=rows[3],
         notes=tuple(notes),
+        tree=_tree(network, z),
     )
+
+
+def _tree(network: Network, z: Complexes) -> TreeModel | None:
+    """The same feeder as a tree; None where it is none."""
+    try:
+        tree = reduce_tree(network, network.port_nominal_v())
+    except NotRadialError:
+        return None
+    return tree if agrees(tree, z) else None
 
 
 class _Observables:

@@ -25,7 +25,7 @@ from shared.errors import ConfigError, Fault, HeadroomError
 
 if TYPE_CHECKING:
     from dcu.grid.network import Network
-    from dcu.grid.tree import TreeModel
+    from dcu.grid.tree_model import TreeModel
 
 Engine = Literal["auto", "port", "sweep"]
 Precision = Literal["double", "single"]

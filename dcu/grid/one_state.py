@@ -1,8 +1,9 @@
 """The fixed point `u <- u_open + Z i(u)` for one state with constant power at every port: what a decision asks.
 
-The method and error estimate of `port_engine`, without its preparations: a vector and not a block, complex numbers
-(half the memory of stacked parts to read), ports sorted by outgoing line, and a start at a state near by, from which
-two or three steps are enough.
+Where the model keeps the feeder's tree and the compiled sweep is there, Z is walked (`sweep.Walker`). Else: the method
+and error estimate of `port_engine`, without its preparations: a vector and not a block, complex numbers (half the
+memory of stacked parts to read), ports sorted by outgoing line, and a start at a state near by, from which two or three
+steps are enough.
 
 Nomenclature: n ports.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcu.grid.port_engine import Q_FIRST, QUIET, STEPS_MAX
 from dcu.grid.port_model import Lines, PortModel
+from dcu.grid.sweep import Walker, available
 
 Complexes = NDArray[np.complex128]
 Reals = NDArray[np.float64]
@@ -92,6 +94,14 @@ def _sorted(model: PortModel) -> _Sorted:
     return _Sorted(order, np.argsort(order), model.u_open_v[order], 1 / model.u_nominal_v[order], parts, rough, common)
 
 
+def _walker(model: PortModel) -> Walker | None:
+    """Kept with the model; None where it has no tree, or the compiled sweep is not there."""
+    if "walker" not in model.memo:
+        model.memo["walker"] = Walker(model.tree) if model.tree is not None and available() else None
+    found: Walker | None = model.memo["walker"]
+    return found
+
+
 def solve_one(
     model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float, near_u_v: Complexes | None = None
 ) -> tuple[Complexes, Complexes]:
@@ -104,6 +114,32 @@ def solve_one(
         tolerance_pu: estimated error of the voltages at which the state is done [share of nominal].
         near_u_v: voltages (n) [V] of a state near by, where the iteration starts; None for no load.
     """
+    u, i = solve_few(model, p_w[None, :], q_var, tolerance_pu, near_u_v)
+    return u[0], i[0]
+
+
+def solve_few(
+    model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float, near_u_v: Complexes | None = None
+) -> tuple[Complexes, Complexes]:
+    """`solve_one` of a few states near each other, draws (n_state, n) [W]: (n_state, n), NaN where one does not
+    settle."""
+    walker = _walker(model)
+    if walker is not None:
+        u, i, reached = walker.walk(p_w, q_var, tolerance_pu, near_u_v)
+        if not reached.all():
+            u[~reached] = i[~reached] = np.nan + 0j
+        return u, i
+    u, i = np.empty((2, *p_w.shape), dtype=np.complex128)
+    for k, p in enumerate(p_w):
+        u[k], i[k] = _solve(model, p, q_var, tolerance_pu, near_u_v)
+        near_u_v = near_u_v if np.isnan(u[k, 0]) else u[k]
+    return u, i
+
+
+def _solve(
+    model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float, near_u_v: Complexes | None
+) -> tuple[Complexes, Complexes]:
+    """One state by products with Z."""
     by = _Sorted.of(model)
     given = _given(by, p_w, q_var)
     u = by.u_open_v.copy() if near_u_v is None else near_u_v[by.order]
@@ -149,13 +185,19 @@ def _given(by: _Sorted, p_w: Reals, q_var: Reals) -> Complexes:
     return given[by.order]
 
 
-def one_step(
+def step_few(
     model: PortModel, p_w: Reals, q_var: Reals, near_u_v: Complexes | None = None
 ) -> tuple[Complexes, Complexes]:
-    """The same after a single step: right to first order about the state it starts from."""
+    """`solve_few` after a single step: right to first order about the state it starts from."""
+    walker = _walker(model)
+    if walker is not None:
+        u, i, _ = walker.walk(p_w, q_var, 0.0, near_u_v, steps_max=1)
+        return u, i
     by = _Sorted.of(model)
-    given = _given(by, p_w, q_var)
-    u = by.u_open_v if near_u_v is None else near_u_v[by.order]
-    new, i = np.empty_like(u), np.empty_like(u)
-    by.rough_step(given, u, i, new)
-    return new[by.back], i[by.back]
+    near = by.u_open_v if near_u_v is None else near_u_v[by.order]
+    u, i = np.empty((2, *p_w.shape), dtype=np.complex128)
+    new, current = np.empty((2, len(near)), dtype=np.complex128)
+    for k, p in enumerate(p_w):
+        by.rough_step(_given(by, p, q_var), near, current, new)
+        u[k], i[k] = new[by.back], current[by.back]
+    return u, i

@@ -21,11 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.files import write_whole
+from dcu.grid.tree_model import TreeModel
 from shared.errors import ConfigError, Fault
 
 FORMAT: Final = "headroom-port-model/1"
 FILE_BYTES_MAX: Final = 4 << 30
 HEADER_BYTES_MAX: Final = 64 << 20
+TREE_AGREES: Final = 1e-9
+"""Share of the largest voltage up to which Z and the tree may differ: rounding, and nothing that a decision sees."""
 
 Complexes = NDArray[np.complex128]
 Reals = NDArray[np.float64]
@@ -59,6 +62,13 @@ class Lines:
     parts: tuple[Complexes, ...]
     transfer: Complexes
     z_busbar_ohm: Complexes
+
+    def times(self, i_a: Complexes) -> Complexes:
+        """Z i (n) [V]."""
+        found: Complexes = self.transfer @ (self.z_busbar_ohm @ (self.transfer.T @ i_a))
+        for at, part in zip(self.ports, self.parts, strict=True):
+            found[at] += part @ i_a[at]
+        return found
 
     def dense(self) -> Complexes:
         """The whole Z (n_port, n_port) [ohm]."""
@@ -108,6 +118,8 @@ class PortModel:
     source_h: Complexes
     """(s, n) currents out of the source."""
     notes: tuple[str, ...] = ()
+    tree: TreeModel | None = None
+    """The same Z as a tree, where the feeder is radial."""
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
     """What engines derive from the arrays and keep."""
 
@@ -156,6 +168,7 @@ _MAY_BE_INFINITE: Final = frozenset({"rating_a"})
 def save_model(model: PortModel, path: Path) -> None:
     """Write the file whole or not at all; the same model gives the same bytes."""
     arrays = {name: getattr(model, name) for name in _ARRAYS} | _z_arrays(model.z)
+    arrays |= {} if model.tree is None else model.tree.arrays()
     header: dict[str, Any] = {
         "format": FORMAT,
         "name": model.name,
@@ -217,17 +230,19 @@ def load_model(path: Path) -> PortModel:
     if faults:
         raise ConfigError(file, faults)
     known: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+    z, ports = _read_z(arrays), tuple(header["ports"])
     return PortModel(
         name=header["name"],
         network_sha256=header["network_sha256"],
-        ports=tuple(header["ports"]),
+        ports=ports,
         port_buses=tuple(header["port_buses"]),
         port_labels=tuple(header["port_labels"]),
         port_meters=tuple(header["port_meters"]),
         nodes=tuple(NodeName(*n) for n in header["nodes"]),
         currents=tuple(CurrentName(*c) for c in header["currents"]),
         notes=tuple(header["notes"]),
-        z=_read_z(arrays),
+        z=z,
+        tree=_read_tree(file, arrays, z, ports),
         **known,
     )
 
@@ -289,3 +304,24 @@ def _read_z(arrays: Mapping[str, NDArray[Any]]) -> Complexes | Lines:
         arrays["transfer"],
         arrays["z_busbar_ohm"],
     )
+
+
+def _read_tree(
+    file: str, arrays: Mapping[str, NDArray[Any]], z: Complexes | Lines, ports: tuple[str, ...]
+) -> TreeModel | None:
+    """The tree, which must be another form of the same Z."""
+    try:
+        tree = TreeModel.of(arrays, arrays["u_open_v"], arrays["u_nominal_v"], ports)
+    except (KeyError, ValueError, OverflowError) as error:
+        wanted = "nodes, each after its parent, and their ports"
+        raise ConfigError(file, [Fault("tree", _short(error), wanted)]) from error
+    if tree is not None and not agrees(tree, z):
+        raise ConfigError(file, [Fault("tree", "other voltages than by z_ohm", "the same feeder as a tree")])
+    return tree
+
+
+def agrees(tree: TreeModel, z: Complexes | Lines) -> bool:
+    """Whether a tree answers a current at every port as Z does."""
+    i_a = np.exp(1j * np.arange(len(tree.ports)) ** 2)  # no two alike
+    by_z = z.times(i_a) if isinstance(z, Lines) else z @ i_a
+    return bool(np.abs(tree.lift_v(i_a) - by_z).max() <= TREE_AGREES * np.abs(by_z).max())

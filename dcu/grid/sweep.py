@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.injections import Law, Prepared
-from dcu.grid.tree import TreeModel
+from dcu.grid.injections import Injections, Law, Prepared, prepare
+from dcu.grid.tree_model import TreeModel
 
 try:
     from dcu.grid import _sweep as _compiled
@@ -100,6 +100,50 @@ def sweep(
         high,
     )
     return Swept(error, contraction, iterations, _complex(u), _complex(i), low, high)
+
+
+class Walker:
+    """A few states with constant power at every port: what a decision asks, without a batch's preparations.
+
+    By the plainest kernels: they do the same sums on every processor of a kind, and wider registers would be empty.
+    """
+
+    KERNELS: Final = "baseline"
+
+    def __init__(self, tree: TreeModel) -> None:
+        """For a feeder; ask `available` first."""
+        self._plan = _plan(tree)
+        law = prepare(Injections.of(np.zeros(len(tree.ports))), tree.u_nominal_v).law
+        self._elements = _elements(tree, law)
+
+    def walk(
+        self,
+        p_w: NDArray[np.float64],
+        q_var: NDArray[np.float64],
+        tolerance_pu: float,
+        near_u_v: NDArray[np.complex128] | None = None,
+        steps_max: int = STEPS_MAX,
+    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.bool_]]:
+        """Port voltages [V], injected currents [A] (n_state, n), and whether the tolerance was reached (n_state).
+
+        Args:
+            p_w: draws (n_state, n) [W], import positive.
+            q_var: the same (n) [var], in every state.
+            tolerance_pu: as in `sweep`.
+            near_u_v: voltages (n) [V] from which every state begins; None for no load.
+            steps_max: steps after which it stops.
+        """
+        assert _sweep is not None, "ask available() first"
+        p = np.ascontiguousarray(p_w, dtype=np.float64)
+        q = np.empty(p.shape)
+        q[...] = q_var
+        states, ports = p.shape
+        u, i = np.empty((states, ports, 2)), np.empty((states, ports, 2))
+        error, ratio, steps = np.empty(states), np.empty(states), np.empty(states, dtype=np.int32)
+        start = None if near_u_v is None else np.ascontiguousarray(near_u_v).view(np.float64)
+        law = (self._plan, self._elements, p, q, None, tolerance_pu, steps_max, 1, self.KERNELS, False)
+        _sweep.solve(*law, error, ratio, steps, u, i, None, None, start)
+        return u.view(np.complex128)[:, :, 0], i.view(np.complex128)[:, :, 0], error <= tolerance_pu
 
 
 STATES_A_THREAD: Final = 512

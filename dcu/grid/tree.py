@@ -18,46 +18,20 @@ Steps
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.network import Network, Node
 from dcu.grid.tableau import Series, port_pairs, series_elements, shunt_elements
+from dcu.grid.tree_model import COORDINATES_MAX, KIND_MAX, TreeModel
 from dcu.grid.zones import EARTH, Joined, node_index, unearthed_zones
 from shared.errors import ConfigError, Fault, HeadroomError
-
-COORDINATES_MAX: Final = 16
-"""Of one node in the compiled sweep; buses joined by switches can have more than four conductors together."""
-
-KIND_MAX: Final = 4
-"""Coordinates of a node for which the sweep has a loop of its own."""
 
 
 class NotRadialError(HeadroomError):
     """The network has a loop (or a node too wide): the sweep cannot walk it, the port engine can."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TreeModel:
-    """The reduced tree as the arrays of `dcu/grid/cpp/sweep.hpp`, with the ports in the network's order."""
-
-    nodes: NDArray[np.int32]
-    """(n_node, 7): slot, count, parent slot, parent count, select, coefficients, kind."""
-    selects: NDArray[np.int32]
-    coefficients: NDArray[np.float64]
-    slots: int
-    port_pos: NDArray[np.int32]
-    port_neg: NDArray[np.int32]
-    port_z_ohm: NDArray[np.complex128]
-    """(n_port) impedance between its slot and the port: the service line of a leaf."""
-    u_open_v: NDArray[np.complex128]
-    u_nominal_v: NDArray[np.float64]
-    ports: tuple[str, ...]
-    floating: bool
-    """Some zone is joined to earth nowhere."""
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True)

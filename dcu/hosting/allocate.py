@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
-from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.compiled import share
+from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Near, Wishes, fill_in_order, fill_most, fill_near, fill_together
+from dcu.hosting.headroom import Constraint, Onto, Prospect
 from dcu.hosting.measurements import SUBSTATION
 
 Reals = NDArray[np.float64]
@@ -81,6 +83,10 @@ _FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
     Policy.FIRST_COME: fill_in_order,
     Policy.MAX_TOTAL: fill_most,
 }
+
+
+_TURN: Final = {Policy.EQUAL: False, Policy.PROPORTIONAL: False, Policy.FIRST_COME: True}
+"""Whether claims are filled in turn, by the policies that fill."""
 
 
 class Claim(NamedTuple):
@@ -147,19 +153,19 @@ class Spread:
     """
 
     def __init__(self, ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> None:
-        counts = np.array([len(own) for own in ports], dtype=np.int64)
+        counts = np.fromiter(map(len, ports), dtype=np.int64)
         assert all(ports), "everybody is connected"
-        self.ports = np.array([port for own in ports for port in own], dtype=np.int64)
+        self.ports = np.fromiter(chain.from_iterable(ports), dtype=np.int64)
         """Of all claims, one after the other."""
         self._owner = np.repeat(np.arange(len(ports)), counts)
         self._minus_share = -1 / counts[self._owner]
         self._starts = np.cumsum(counts) - counts
         self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
-        self._free = np.array([bool(own) for own in phases], dtype=bool)
+        self._free = np.fromiter(map(bool, phases), dtype=bool)
+        self.onto = Onto(self.ports, self._starts, self._minus_share, self._free)
         self.cases = PHASES if self._free.any() else 1
-        own = list(zip(ports, phases, strict=True))
-        self._through = np.array([_through(len(p), on, k) for k in range(self.cases) for p, on in own], dtype=np.int64)
-        self._through = self._through.reshape(self.cases, -1) if len(ports) else np.zeros((1, 0), dtype=np.int64)
+        through = chain.from_iterable(map(_through, map(len, ports), phases, repeat(self.cases)))
+        self._through = np.fromiter(through, dtype=np.int64).reshape(-1, self.cases).T.copy()
 
     @staticmethod
     def of(claims: tuple[Claim, ...]) -> Spread:
@@ -186,6 +192,12 @@ class Spread:
         """
         cases = max(self.cases, 1 if others_p_w.ndim == 1 else len(others_p_w))
         p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
+        if share is not None:
+            limits = limits_w if limits_w.ndim > 1 else limits_w[None]
+            others = np.ascontiguousarray(others_p_w if others_p_w.ndim > 1 else others_p_w[None])
+            found = p if p.ndim > 2 else p[None]
+            share.powers(limits, others, now_w, *self.onto, self._through, found)
+            return p
         p[...] = others_p_w
         if self._alike == 1:
             p.T[self.ports] = -limits_w.T[:, None]
@@ -212,22 +224,11 @@ class Spread:
         found = np.where(through, of_owner + fall[..., self._owner], -share[..., self._owner] * elsewhere)
         return np.where(self._free[self._owner], found, even)
 
-    def by_limit(self, by_port: Reals) -> Reals:
-        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
-        own: Reals = by_port[:, self.ports] * self._minus_share
-        if self._alike:
-            found = np.asarray(sum(own[:, k :: self._alike] for k in range(self._alike)))
-        else:
-            found = np.add.reduceat(own, self._starts, axis=1)
-        if self._free.any():
-            worst = np.maximum.reduceat(-by_port[:, self.ports], self._starts, axis=1)
-            found = np.where(self._free, worst, found)
-        return np.asarray(found)
 
-
-def _through(count: int, phases: tuple[int, ...], case: int) -> int:
-    """Which of a claim's ports is the one on a phase, or one of them if there is none."""
-    return phases.index(case) if case in phases else case % count
+@lru_cache
+def _through(count: int, phases: tuple[int, ...], cases: int) -> tuple[int, ...]:
+    """Which of a claim's ports is the one on each phase, or one of them if there is none."""
+    return tuple(phases.index(case) if case in phases else case % count for case in range(cases))
 
 
 @lru_cache(maxsize=SPREADS_KEPT)
@@ -269,6 +270,10 @@ class _Sharing:
     nominal: Reals = field(init=False)
     wanted: Reals = field(init=False)
     minimum: Reals = field(init=False)
+    most: Reals = field(init=False)
+    """What is wanted, or the nominal limit of who stays at it: out or frozen."""
+    weight: Reals = field(init=False)
+    """How fast each grows."""
     out: NDArray[np.bool_] = field(init=False)
     """Claims that got less than their minimum, and so nothing."""
     frozen: Rows = field(init=False)
@@ -289,21 +294,18 @@ class _Sharing:
 
     def __post_init__(self) -> None:
         self.spread = Spread.of(self.claims)
-        self.least = np.array([c.exports_w for c in self.claims])
         self.case = np.zeros(len(self.prospect.names), dtype=np.int64)
         if self.missing is not None and self.missing.ndim > 1:
             common = self.missing.min(axis=0)
             self.extra, self.missing = self.missing - common, common
-        self.nominal, self.wanted, self.minimum = (
-            np.array(values, dtype=float)
-            for values in (
-                [c.nominal_w for c in self.claims],
-                [c.wanted_w for c in self.claims],
-                [c.minimum_w for c in self.claims],
-            )
-        )
+        watts = [(c.nominal_w, c.wanted_w, c.minimum_w, c.exports_w) for c in self.claims]
+        self.nominal, self.wanted, self.minimum, self.least = np.array(watts, dtype=float).reshape(-1, 4).T.copy()
         assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
         assert (self.minimum <= self.wanted).all()
+        self.most = self.wanted.copy()
+        self.weight = np.ones(len(self.claims))
+        if self.policy is Policy.PROPORTIONAL:
+            self.weight = np.where(self.nominal > 0, self.nominal, 1.0)
         self.out = np.zeros(len(self.claims), dtype=bool)
         self.frozen = np.full(len(self.claims), FREE)
 
@@ -386,17 +388,18 @@ class _Sharing:
             pushes |= (by_now > PUSH_SHARE * most) & (self.at_now[found] > 0)[:, None]
         moved = at_w > self.nominal + RESOLUTION_W
         lost = ~(pushes & moved).any(axis=1)
+        if not lost.any():
+            return False
         pushers = pushes[lost].any(axis=0) & (self.frozen == FREE)
         if pushers.any():
             self.frozen[pushers] = found[lost][pushes[lost].argmax(axis=0)][pushers]
+            self.most[pushers] = self.nominal[pushers]
         self.limit[found[lost]] = np.inf
         # A current that is too much one way, pushed by nobody, may become too much the other way.
-        size = np.array(
-            [self.prospect.names[row].kind in {"current", "unbalance"} for row in found.tolist()], dtype=bool
-        )
-        both_ways = lost & ~pushes.any(axis=1) & size
-        self.limit[found[both_ways]] = borne[found[both_ways]]
-        return bool(lost.any())
+        for row in found[lost & ~pushes.any(axis=1)].tolist():
+            if self.prospect.names[row].kind in {"current", "unbalance"}:
+                self.limit[row] = borne[row]
+        return True
 
     def _full(self, filled: Filled, here: Reals) -> bool:
         """Whether what keeps claims from more has nothing left to give: another step would not move them."""
@@ -407,9 +410,19 @@ class _Sharing:
         """Where to begin: linear about a start, constraints taken in until the guess breaks no more."""
         filled = Filled(self.wanted, np.full(len(start), FREE))
         for k in range(FLOWS_MAX):
-            rough = self._by_case(np.array([self.prospect.guess(p) for p in self._powers(filled.limits_w)]))
-            over = rough - self.limit + (GUESS_SHARE * np.maximum(rough - here, 0.0) if k == 0 else 0.0)
-            broken = _worst(np.where(near & (k > 0), -np.inf, over))
+            states = self._powers(filled.limits_w)
+            if k == 0:
+                enough = np.minimum(self.limit, (self.limit + GUESS_SHARE * here) / (1 + GUESS_SHARE))
+            else:
+                enough = np.where(near, np.inf, self.limit)
+            enough = enough[None, :] if self.extra is None else enough - self.extra
+            rough, _ = worst_case(self.prospect.guess(states, enough), self.extra)
+            over = rough - self.limit
+            if k == 0:
+                over += GUESS_SHARE * np.maximum(rough - here, 0.0)
+            if k > 0:
+                over[near] = -np.inf
+            broken = _worst(over)
             if k > 0 and over[broken].max(initial=0.0) <= ROUGH:
                 break
             near |= broken
@@ -428,10 +441,8 @@ class _Sharing:
 
     def _excess(self, limits_w: Reals) -> Reals:
         self.flows += 1
-        found = self.prospect.excess(self._powers(limits_w))
-        found = found if self.extra is None else found + self.extra
-        self.case = found.argmax(axis=0)
-        return np.asarray(found.max(axis=0))
+        found, self.case = worst_case(self.prospect.excess(self._powers(limits_w)), self.extra)
+        return found
 
     def _slopes_at(self, limits_w: Reals) -> _Slopes:
         return _Slopes(self.prospect, self.spread, self._powers(limits_w), self.case)
@@ -439,24 +450,35 @@ class _Sharing:
     def _fill(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Filled:
         """The policy under the near constraints, linear about `at_w`, where `room` (c) is left; claims below their
         minimum leave, the neediest first."""
+        fill = self._filling(at_w, near, room)
+        while True:
+            filled = fill(Wishes(self.nominal, self.most, self.weight))
+            lack = self.minimum - filled.limits_w
+            short = lack > RESOLUTION_W
+            if short.any():
+                short &= (self.most > self.nominal) & (self.nominal < self.minimum)
+            if not short.any():
+                return filled
+            leaves = int(np.where(short, lack, -np.inf).argmax())
+            self.out[leaves], self.most[leaves] = True, self.nominal[leaves]
+
+    def _filling(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Callable[[Wishes], Filled]:
+        """Fills between any limits under these constraints, which are named as they stand among all."""
+        if share is not None and self.policy in _TURN and not self.prospect.widens:
+            some = Near(*self.known.table(near & np.isfinite(room)), near, room, SLACK, at_w)
+            in_order = _TURN[self.policy]
+            return lambda wishes: fill_near(some, wishes, in_order=in_order)
         rows = np.flatnonzero(near & np.isfinite(self.limit))
         slope = self.known.of(rows)
-        room = room[rows] - SLACK + slope @ at_w
+        left = room[rows] - SLACK + slope @ at_w
         if self.prospect.widens:
-            rows, slope, room = self._with_cuts(rows, slope, room)
-        weight = np.ones(len(at_w))
-        if self.policy is Policy.PROPORTIONAL:
-            weight = np.where(self.nominal > 0, self.nominal, 1.0)
-        while True:
-            stay = self.out | (self.frozen != FREE)
-            wanted = np.where(stay, self.nominal, self.wanted)
-            filled = _FILL[self.policy](slope, room, Wishes(self.nominal, wanted, weight))
-            lack = self.minimum - filled.limits_w
-            short = ~stay & (self.nominal < self.minimum) & (lack > RESOLUTION_W)
-            if not short.any():
-                named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
-                return Filled(filled.limits_w, named)
-            self.out[int(np.where(short, lack, -np.inf).argmax())] = True
+            rows, slope, left = self._with_cuts(rows, slope, left)
+        return partial(self._fill_rows, rows, slope, left)
+
+    def _fill_rows(self, rows: Rows, slope: Reals, left: Reals, wishes: Wishes) -> Filled:
+        filled = _FILL[self.policy](slope, left, wishes)
+        named = np.where(filled.binding >= 0, rows[filled.binding] if len(rows) else FREE, FREE)
+        return Filled(filled.limits_w, named)
 
     def _with_cuts(self, rows: Rows, slope: Reals, room: Reals) -> tuple[Rows, Reals, Reals]:
         """These constraints and those of earlier steps: a doubt that grows with the distance is convex, so that what
@@ -492,14 +514,14 @@ class _Sharing:
         return tuple(found)
 
 
-def slopes_by_case(prospect: Prospect, p_w: Reals, rows: Rows, case: Rows) -> Reals:
-    """Slopes by draw of some rows, each at the state (n_state, n) that counts for it: (n_row, n)."""
-    if len(p_w) == 1:
-        return prospect.slopes(p_w[0], rows)
-    found = np.empty((len(rows), p_w.shape[1]))
-    for k in np.unique(case):
-        found[case == k] = prospect.slopes(p_w[k], rows[case == k])
-    return found
+def worst_case(found: Reals, extra: Reals | None = None) -> tuple[Reals, Rows]:
+    """The worst of some cases (n_case, c), each with something of its own added; and which it is (c)."""
+    if share is not None:
+        worst, case = np.empty(found.shape[1]), np.empty(found.shape[1], dtype=np.int64)
+        share.worst_case(found, extra, worst, case)
+        return worst, case
+    found = found if extra is None else found + extra
+    return np.asarray(found.max(axis=0)), np.asarray(found.argmax(axis=0))
 
 
 class _Slopes:
@@ -508,25 +530,28 @@ class _Slopes:
     def __init__(self, prospect: Prospect, spread: Spread, p_w: Reals, case: Rows) -> None:
         self._prospect, self._spread, self._p_w, self._case = prospect, spread, p_w, case
         self._place = np.full(len(case), FREE)
-        self._found: Reals | None = None
+        self._rows, self._found = np.zeros(0, dtype=np.int64), np.zeros((0, len(spread.onto.starts)))
 
     def of(self, rows: Rows) -> Reals:
         """Of some constraints (rows, n_claim) [1/W]."""
-        new = rows[self._place[rows] == FREE]
-        if self._found is None or len(new):
-            more = self._spread.by_limit(slopes_by_case(self._prospect, self._p_w, new, self._case[new]))
-            self._place[new] = np.arange(len(new)) + (0 if self._found is None else len(self._found))
-            self._found = more if self._found is None else np.concatenate([self._found, more])
-        return np.asarray(self._found[self._place[rows]])
+        self._know(rows[self._place[rows] == FREE])
+        return np.asarray(self._found.take(self._place[rows], axis=0))
+
+    def table(self, near: NDArray[np.bool_]) -> tuple[Reals, Rows]:
+        """Of near constraints (c), and maybe others: slopes (k, n_claim), and the place of each among them (c)."""
+        self._know(np.flatnonzero(near & (self._place == FREE)))
+        return self._found, self._place
+
+    def _know(self, new: Rows) -> None:
+        if len(new):
+            more = self._prospect.slopes_by_limit(self._p_w, new, self._case[new], self._spread.onto)
+            self._place[new] = np.arange(len(new)) + len(self._found)
+            self._rows = np.concatenate([self._rows, new])
+            self._found = np.concatenate([self._found, more]) if len(self._found) else more
 
     def bend(self, moved_w: Reals, change: Reals) -> None:
         """Make the slopes that are known those of the chord: claims have moved (n_claim), constraints changed (c)."""
-        rows = np.flatnonzero(self._place != FREE)
-        if self._found is None or not len(rows):
-            return
-        place = self._place[rows]
-        expected = (self._found @ moved_w)[place]
-        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))[place]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bent = np.clip(np.where(plain, change[rows] / expected, 1.0), 1 / BEND_MAX, BEND_MAX)
-        self._found[place] *= bent[:, None]
+        expected = self._found @ moved_w
+        plain = np.abs(expected) > PLAIN_SHARE * (np.abs(self._found) @ np.abs(moved_w))
+        bent = np.divide(change[self._rows], expected, out=np.ones(len(expected)), where=plain)
+        self._found *= np.clip(bent, 1 / BEND_MAX, BEND_MAX)[:, None]

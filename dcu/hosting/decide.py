@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from shared.ids import MeterId
@@ -155,8 +155,7 @@ class Act(StrEnum):
     LOWER = "lower"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """One wish's answer; `binding` is what kept it from more, or from anything."""
 
     meter: MeterId
@@ -249,7 +248,16 @@ _UNKNOWN: Final = {
 def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
     """What is known to be outside the band: point by point in order, of each every phase that is, too high before too
     low, so that a phase that sags hides none that is lifted."""
-    return tuple(binding for point in points if point.quality is Quality.GOOD for binding in _outside(point, band))
+    found: list[Binding] = []
+    low_v, high_v = band.low_v, band.high_v
+    for point in points:
+        if point.quality is not Quality.GOOD:
+            continue
+        for value in point.u_v:
+            if value is None or not low_v <= value <= high_v:
+                found += _outside(point, band)
+                break
+    return tuple(found)
 
 
 def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
@@ -263,7 +271,8 @@ def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
 
 def _outside(point: Point, band: Band) -> list[Binding]:
     """Written so that a value that compares with nothing (NaN) is outside."""
-    above, below = list[Binding](), list[Binding]()
+    above: list[Binding] = []
+    below: list[Binding] = []
     for phase, value in enumerate(point.u_v):
         if value is None or not value >= band.low_v:
             below.append(Binding(Reason.UNDERVOLTAGE, point.name, value, phase))

@@ -259,7 +259,8 @@ class Estimator:
                 name: source * getattr(m, name)
                 for name in ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
             }
-            self._by_source[source] = replace(m, **scaled, memo={"z": m.z_ohm})
+            tree = None if m.tree is None else m.tree.raised(source)
+            self._by_source[source] = replace(m, **scaled, tree=tree, memo={"z": m.z_ohm})
         found = self._by_source[source] = self._by_source.pop(source)
         return found
 

@@ -10,10 +10,12 @@ Nomenclature: c constraints, m claims; x limits [W] (m); a (c, m) [1/W], b (c).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dcu.hosting.compiled import share
 
 Reals = NDArray[np.float64]
 
@@ -54,8 +56,22 @@ class Filled:
     binding: NDArray[np.int64]
 
 
+class Near(NamedTuple):
+    """Constraints that are `near` (c), out of many: slopes (k, m) of which each has a `place` (c); the room (c) that is
+    left, infinite where one has been given up, at the limits `at_w` (m), and what of it to leave."""
+
+    slopes: Reals
+    place: NDArray[np.int64]
+    near: NDArray[np.bool_]
+    room: Reals
+    margin: float
+    at_w: Reals
+
+
 def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """Max-min fair in units of the weights."""
+    if share is not None:
+        return _compiled(a, b, wishes, in_order=False)
     filling = _Filling(a, b, wishes)
     for _ in range(ROUNDS_MAX):
         before = filling.x.sum()
@@ -67,41 +83,64 @@ def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
 
 def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """One after the other, each as far as it goes."""
+    if share is not None:
+        return _compiled(a, b, wishes, in_order=True)
     x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
     slack = b - a @ x
     by_claim = np.ascontiguousarray(a.T)
     for _ in range(ROUNDS_MAX):
         before = x.sum()
-        todo = np.flatnonzero(x < wishes.wanted_w)
-        binding[todo] = FREE
-        reach_ahead = AHEAD
-        while len(todo):
-            # Up to the first claim that a constraint keeps from its wish, all have theirs.
-            ahead = todo[:reach_ahead]
-            columns = by_claim[ahead]
-            left = slack - np.cumsum(columns * (wishes.wanted_w[ahead] - x[ahead])[:, None], axis=0)
-            kept = ((left < 0) & (columns > 0)).any(axis=1)
-            count = int(kept.argmax()) if kept.any() else len(ahead)
-            x[ahead[:count]] = wishes.wanted_w[ahead[:count]]
-            slack = left[count - 1] if count else slack
-            todo = todo[count:]
-            if count == len(ahead):
-                reach_ahead *= FURTHER
-                continue
-            reach_ahead = AHEAD
-            column = columns[count]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
-            row = int(reach.argmin())
-            x[todo[0]] += reach[row]
-            slack = slack - reach[row] * column
-            stopped = by_claim[todo, row] > PUSH_MIN
-            stopped[0] = True
-            binding[todo[stopped]] = row
-            todo = todo[~stopped]
+        slack = _in_order(by_claim, slack, x, wishes.wanted_w, binding)
         if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
     return Filled(x, binding)
+
+
+def fill_near(near: Near, wishes: Wishes, *, in_order: bool) -> Filled:
+    """The same under some constraints out of many, for where the loops were compiled."""
+    assert share is not None
+    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+    share.fill_near(*near, wishes.wanted_w, wishes.weight, in_order, x, binding)
+    return Filled(x, binding)
+
+
+def _compiled(a: Reals, b: Reals, wishes: Wishes, *, in_order: bool) -> Filled:
+    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
+    assert share is not None
+    share.fill(np.ascontiguousarray(a), b, wishes.wanted_w, wishes.weight, in_order, x, binding)
+    return Filled(x, binding)
+
+
+def _in_order(by_claim: Reals, slack: Reals, x: Reals, wanted_w: Reals, binding: NDArray[np.int64]) -> Reals:
+    """One round; `x` and `binding` in place, the slack that is left."""
+    todo = np.flatnonzero(x < wanted_w)
+    binding[todo] = FREE
+    reach_ahead = AHEAD
+    while len(todo):
+        # Up to the first claim that a constraint keeps from its wish, all have theirs.
+        ahead = todo[:reach_ahead]
+        columns = by_claim[ahead]
+        left = slack - np.cumsum(columns * (wanted_w[ahead] - x[ahead])[:, None], axis=0)
+        kept = ((left < 0) & (columns > 0)).any(axis=1)
+        count = int(kept.argmax()) if kept.any() else len(ahead)
+        x[ahead[:count]] = wanted_w[ahead[:count]]
+        slack = left[count - 1] if count else slack
+        todo = todo[count:]
+        if count == len(ahead):
+            reach_ahead *= FURTHER
+            continue
+        reach_ahead = AHEAD
+        column = columns[count]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = np.where(column > 0, np.maximum(slack, 0.0) / column, np.inf)
+        row = int(reach.argmin())
+        x[todo[0]] += reach[row]
+        slack = slack - reach[row] * column
+        stopped = by_claim[todo, row] > PUSH_MIN
+        stopped[0] = True
+        binding[todo[stopped]] = row
+        todo = todo[~stopped]
+    return slack
 
 
 def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
@@ -110,6 +149,14 @@ def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt.
     """
     low, high = wishes.start_w, wishes.wanted_w
+    may = np.flatnonzero(a @ low + np.maximum(a, 0.0) @ (high - low) >= b)  # the others have room for all wishes
+    if not len(may):
+        return Filled(high.copy(), np.full(len(low), FREE))
+    filled = _fill_most(a[may], b[may], low, high)
+    return Filled(filled.limits_w, np.where(filled.binding >= 0, may[filled.binding], FREE))
+
+
+def _fill_most(a: Reals, b: Reals, low: Reals, high: Reals) -> Filled:
     # A constraint broken at the start binds only if relief from others can mend it; else those who push it stay.
     at_low = a @ low
     lost = at_low > b

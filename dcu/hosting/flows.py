@@ -2,9 +2,10 @@
 
 An export beyond what is measured may come or not, and on a neutral, or in an unbalance, one export cancels another. So
 each of them is asked for the largest magnitude that any choice of the exports can make of it (a corner of the zonotope
-that they span), as it is with all other draws as they are. Whoever then exports less leaves the voltages lower, and the
-same power flows with more current: that is added for the choice that was found, to first order. So is what meters and
-model may be wrong by: the measured currents by the class of the meters, their change by that and by the model's error.
+that they span), as it is with all other draws as they are. Whoever then exports less leaves the voltages lower and
+turned, and the same power flows with another current: by how much at most is added for the choice that was found, to
+first order. So is what meters and model may be wrong by: the measured currents by the class of the meters, their change
+by that and by the model's error.
 
 Nomenclature: k rows, n ports, m exports that may not come; values of a row in [A], or [V] of unbalance.
 """
@@ -56,7 +57,7 @@ class Sequences:
             def sequence(turn: complex) -> tuple[Complexes, Complexes]:
                 return (
                     open_v[rows[0]] + turn * open_v[rows[1]] + turn**2 * open_v[rows[2]],
-                    h[rows[0]] + turn * h[rows[1]] + turn**2 * h[rows[2]],
+                    np.ascontiguousarray(h[rows[0]] + turn * h[rows[1]] + turn**2 * h[rows[2]]),
                 )
 
             (forward_open, forward_h), (backward_open, backward_h) = sequence(a), sequence(a * a)
@@ -88,7 +89,15 @@ class Linear:
         buses = Sequences.of(model) if np.isfinite(vuf_max) else None
         if buses is not None:
             open_, h = np.concatenate([open_, buses.backward_open_v]), np.concatenate([h, buses.backward_h])
+        h = np.ascontiguousarray(h)
         return Linear(open_, h, np.abs(h), i_max_a[rated], vuf_max, buses)
+
+    @property
+    def forward(self) -> tuple[Complexes, Complexes]:
+        """Three times the positive-sequence voltages of the buses, open (b) and by the currents (b, n)."""
+        if self.buses is None:
+            return np.zeros(0, dtype=np.complex128), np.zeros((0, self.h.shape[1]), dtype=np.complex128)
+        return self.buses.forward_open_v, self.buses.forward_h
 
     @property
     def by_impedance(self) -> Reals:
@@ -128,27 +137,26 @@ class _Worst:
 class Flows:
     """How far currents and unbalance are beyond their limits in a state."""
 
-    def __init__(self, linear: Linear, measured: Measured, lift: Callable[[], Reals], u_nominal_v: Reals) -> None:
+    def __init__(self, linear: Linear, measured: Measured, moved: Callable[[], Reals], u_nominal_v: Reals) -> None:
         """Of a situation.
 
         Args:
             linear: what is looked at.
             measured: what is known now.
-            lift: gives by how much a watt drawn at each port lifts each voltage (n, n) [share of nominal/W].
+            moved: gives by how much a watt at each port moves each voltage at most (n, n) [share of nominal/W].
             u_nominal_v: (n) [V].
         """
-        self._linear, self._measured, self._lift, self._u_nominal_v = linear, measured, lift, u_nominal_v
-        self._lifted: Reals | None = None
+        self._linear, self._measured, self._moved, self._u_nominal_v = linear, measured, moved, u_nominal_v
         wrong = np.abs(measured.i_a) * (measured.power_error + measured.short)
-        self._blur = linear.reach @ wrong
-        self._blur += linear.by_impedance * measured.model_error * (linear.reach @ np.abs(measured.i_a))
-        self._wrong = measured.power_error + measured.model_error
+        self.blur = linear.reach @ wrong
+        self.blur += linear.by_impedance * measured.model_error * (linear.reach @ np.abs(measured.i_a))
+        self.wrong = measured.power_error + measured.model_error
 
     def excess(self, p_w: Reals, u_v: Complexes, i_a: Complexes) -> Reals:
         """Of each row in one state [limit] (k): above 0 is too far."""
         linear, most = self._linear, self._linear.most(i_a)
         full = linear.open + linear.h @ i_a
-        blur = self._blur + self._wrong * (linear.reach @ np.abs(i_a - self._measured.i_a))
+        blur = self.blur + self.wrong * (linear.reach @ np.abs(i_a - self._measured.i_a))
         value = np.abs(full) + blur
         unseen = np.flatnonzero(p_w < self._measured.p_w)
         if len(unseen):
@@ -176,7 +184,7 @@ class Flows:
         turn = np.conj(value) / np.maximum(np.abs(value), 1e-12)
         found = np.where(counts, (linear.h[rows] * (turn[:, None] * di)).real, 0.0)
         away = np.where(p_w > self._measured.p_w, 1.0, -1.0)
-        found += self._wrong * linear.reach[rows] * (away * np.abs(di))
+        found += self.wrong * linear.reach[rows] * (away * np.abs(di))
         return np.asarray(found / most[:, None])
 
     def _at_now(self, u_v: Complexes) -> Complexes:
@@ -210,8 +218,6 @@ class Flows:
         return best
 
     def _absent(self, absent_w: Reals, u_v: Complexes) -> Reals:
-        """Share by which every current is larger at most where so much export does not come (..., n)."""
-        if self._lifted is None:
-            self._lifted = np.maximum(-self._lift().T, 0.0)
-        lower = (1 + CURVED) * (absent_w @ self._lifted) * (self._u_nominal_v / np.abs(u_v)) ** 2
-        return np.asarray(lower / np.maximum(1 - lower, 0.5))
+        """Share by which every current is another at most where so much export does not come (..., n)."""
+        moved = (1 + CURVED) * (absent_w @ self._moved()) * (self._u_nominal_v / np.abs(u_v)) ** 2
+        return np.asarray(moved / np.maximum(1 - moved, 0.5))

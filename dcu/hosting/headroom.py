@@ -2,7 +2,8 @@
 
 The model gives differences, the meters give the level: a predicted voltage is the measured one plus the exact power-
 flow difference between "every grant fully used" and "now", and a margin for what neither knows. Pure; NumPy and the
-port model. Each flow starts at the voltages of the one before: two to five products with Z.
+port model. Each flow starts at the voltages of the one before, the cases of a state together. Loops are compiled
+(`cpp/flows.cpp`); NumPy does the same where they were not built.
 
 Nomenclature: n ports, k observed currents; `p_w` import positive; an export limit is a magnitude >= 0.
 """
@@ -10,13 +11,14 @@ Nomenclature: n ports, k observed currents; `p_w` import positive; an export lim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import one_step, solve_from_idle, solve_one
+from dcu.grid.one_state import solve_few, solve_from_idle, step_few
 from dcu.grid.port_model import PortModel
+from dcu.hosting.compiled import share
 from dcu.hosting.flows import Flows, Linear, Measured
 
 Reals = NDArray[np.float64]
@@ -32,8 +34,12 @@ CURVED: Final = 0.1
 SAG_MIN: Final = 0.5
 """[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
 about no load; a limit below this is none."""
-FEW: Final = 0.1
-"""Share of the ports up to which a product with only their columns is the faster one."""
+WORST_FLOWS_MAX: Final = 6
+"""In which different exports come: three phases, lifted and lowered."""
+ALIKE: Final = 5e-5
+"""[limit] A flow made for another constraint will do for one that it may miss by no more: 12 mV."""
+BENT: Final = 5e-5
+"""[limit] What an export pushes by a little, seen from no load, it may relieve by a little in the end: 12 mV."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +72,10 @@ class Situation:
     model_error: float = 0.0
     power_error: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("p_w", "q_var", "u_v", "margin_v"):  # compiled loops take values that lie side by side
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
@@ -73,6 +83,28 @@ class Constraint:
 
     kind: str
     place: str
+
+
+class Onto(NamedTuple):
+    """How claims lie on the ports: the ports of all, one claim's after the other; where each claim's begin; what each
+    port exports of a watt of its claim, negative; whether a claim may use all of it on any of its ports."""
+
+    ports: Rows
+    starts: Rows
+    minus_share: Reals
+    free: NDArray[np.bool_]
+
+    def by_limit(self, by_port: Reals) -> Reals:
+        """Slopes by limits (rows, n_claim) of slopes by draws (rows, n), by the worst phase of each claim."""
+        if share is not None:
+            found = np.empty((len(by_port), len(self.starts)))
+            share.by_limit(np.ascontiguousarray(by_port), *self, found)
+            return found
+        own: Reals = by_port[:, self.ports]
+        found = np.add.reduceat(own * self.minus_share, self.starts, axis=1)
+        if self.free.any():
+            found = np.where(self.free, np.maximum.reduceat(-own, self.starts, axis=1), found)
+        return np.asarray(found)
 
 
 class Prospect(Protocol):
@@ -98,16 +130,24 @@ class Prospect(Protocol):
         """How far each constraint is exceeded with these draws (n_state, n) [W]: (n_state, n_constraint), above 0 is
         too far. A state without a power-flow solution exceeds everything."""
 
-    def guess(self, p_w: Reals) -> Reals:
-        """About the excess at one state (n): (n_constraint), without a power flow. Says where to look."""
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        """About the excess at some states (n_state, n): (n_state, n_constraint), without a power flow. Says where to
+        look. What is not above ``enough`` (n_state or 1, n_constraint) need be no more than a bound."""
 
     def relief(self, unused_w: Reals) -> Reals:
-        """What would be missing if exports (n) [W] did not happen that pull a constraint back, those on other phases:
-        (n_constraint), not below 0, to be added to an excess that counted on them."""
+        """What would be missing if exports (n_state, n) [W] did not happen that pull a constraint back, those on other
+        phases: (n_state, n_constraint), not below 0, to be added to an excess that counted on them."""
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """How far some constraints (n_row) are exceeded at one state (n) where any of the exports beyond what is
+        measured may not come; infinite where no more is known of that than `relief` says."""
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """About how the excess of some constraints follows each draw at one state (n): (n_row, n) [1/W]. Steps are
         chosen by it, never confirmed."""
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """The same by the limits of claims (n_row, n_claim), each row at its own one of some states (n_state, n)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,9 +195,11 @@ class Outlook:
         self._sag = np.abs(model.u_open_v) / np.maximum(limits.u_low_v, SAG_MIN * model.u_nominal_v)
         solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
         self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
-        self._last = solved
+        self._known: dict[bytes, Reals] = {}
+        self._last = solved[0]
         self._u_model = np.abs(solved[0])
         self._flows = self._linear_now(*solved)
+        self._compiled = None if share is None else self._as_compiled(share.Flows, *solved)
 
     def _linear_now(self, u_v: Complexes, i_a: Complexes) -> Flows | None:
         """Currents and unbalance, seen from now; None where there is no limit to them."""
@@ -167,32 +209,79 @@ class Outlook:
         # Where the voltage may be lower than the model's, the same draw is more current.
         short = np.maximum(self._u_model / np.maximum(now.u_v - now.margin_v, SAG_MIN * model.u_nominal_v) - 1, 0.0)
         measured = Measured(now.p_w, u_v, i_a, short, now.power_error, now.model_error)
-        return Flows(self._observed.linear, measured, lambda: rise(model), model.u_nominal_v)
+        return Flows(self._observed.linear, measured, lambda: moved(model), model.u_nominal_v)
+
+    def _as_compiled(self, kind: Any, u_v: Complexes, i_a: Complexes) -> Any:
+        """The same as one object that does all loops."""
+        linear, now, model = self._observed.linear, self.now, self.model
+        return kind(
+            self._over_v,
+            self._under_v,
+            self._u_model,
+            model.u_nominal_v,
+            now.model_error,
+            _z_rows(model),
+            linear.open,
+            linear.h,
+            linear.reach,
+            linear.i_max_a,
+            linear.vuf_max,
+            *linear.forward,
+            np.zeros((0, 0)) if self._flows is None else moved(model),
+            now.p_w,
+            u_v,
+            i_a,
+            np.zeros(0) if self._flows is None else self._flows.blur,
+            0.0 if self._flows is None else self._flows.wrong,
+        )
 
     def excess(self, p_w: Reals) -> Reals:
         states = np.atleast_2d(p_w)
-        found = np.empty((len(states), len(self.names)))
-        for row, p in zip(found, states, strict=True):
-            self._exceed(p, *self._at(p), row)
+        keys = [p.tobytes() for p in states]
+        new = [k for k, key in enumerate(keys) if key not in self._known]
+        if new:
+            u, i = self._at(states[new], [keys[k] for k in new])
+            found = self._exceed(states[new], u, i)
+            self._known.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        self._last = self._solved[keys[-1]][0]
+        return np.array([self._known[key] for key in keys])
+
+    def _at(self, p_w: Reals, keys: list[bytes]) -> tuple[Complexes, Complexes]:
+        """Port voltages and currents of some states (n_state, n), sought from the one that was solved last."""
+        new = [k for k, key in enumerate(keys) if key not in self._solved]
+        if new:
+            near = None if np.isnan(self._last[0]) else self._last
+            found = solve_few(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
+            if len(new) == len(keys):
+                return found
+        u, i = zip(*(self._solved[key] for key in keys), strict=True)
+        return np.array(u), np.array(i)
+
+    def _exceed(self, p_w: Reals, u_v: Complexes, i_a: Complexes, enough: Reals | None = None) -> Reals:
+        """Of some states (n_state, n): (n_state, n_constraint)."""
+        found = np.empty((len(p_w), len(self.names)))
+        if self._compiled is not None:
+            self._compiled.excess(np.ascontiguousarray(p_w), u_v, i_a, enough, found)
+            return found
+        for p, u, i, row in zip(p_w, u_v, i_a, found, strict=True):
+            self._exceed_one(p, u, i, row)
         return found
 
-    def _at(self, p_w: Reals) -> tuple[Complexes, Complexes]:
-        """Port voltages and currents of one state, sought from the one that was solved last."""
-        key = p_w.tobytes()
-        if key not in self._solved:
-            near = None if np.isnan(self._last[0][0]) else self._last[0]
-            self._solved[key] = solve_one(self.model, p_w, self.now.q_var, FLOW_TOLERANCE_PU, near)
-        self._last = self._solved[key]
-        return self._last
-
-    def _exceed(self, p_w: Reals, u: Complexes, i: Complexes, found: Reals) -> Reals:
+    def _exceed_one(self, p_w: Reals, u: Complexes, i: Complexes, found: Reals) -> None:
         if not np.isfinite(u).all():
             found.fill(np.inf)
-            return found
+            return
         n = len(u)
+        self._exceed_volts(u, found[: 2 * n])
+        if self._flows is not None:
+            found[2 * n :] = self._flows.excess(p_w, u, i)
+
+    def _exceed_volts(self, u: Complexes, found: Reals) -> Reals:
+        """Of the voltages alone, of one state (n): (2n), not a number where it has no solution."""
         change = np.abs(u)
         change -= self._u_model
-        over, under = found[: 2 * n].reshape(2, n)
+        over, under = found.reshape(2, len(u))
         np.add(self._over_v, change, out=over)
         np.subtract(self._under_v, change, out=under)
         np.abs(change, out=change)
@@ -201,34 +290,68 @@ class Outlook:
         under += change
         over /= self.model.u_nominal_v
         under /= self.model.u_nominal_v
-        if self._flows is not None:
-            found[2 * n :] = self._flows.excess(p_w, u, i)
         return found
 
-    def guess(self, p_w: Reals) -> Reals:
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """One step of the power flow from the state that was solved last."""
-        u, i = one_step(self.model, p_w, self.now.q_var, self._last[0])
-        return self._exceed(p_w, u, i, np.empty(len(self.names)))
+        u, i = step_few(self.model, p_w, self.now.q_var, self._last)
+        return self._exceed(p_w, u, i, enough)
 
     def relief(self, unused_w: Reals) -> Reals:
         """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
-        found = np.zeros(len(self.names))
-        by_export, n = _relieving(self.model), len(unused_w)
-        where = np.flatnonzero(unused_w)
-        if len(where) > FEW * n:
-            found[: 2 * n] = by_export @ unused_w.astype(np.float32)
-        elif len(where):
-            found[: 2 * n] = by_export[:, where] @ unused_w[where].astype(np.float32)
-        found *= 1 + CURVED
-        found[n : 2 * n] *= self._sag
+        n = unused_w.shape[1]
+        found = np.zeros((len(unused_w), len(self.names)))
+        by_volts = _relieved(self.model, unused_w)
+        by_volts *= 1 + CURVED
+        by_volts[:, n:] *= self._sag
+        found[:, : 2 * n] = by_volts
+        return found
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes
+        others of its phase: the flow made for one row holds for another too, with what the exports may do to it that
+        come in one and not in the other, to first order. An excess of a current or an unbalance is that of its worst
+        case already."""
+        n = len(p_w)
+        found = np.full(len(rows), np.inf)
+        unseen_w = np.maximum(self.now.p_w - p_w, 0.0)
+        volts = np.flatnonzero(rows < 2 * n)
+        if not len(volts) or not unseen_w.any():
+            return found
+        rows, by_draw = rows[volts], rise(self.model)
+        other, sag, left = (rows + n) % (2 * n), np.where(rows < n, 1.0, self._sag[rows % n]), np.arange(len(rows))
+        least, most = self.excess(p_w)[0][rows], found[volts]
+        for _ in range(WORST_FLOWS_MAX):
+            row = int(rows[left[0]])
+            pushes = by_draw[row % n] > 0 if row >= n else by_draw[row % n] < 0
+            used_w, absent_w = np.where(pushes, unseen_w, 0.0), np.where(pushes, 0.0, unseen_w)
+            p = p_w + absent_w
+            (u,), _ = self._at(p[None, :], [p.tobytes()])
+            flow = self._exceed_volts(u, np.empty(2 * n))[rows]
+            if not np.isfinite(flow).all():
+                return np.full(len(found), np.inf)
+            # What exports relieve that come, and what others would push that do not.
+            relieved, missed = self.relief(np.stack([used_w, absent_w]))
+            otherwise = relieved[rows] + sag * missed[other]
+            least, most = np.maximum(least, flow), np.minimum(most, flow + otherwise)
+            left = left[1:][otherwise[left[1:]] > ALIKE]
+            if not len(left):
+                break
+        found[volts] = np.maximum(least, most + BENT)
         return found
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
-        u, i = self._at(p_w)
-        n = len(u)
+        n = len(p_w)
         found = np.zeros((len(rows), n))
-        if not len(rows) or not np.isfinite(u).all():
+        if not len(rows):
+            return found
+        us, currents = self._at(p_w[None, :], [p_w.tobytes()])
+        if self._compiled is not None:
+            self._compiled.slopes(p_w[None, :], us, currents, rows, np.zeros(len(rows), dtype=np.int64), found)
+            return found
+        u, i = us[0], currents[0]
+        if not np.isfinite(u).all():
             return found
         di: Complexes = np.asarray(-1 / np.conj(u))
         volts = rows < 2 * n
@@ -245,6 +368,29 @@ class Outlook:
             found[~volts] = self._flows.slopes(p_w, u, i, rows[~volts] - 2 * n)
         return found
 
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto, *, seen: bool = False) -> Reals:
+        """As `Prospect` has it; ``seen``: an export beyond what is measured relieves nothing."""
+        assert self._compiled is not None or not seen, "a way of the compiled one"
+        if self._compiled is None:
+            return slopes_by_limit(self, p_w, rows, at, onto)
+        found = np.empty((len(rows), len(onto.starts)))
+        states = self._at(p_w, [p.tobytes() for p in p_w])
+        self._compiled.slopes_by_limit(np.ascontiguousarray(p_w), *states, rows, at, seen, *onto, found)
+        return found
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its loops are."""
+        return self._compiled is not None
+
+
+def slopes_by_limit(prospect: Prospect, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+    """`Prospect.slopes_by_limit` by way of slopes by draws."""
+    found = np.zeros((len(rows), p_w.shape[1]))
+    for state in np.unique(at):
+        found[at == state] = prospect.slopes(p_w[state], rows[at == state])
+    return onto.by_limit(found)
+
 
 def rise(model: PortModel) -> Reals:
     """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
@@ -255,13 +401,44 @@ def rise(model: PortModel) -> Reals:
     return found
 
 
-def _relieving(model: PortModel) -> NDArray[np.float32]:
-    """By how much the exports of all ports lower every voltage, and below that by how much they lift it (2n, n) [share
-    of nominal/W]; kept with the model."""
+def moved(model: PortModel) -> Reals:
+    """By how much a watt at each port moves each voltage at most, in size or in angle (n, n) [share of nominal/W]; kept
+    with the model."""
+    if "moved" not in model.memo:
+        by_port = np.abs(model.z_ohm).T / np.abs(model.u_open_v)[:, None] / model.u_nominal_v
+        model.memo["moved"] = np.ascontiguousarray(by_port)
+    found: Reals = model.memo["moved"]
+    return found
+
+
+def _z_rows(model: PortModel) -> Complexes:
+    """Z [ohm] (n, n), row after row whichever way it was made; kept with the model."""
+    if "z rows" not in model.memo:
+        model.memo["z rows"] = np.ascontiguousarray(model.z_ohm)
+    found: Complexes = model.memo["z rows"]
+    return found
+
+
+def _order(model: PortModel) -> Rows:
+    """Ports with those of one phase together (n)."""
+    return np.argsort(np.array(model.port_labels), kind="stable")
+
+
+def _relieved(model: PortModel, unused_w: Reals) -> Reals:
+    """By how much some exports (n_state, n) lower every voltage, and beside that by how much they lift it (n_state, 2n)
+    [share of nominal]; in single precision."""
     if "relieving" not in model.memo:
-        by_draw = rise(model)  # drawing raises the voltage: exporting lowers it
-        model.memo["relieving"] = np.concatenate([np.maximum(by_draw, 0.0), np.maximum(-by_draw, 0.0)]).astype("f4")
-    found: NDArray[np.float32] = model.memo["relieving"]
+        order = _order(model)
+        model.memo["relieving"] = order, np.ascontiguousarray(rise(model)[:, order], dtype=np.float32)
+    order, by_draw = model.memo["relieving"]
+    n = len(order)
+    found = np.empty((len(unused_w), 2 * n))
+    if share is not None:
+        share.relief(by_draw, order, np.ascontiguousarray(unused_w), found)
+    else:
+        unused = unused_w[:, order].astype(np.float32)
+        found[:, :n] = unused @ np.maximum(by_draw, 0.0).T
+        found[:, n:] = unused @ np.maximum(-by_draw, 0.0).T
     return found
 
 

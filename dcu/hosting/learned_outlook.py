@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, GridLimits, Prospect, Rows, Situation
+from dcu.hosting.headroom import Constraint, GridLimits, Onto, Prospect, Rows, Situation, slopes_by_limit
 from dcu.hosting.learned import LearnedSensitivity
 
 Reals = NDArray[np.float64]
@@ -33,14 +33,20 @@ class LearnedOutlook:
         over, under = expected + margin - self.limits.u_high_v, self.limits.u_low_v - expected + margin
         return np.concatenate([over / self._nominal, under / self._nominal], axis=1)
 
-    def guess(self, p_w: Reals) -> Reals:
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
         """The excess itself: it needs no power flow."""
-        return np.asarray(self.excess(p_w)[0])
+        del enough
+        return self.excess(p_w)
 
     def relief(self, unused_w: Reals) -> Reals:
-        """What exports (n) [W] that may not happen take off an excess (2n), as it is learnt."""
+        """What exports (n_state, n) [W] that may not happen take off an excess (n_state, 2n), as it is learnt."""
         by_draw = self.slopes(self.now.p_w, np.arange(len(self.names)))
-        return np.asarray(np.maximum(by_draw, 0.0) @ unused_w)
+        return np.asarray(unused_w @ np.maximum(by_draw, 0.0).T)
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Nothing better than relief as it is learnt."""
+        del p_w
+        return np.full(len(rows), np.inf)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivative of some excesses by the draws at one state (n) [W]: (n_row, n) [1/W]."""
@@ -53,6 +59,10 @@ class LearnedOutlook:
             du = self.sensitivity.change(self.now, p_w[None, :]).du_v[0]
             bound = bound + self.now.model_error * np.sign(du[rows % n])[:, None] * change
         return np.asarray((sign * change + bound) / self._nominal[rows % n][:, None])
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """As `Prospect` has it."""
+        return slopes_by_limit(self, p_w, rows, at, onto)
 
 
 class MixedOutlook:
@@ -74,28 +84,30 @@ class MixedOutlook:
         return np.maximum(*self._both(np.atleast_2d(p_w)))
 
     def _both(self, p_w: Reals) -> tuple[Reals, Reals]:
-        first, second = self._first.excess(p_w), self._second.excess(p_w)
-        one = np.full((len(p_w), len(self.names)), -np.inf)
+        return self._side_by_side(self._first.excess(p_w), self._second.excess(p_w))
+
+    def _side_by_side(self, first: Reals, second: Reals) -> tuple[Reals, Reals]:
+        """What each says of all constraints (n_state, n_constraint)."""
+        one = np.full((len(first), len(self.names)), -np.inf)
         two = one.copy()
         one[:, : first.shape[1]] = first
         two[:, self._rows] = second
         return one, two
 
-    def guess(self, p_w: Reals) -> Reals:
-        """The larger guess of the two (n_constraint)."""
-        found = np.full(len(self.names), -np.inf)
-        first, second = self._first.guess(p_w), self._second.guess(p_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], second)
-        return found
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        """The larger guess of the two (n_state, n_constraint)."""
+        of_first = None if enough is None else np.ascontiguousarray(enough[:, : len(self._first.names)])
+        return np.maximum(*self._side_by_side(self._first.guess(p_w, of_first), self._second.guess(p_w)))
 
     def relief(self, unused_w: Reals) -> Reals:
-        """The larger of the two (n_constraint)."""
-        found = np.zeros(len(self.names))
-        first = self._first.relief(unused_w)
-        found[: len(first)] = first
-        found[self._rows] = np.maximum(found[self._rows], self._second.relief(unused_w))
-        return found
+        """The larger of the two (n_state, n_constraint)."""
+        both = self._side_by_side(self._first.relief(unused_w), self._second.relief(unused_w))
+        return np.maximum(np.maximum(*both), 0.0)
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        """Nothing better than the larger relief."""
+        del p_w
+        return np.full(len(rows), np.inf)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Derivatives of the larger one (n_row, n) [1/W]."""
@@ -108,3 +120,7 @@ class MixedOutlook:
         if of_second.any():
             found[of_second] = self._second.slopes(p_w, place[rows[of_second]])
         return found
+
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        """As `Prospect` has it."""
+        return slopes_by_limit(self, p_w, rows, at, onto)

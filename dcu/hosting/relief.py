@@ -8,12 +8,15 @@ one window, on two phases, do not count on each other; each may count on what th
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.headroom import Constraint, Prospect, Rows, Situation
+from dcu.hosting.headroom import Constraint, Onto, Outlook, Prospect, Rows, Situation, slopes_by_limit
 
 Reals = NDArray[np.float64]
+NO_ROWS: Final = np.zeros(0, dtype=np.int64)
 
 
 class Sober:
@@ -31,29 +34,56 @@ class Sober:
         """
         self._inner, self._believed = prospect, believed
         self._missing = np.zeros((1, 1)) if missing is None else np.atleast_2d(missing)
+        self._known: dict[bytes, Reals] = {}
         self.now: Situation = prospect.now
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
 
-    def excess(self, p_w: Reals) -> Reals:
+    def excess(self, p_w: Reals, exact: Rows = NO_ROWS) -> Reals:
+        """As `Prospect` has it. What relief may be missing is bounded to first order; of constraints that would be
+        exceeded by that, and of those named ``exact``, flows without those exports say it."""
         states = np.atleast_2d(p_w)
-        found = self._inner.excess(states)
+        missing = self._missing
+        if len(missing) > 1:  # of each case, whichever states there are
+            missing = missing[np.arange(len(states)) % len(missing)]
+        used = self._inner.excess(states)
+        found = used + self._doubted(states, missing)
+        least = used.max(axis=0)  # what is no worse in one case than this is worse in another
         for k, p in enumerate(states):
-            found[k] += self._doubted(p, self._missing[k % len(self._missing)])
+            ask = found[k] > 0
+            ask[exact] = True
+            rows = np.flatnonzero(ask & (found[k] > least) & np.isfinite(used[k]))
+            if len(rows):
+                rows = rows[np.argsort(-found[k, rows], kind="stable")]
+                relieved = np.maximum(self._inner.at_worst(p, rows) - used[k, rows], 0.0)
+                seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
+                doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
+                found[k, rows] = np.minimum(found[k, rows], used[k, rows] + doubted)
         return found
 
-    def guess(self, p_w: Reals) -> Reals:
-        return np.asarray(self._inner.guess(p_w) + self._doubted(p_w, self._missing.max(axis=0)))
+    def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
+        doubted = self._doubted(p_w, self._missing.max(axis=0))
+        return self._inner.guess(p_w, None if enough is None else enough - doubted) + doubted
 
     def relief(self, unused_w: Reals) -> Reals:
         return self._inner.relief(unused_w)
+
+    def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
+        return self._inner.at_worst(p_w, rows)
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """Beyond what is measured an export relieves nothing."""
         found = self._inner.slopes(p_w, rows)
         return np.where((p_w < self.now.p_w)[None, :], np.minimum(found, 0.0), found)
 
+    def slopes_by_limit(self, p_w: Reals, rows: Rows, at: Rows, onto: Onto) -> Reals:
+        if isinstance(self._inner, Outlook) and self._inner.compiled:
+            return self._inner.slopes_by_limit(p_w, rows, at, onto, seen=True)
+        return slopes_by_limit(self, p_w, rows, at, onto)
+
     def _doubted(self, p_w: Reals, missing: Reals) -> Reals:
-        unseen = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0))
-        unseen -= self._believed
-        return np.maximum(unseen, missing, out=unseen)
+        """What unseen exports of some states (n_state, n) relieve beyond belief, or is missing, if that is more."""
+        key = p_w.tobytes()
+        if key not in self._known:
+            self._known[key] = self._inner.relief(np.maximum(self.now.p_w - p_w, 0.0)) - self._believed
+        return np.maximum(self._known[key], missing)

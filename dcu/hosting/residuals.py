@@ -315,8 +315,11 @@ class Residuals:
         averaged = (1 - gain) ** 2 * known + gain**2 * noise
         self.variance[ports] = np.where(surprise, np.maximum(known, reached), averaged)
         clear = ~surprise & (np.maximum(known, np.maximum(shared, found.swing_v) ** 2) < self._noise)
+        usual, least = self._noise, NOISE_MIN_V**2
         for scatter in (off**2 - known - found.swing_v**2)[clear].tolist():
-            self._noise = max(self._noise + NOISE_SHARE * (scatter - self._noise), NOISE_MIN_V**2)
+            usual += NOISE_SHARE * (scatter - usual)
+            usual = usual if usual > least else least
+        self._noise = usual
 
     def _odd_out(self, found: _Found, allowed: float) -> _Found:
         """Without those that contradict the model, which are noted."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, slopes_by_case
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, worst_case
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
@@ -45,6 +45,9 @@ ROWS_MAX: Final = 64
 CHORDS_MAX: Final = 4
 SHORT: Final = 0.98
 """A chord is as far off as the flow is not linear."""
+NEVER_W: Final = -math.inf
+"""What nobody exports less than."""
+TINY: Final = 1e-30
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -174,6 +177,42 @@ def _worth_a_raise(wish: Wish, to_w: float) -> bool:
     return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
 
 
+class _Rise:
+    """Limits on their way from a start to their targets, by levels: of the limits themselves where the policy is to
+    have them alike, in proportion to the nominal ones where it is that, else of the share of each one's own way."""
+
+    def __init__(self, start_w: Reals, low: Reals, high: Reals, gain_w: Reals) -> None:
+        self._start_w, self._low, self._high, self._gain_w = start_w, low, high, gain_w
+
+    @staticmethod
+    def of(targets: tuple[Claim, ...], start_w: Reals, policy: Policy) -> _Rise:
+        """All the way."""
+        way_w = np.maximum(np.array([c.wanted_w for c in targets]) - start_w, 0.0)
+        if policy not in {Policy.EQUAL, Policy.PROPORTIONAL}:
+            return _Rise(start_w, np.zeros(len(way_w)), np.ones(len(way_w)), way_w)
+        weight = np.array([c.nominal_w if policy is Policy.PROPORTIONAL and c.nominal_w else 1.0 for c in targets])
+        return _Rise(start_w, start_w / weight, (start_w + way_w) / weight, weight)
+
+    @property
+    def limits_w(self) -> Reals:
+        """As far as they may go now."""
+        return self._start_w + self._gain_w * (self._high - self._low)
+
+    def cut(self, slopes: Reals, share: Reals) -> None:
+        """Nobody above the level at which a constraint (r) that he pushes (r, m) has been moved by a share (r) of what
+        all would move it by."""
+        edges = np.concatenate([self._low, self._high])
+        order = np.argsort(edges, kind="stable")
+        edges, rate = edges[order], slopes * self._gain_w
+        rates = np.cumsum(np.concatenate([rate, -rate], axis=1)[:, order], axis=1)
+        moved = np.concatenate([np.zeros((len(rate), 1)), np.cumsum(rates[:, :-1] * np.diff(edges), axis=1)], axis=1)
+        most, rows = share * moved[:, -1], np.arange(len(rate))
+        place = (moved <= most[:, None]).sum(axis=1) - 1
+        more = (most - moved[rows, place]) / np.maximum(rates[rows, place], TINY)
+        level = np.where(slopes > 0, (edges[place] + more)[:, None], np.inf).min(axis=0, initial=np.inf)
+        self._high = np.clip(level, self._low, self._high)
+
+
 class _Judge:
     """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
     anyway. Nobody is taken to export less than is measured; only where it is judged whether what is held is too much,
@@ -210,7 +249,7 @@ class _Judge:
     def _at(self, p_w: Reals) -> Reals:
         key = p_w.tobytes()
         if key not in self._known:
-            self._known[key] = np.asarray(self._prospect.excess(p_w).max(axis=0))
+            self._known[key], _ = worst_case(self._prospect.excess(p_w))
         return self._known[key]
 
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
@@ -254,13 +293,15 @@ class _Judge:
         return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
 
     def raised(
-        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float
+        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy
     ) -> dict[MeterId, float]:
         """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
         [W]; what comes out was solved."""
+        if not targets:
+            return {}
         names = [MeterId(c.name) for c in targets]
         start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
-        found_w = self._part_way(targets, start, reserved_w, tolerance)
+        found_w = self._part_way(targets, start, reserved_w, tolerance, policy)
         if found_w is not None:
             return found_w
         exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
@@ -288,35 +329,35 @@ class _Judge:
         start_w: Mapping[MeterId, float],
         reserved_w: Mapping[MeterId, float],
         tolerance: float,
+        policy: Policy,
     ) -> dict[MeterId, float] | None:
-        """As `raised`, everybody as far as those constraints bear that he pushes, by the chord from what is reserved;
-        None where that does not get there."""
+        """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
+        reserved; None where that does not get there."""
         names = [MeterId(c.name) for c in targets]
         start = np.array([start_w[name] for name in names])
-        way = np.array([c.wanted_w for c in targets]) - start
-        spread, share = Spread.of(targets), np.ones(len(targets))
-        here, limit = self._excess(reserved_w), self._limit(tolerance)
+        rise, spread = _Rise.of(targets, start, policy), Spread.of(targets)
+        held, limit = self._powers(reserved_w), self._limit(tolerance)
         for _ in range(CHORDS_MAX):
-            limits_w = start + share * np.maximum(way, 0.0)
-            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(limits_w), strict=True)}
+            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(rise.limits_w), strict=True)}
             all_w = {**reserved_w, **found}
             there = self._excess(all_w)
             over = np.flatnonzero(there > limit)
-            if not np.isfinite(there).all() or not np.isfinite(here).all():
+            if not np.isfinite(there).all():
                 return None
             if not len(over):
                 return found
+            here, _ = worst_case(self._prospect.excess(held, over))
+            if not np.isfinite(here).all():
+                return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            slopes = self._slopes(self._powers(all_w), over[worst])
-            pushes = spread.by_limit(slopes) > 0
-            share *= SHORT * np.where(pushes, room[worst][:, None], 1.0 / SHORT).min(axis=0)
+            rise.cut(np.maximum(self._slopes(self._powers(all_w), over[worst], spread), 0.0), SHORT * room[worst])
         return None
 
-    def _slopes(self, p_w: Reals, rows: NDArray[np.int64]) -> Reals:
-        """By draw, of the case that exceeds each constraint most (n_row, n)."""
-        case = self._prospect.excess(p_w)[:, rows].argmax(axis=0) if len(p_w) > 1 else 0 * rows
-        return slopes_by_case(self._prospect, p_w, rows, case)
+    def _slopes(self, p_w: Reals, rows: NDArray[np.int64], spread: Spread) -> Reals:
+        """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
+        case = worst_case(self._prospect.excess(p_w))[1][rows]
+        return self._prospect.slopes_by_limit(p_w, rows, case, spread.onto)
 
 
 @dataclass(slots=True, eq=False)
@@ -359,7 +400,7 @@ class _Window:
         target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, np.inf)) for w in movers}
         room_w: Mapping[MeterId, float] = target_w
         if overdrawn or not judge.bears(joint, tolerance):
-            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance)
+            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance, self.settings.policy)
         short = False
         for wish in movers:
             got_w, binding = self._step(wish, target_w[wish.meter], room_w, why[wish.meter])
@@ -397,7 +438,8 @@ class _Window:
         held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
         claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w, strict=True))
         others_p_w = self._others(live)
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(live, live))
+        missing = self._missing(others_p_w, live)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
         return {
             w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
@@ -407,23 +449,22 @@ class _Window:
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
         """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
         not by no more than keeps everybody inside the band if it does not come."""
-        missing = self._missing(wishes, tuple(w for w in wishes if w.used_w is not None))
-        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
         others_p_w = self._others(wishes)
+        missing = self._missing(others_p_w, tuple(w for w in wishes if w.used_w is not None))
+        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
         return shares, _Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
 
-    def _missing(self, wishes: tuple[Wish, ...], seen: tuple[Wish, ...]) -> Reals | None:
+    def _missing(self, others_p_w: Reals, seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
         (n_case, n_constraint). A reservation that nobody wishes any more is held, but what it relieves is what is
         measured."""
-        now_w = self.prospect.now.p_w
-        p_w = self._others(wishes)
+        now_w, p_w = self.prospect.now.p_w, others_p_w
         if seen:
             p_w = self._used({w.meter: w.granted_w or 0.0 for w in seen}, p_w)
         unused_w = np.maximum(0.0, now_w - p_w)
-        return np.array([self.prospect.relief(case) for case in unused_w]) if unused_w.any() else None
+        return self.prospect.relief(unused_w) if unused_w.any() else None
 
     def _others(self, wishes: tuple[Wish, ...]) -> Reals:
         return self._held({w.meter for w in wishes})
@@ -448,14 +489,13 @@ class _Window:
 
     def _claim(self, wish: Wish, wanted_w: float, minimum_w: float) -> Claim:
         """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
-        ports, nominal_w = self.ports.of_meter[wish.meter], wish.nominal_w
+        meter, nominal_w = wish.meter, wish.nominal_w
         wanted_w = max(wanted_w, nominal_w)
-        if self.high and self._pushed(wish.meter) is not None:
+        if self.high and self._pushed(meter) is not None:
             wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
         least_w = min(max(minimum_w, nominal_w + LEAST_W), wanted_w)
-        phases = self.ports.phases.get(wish.meter, ())
-        exports_w = self.question.beyond_w.get(wish.meter, -np.inf)
-        return Claim(wish.meter, ports, nominal_w, wanted_w, least_w, phases, exports_w)
+        ports, phases = self.ports.of_meter[meter], self.ports.phases.get(meter, ())
+        return Claim(meter, ports, nominal_w, wanted_w, least_w, phases, self.question.beyond_w.get(meter, NEVER_W))
 
     def _pushed(self, meter: MeterId) -> Binding | None:
         """The first point out of band or long high that a customer's export pushes."""

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dcu.ledger.entry import epoch_of, parse_leaf, restore
 from dcu.ledger.growth import Growth, Tile
 from dcu.ledger.journal import journal_path, journals, read_heading, scan
 from dcu.ledger.layout import LedgerError, Place, current, ended, origin_of, read_key
-from dcu.ledger.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, root_at
+from dcu.ledger.merkle import EMPTY_ROOT, HASH_BYTES, Edge, leaf_hash, peaks, root_at
 from dcu.ledger.note import Checkpoint, Verifier, open_checkpoint, parse_checkpoint, parse_note
 from dcu.ledger.seal import Part, matches, unpack_part_file
-from dcu.ledger.tiles import ENTRIES, WIDTH, pack_entries, tile_path, unpack_entries
+from dcu.ledger.tiles import ENTRIES, WIDTH, TileStore, pack_entries, tile_path, unpack_entries
 from shared.errors import DecodeError
 
 TRIES: Final = 5
@@ -38,6 +38,7 @@ _TILE: Final = re.compile(
     r"(public/tile/(?P<level>entries|[0-9]+)|private/parts)/(?P<number>(x[0-9]{3}/)*[0-9]{3})(\.p/(?P<width>[0-9]+))?"
 )
 
+ItemT = TypeVar("ItemT")
 Visit = Callable[[int, bytes, list[Part]], None]
 """Called with position, leaf and parts of each entry that verified."""
 
@@ -194,7 +195,9 @@ def _compare_end(found: tuple[list[str], list[str]], done: Checked, following: P
     if any(said.get(key) != value for key, value in seen.items()):
         faults.append(f"{done.origin}: seen {seen}, expected {said}, as the log after it says")
     else:
-        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published")
+        lost = int(said["published"] or 0) - done.size
+        worse = f"; {lost} PUBLISHED ENTRIES LOST" if lost > 0 else ""
+        losses.append(f"{done.origin}: ended at {done.size} entries, {said['published']} published{worse}")
 
 
 # ---- one log ---------------------------------------------------------------------------------------------------------
@@ -240,6 +243,32 @@ def read_at(place: Place, position: int) -> list[Part]:
         if 0 <= position - tail.heading.first < len(tail.kept):
             return tail.kept[position - tail.heading.first].parts
     raise LedgerError(f"entry {position}: its parts are not here")
+
+
+def first_changed(store: TileStore, root: bytes, first: int) -> str | None:
+    """What is wrong with the entries from ``first`` on under a root; None if they are all as they were.
+
+    The tree of ``first`` leaves is taken from the tiles; who asks has compared it with a head of that size.
+
+    Raises:
+        DecodeError: a file that is missing or damaged.
+    """
+    edge = Edge.with_peaks(first, [store.node(level, index) for level, index in peaks(0, first)])
+    changed = None
+    for number in range(first // WIDTH, -(-store.size // WIDTH)):
+        for position, leaf in enumerate(store.entries(number), number * WIDTH):
+            if position < first:
+                continue
+            hashed = leaf_hash(leaf)
+            edge.push(hashed)
+            if changed is None and hashed != store.node(0, position):
+                changed = position
+    if changed is None and edge.root() == root:
+        return None
+    whose = f"the signed head of {store.size} entries"
+    if changed is not None:
+        return f"entry {changed} is not the one under {whose}: changed"
+    return f"the entries from {first} on are not those under {whose}: changed"
 
 
 def claimed_size(path: Path) -> int:
@@ -318,6 +347,14 @@ def log_name(directory: Path) -> str:
     origin, number = _origin_of(current(directory)), 1 + len(ended(directory))
     name = origin.removesuffix(f"/{number}")
     return name if origin_of(name, number) == origin else origin
+
+
+def _unpacked(path: Path, unpack: Callable[[bytes, int], list[ItemT]]) -> list[ItemT]:
+    """What is in the file of a full bundle; an error says which file."""
+    try:
+        return unpack(path.read_bytes(), WIDTH)
+    except DecodeError as error:
+        raise DecodeError(f"{path}: {error}") from error
 
 
 class _WrongError(Exception):
@@ -441,12 +478,12 @@ class _Checker:
     def _check_bundle(self, number: int) -> None:
         path = self._place.public / tile_path(ENTRIES, number)
         self._left.discard(path)
-        leaves = unpack_entries(path.read_bytes(), WIDTH)
+        leaves = _unpacked(path, unpack_entries)
         parts: list[list[Part]] = [[]] * WIDTH
         if self._whole:
             beside = self._place.parts(number)
             self._left.discard(beside)
-            parts = unpack_part_file(beside.read_bytes(), WIDTH)
+            parts = _unpacked(beside, unpack_part_file)
         self._check_bundle_partials(number, leaves)
         for level, at, content in self._take(leaves, parts):
             tile = self._place.public / tile_path(level, at)
@@ -480,7 +517,10 @@ class _Checker:
         head_size = -1 if self._head is None else self._head.size
         for leaf, beside in zip(leaves, parts, strict=True):
             position = growth.size
-            sealed = parse_leaf(leaf).get("sealed")
+            try:
+                sealed = parse_leaf(leaf).get("sealed")
+            except DecodeError as error:
+                raise _WrongError(f"entry {position}: {error}") from error
             if self._whole and not matches(beside, sealed):
                 raise _WrongError(f"entry {position}: its {len(beside)} parts are not those it speaks of")
             filled += growth.push(leaf_hash(leaf))

@@ -123,7 +123,10 @@ class TileStore:
         """A bundle's entries, as many as the tree has."""
         width = min(WIDTH, self.size - number * WIDTH)
         data = self._read(ENTRIES, number, width)
-        return unpack_entries(data, width)
+        try:
+            return unpack_entries(data, width)
+        except DecodeError as error:
+            raise DecodeError(f"{self.directory / tile_path(ENTRIES, number, width)}: {error}") from error
 
     def entry(self, position: int) -> bytes:
         """One entry's bytes."""

@@ -80,8 +80,13 @@ def next_week(connection: sqlite3.Connection, now_s: float, how: Deriving) -> bo
     if made is None or first is None:
         return False
     done = connection.execute("SELECT until_s FROM made WHERE what = 'weeks'").fetchone()
-    start_s = max(week_of(first), 0 if done is None else done[0])
-    if start_s + WEEK_S > min(made[0], now_s):
+    end_s = min(made[0], now_s)
+    until_s = 0 if done is None else done[0]
+    if until_s > end_s:  # the clock was put back: the week that is now may have been made too early
+        until_s = week_of(end_s)
+        _made(connection, "weeks", until_s)
+    start_s = max(week_of(first), until_s)
+    if start_s + WEEK_S > end_s:
         return False
     rows = [
         (start_s, meter, json.dumps(week(means, how.nominal_v).as_json()))

@@ -67,7 +67,7 @@ class Done:
     def as_text(self) -> str:
         """For a person."""
         if not self.files:
-            return "nothing to write: every whole day is there already"
+            return "nothing to write: of the days asked for none is over (00:00 UTC), known here and not written yet"
         days = f"{len(self.files)} days, {self.files[0].name} to {self.files[-1].name}"
         return f"{days}; {self.complete} of {self.rows} quarter-hours complete"
 
@@ -199,5 +199,8 @@ def _write(path: Path, rows: Sequence[Row], order: Order) -> None:
     schema = pa.schema([(name, kind) for name, (kind, _) in fields.items()], metadata={"headroom": json.dumps(about)})
     arrays = [pa.array(values, kind) for kind, values in fields.values()]
     fresh = path.with_suffix(".new")
-    pa.parquet.write_table(pa.table(arrays, schema=schema), fresh, compression="zstd")
+    with fresh.open("wb") as file:
+        pa.parquet.write_table(pa.table(arrays, schema=schema), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())  # a name over nothing would be a day that is there already
     fresh.replace(path)

@@ -17,7 +17,7 @@ from dcu.ledger.note import open_checkpoint
 from dcu.ledger.store import Ledger, verify
 from dcu.ledger.tests.test_seal import DAY, GRANT
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
-from dcu.ledger_command import main
+from dcu.ledger_command import line_of, main
 
 
 @pytest.fixture
@@ -56,6 +56,103 @@ def test_entries_are_shown_and_chosen(day: Path, capsys: pytest.CaptureFixture[s
     assert [line["position"] for line in said(capsys, "show", day, "--last", 2)[1]] == [302, 303]
     assert main(["show", str(day), "--position", "2"]) == 0
     assert "1.1  grant" in capsys.readouterr().out
+
+
+def test_a_line_of_an_entry_says_what_was_ordered_and_what_came_of_it() -> None:
+    """Commands of the utility, done and refused; a value that is a list; one that is 0."""
+    order = {"kind": "revoke_all", "hold_s": 5}
+    line = line_of(
+        {"kind": "command", "epoch": 1, "seq": None, "number": 7, "outcome": "done", "detail": "", "order": order}
+    )
+    assert line.endswith('command           number=7 outcome=done order={"kind": "revoke_all", "hold_s": 5}')
+    assert "refused=expired detail=9 s ago" in line_of({"kind": "x", "refused": "expired", "detail": "9 s ago"})
+    assert "limit_w=0 value=[1]" in line_of({"kind": "x", "limit_w": 0, "value": [1]})
+
+
+def test_what_is_shown_is_what_the_head_covers(day: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An entry of which one digit was changed, a bundle that cannot be read, a number that is none yet: each says so
+    and ends with 1, and nothing that is right is refused for it."""
+    bundle = current(day).public / "tile/entries/000"
+    good = bundle.read_bytes()
+    assert b'"seq":100' in good
+    bundle.write_bytes(good.replace(b'"seq":100', b'"seq":199'))
+    assert main(["show", str(day), "--position", "3"]) == 0
+    assert "changed" not in capsys.readouterr().err
+    assert main(["show", str(day), "--last", "250"]) == 1
+    assert "error: entry 104 is not the one under the signed head of 304 entries" in capsys.readouterr().err
+    bundle.write_bytes(good[:-1])
+    assert main(["show", str(day)]) == 1
+    assert "seen 0 entries, expected 304" in capsys.readouterr().err
+    bundle.write_bytes(good)
+    assert main(["show", str(day), "--position", "304"]) == 1
+    assert "entry 304: seen 304 entries" in capsys.readouterr().err
+
+
+def test_a_log_that_has_ended_is_read_and_gives_receipts(
+    day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its journal was lost: what it had published and nobody has any more is said aloud, and what is in its bundles is
+    shown, proven under its head and verified as far as it reaches."""
+    key = said(capsys, "head", day)[1]["key"]
+    ledger = Ledger(day, "dcu", Unsynced())
+    ledger.append_all([DAY[0], GRANT | {"seq": 900}, GRANT | {"seq": 901}])
+    ledger.close()
+    for journal in current(day).private.glob("journal-*"):
+        journal.unlink()
+    Ledger(day, "dcu", Unsynced()).close()
+    assert main(["verify", str(day)]) == 0
+    assert "ended at 304 entries, 307 published; 3 PUBLISHED ENTRIES LOST" in capsys.readouterr().out
+    assert main(["receipt", str(day), "--decision", "1.1", "-o", str(tmp_path / "r")]) == 2
+    assert "nor looked for in" in capsys.readouterr().err
+    old = day / "ended-1"
+    made = ["receipt", old, "--decision", "1.1", "--meter", "m1", "-o", tmp_path / "r"]
+    assert said(capsys, *made)[0] == 0
+    assert said(capsys, "check-receipt", tmp_path / "r", "--key", key)[1]["position"] == 2
+    assert main(["show", str(old), "--position", "2"]) == 1, "the rest cannot be read"
+    assert "1.1  grant" in capsys.readouterr().out
+    code, found = said(capsys, "verify", old)
+    assert (code, found["entries"], found["published"]) == (1, 304, 307)
+
+
+def test_a_receipt_that_opens_nothing_for_whom_it_is_made_is_not_made(
+    day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is misspelt, and a neighbour's; a receipt without anybody's values is made all the same."""
+    for name in ("m11", "m2"):
+        made = ["receipt", str(day), "--position", "2", "--meter", name, "-o", str(tmp_path / "r")]
+        assert main(made) == 2
+        assert f"entry 2: keeps no values of {name}" in capsys.readouterr().err
+        assert not (tmp_path / "r").exists()
+    assert main(["receipt", str(day), "--position", "2", "-o", str(tmp_path / "r")]) == 0
+
+
+def test_from_one_head_to_another_every_entry_between_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Entries before the old head, between the two and of the unfinished bundle are changed, one digit each, hashes
+    left alone: those behind the old head are noticed, and named."""
+    place = written(tmp_path / "log", numbered(300))
+    old = tmp_path / "old-head"
+    old.write_bytes(place.checkpoint.read_bytes())
+    ledger = Ledger(tmp_path / "log", "dcu", Unsynced())
+    ledger.append_all(numbered(400))
+    ledger.close()
+    arguments = ["verify", str(tmp_path / "log"), "--from", str(old)]
+    assert main(arguments) == 0
+    for name, digits, position in (("001", b'"seq":123', 423), ("002.p/188", b'"seq":399', 699)):
+        bundle = place.public / "tile/entries" / name
+        good = bundle.read_bytes()
+        assert good.count(digits) == 1
+        bundle.write_bytes(good.replace(digits, digits[:-1] + b"0"))
+        capsys.readouterr()
+        assert main(arguments) == 1
+        assert f"entry {position} is not the one under the signed head of 700" in capsys.readouterr().out
+        bundle.write_bytes(good[:-1])
+        assert main(arguments) == 1
+        assert f"{name}: bundle" in capsys.readouterr().out
+        bundle.write_bytes(good)
+    assert main(arguments) == 0
+    assert main(["verify", str(tmp_path / "log"), "--to", str(old)]) == 0
 
 
 def test_a_receipt_is_made_checked_and_read_by_a_customer(

@@ -254,6 +254,11 @@ def test_an_outbox_that_a_crash_left_before_it_was_told_of_spent_numbers_is_told
     recall(again, remembered(tmp_path))
     assert settings_of(again) == {"hold_s": 60.0}
     again.close()
+    third = Outbox(tmp_path / "third", "substation-1")
+    ledger.append_all([command(number, {"kind": "revoke_all", "hold_s": 90.0 - number}) for number in (6, 50)])
+    recall(third, remembered(tmp_path))
+    assert settings_of(third) == {"hold_s": 84.0}
+    third.close()
 
 
 def test_what_was_missed_comes_in_pieces_from_where_it_began(tmp_path: Path, ledger: Ledger) -> None:

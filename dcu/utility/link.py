@@ -41,7 +41,12 @@ PENDING_MAX: Final = 8192
 """Items on their way to the outbox. Decisions beyond it are found again in the ledger at the next start."""
 PUT_MAX: Final = 512
 """Items of one commit."""
-ARRIVED_MAX: Final = 64
+ARRIVED_MAX: Final = 1024
+ARRIVED_BYTES_MAX: Final = 4 << 20
+"""[byte] Commands that wait to be judged. A broker may bring at once all that it has kept for days, whatever we say of
+how much we take (mosquitto 2.0 does)."""
+DEAF_S: Final = 60.0
+"""[s] From a command that the outbox had no room for to the session that brings it again: meanwhile it is emptied."""
 IDLE_S: Final = 10.0
 """[s] A worker with nothing to do shows progress so often."""
 
@@ -153,6 +158,8 @@ class UtilityLink:
         self._put_now: Inbox[None] = Inbox("utility outbox", 1)
         self._send_now: Inbox[None] = Inbox("utility sender", 1)
         self._arrived: Inbox[Arrival] = Inbox("utility commands", ARRIVED_MAX)
+        self._arrived_bytes = 0
+        self._deaf_until_s: float | None = None
         self._gap = self._full = False
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
@@ -240,7 +247,7 @@ class UtilityLink:
     async def run_sender(self, progress: Progress) -> None:
         """Connect, send, and when the link goes, wait and connect again."""
         while True:
-            self._lost = None
+            self._lost = self._deaf_until_s = None
             session: Session | None = None
             try:
                 session = await self._broker.connect(self._arrive, self._lose)
@@ -331,8 +338,11 @@ class UtilityLink:
         while True:
             await self._arrived.wait(self._clock, self._clock.monotonic() + IDLE_S)
             while (arrival := self._arrived.take()) is not None:
+                self._arrived_bytes -= len(arrival.payload)
                 await self._take(site, arrival)
                 progress()  # a flood must not look like a worker that hangs
+            if self._deaf_until_s is not None and self._clock.monotonic() >= self._deaf_until_s:
+                self._lose("commands wait at the broker")  # which brings them with the next session only
             progress()
 
     async def _take(self, site: Site, arrival: Arrival) -> None:
@@ -345,9 +355,12 @@ class UtilityLink:
             command, settings = judged, site.settings(judged.order)
             try:
                 await self._outbox.call(lambda outbox: outbox.accept(command, settings))
-            except OutboxFull as full:  # not acknowledged, so it comes again
-                self.counters["commands not taken"] += 1
+            except OutboxFull as full:  # not acknowledged, so it comes again; and those behind it not before it
                 self._note_full(full, gap=False)
+                self._leave(arrival, DEAF_S)
+                while (behind := self._arrived.take()) is not None:
+                    self._arrived_bytes -= len(behind.payload)
+                    self._leave(behind, DEAF_S)
                 return
             arrival.acknowledge()  # not before it is durable: until then the broker keeps it for us
             self.counters["commands accepted"] += 1
@@ -401,8 +414,19 @@ class UtilityLink:
     # ---- from the broker ---------------------------------------------------------------------------------------------
 
     def _arrive(self, arrival: Arrival) -> None:
-        if not self._arrived.put(arrival):
-            self.counters["commands not taken"] += 1  # not acknowledged: the broker brings it with the next session
+        room = not self._arrived_bytes or self._arrived_bytes + len(arrival.payload) <= ARRIVED_BYTES_MAX
+        if self._deaf_until_s is None and room and self._arrived.put(arrival):
+            self._arrived_bytes += len(arrival.payload)
+        else:
+            self._leave(arrival, 0.0)
+
+    def _leave(self, arrival: Arrival, deaf_s: float) -> None:
+        """To the broker, not acknowledged: it comes with the next session. From here on nothing is taken in this one,
+        as a command with a higher number would make it an old one; once what was taken is done, another one begins."""
+        del arrival
+        self.counters["commands not taken"] += 1
+        if self._deaf_until_s is None:
+            self._deaf_until_s = self._clock.monotonic() + deaf_s
 
     def _lose(self, why: str) -> None:
         self._lost = why

@@ -44,7 +44,10 @@ TABLES: Final = (
     # As JSON: `birth`, `last` number that is spent, `dropped`, `cursor` in the ledger, and what commands have set.
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
 )
-UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES,), 192 << 20)
+LAST_ANSWERS: Final = ("ALTER TABLE commands ADD COLUMN answer TEXT",)
+"""The last answer to a command as JSON, for who sends it again; NULL in files of before."""
+
+UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES, LAST_ANSWERS), 192 << 20)
 """72 h at a hundred meters, twenty of them with grants that are renewed every 15 s, take half of it."""
 
 WORDS: Final = (
@@ -311,9 +314,14 @@ class Outbox:
             self._answer(connection, refused.number, refused.sha256, "refused", fields)
 
     def repeat(self, refused: Refused) -> None:
-        """Answer an accepted command that came once more, as it was answered then."""
+        """Answer an accepted command that came once more, as it was answered then: that it was accepted, and what
+        became of it, if that is known."""
         with self._changing() as connection:
             self._answer(connection, refused.number, refused.sha256, "accepted", {})
+            row = connection.execute("SELECT answer FROM commands WHERE number = ?", (refused.number,)).fetchone()
+            if row is not None and row[0] is not None:
+                last = json.loads(row[0])
+                self._answer(connection, refused.number, refused.sha256, last.pop("outcome"), last)
 
     def accepted(self, number: int) -> tuple[str, bool] | None:
         """The hash of an accepted command and whether it is done; None if there is none of this number."""
@@ -331,8 +339,9 @@ class Outbox:
         return [Command(number, sha256, key, order) for number, sha256, key, order in found if order is not None]
 
     def _finish(self, connection: sqlite3.Connection, position: int, entry: Mapping[str, Any]) -> None:
-        connection.execute("UPDATE commands SET done = 1 WHERE number = ?", (entry["number"],))
         fields = {"position": position, "detail": entry["detail"]}
+        last = json.dumps({"outcome": entry["outcome"], **fields})
+        connection.execute("UPDATE commands SET done = 1, answer = ? WHERE number = ?", (last, entry["number"]))
         self._answer(connection, entry["number"], entry["sha256"], entry["outcome"], fields)
 
     def rebuild(self, last: int, settings: Mapping[str, Any]) -> None:
@@ -368,9 +377,9 @@ class Outbox:
                 else:
                     connection.execute("DELETE FROM items WHERE id = ?", (row,))
                     self._count[kind] -= 1
-            done = connection.execute("SELECT number, body FROM commands WHERE done IS NOT NULL").fetchall()
-            gone = [(number,) for number, body in done if json.dumps(meter) in body]
-            connection.executemany("UPDATE commands SET body = '' WHERE number = ?", gone)
+            done = connection.execute("SELECT number, body, answer FROM commands WHERE done IS NOT NULL").fetchall()
+            gone = [(number,) for number, body, last in done if json.dumps(meter) in body or meter in (last or "")]
+            connection.executemany("UPDATE commands SET body = '', answer = NULL WHERE number = ?", gone)
         return len(named)
 
     # ---- facts -------------------------------------------------------------------------------------------------------

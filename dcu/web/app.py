@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qs
 
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.responses import PlainTextResponse, RedirectResponse
 
 from dcu.ledger.layout import LedgerError
@@ -18,7 +19,7 @@ from dcu.web import models
 from dcu.web.drawing import Drawing
 from dcu.web.entry import COOKIE, SESSION_S, Entry
 from dcu.web.feed import Feed
-from dcu.web.guard import Guard, cookie_of
+from dcu.web.guard import Guard, cookie_of, peer_of
 from dcu.web.history import History
 from dcu.web.ledger_view import LedgerView
 from dcu.web.line import line_of
@@ -28,7 +29,14 @@ from shared.errors import DecodeError
 
 STATIC: Final = Path(__file__).parent / "static"
 TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_NOBODY: Final[dict[str, Any]] = {"description": "no token, no session"}
 MeterName = Annotated[str | None, Query(max_length=64)]
+
+
+class _EventStream(Response):
+    """What the stream is called in the documentation."""
+
+    media_type = "text/event-stream"
 
 
 class Page:
@@ -65,6 +73,7 @@ def make_app(page: Page, names: frozenset[str], *, secure: bool) -> Guard:
         version="1",
         description="What a DCU knows of its street. Read-only.",
         openapi_url="/api/openapi.json",
+        dependencies=[Security(HTTPBearer(auto_error=False)), Security(APIKeyCookie(name=COOKIE, auto_error=False))],
         docs_url=None,  # their scripts come from elsewhere
         redoc_url=None,
         lifespan=life,
@@ -82,7 +91,7 @@ def _json(content: Any) -> Response:
 
 
 def _told(model: type[models.Answer]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": model}, 401: {"description": "no token, no session"}}
+    return {200: {"model": model}, 401: _NOBODY}
 
 
 def _data_routes(app: FastAPI, page: Page) -> None:
@@ -97,7 +106,9 @@ def _data_routes(app: FastAPI, page: Page) -> None:
         return _json(page.feeder())
 
     @app.get(
-        "/api/traces", summary="The last minutes of one customer, or of the street", responses=_told(models.Traces)
+        "/api/traces",
+        summary="The last minutes of one customer, or of the street",
+        responses=_told(models.Traces) | {404: {"description": "no such meter"}},
     )
     async def traces(meter: MeterName = None) -> Response:
         found = feed.traces.of(meter)
@@ -132,11 +143,11 @@ def _data_routes(app: FastAPI, page: Page) -> None:
 
 
 def _readings() -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": list[models.Reading]}, 401: {"description": "no token, no session"}}
+    return {200: {"model": list[models.Reading]}, 401: _NOBODY}
 
 
 def _told_list() -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": list[models.Decision]}, 401: {"description": "no token, no session"}}
+    return {200: {"model": list[models.Decision]}, 401: _NOBODY}
 
 
 def _ledger_routes(app: FastAPI, page: Page) -> None:
@@ -144,7 +155,16 @@ def _ledger_routes(app: FastAPI, page: Page) -> None:
     async def ledger() -> Response:
         return _json(await asyncio.to_thread(page.ledger.as_api))
 
-    @app.get("/api/receipts/{position}", summary="A receipt of one entry (C2SP tlog-proof)")
+    @app.get(
+        "/api/receipts/{position}",
+        summary="A receipt of one entry (C2SP tlog-proof)",
+        response_class=PlainTextResponse,
+        responses={
+            401: _NOBODY,
+            404: {"description": "no such entry, or no published head covers it yet"},
+            503: {"description": "the log cannot be read"},
+        },
+    )
     async def receipt(position: int, meter: MeterName = None) -> Response:
         if not 0 <= position < 1 << 62:
             raise HTTPException(404, "no such entry")
@@ -159,14 +179,19 @@ def _ledger_routes(app: FastAPI, page: Page) -> None:
 
 
 def _other_routes(app: FastAPI, page: Page, guard: Guard) -> None:
-    @app.get("/api/stream", summary="The same as /api/street once a second, as server-sent events named street")
+    @app.get(
+        "/api/stream",
+        summary="The same as /api/street once a second, as server-sent events named street",
+        response_class=_EventStream,
+        responses={401: _NOBODY, 503: {"description": "as many viewers as there may be"}},
+    )
     async def stream() -> Response:
         if page.viewers.open >= page.viewers.most:
             text = f"{page.viewers.most} viewers are all there may be\n"
             return PlainTextResponse(text, 503, headers={"retry-after": "10"})
         return StreetStream(page.feed, page.viewers)
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses={401: _NOBODY})
     async def metrics() -> Response:
         return Response(render(page.feed, page.viewers, guard.refused), media_type="text/plain; version=0.0.4")
 
@@ -194,9 +219,10 @@ def _entry_routes(app: FastAPI, page: Page, *, secure: bool) -> None:
     @app.post("/login", include_in_schema=False)
     async def log_in(request: Request) -> Response:
         given = parse_qs((await _body(request)).decode("latin-1"), max_num_fields=4).get("token", [""])[0]
-        cookie = page.entry.log_in(given.strip())
+        peer = peer_of(request.scope)
+        cookie = page.entry.log_in(given.strip(), peer)
         if cookie is None:
-            again = "/login?locked" if page.entry.locked else "/login?wrong"
+            again = "/login?locked" if page.entry.locks(peer) else "/login?wrong"
             return RedirectResponse(again, 303)
         answer = RedirectResponse("/", 303)
         ends_s = int(SESSION_S)

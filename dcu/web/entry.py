@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 from collections import deque
 from collections.abc import Callable
@@ -16,12 +17,25 @@ LINK_S: Final = 600.0
 """[s] A one-time link not used by then opens nothing."""
 FAILURES_MAX: Final = 10
 FAILURES_S: Final = 60.0
-"""Wrong tokens within this time, from anybody; then nobody may log in for a while. Sessions go on."""
+"""Wrong tokens within this time, from one address; then no token from there is looked at for a while. Sessions go on,
+and so does who comes from elsewhere: nobody can keep others out by guessing."""
+PEERS_MAX: Final = 256
+"""Addresses whose wrong tokens are remembered; with more the one that was heard of first is forgotten."""
 COOKIE: Final = "headroom_session"
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def _network(peer: str) -> str:
+    """Whose an address is: itself, or of IPv6 its first 64 bits, of which one machine has all."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    address = getattr(address, "ipv4_mapped", None) or address
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 class Entry:
@@ -33,34 +47,39 @@ class Entry:
         self._now = now
         self._sessions: dict[bytes, float] = {}
         self._links: dict[bytes, float] = {}
-        self._failures: deque[float] = deque(maxlen=FAILURES_MAX)
+        self._failures: dict[str, deque[float]] = {}
 
     @property
     def needs_token(self) -> bool:
         """Whether a certificate alone is not enough."""
         return self._token is not None
 
-    def admits(self, authorization: str | None, cookie: str | None) -> bool:
-        """Whether a request with these headers may be answered."""
+    def admits(self, authorization: str | None, cookie: str | None, peer: str = "") -> bool:
+        """Whether a request with these headers from an address may be answered."""
         if self._token is None:
             return True
         if authorization is not None:
             scheme, _, given = authorization.partition(" ")
             if scheme.lower() != "bearer":
                 return False
-            if self.locked:
+            if self.locks(peer):
                 return False
             if self._is_token(given.strip()):
                 return True
-            self._failures.append(self._now())
+            self._note_failure(peer)
             return False
         return cookie is not None and self._has_session(cookie)
 
-    @property
-    def locked(self) -> bool:
-        """Whether there were too many wrong tokens lately."""
-        full = len(self._failures) == FAILURES_MAX
-        return full and self._now() - self._failures[0] < FAILURES_S
+    def locks(self, peer: str) -> bool:
+        """Whether there were too many wrong tokens lately from this address."""
+        failures = self._failures.get(_network(peer), deque[float]())
+        return len(failures) == FAILURES_MAX and self._now() - failures[0] < FAILURES_S
+
+    def _note_failure(self, peer: str) -> None:
+        network = _network(peer)
+        if network not in self._failures and len(self._failures) >= PEERS_MAX:
+            del self._failures[next(iter(self._failures))]
+        self._failures.setdefault(network, deque(maxlen=FAILURES_MAX)).append(self._now())
 
     def _is_token(self, given: str) -> bool:
         return self._token is not None and hmac.compare_digest(_digest(given), self._token)
@@ -75,13 +94,13 @@ class Entry:
         self._links[_digest(code)] = self._now() + LINK_S
         return code
 
-    def log_in(self, given: str) -> str | None:
+    def log_in(self, given: str, peer: str = "") -> str | None:
         """The cookie of a new session for the token, or for a code that was not used yet; None for anything else."""
-        if self.locked:
+        if self.locks(peer):
             return None
         until = self._links.pop(_digest(given), None)
         if not (self._is_token(given) or (until is not None and self._now() < until)):
-            self._failures.append(self._now())
+            self._note_failure(peer)
             return None
         cookie = secrets.token_urlsafe(32)
         while len(self._sessions) >= SESSIONS_MAX:

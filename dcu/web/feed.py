@@ -16,6 +16,7 @@ from typing import Any, Final
 from dcu.web.quality import QualityBook
 from dcu.web.street import Alarms, Decisions, street_of
 from dcu.web.traces import Traces
+from shared.log import get_logger
 
 ANSWER_S_MAX: Final = 4.0
 """[s] A DCU that takes longer is not there."""
@@ -24,6 +25,8 @@ STALE_S: Final = 5.0
 """[s] Without an answer for so long what is shown is no longer called live; then it is called down."""
 NEWS_KEPT: Final = 10
 """Looks whose news each event carries, for viewers who missed some."""
+
+_LOG: Final = get_logger("web")
 
 Ask = Callable[[], Awaitable[dict[str, Any]]]
 """The DCU's page snapshot (OSError, TimeoutError, ValueError)."""
@@ -76,31 +79,38 @@ class Feed:
         """Look for ever."""
         due = self._now()
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # nobody else would notice that nobody looks: what is shown would stay "live" for ever
+                _LOG.exception("a look that went wrong")
+                self._failed("this page cannot show what the DCU answers; its log has the reason")
             due = max(due + self._poll_s, self._now())
             await asyncio.sleep(due - self._now())
 
     async def look(self) -> None:
         """Once; a DCU that does not answer is news too."""
-        why = None
         try:
             snapshot = await self._ask()
             told = street_of(snapshot)
+            news = self.decisions.take(snapshot["news"])
         except (OSError, TimeoutError) as error:
-            why = _plain(error)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            why = "the DCU answers something that this version cannot read"
+            self._failed(_plain(error))
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+            self._failed("the DCU answers something that this version cannot read")
         else:
             self.snapshot, self._dcu = snapshot, told
             self._heard_s, self._heard_utc_s = self._now(), self._utc()
-            self._news.append(self.decisions.take(snapshot["news"]))
-        if why is not None:
-            self.failures += 1
-            self._news.append([])
-        self.street = self._look(why)
-        if why is None:
+            self._news.append(news)
+            self.street = self._look(None)
             self.quality.add(self.street, self._utc())
+            self._publish()
         self.traces.add(self.street, self._utc())
+
+    def _failed(self, why: str) -> None:
+        """A look that has shown nothing."""
+        self.failures += 1
+        self._news.append([])
+        self.street = self._look(why)
         self._publish()
 
     def _look(self, why: str | None) -> dict[str, Any]:

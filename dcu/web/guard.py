@@ -95,16 +95,23 @@ class Guard:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, ((b"connection", b"close"),)
         if method == "POST" and not _same_origin(found, hosts[0]):
             return HTTPStatus.FORBIDDEN, ()
-        return self._stranger(path, found)
+        return self._stranger(path, found, peer_of(scope))
 
     def _stranger(
-        self, path: str, found: dict[bytes, list[bytes]]
+        self, path: str, found: dict[bytes, list[bytes]], peer: str
     ) -> tuple[HTTPStatus, tuple[tuple[bytes, bytes], ...]] | None:
-        if path in OPEN or self._entry.admits(_one(found, b"authorization"), cookie_of(found.get(b"cookie", []))):
+        cookie = cookie_of(found.get(b"cookie", []))
+        if path in OPEN or self._entry.admits(_one(found, b"authorization"), cookie, peer):
             return None
         if path == "/" and "text/html" in (_one(found, b"accept") or ""):
             return HTTPStatus.SEE_OTHER, ((b"location", b"/login"),)
         return HTTPStatus.UNAUTHORIZED, ((b"www-authenticate", b'Bearer realm="headroom"'),)
+
+
+def peer_of(scope: Scope) -> str:
+    """The address a request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 class _Answer:

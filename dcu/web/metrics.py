@@ -32,8 +32,12 @@ class StreetCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         street = self._feed.street
-        yield from self._of_dcu(street)
-        customers = street["customers"]
+        heard = street["state"] != "down"  # what was heard last is no measurement: it would never look old
+        yield GaugeMetricFamily("headroom_dcu_up", "Whether the DCU answers", float(street["state"] == "live"))
+        if heard:
+            yield from self._of_dcu(street)
+        yield from self._of_page(street)
+        customers = street["customers"] if heard else []
         for name, key, help_text in GAUGES:
             gauge = GaugeMetricFamily(name, help_text, labels=["meter"])
             for customer in customers:
@@ -48,13 +52,14 @@ class StreetCollector(Collector):
         yield volts
 
     def _of_dcu(self, street: dict[str, Any]) -> Iterator[Metric]:
-        yield GaugeMetricFamily("headroom_dcu_up", "Whether the DCU answers", float(street["state"] == "live"))
         yield GaugeMetricFamily("headroom_quarantine", "Whether nothing is granted yet", float(street["quarantine"]))
         yield GaugeMetricFamily("headroom_grants", "Live grants", float(street["granted"]))
         yield GaugeMetricFamily("headroom_increase_watts", "Granted beyond nominal limits", float(street["increase_w"]))
         if street["ledger_entries"] is not None:
             entries = float(street["ledger_entries"])
             yield GaugeMetricFamily("headroom_ledger_entries", "Entries in the log", entries)
+
+    def _of_page(self, street: dict[str, Any]) -> Iterator[Metric]:
         alarms = GaugeMetricFamily("headroom_alarms", "Alarms by level", labels=["level"])
         for level in ("alarm", "warning", "note"):
             alarms.add_metric([level], sum(alarm["level"] == level for alarm in street["alarms"]))

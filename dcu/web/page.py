@@ -33,7 +33,9 @@ def build(config: WebConfig, now: Callable[[], float], utc: Callable[[], float])
         directory = None if source.ledger is None else Path(source.ledger)
         ledger = LedgerView(directory, source.log_key, show_parts=source.show_parts)
     except DecodeError as error:
-        raise ConfigError("web", [Fault("dcu.log_key", source.log_key or "", str(error))]) from error
+        raise ConfigError(
+            "web", [Fault("dcu.log_key", source.log_key or "", "name+id+key, as headroom-ledger head prints it")]
+        ) from error
     feed = Feed(ask_socket(Path(source.socket)), source.poll_s, now, utc)
     history = History(None if source.store is None else Path(source.store), now)
     page = Page(feed, entry, drawing, ledger, history, web.viewers_max)

@@ -51,7 +51,7 @@ class QualityBook:
         self._nominal_v: float | None = None
 
     def add(self, street: dict[str, Any], utc_s: float) -> None:
-        """One look at the street; its age decides whether a reading is new enough to count."""
+        """One look at the street: a reading weighs as long as it stands."""
         if street["state"] != "live" or street["band_v"] is None:
             return
         self._nominal_v = sum(street["band_v"]) / 2

@@ -62,7 +62,8 @@ class Traces:
             self._of(customer["id"], samples).add(max(volts, default=None), min(volts, default=None), export_w, limit_w)
         alive = street["state"] == "live"
         ends = (max(highest, default=None), min(highest, default=None))
-        self._of(None, samples).add(*ends, street["export_w"], street["increase_w"] if alive else None)
+        export_w, increase_w = (street["export_w"], street["increase_w"]) if alive else (None, None)
+        self._of(None, samples).add(*ends, export_w, increase_w)
 
     def _of(self, name: str | None, samples: int) -> Trace:
         if name not in self._traces:

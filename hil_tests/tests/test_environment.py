@@ -32,12 +32,18 @@ from hil_tests.scenario import Ask, load_scenario
 from hil_tests.utility_bench import Commander
 from hil_tests.verdict import judge
 from hil_tests.virtual.broker import MemoryBroker, MemoryUtility
+from hil_tests.virtual.em330 import MemoryPort
 from hil_tests.virtual.loop import UTC_AT_START_S, VirtualLoop, run_virtual
-from hil_tests.world import DCU
+from hil_tests.virtual.modem import VirtualModem, open_memory_port
+from hil_tests.world import DCU, SUBSTATION
+from prime_plc.link import BACKOFF_S_MAX
 from shared.messages import Grant
+from shared.modbus import ModbusSilence
 
 LEASE_S = 20.0 + 2.0
 """[s] Of scenario I; nothing is applied for longer after the last message."""
+POLL_S = 1.0
+"""A meter is read so often in scenario I."""
 Doing = tuple[float, Callable[[JumpStreet], Awaitable[None] | None]]
 
 
@@ -236,6 +242,76 @@ def test_an_outbox_without_room_stops_no_grant_and_misses_no_decision(
     assert set(names) >= set(decided[:-3])  # the last may still be on their way
     assert len(decided) > 15
     assert utility.broker.utility.doubled == 0
+
+
+class Cupboard:
+    """Devices of a machine that may not be there; how often somebody looked for one that was not."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gone: object = None
+        self.looked = 0
+        reopen = MemoryPort.reopen
+
+        async def connect(port: MemoryPort) -> None:
+            self.look_for(port.meter)
+            await reopen(port)
+
+        monkeypatch.setattr(MemoryPort, "reopen", connect)
+
+    def look_for(self, device: object) -> None:
+        if device is self.gone:
+            self.looked += 1
+            raise ModbusSilence("virtual meter: no route to host")
+
+    def line(self, modem: VirtualModem) -> Any:
+        opened = open_memory_port(modem)
+
+        async def connect(factory: Callable[[], asyncio.Protocol]) -> Any:
+            if modem is self.gone:
+                self.looked += 1
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+            return await opened(factory)
+
+        return connect
+
+
+@pytest.mark.parametrize("whose", [DCU, "client1"])
+@pytest.mark.parametrize("what", ["modem", "em330"])
+def test_a_device_that_is_absent_at_the_start_is_looked_for_patiently_and_nothing_is_granted_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, what: str
+) -> None:
+    """A DCU or a meter is started without its modem or its EM330. It stays up and looks again, in the end no more often
+    than every few seconds for a modem, and than it would read a meter; nothing is granted to the household meanwhile.
+    Once the device is there, the household gets what it asks for."""
+    cupboard, ends = Cupboard(monkeypatch), list[int | None]()
+    off_s, on_s, back_s = 12.0, 15.0, 15.0 + QUARANTINE_S + 60.0
+
+    async def stop(street: JumpStreet) -> None:
+        await street.kill(whose)
+        of = SUBSTATION if whose == DCU else whose
+        cupboard.gone = street.world.modems[whose] if what == "modem" else street.world.meters[of]
+
+    async def start(street: JumpStreet) -> None:
+        await street.launch(whose)
+        await street.ask("client1", 2400.0)
+
+    def plug(street: JumpStreet) -> None:
+        ends.append(street.ended(whose))
+        cupboard.gone = None
+
+    async def ask(street: JumpStreet) -> None:
+        await street.ask("client1", 2400.0)
+
+    doings: list[Doing] = [(off_s, stop), (on_s, start), (back_s - 20.0, ask), (back_s, plug), (back_s + 30.0, ask)]
+    seen, street = play_with(tmp_path, doings, back_s + 60.0, open_line=cupboard.line)
+    assert ends == [None]
+    assert street.ended(whose) is None
+    every_s = BACKOFF_S_MAX if what == "modem" else POLL_S
+    assert 0.9 * (back_s - on_s) / every_s <= cupboard.looked <= 10 + (back_s - on_s) / every_s
+    assert [at_s for at_s in grants_s(seen) if at_s < off_s]
+    assert not [at_s for at_s in grants_s(seen) if on_s + 1.0 < at_s < back_s]
+    assert not [at_s for at_s in raised_s(seen) if off_s + LEASE_S + 1.0 < at_s < back_s]
+    assert [at_s for at_s in raised_s(seen) if at_s > back_s]
 
 
 def test_no_memory_for_a_decision_ends_the_dcu_and_every_grant_with_it(tmp_path: Path) -> None:

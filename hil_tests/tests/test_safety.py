@@ -11,6 +11,22 @@ import numpy as np
 import pytest
 
 from benchmarks.feeders import tree_feeder
+from dcu.grid.network import (
+    PHASES,
+    Branch,
+    BranchEnd,
+    Bus,
+    Conductor,
+    Connection,
+    ConnectionPoint,
+    Earthing,
+    Network,
+    Transformer,
+    balanced_source,
+    matrix,
+    sequence_matrix,
+    three_phase_coils,
+)
 from dcu.grid.network_file import save_network
 from dcu.grid.tests.golden import MADE_UP, feeder
 from dcu.hosting import estimate, residuals, window
@@ -54,6 +70,73 @@ def test_no_grant_is_unsafe_to_customers_who_use_it_on_one_phase(errors: Errors)
     assert found.unsafe == 0
     assert found.limited_states > 15
     assert found.granted_fraction > (0.97 if errors is EXACT else 0.5)
+
+
+def four_wire_feeder(seed: int, rating_a: float) -> Network:
+    """Twenty-five customers on open wires with a neutral that is earthed at the transformer: one in five of them on
+    three phases, conductors rated about alike."""
+    random = np.random.default_rng(seed)
+    wires, z_m = (*PHASES, Conductor.N), np.full((4, 4), complex(0.00005, 0.0004))
+    np.fill_diagonal(z_m, complex(0.00035, 0.0007))
+    lv = ["lv", *(f"b{k}" for k in range(1, 26))]
+    lines, points = [], []
+    for k in range(1, 26):
+        ends = (BranchEnd(lv[int(random.integers(max(0, k - 6), k))], wires), BranchEnd(lv[k], wires))
+        rated = tuple(float(rating_a * share) for share in random.uniform(0.7, 1.5, 4))
+        lines.append(Branch(f"l{k}", *ends, matrix(random.uniform(20, 60) * z_m), rating_a=rated))
+        phases = PHASES if random.random() < 0.2 else (PHASES[int(random.integers(3))],)
+        points.append(ConnectionPoint(f"c{k}", lv[k], tuple(Connection(phase, Conductor.N) for phase in phases)))
+    coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0), stars=(Conductor.E, Conductor.N))
+    return Network(
+        name="open wires",
+        source=balanced_source("hv", 10_000 / 3**0.5, sequence_matrix(complex(0.05, 0.5), complex(0.05, 0.5))),
+        buses=(Bus("hv", PHASES, 10_000 / 3**0.5), *(Bus(name, wires, 400 / 3**0.5) for name in lv)),
+        branches=tuple(lines),
+        transformers=(Transformer("t", coils, 100e3 / 3, matrix(np.eye(3) * complex(0.01, 0.039)), "Dyn11", 100e3),),
+        earthings=(Earthing("lv", Conductor.N, complex(0.5, 0.0)),),
+        connection_points=tuple(points),
+    )
+
+
+@pytest.mark.parametrize("seed", [15, 16])
+def test_no_grant_overloads_a_neutral_that_turns_with_what_is_absent(seed: int) -> None:
+    """On open wires an absent export turns the other phases' currents, and the neutral carries their sum."""
+    found = evaluate_safety(four_wire_feeder(seed, 70.0), 100, 77, EXACT, sequence_share=0.0)
+    assert found.unsafe == 0
+    assert found.limited_states > 30
+    assert found.granted_fraction > 0.95
+
+
+def test_long_lines_bear_as_much_as_is_granted() -> None:
+    """Four times the length: voltages move so far that a bound to first order would give up a tenth."""
+    network = tree_feeder(14, "each", seed=2)
+    long = tuple(replace(b, z_ohm=matrix(4 * b.z_ohm)) for b in network.branches)
+    found = evaluate_safety(replace(network, branches=long, memo={}), 80, 5, EXACT, sequence_share=0.0)
+    assert found.unsafe == 0
+    assert found.limited_states > 40
+    assert found.granted_fraction > 0.98
+
+
+def test_customers_of_one_phase_are_judged_phase_by_phase_beside_those_of_three() -> None:
+    """Every choice of phases that are used, by customers of one phase each, with those of three all on each of them."""
+    network = tree_feeder(9, "three")
+    points = tuple(
+        replace(p, connections=p.connections[k % 3 : k % 3 + 1]) if k % 2 else p
+        for k, p in enumerate(network.connection_points)
+    )
+    truth = safety._Truth(replace(network, connection_points=points, memo={}), 10.0)
+    assert truth.several
+    at = np.arange(len(truth.customers))
+    p = np.full(len(truth.phases()), 100.0)
+    states = truth.in_some_phases(p, at, np.full((1, len(at)), 5_000.0))
+    used = {tuple((state < 0).tolist()) for state in states}
+    labels = np.array(truth.phases())
+    single = np.array([len(own) == 1 for own in truth.customers for _ in own])
+    for phase in ("L1", "L2", "L3"):
+        assert tuple((labels == phase).tolist()) in used, "that phase alone"
+        for other in {"L1", "L2", "L3"} - {phase}:
+            both = (labels == phase) | ((labels == other) & single)
+            assert tuple(both.tolist()) in used, "two phases, those of three phases on one of them"
 
 
 def test_the_judge_sees_a_limit_that_is_taken_to_be_used_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

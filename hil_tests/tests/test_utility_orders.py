@@ -193,6 +193,27 @@ def test_a_hold_that_the_engine_has_not_heard_of_yet_is_not_taken_for_over(tmp_p
     run_virtual(main)
 
 
+def test_a_shorter_hold_ends_no_longer_one_after_a_restart_either(tmp_path: Path) -> None:
+    """An hour, then ten seconds, then none: the engine keeps to the hour, and so does whoever starts next."""
+
+    async def main() -> None:
+        subject = Side(tmp_path, config(tmp_path), {})
+        for hold_s in (3600.0, 10.0, 0.0):
+            order = RevokeAll(kind="revoke_all", hold_s=hold_s)
+            for name, value in subject.side.settings(order).items():
+                subject.box.outbox.keep_setting(name, value)
+            await subject.side.carry_out(command(order))
+        assert subject.box.outbox.setting("hold_s") == 3600.0
+        telling = asyncio.ensure_future(subject.side._tell(lambda: None))
+        await asyncio.sleep(3590.0)
+        assert subject.box.outbox.setting("hold_s") == 3600.0
+        await asyncio.sleep(20.0)
+        assert subject.box.outbox.setting("hold_s") == 0.0
+        telling.cancel()
+
+    run_virtual(main)
+
+
 def test_weeks_that_a_full_outbox_has_no_room_for_are_told_later(tmp_path: Path) -> None:
     """It ends no worker; an hour later there is room, and the week is told once."""
 

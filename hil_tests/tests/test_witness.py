@@ -21,6 +21,7 @@ from dcu.ledger.store import Ledger, verify
 from dcu.ledger.tests import second_verifier
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
 from dcu.ledger.witness import Ask, Submission, cosign, post
+from dcu.ledger_command import main
 from hil_tests.virtual.witness import Witness, WitnessState, serve
 from shared.errors import DecodeError
 
@@ -90,6 +91,29 @@ def test_two_witnesses_cosign_and_the_receipt_shows_it(bench: Bench, tmp_path: P
     receipt = check_receipt(make_receipt(bench.place, 5, key_of(bench.place)), bench.policy)
     assert sorted(receipt.trusted.cosigned_utc_s) == ["w1", "w2"]
     assert verify(tmp_path / "state").faults == []
+
+
+def test_a_head_that_somebody_kept_is_held_against_a_witnessed_log(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the documentation says: a kept head has the log's signature only, and the policy asks for both witnesses. The
+    log is not witnessed; it is; another history lies there with the first one's witnessed head beside it."""
+    kept = tmp_path / "kept"
+    kept.write_bytes(bench.place.checkpoint.read_bytes())
+    shutil.copytree(tmp_path / "state", tmp_path / "fork")
+    grow(tmp_path / "state", numbered(20))
+    grow(tmp_path / "fork", [{"fork": n} for n in range(20)])
+    fork = current(tmp_path / "fork").public
+    arguments = ["--policy", str(bench.policy_file), "--from", str(kept)]
+    assert main(["verify", str(bench.place.public), *arguments]) == 1
+    assert "cosigned by nobody, short of the quorum" in capsys.readouterr().out
+    bench.ask()
+    for copy in (tmp_path / "state", bench.place.public):
+        assert main(["verify", str(copy), *arguments]) == 0
+        assert "from 300 to 320 entries: verified" in capsys.readouterr().out
+    shutil.copy(bench.place.public / "cosigned", fork / "cosigned")
+    assert main(["verify", str(fork), *arguments]) == 1
+    assert "FORK: two signed heads of 320 entries" in capsys.readouterr().out
 
 
 def test_one_silent_witness_is_short_of_the_quorum(bench: Bench, tmp_path: Path) -> None:

@@ -343,6 +343,11 @@ class MemoryPort:
     def connected(self) -> bool:
         return self._open
 
+    @property
+    def meter(self) -> VirtualEm330:
+        """At its other end."""
+        return self._meter
+
     async def reopen(self) -> None:
         self._open = True
 

@@ -75,6 +75,7 @@ struct Batch {
   const double* p = nullptr;                        // [W] (states, columns)
   const double* q = nullptr;                        // [var]
   const double* k = nullptr;                        // [var] gain of Q(U), null without inverters
+  const double* start = nullptr;                    // [V] (ports) pairs from which every state begins; null: no load
   double tolerance = 0.0;
   int steps_max = 60;
   double* u = nullptr;                              // [V] (states, ports) pairs

@@ -136,10 +136,11 @@ class Block {
   }
 
   void start() {
+    const double* near = batch_.start;
     for (std::size_t port = 0; port < ports_; ++port) {
       i_[2 * port] = i_[2 * port + 1] = V{};
-      u_[2 * port] = all(plan_.port_open[2 * port]);
-      u_[2 * port + 1] = all(plan_.port_open[2 * port + 1]);
+      u_[2 * port] = all(near ? static_cast<T>(near[2 * port]) : plan_.port_open[2 * port]);
+      u_[2 * port + 1] = all(near ? static_cast<T>(near[2 * port + 1]) : plan_.port_open[2 * port + 1]);
     }
     for (std::size_t e = 0; e < el_.inverter_port.size(); ++e) seen_[e] = magnitude(el_.inverter_port[e]);
   }

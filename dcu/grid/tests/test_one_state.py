@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.feeders import tree_feeder
 from dcu.grid.compiler import compile_network
 from dcu.grid.injections import Injections, prepare
-from dcu.grid.one_state import one_step, solve_from_idle, solve_one
+from dcu.grid.one_state import solve_from_idle, solve_one, step_few
 from dcu.grid.port_engine import solve_ports
 from dcu.grid.port_model import Lines, PortModel
 
 TOLERANCE_PU = 1e-9
 
 
-@pytest.fixture(scope="module", params=[(4, "three"), (100, "three")], ids=["dense", "lines"])
+@pytest.fixture(
+    scope="module",
+    params=[(4, True), (100, True), (4, False), (100, False)],
+    ids=["small tree", "tree", "dense", "lines"],
+)
 def model(request: pytest.FixtureRequest) -> PortModel:
-    buses, ports_at = request.param
-    return compile_network(tree_feeder(buses, ports_at))
+    buses, kept = request.param
+    found = compile_network(tree_feeder(buses, "three"))
+    assert found.tree is not None
+    return found if kept else replace(found, tree=None)
 
 
 def draws(model: PortModel, seed: int, total_w: float = 150e3) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +50,7 @@ def test_a_step_is_right_to_first_order(model: PortModel) -> None:
     p, q = draws(model, 1)
     here, _ = solve_one(model, p, q, TOLERANCE_PU)
     there, _ = solve_one(model, 1.2 * p, q, TOLERANCE_PU)
-    guessed, _ = one_step(model, 1.2 * p, q, here)
+    guessed = step_few(model, (1.2 * p)[None, :], q, here)[0][0]
     assert np.abs(guessed - there).max() < 0.2 * np.abs(here - there).max()
 
 

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +189,58 @@ def test_a_model_without_observables_says_what_is_missing() -> None:
     full = solve(feeder("switched").model, base_injections(model), results=("loss_w",))
     assert result["loss_w"][0] == pytest.approx(full["loss_w"][0], rel=1e-9)
     assert Injections.of([[0.0] * 3]).p_w.shape == (1, 3)
+
+
+def _tree_in(path: Path) -> PortModel:
+    save_model(feeder("eulv").model, path)
+    return load_model(path)
+
+
+def test_the_tree_is_the_same_feeder_before_and_after_the_file(tmp_path: Path) -> None:
+    model = _tree_in(tmp_path / "eulv.npz")
+    assert model.tree is not None
+    i_a = np.random.default_rng(1).normal(size=2 * len(model.ports)).view(complex)
+    assert model.tree.lift_v(i_a) == pytest.approx(model.z_ohm @ i_a, rel=1e-9)
+    twice = model.tree.raised(2.0)
+    assert (twice.u_open_v == 2 * model.u_open_v).all()
+
+
+def _signed(path: Path, model: PortModel, **changes: object) -> None:
+    """Save a model with other arrays of its tree, digest and all."""
+    assert model.tree is not None
+    save_model(replace(model, tree=replace(model.tree, memo={}, **changes)), path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("column", [0, 1, 2, 5, 6])
+@pytest.mark.parametrize("value", [-2, 17, 1 << 30])
+def test_a_tree_that_leads_nowhere_is_refused(column: int, value: int, tmp_path: Path) -> None:
+    """Its indices are followed by compiled code."""
+    path = tmp_path / "eulv.npz"
+    model = _tree_in(path)
+    assert model.tree is not None
+    nodes = model.tree.nodes.copy()
+    nodes[1 + int((nodes[1:, 6] > 0).argmax()), column] = value
+    _signed(path, model, nodes=nodes)
+    with pytest.raises(ConfigError, match="tree"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", ["port_pos", "port_neg"])
+@pytest.mark.parametrize("value", [-3, 1 << 20])
+def test_a_port_of_the_tree_that_is_nowhere_is_refused(name: str, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "eulv.npz"
+    model = _tree_in(path)
+    ports = getattr(model.tree, name).copy()
+    ports[5] = value
+    _signed(path, model, **{name: ports})
+    with pytest.raises(ConfigError, match="tree"):
+        load_model(path)
+
+
+def test_a_tree_of_another_feeder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "eulv.npz"
+    model = _tree_in(path)
+    assert model.tree is not None
+    _signed(path, model, coefficients=1.001 * model.tree.coefficients)
+    with pytest.raises(ConfigError, match="other voltages than by z_ohm"):
+        load_model(path)

@@ -17,7 +17,7 @@ import pytest
 from dcu.ledger.store import Ledger
 from dcu.store import recorder as module
 from dcu.store.database import open_reader
-from dcu.store.derive import Deriving
+from dcu.store.derive import Deriving, next_means, next_week
 from dcu.store.entries import LedgerFacts, Source, ledger_source, logs
 from dcu.store.queries import events, present_week, trace, weeks
 from dcu.store.recorder import Recorder, Settings
@@ -553,3 +553,31 @@ async def test_bad_files_make_room_when_it_is_needed(street: Street) -> None:
     assert drop_asides(where, sum(path.stat().st_size for path in where.iterdir()) - 1) == 1
     assert not (where / "telemetry.bad-1.sqlite").exists()
     assert (where / "telemetry.bad-2.sqlite").exists()
+
+
+def test_a_clock_that_was_ahead_for_an_hour_costs_no_week() -> None:
+    """On a Wednesday ten years ahead for an hour, with readings: weeks are made up to then, the present one from three
+    days. Set right again, the present week is made anew when it is over, and so is the next."""
+    how = Deriving(700.0, 100.0, 230.0)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in TELEMETRY.steps[0]:
+            connection.execute(statement)
+
+        def live(from_s: float, hours: int) -> None:
+            rows = ((int(1000 * (from_s + 600 * n + 300)), 23000) for n in range(6 * hours))
+            values = "VALUES (?, 1, ?, NULL, NULL, 1, NULL, NULL, 0, NULL, NULL, 0, NULL, NULL, 0, 0, NULL)"
+            connection.executemany(f"INSERT INTO readings {values}", rows)
+            for make in (next_means, next_week):
+                while make(connection, from_s + 3600 * hours + 200, how):
+                    pass
+
+        live(MONDAY_S, 72)
+        live(MONDAY_S + 520 * 604_800, 1)
+        early = connection.execute("SELECT body FROM weeks WHERE start_s = ?", (MONDAY_S,)).fetchone()
+        live(MONDAY_S + 72 * 3600, 1)
+        live(MONDAY_S + 73 * 3600, 4 * 24 - 1)
+        live(MONDAY_S + 604_800, 7 * 24)
+        made = dict(connection.execute("SELECT start_s, body FROM weeks ORDER BY start_s").fetchall())
+    assert list(made) == [MONDAY_S, MONDAY_S + 604_800]
+    assert json.loads(early[0])["phases"]["L1"]["count"] < 500
+    assert json.loads(made[MONDAY_S])["phases"]["L1"]["count"] > 990

@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,42 @@ def test_the_ledgers_entry_finishes_a_command_exactly_once(outbox: Outbox) -> No
     assert [item.get("outcome") for item in found] == ["accepted", "done", None]
     assert len({item["id"] for item in found}) == 3
     assert outbox.cursor == Cursor(1, 10)
+
+
+def test_a_command_that_comes_again_gets_every_answer_again_under_the_same_ids(tmp_path: Path) -> None:
+    """What was answered has left, and the broker has lost it: after a restart too the last answer is still known. One
+    that is not carried out yet has no last answer."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    order, waits = command(5), command(6)
+    outbox.accept(order, {})
+    outbox.put([entry(9, kind="command", number=5, sha256=order.sha256, outcome="failed", detail="no such file")])
+    outbox.accept(waits, {})
+    first = [item for item in drain(outbox) if "outcome" in item]
+    assert drain(outbox) == []
+    outbox.close()
+    outbox = Outbox(tmp_path, "dcu-1")
+    for again in (order, waits):
+        outbox.repeat(Refused(Refusal.OLD_NUMBER, "", again.sha256, authentic=True, number=again.number, key="k"))
+    assert drain(outbox) == first
+    assert [(item["number"], item["outcome"]) for item in first] == [(5, "accepted"), (5, "failed"), (6, "accepted")]
+    assert (first[1]["position"], first[1]["detail"]) == (9, "no such file")
+    outbox.close()
+
+
+def test_a_file_of_before_keeps_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 knows no last answers: a command of then is answered that it was accepted."""
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "UTILITY", replace(UTILITY, steps=UTILITY.steps[:1]))
+        older = Outbox(tmp_path, "dcu-1")
+        order = command(5)
+        older.accept(order, {"policy": "equal"})
+        drain(older)
+        older.close()
+    outbox = Outbox(tmp_path, "dcu-1")
+    assert (outbox.aside, outbox.last_number, outbox.setting("policy")) == (None, 5, "equal")
+    outbox.repeat(Refused(Refusal.OLD_NUMBER, "", order.sha256, authentic=True, number=5, key="k"))
+    assert answers(outbox) == [(5, "accepted")]
+    outbox.close()
 
 
 def test_a_refused_command_is_answered_and_its_number_is_spent(outbox: Outbox) -> None:

@@ -77,6 +77,22 @@ async def test_the_documentation_covers_every_path(client: httpx.AsyncClient) ->
     assert "description" in told["components"]["schemas"]["Customer"]["properties"]["headroom_w"]
 
 
+async def test_the_documentation_says_how_one_is_let_in_and_what_comes(client: httpx.AsyncClient) -> None:
+    """Token or session on every path, which refuse with 401; each answer has the type that is documented."""
+    told = (await client.get("/api/openapi.json", headers=BEARER)).json()
+    schemes = {(scheme["type"], scheme.get("in")) for scheme in told["components"]["securitySchemes"].values()}
+    assert schemes == {("http", None), ("apiKey", "cookie")}
+    for path, methods in told["paths"].items():
+        assert len(methods["get"]["security"]) == 2, path
+        assert "401" in methods["get"]["responses"], path
+        if path == "/api/stream":
+            assert list(methods["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
+            continue
+        asked = path.replace("{position}", "0") + ("?meter=meter-1" if path == "/api/readings" else "")
+        answer = await client.get(asked, headers=BEARER)
+        assert list(methods["get"]["responses"]["200"]["content"]) == [answer.headers["content-type"].partition(";")[0]]
+
+
 async def test_a_receipt_verifies_with_the_ledger_s_own_command(client: httpx.AsyncClient) -> None:
     """What the page hands out is a receipt like any other."""
     key = (await client.get("/api/ledger", headers=BEARER)).json()["key"]
@@ -106,6 +122,17 @@ async def test_metrics_are_prometheus_text(client: httpx.AsyncClient) -> None:
     assert 'headroom_voltage_volts{meter="meter-1",phase="L1"} 236.0' in text
     assert "headroom_dcu_up 1.0" in text
     assert "headroom_web_viewers 0.0" in text
+
+
+async def test_of_a_dcu_that_is_silent_no_metric_is_told_as_if_it_were_measured(
+    client: httpx.AsyncClient, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the last values, whose age would stand still, nor zeros; that it is down, alarms, and the page's own."""
+    monkeypatch.setitem(page.feed.street, "state", "down")
+    rows = (await client.get("/metrics", headers=BEARER)).text.splitlines()
+    told = {row.partition("{")[0].partition(" ")[0] for row in rows if not row.startswith("#")}
+    assert "headroom_dcu_up 0.0" in rows
+    assert {name for name in told if not name.startswith("headroom_web_")} == {"headroom_dcu_up", "headroom_alarms"}
 
 
 async def test_strangers_see_the_way_in_and_nothing_else(client: httpx.AsyncClient, page: Page) -> None:

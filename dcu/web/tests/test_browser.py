@@ -104,6 +104,8 @@ def test_every_view_is_accessible_and_fits(browser: Browser, view: str, dark: bo
     browser.view(view)
     assert violations(browser) == []
     assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= width
+    ends = "return [...document.querySelectorAll('nav a')].map(link => link.getBoundingClientRect().right)"
+    assert max(browser.driver.execute_script(ends)) <= width, "every view can be seen and chosen without scrolling"
 
 
 @pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 390)])

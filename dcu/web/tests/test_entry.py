@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcu.web.entry import FAILURES_MAX, FAILURES_S, LINK_S, SESSION_S, SESSIONS_MAX, Entry
+from dcu.web.entry import FAILURES_MAX, FAILURES_S, LINK_S, PEERS_MAX, SESSION_S, SESSIONS_MAX, Entry
 from dcu.web.tests.world import TOKEN
 
 
@@ -58,18 +58,38 @@ def test_a_link_opens_once_and_not_for_long() -> None:
 
 
 def test_guessing_is_stopped_and_sessions_go_on() -> None:
-    """After ten wrong tokens in a minute nobody logs in for a while, with the right one neither."""
+    """After ten wrong tokens in a minute nobody logs in from there for a while, with the right one neither."""
     watch = Watch()
     entry = Entry(TOKEN, watch)
     cookie = entry.log_in(TOKEN)
     for _ in range(FAILURES_MAX):
         assert entry.log_in("wrong") is None
-    assert entry.locked
+    assert entry.locks("")
     assert entry.log_in(TOKEN) is None
     assert not entry.admits(f"Bearer {TOKEN}", None)
     assert entry.admits(None, cookie)
     watch.now = FAILURES_S
     assert entry.log_in(TOKEN) is not None
+
+
+def test_who_guesses_keeps_nobody_else_out() -> None:
+    """Bearers from one address are refused, those from others looked at; of IPv6 one machine has 64 bits of addresses,
+    an IPv4 address is itself in both notations; and what is remembered of strangers is bounded."""
+    watch = Watch()
+    entry = Entry(TOKEN, watch)
+    right = f"Bearer {TOKEN}"
+    for n in range(FAILURES_MAX):
+        assert not entry.admits("Bearer wrong", None, "192.0.2.7")
+        assert not entry.admits("Bearer wrong", None, f"2001:db8::{n:x}")
+    assert not entry.admits(right, None, "192.0.2.7")
+    assert not entry.admits(right, None, "::ffff:192.0.2.7")
+    assert not entry.admits(right, None, "2001:db8::ffff")
+    assert entry.admits(right, None, "192.0.2.8")
+    assert entry.admits(right, None, "2001:db8:0:1::1")
+    assert entry.log_in(TOKEN, "192.0.2.8") is not None
+    for n in range(2 * PEERS_MAX):
+        entry.admits("Bearer wrong", None, f"10.0.{n >> 8}.{n & 255}")
+    assert len(entry._failures) == PEERS_MAX
 
 
 def test_sessions_are_bounded() -> None:

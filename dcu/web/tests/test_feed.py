@@ -71,9 +71,23 @@ async def test_a_silent_dcu_is_stale_and_then_down_and_what_was_heard_stays() ->
     traces = feed.traces.of("meter-1")
     assert traces is not None
     assert traces["u_v"] == [236.0, None, None]
+    street_traces = feed.traces.of(None)
+    assert street_traces is not None
+    assert street_traces["export_w"] == [2403.0, None, None], "what was heard last is no curve"
 
 
-@pytest.mark.parametrize("told", [{}, {"meters": 1}, {"meters": [{}]}, snapshot() | {"band_v": None}])
+NONSENSE: list[dict[str, Any]] = [
+    {},
+    {"meters": 1},
+    {"meters": [{}]},
+    snapshot() | {"band_v": None},
+    snapshot() | {"news": [{"kind": "grant"}]},
+    snapshot() | {"news": 7},
+    snapshot() | {"epoch": float("inf")},
+]
+
+
+@pytest.mark.parametrize("told", NONSENSE)
 async def test_nonsense_of_a_dcu_is_named_and_harms_nothing(told: dict[str, Any]) -> None:
     """A DCU of another version, or something else on its socket."""
     world = World()
@@ -85,6 +99,36 @@ async def test_nonsense_of_a_dcu_is_named_and_harms_nothing(told: dict[str, Any]
     assert feed.street["state"] == "stale"
     assert feed.street["why"] == "the DCU answers something that this version cannot read"
     assert feed.street["customers"] == before
+
+
+async def test_whatever_goes_wrong_with_a_look_the_next_one_is_made_and_nothing_old_is_called_live(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of our own in the middle of a look; the looks go on, and say so until one is right."""
+    world = World()
+    feed = Feed(world.ask, 0.0, lambda: world.now, lambda: UTC_S + world.now)
+    broken = asyncio.Event()
+
+    def add(*_: object) -> None:
+        broken.set()
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(feed.quality, "add", add)
+        looking = asyncio.create_task(feed.run())
+        await broken.wait()
+        await feed.next_event(feed._number)
+        assert feed.street["state"] == "stale"
+        assert "its log has the reason" in feed.street["why"]
+        world.now = 6.0
+        await feed.next_event(feed._number + 2)
+    while feed.street["why"] is not None:
+        await feed.next_event(feed._number)
+    assert feed.street["state"] == "live"
+    assert not looking.done()
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_everybody_gets_the_same_bytes_and_who_is_late_the_newest() -> None:
