@@ -98,10 +98,18 @@ class Custody:
         for packet in outgoing.packets:
             body = packet.encode()
             self._again.pop(body, None)
-            if outgoing.needless or not _is_kept(outgoing, packet):  # its sign came when the modem had it already
+            if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
+
+    def _is_kept(self, outgoing: Outgoing, packet: Packet) -> bool:
+        """Whether a packet that was sent is worth waiting for a sign of, or, where much is missed, saying again."""
+        if outgoing.keep is not Keep.LAST or expects_answer(packet, downlink=outgoing.downlink):
+            return True
+        twice = self._missed > MISSED_USUAL and not outgoing.tries
+        once_more = twice and is_last_word(packet, downlink=outgoing.downlink)
+        return once_more or expects_acknowledgement(packet, at_once=True)
 
     def unsent(self, outgoing: Outgoing) -> None:
         """The channel has not taken a repetition."""
@@ -210,14 +218,6 @@ class Custody:
             self._again.pop(body).outgoing.needless = True
 
 
-def _is_kept(outgoing: Outgoing, packet: Packet) -> bool:
-    """Whether a packet that was sent is worth waiting for a sign of."""
-    if outgoing.keep is not Keep.LAST or expects_answer(packet, downlink=outgoing.downlink):
-        return True
-    once_more = not outgoing.tries and is_last_word(packet, downlink=outgoing.downlink)
-    return once_more or expects_acknowledgement(packet, at_once=True)
-
-
 def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
     """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
     middle of a burst not at once."""
@@ -259,7 +259,7 @@ def expects_answer(packet: Packet, *, downlink: bool) -> bool:
 
 def is_last_word(packet: Packet, *, downlink: bool) -> bool:
     """Whether a control packet upward ends an exchange: nothing shows that it came, and the base would begin again
-    after seconds, over all hops, so its last hop says it twice (ours)."""
+    after seconds, over all hops, so its last hop says it twice where signs are missed (ours)."""
     return packet.control and not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
 
 

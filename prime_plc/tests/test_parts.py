@@ -296,9 +296,15 @@ def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
 
 @pytest.mark.parametrize("ctype", [ControlType.REG, ControlType.PRO, ControlType.BSI])
 def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType) -> None:
-    """A third time never, and what is said downward once: the base's own repetition shows that it is needed."""
+    """Where signs are missed; a third time never, and what is said downward once: the base's own repetition shows that
+    it is needed."""
     custody = Custody(SETTINGS, random.Random(1))
     word = Packet(True, 1, True, ctype, 0, 5, b"\0\x07")
+    custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
+    assert len(custody) == 0
+    for number in range(8):
+        custody.sent(Outgoing(2, False, 0, -1, [data(number)], keep=Keep.LAST), 0.02, -100.0)
+        custody.due(-50.0, crowded=True)
     custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
     (again,), over = custody.due(3.0, crowded=False)
     assert (again.packets, over) == ([word], [])
