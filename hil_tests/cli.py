@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     fall.add_argument("--json", action="store_true")
     fall.set_defaults(command=_dead_man)
     safety = commands.add_parser("safety", help="random states: are grants safe, and do they use what is there?")
-    safety.add_argument("--feeder", type=Path, required=True, help="a network file (headroom-grid import makes one)")
+    safety.add_argument("--feeder", required=True, help="eulv, or a network file (headroom-grid import makes one)")
     safety.add_argument("--states", type=_positive, default=1000, help="how many random states (default 1000)")
     safety.add_argument("--seed", type=int, default=1)
     safety.add_argument("--errors", choices=("exact", "class1"), default="exact", help="of meters and model")
@@ -156,11 +156,11 @@ def _dead_man(options: argparse.Namespace) -> int:
 
 
 def _safety(options: argparse.Namespace) -> int:
-    from dcu.grid.network_file import load_network  # noqa: PLC0415 SciPy, only here
+    from hil_tests.day import open_feeder  # noqa: PLC0415 SciPy, only here
     from hil_tests.safety import CLASS_1, EXACT, evaluate_safety  # noqa: PLC0415
 
     errors = {"exact": EXACT, "class1": CLASS_1}[options.errors]
-    network = load_network(options.feeder)
+    network = open_feeder(options.feeder)
     found = evaluate_safety(
         network, options.states, options.seed, errors, jobs=options.jobs, sequence_share=options.sequence_share
     )

@@ -51,6 +51,9 @@ WAKES_MAX: Final = 1000
 class Pump:
     """One stack and its modem on a line."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_armed_at", "_line", "_loop", "_modem", "_on_output", "_running", "stack")
+
     def __init__(
         self,
         name: str,
@@ -71,6 +74,7 @@ class Pump:
         if settings.modem.port is Port.MESSAGES:
             self._modem.on_message = self._told
             self._modem.ignores = stack.ignores
+            self._modem.overhears = stack.overhears
         else:
             self._modem.on_bytes = self._fed
 

@@ -125,7 +125,7 @@ class BaseLinks:
     def _feed_from(self, node: Node, connection: Connection, now: float) -> list[MacOutput]:
         payloads = connection.packets(now, self._settings.data_ahead)
         for payload in payloads:
-            self._downlink.data(node, payload, now)
+            self._downlink.data(node, payload, now, asks=connection.asks and payload is payloads[-1])
         if connection.failed:
             self._refuse(node, node.lcid, ConnectionType.LLC_4_32, now)
             return self.close(node, "no acknowledgement")

@@ -208,6 +208,10 @@ class BaseNode:
         """Nothing: airtime heard is counted."""
         return False
 
+    def overhears(self, _item: FrameReceived, _now: float) -> bool:
+        """Nothing either."""
+        return False
+
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         if item.mode is not PhyMode.TYPE_A:
             self.other_version += 1

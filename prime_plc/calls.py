@@ -34,39 +34,40 @@ class _Caller:
 
 
 class CallsHeard:
-    """Callers around one terminal."""
+    """Callers around one terminal.
+
+    Attributes:
+        callers: by their EUI-48.
+    """
 
     def __init__(self, settings: MacSettings, draw: random.Random) -> None:
         self._settings = settings
         self._draw = draw
-        self._callers: dict[bytes, _Caller] = {}
+        self.callers: dict[bytes, _Caller] = {}
         self._quiet_until_s = 0.0
         self.ask_at: float | None = None
 
-    def __len__(self) -> int:
-        return len(self._callers)
-
     def clear(self) -> None:
         """Forget all."""
-        self._callers.clear()
+        self.callers.clear()
         self.ask_at = None
 
     def hear(self, pna: bytes, snr_db: float, now: float, hop_cost: int = 0) -> None:
         """A call came in; who has a bad way itself leaves others more time to answer it."""
-        caller = self._callers.get(pna)
+        caller = self.callers.get(pna)
         if caller is None or now - caller.last_s > CALLER_S:
-            if len(self._callers) >= CALLERS_MAX:
+            if len(self.callers) >= CALLERS_MAX:
                 self._expire(now)
-                if len(self._callers) >= CALLERS_MAX:
+                if len(self.callers) >= CALLERS_MAX:
                     return
-            caller = self._callers[pna] = _Caller(snr_db, now, 0)
+            caller = self.callers[pna] = _Caller(snr_db, now, 0)
         caller.snr_db = snr_db
         caller.last_s = now
         if quality_index(snr_db) < self._settings.promotion_quality_min:
             caller.ignored += 1
             if caller.ignored <= self._settings.promotion_ignore_max:
                 return
-        wait_s = self._settings.promotion_wait_s * (FIRST_PART + self._draw.uniform(0.0, 1.0) / len(self._callers))
+        wait_s = self._settings.promotion_wait_s * (FIRST_PART + self._draw.uniform(0.0, 1.0) / len(self.callers))
         at_s = max(now, self._quiet_until_s) + wait_s + HOP_COST_S * hop_cost
         if self.ask_at is None or at_s < self.ask_at:
             self.ask_at = at_s
@@ -82,13 +83,13 @@ class CallsHeard:
             return None
         self.ask_at = None
         self._expire(now)
-        if not self._callers:
+        if not self.callers:
             return None
-        pna = max(self._callers, key=lambda one: (self._callers[one].snr_db, one))
-        quality = quality_index(self._callers[pna].snr_db)
+        pna = max(self.callers, key=lambda one: (self.callers[one].snr_db, one))
+        quality = quality_index(self.callers[pna].snr_db)
         self._quiet_until_s = now + self._settings.promotion_hush_s
-        self._callers.clear()
+        self.callers.clear()
         return pna, quality
 
     def _expire(self, now: float) -> None:
-        self._callers = {pna: one for pna, one in self._callers.items() if now - one.last_s <= CALLER_S}
+        self.callers = {pna: one for pna, one in self.callers.items() if now - one.last_s <= CALLER_S}

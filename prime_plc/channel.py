@@ -8,12 +8,20 @@ has ended, for emission at once: absolute scheduling needs more lead than the ba
 on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
 is no bottleneck.
 
+A stream (frames of one connection, one after the other) keeps the line as busy as the rules allow: the backoff of each
+counts from the end of the one before, is not drawn again when that is confirmed, and what has to wait for the next
+contention period is handed over before that begins. Single frames leave more of a gap, in which neighbours answer. A
+frame in the middle of a stream that asks a neighbour for its acknowledgement leaves the line free for that: what does
+not end before the earliest answer waits until most answers have ended (ours; one may always wait longer). The next
+frame is with the modem by then, so that neither question nor answer costs the stream a round over two serial ports.
+
 Packets that wait for the same next hop and may be aggregated leave in one PDU.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +34,8 @@ from prime_plc.modem_messages import BUFFER_DATA, TransmitResult
 from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, PACKET_HEADER_BYTES, GenericPdu, Packet
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
 from prime_plc.settings import FRAME_S, MacSettings
+from prime_plc.subheader import ArqHeader
+from shared.errors import DecodeError
 
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2
@@ -47,6 +57,19 @@ GAP_S: Final = 0.001
 
 LEAD_S: Final = 0.001
 """[s] To spare when a frame is handed over for an instant."""
+
+ANSWER_BYTES: Final = 18
+"""[byte] A PDU that only acknowledges; it and the frame that asks for it pass the neighbour's serial port."""
+
+ANSWER_SPREAD_S: Final = 0.006
+"""[s] After the earliest instant of an answer that a frame of ours may still end: its backoff and its modem's poll
+make most answers later."""
+
+ANSWER_SPAN_S: Final = 0.028
+"""[s] From the earliest instant of an answer to the end of most of them; who comes later finds the line taken."""
+
+ANSWER_FIRST_S: Final = 0.018
+"""[s] From the start of a contention period to the end of most answers that had to wait for it."""
 
 ABSOLUTE_S_MIN: Final = 0.05
 """[s] A frame that may go this much later than the serial port needs is handed over for its instant."""
@@ -80,6 +103,7 @@ class Outgoing:
         keep: what shows that the next hop has it.
         tries: repetitions of the hop so far.
         needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
+        asks: for an acknowledgement while more of its stream follows: the line is left free for that.
     """
 
     priority: int
@@ -95,9 +119,30 @@ class Outgoing:
     rounds: int = 0
     not_before_s: float = 0.0
     needless: bool = False
+    asks: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
+
+    @property
+    def stream(self) -> tuple[int, int, int] | None:
+        """Whose data these are for the first time; None for anything else."""
+        if self.finished or self.tries or self.packets[0].control:
+            return None
+        packet = self.packets[0]
+        return packet.lcid, packet.sid, packet.lnid
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether more of its stream follows: its last packet carries something and is not the last of a burst."""
+        if self.asks or self.stream is None:
+            return self.asks
+        payload = self.packets[-1].payload
+        try:
+            header, used = ArqHeader.decode(payload)
+        except DecodeError:
+            return False
+        return not header.flush and len(payload) > used
 
     @property
     def length(self) -> int:
@@ -127,7 +172,36 @@ class Outgoing:
 
 
 class ChannelAccess:
-    """Frames that want the line, one after the other, most urgent first."""
+    """Frames that want the line, one after the other, most urgent first.
+
+    Attributes:
+        too_long: frames given up as the present frame structure has no room for them; whoever takes note clears it.
+    """
+
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_absolute",
+        "_air_until_s",
+        "_answer_s",
+        "_clock",
+        "_draw",
+        "_last",
+        "_last_until_s",
+        "_links",
+        "_modem",
+        "_order",
+        "_queue",
+        "_sending",
+        "_settings",
+        "_start_s",
+        "aggregated",
+        "busy",
+        "dropped",
+        "failures",
+        "sna",
+        "too_long",
+        "wake_at",
+    )
 
     def __init__(
         self, settings: MacSettings, modem: ModemSettings, clock: FrameClock, links: Links, draw: random.Random
@@ -143,12 +217,16 @@ class ChannelAccess:
         self._air_until_s = 0.0
         self._start_s = 0.0
         self._absolute = False
+        self._answer_s = (0.0, 0.0)
+        self._last: tuple[int, int, int] | None = None
+        self._last_until_s = 0.0
         self.sna = b""
         self.wake_at: float | None = None
         self.dropped = 0
         self.busy = 0
         self.failures = 0
         self.aggregated = 0
+        self.too_long: list[Outgoing] = []
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -201,7 +279,11 @@ class ChannelAccess:
         self._aggregate(outgoing, scheme, end_s - start_s)
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
-        self._air_until_s = start_s + airtime_s
+        self._air_until_s = self._last_until_s = start_s + airtime_s
+        self._last = outgoing.stream if outgoing.goes_on else None
+        if outgoing.asks:
+            answer_s = self._air_until_s + (len(pdu) + ANSWER_BYTES + 2 * MESSAGE_BYTES) * BYTE_S
+            self._answer_s = (answer_s, answer_s + ANSWER_SPAN_S)
         at_s = start_s if self._absolute else None
         buffer = next(one for one in BUFFERS_AHEAD if one not in self._sending)
         self._sending[buffer] = outgoing
@@ -218,7 +300,8 @@ class ChannelAccess:
         given: Given | None = Given.SENT
         if result is not TransmitResult.SUCCESS:
             given = self._again(outgoing, result, now)
-        self._plan(now)
+        if given is not Given.SENT or self.wake_at is None or not self._streams(self._queue[0], now):
+            self._plan(now)
         return None if given is None else (outgoing, given)
 
     def _again(self, outgoing: Outgoing, result: TransmitResult, now: float) -> Given | None:
@@ -254,6 +337,7 @@ class ChannelAccess:
             return
         for other in sorted(joined):
             outgoing.packets += other.packets
+            outgoing.asks |= other.asks
         self.aggregated += len(joined)
         self._queue = [other for other in self._queue if not any(other is one for one in joined)]
         heapq.heapify(self._queue)
@@ -269,6 +353,10 @@ class ChannelAccess:
             return self._settings.scheme
         return self._links.scheme(outgoing.neighbour, outgoing.tries)
 
+    def _streams(self, outgoing: Outgoing, now: float) -> bool:
+        """Whether a frame goes on with what the last one of ours has begun."""
+        return self._last is not None and outgoing.stream == self._last and now < self._last_until_s + FRAME_S
+
     def _needed_s(self, outgoing: Outgoing, scheme: Scheme) -> float:
         return self._lasts_s(outgoing.length, scheme)
 
@@ -283,27 +371,42 @@ class ChannelAccess:
             self.wake_at = None
             return
         outgoing = self._queue[0]
-        scheme = self.scheme(outgoing)
-        serial_s = _serial_s(outgoing.length)
-        needed_s = self._needed_s(outgoing, scheme)
+        length = outgoing.length
+        serial_s = _serial_s(length)
+        needed_s = self._lasts_s(length, self.scheme(outgoing))
         earliest_s = max(now, outgoing.not_before_s)
+        streams = self._streams(outgoing, now)
+        gap_s = 0.0 if streams else GAP_S
         if self._sending:
-            earliest_s = max(earliest_s, self._air_until_s + GAP_S, now + serial_s)
+            earliest_s = max(earliest_s, self._air_until_s + gap_s, now + serial_s)
+        answer_s, clear_s = self._answer_s
         for ahead in (0, 1, 2):
             start_s, end_s = self._clock.contention(earliest_s, ahead)
+            if ahead and clear_s > earliest_s:  # the answer may have to wait for this period as well
+                clear_s = max(clear_s, start_s + ANSWER_FIRST_S)
             half = int((end_s - start_s) / SYMBOL_S) // 2
             width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
-            symbols = self._draw.randint(0, min(width, half))
-            at_s = max(earliest_s, start_s) + symbols * SYMBOL_S
-            absolute = bool(self._sending) or at_s > now + serial_s + ABSOLUTE_S_MIN
+            backoff_s = self._draw.randint(0, min(width, half)) * SYMBOL_S
+            at_s = max(max(earliest_s, start_s) + backoff_s, self._air_until_s + GAP_S)
+            if at_s < clear_s and max(at_s, now + serial_s) + needed_s > answer_s + ANSWER_SPREAD_S:
+                at_s = clear_s + backoff_s  # it would meet the answer that was asked for
+            absolute = bool(self._sending) or at_s > now + serial_s + (LEAD_S if ahead and streams else ABSOLUTE_S_MIN)
             if at_s + (0.0 if absolute else serial_s) + needed_s <= end_s:
                 break
-        else:  # a short period, and the draws were late ones: no structure is followed in which nothing fits
-            room = int((end_s - start_s - needed_s) / SYMBOL_S)
-            assert room >= 0, outgoing.length
+        else:  # a short period, and the draws were late ones
+            room = math.floor((end_s - start_s - needed_s) / SYMBOL_S)
+            if room < 0:
+                self._give_up(now)
+                return
             at_s, absolute = start_s + self._draw.randint(0, room) * SYMBOL_S, True
         self._start_s, self._absolute = at_s, absolute
         self.wake_at = max(now, at_s - serial_s - LEAD_S) if absolute else at_s
+
+    def _give_up(self, now: float) -> None:
+        """The most urgent frame is longer than any contention period of the present structure."""
+        self.dropped += 1
+        self.too_long.append(heapq.heappop(self._queue))
+        self._plan(now)
 
 
 def _serial_s(length: int) -> float:

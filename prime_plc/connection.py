@@ -25,6 +25,13 @@ PATIENCE_S_MAX = 8.0
 """[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
 
 SEGMENTS_MAX = 64
+ASK_AHEAD = 6
+"""So many packets before its window is full a sender asks for the acknowledgement, and goes on (ours)."""
+
+ASKED_S_MAX = 0.4
+"""[s] Until an acknowledgement that was asked for is overdue; so long the window's last packet is kept back, which asks
+for it again (ours)."""
+
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""
 
@@ -58,6 +65,31 @@ def _ahead(number: int, base: int) -> int:
 class Connection:
     """Both directions of one connection with ARQ."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_acknowledge_at",
+        "_asked_s",
+        "_assembly",
+        "_burst_s",
+        "_early",
+        "_expected",
+        "_floor_s",
+        "_last_sent_s",
+        "_near",
+        "_next_number",
+        "_pausing",
+        "_peer_window",
+        "_probing",
+        "_round_trip_s",
+        "_settings",
+        "_unacknowledged",
+        "_unanswered",
+        "_waiting",
+        "_waiting_sdus",
+        "asks",
+        "failed",
+    )
+
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
         self.moved(hops)
@@ -76,10 +108,14 @@ class Connection:
         self._acknowledge_at: float | None = None
         self._unanswered = 0
         self._assembly: _Assembly | None = None
+        self._asked_s: float | None = None  # for an acknowledgement in mid-stream, and none has come since
+        self.asks = False
+        """Whether the last of the packets just given asks in the middle of a stream: the line is to be left free."""
         self.failed = False
 
     def moved(self, hops: int) -> None:
         """The way to the other end has so many hops."""
+        self._near = hops == 1
         self._floor_s = self._settings.retransmit_s_min + self._settings.retransmit_hop_s * (hops - 1)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
@@ -125,6 +161,8 @@ class Connection:
             deadlines.append(self._acknowledge_at)
         if self._assembly is not None:
             deadlines.append(self._assembly.until_s)
+        if self._asked_s is not None and self._waiting:
+            deadlines.append(self._asked_s + ASKED_S_MAX)
         return min(deadlines, default=None)
 
     @property
@@ -132,7 +170,8 @@ class Connection:
         """Whether a new packet may go now: something waits, the window is open, no answer is awaited. Nor
         while the oldest one is repeated: the way is broken or crowded."""
         wait = self._pausing or self._probing
-        return bool(self._waiting) and not wait and len(self._unacknowledged) < self._peer_window
+        window = self._peer_window - (self._asked_s is not None)
+        return bool(self._waiting) and not wait and len(self._unacknowledged) < window
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
@@ -168,6 +207,8 @@ class Connection:
         if self._unacknowledged:
             oldest = self._unacknowledged[0]
             self._probing |= not oldest.asked and now >= self._due_s(oldest)
+        if self._asked_s is not None and now >= self._asked_s + ASKED_S_MAX:
+            self._asked_s = None
         for packet in self._candidates():
             if len(bodies) < limit and now >= self._due_s(packet):
                 if packet.count >= self._settings.transmissions_max:
@@ -186,6 +227,7 @@ class Connection:
         if self._assembly is not None and now >= self._assembly.until_s:
             self._assembly = None
         payloads = []
+        self.asks = False
         for index, packet in enumerate(bodies):
             packet.sent_s = now
             packet.count += 1
@@ -202,16 +244,23 @@ class Connection:
 
     def _ends_burst(self, now: float) -> bool:
         """Whether an acknowledgement is due. A sender that goes on and on leaves no gap for it on the line, so after
-        a while it asks for one and waits."""
+        a while, and before its window is full, it asks for one: of a neighbour, whose answer comes at once, it leaves
+        the line free for it and goes on meanwhile (`asks`); over several hops it waits."""
+        asked = self._asked_s is not None
         if not self.sendable:
             self._burst_s = None
-            return True
+            return not (asked and self._waiting and not self._probing)
         if self._burst_s is None:
             self._burst_s = now
-        if now - self._burst_s < self._settings.burst_s:
+        left = self._peer_window - len(self._unacknowledged)
+        soon_full = left <= ASK_AHEAD < self._peer_window // 2 and self._near and not asked
+        if not soon_full and now - self._burst_s < self._settings.burst_s:
             return False
         self._burst_s = None
-        self._pausing = True
+        self.asks = self._near
+        self._pausing = not self._near
+        if self._near:
+            self._asked_s = now
         return True
 
     def _header(self, number: int, *, flush: bool) -> bytes:
@@ -264,6 +313,8 @@ class Connection:
         if header.ack is not None and self._unacknowledged:
             done = _ahead(header.ack, self._unacknowledged[0].number)
             if done <= len(self._unacknowledged):
+                if done:
+                    self._asked_s = None
                 was_probing, self._probing = self._probing, self._probing and not done
                 for _ in range(done):
                     packet = self._unacknowledged.popleft()

@@ -59,6 +59,20 @@ class _Kept:
 class Custody:
     """Packets under way whose next hop is not done."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_again",
+        "_deadlines",
+        "_delay_s",
+        "_draw",
+        "_kept",
+        "_missed",
+        "_settings",
+        "_spread_s",
+        "given_up",
+        "repeated",
+    )
+
     def __init__(self, settings: MacSettings, draw: random.Random) -> None:
         self._settings = settings
         self._draw = draw
@@ -77,7 +91,7 @@ class Custody:
     @property
     def wake_at(self) -> float | None:
         """When a packet has waited long enough [s]."""
-        return self._deadlines.next_at
+        return self._deadlines.next_at if self._kept else None
 
     def clear(self) -> None:
         """Forget everything."""

@@ -50,10 +50,10 @@ class Downlink:
         self.sent["control"] += 1
         self._send(Packet(False, PRIORITY_CONTROL, True, ctype, sid, lnid, payload), now)
 
-    def data(self, node: Node, payload: bytes, now: float) -> None:
-        """Queue a data packet on the node's connection."""
+    def data(self, node: Node, payload: bytes, now: float, *, asks: bool = False) -> None:
+        """Queue a data packet on the node's connection; one that ``asks`` is to be answered while more follow."""
         self.sent["data"] += 1
-        self._send(Packet(False, PRIORITY_DATA, False, node.lcid, node.sid, node.lnid, payload), now)
+        self._send(Packet(False, PRIORITY_DATA, False, node.lcid, node.sid, node.lnid, payload), now, asks=asks)
 
     def expect_after(self, seconds: float, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
         """The same as `expect` some time later, unless the answer has come by then."""
@@ -86,12 +86,12 @@ class Downlink:
     def _repeat_s(self, node: Node) -> float:
         return self._settings.control_repeat_s * (0.75 + 0.25 * node.hops) * self._draw.uniform(0.9, 1.1)
 
-    def _send(self, packet: Packet, now: float) -> None:
+    def _send(self, packet: Packet, now: float, *, asks: bool = False) -> None:
         """Queue a packet towards the child of ours that it goes through; to a stranger as to everybody."""
         top = self._registry.top_of(packet.sid, packet.lnid)
         onward = packet.sid != SID_BASE and top is not None
         keep = Keep.ONWARD if onward else Keep.NO if top is None else Keep.LAST
-        self._transmitter.send([packet], top, now, downlink=True, level=LEVEL, keep=keep)
+        self._transmitter.send([packet], top, now, downlink=True, level=LEVEL, keep=keep, asks=asks)
 
     # ---- to all ------------------------------------------------------------------------------------------------------
 

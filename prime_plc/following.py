@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final
 
 from prime_plc.links import PARENT
@@ -89,9 +90,10 @@ class Following:
         self._count((now - self._beacon_s) / period_s)
         self._beacon_s = now
         settings = self._settings
-        silence_s = (max(settings.missed_beacons_max, self._row(SILENT_CHANCE)) + 0.5) * period_s
+        silence_s = (max(settings.missed_beacons_max, _row(SILENT_CHANCE, self._missed)) + 0.5) * period_s
         self._silence_s = max(settings.switch_silence_s_min, silence_s)
-        self._uneasy_s = now + max(settings.switch_silence_s_min / 2, (self._row(UNEASY_CHANCE) + 0.5) * period_s)
+        uneasy_s = (_row(UNEASY_CHANCE, self._missed) + 0.5) * period_s
+        self._uneasy_s = now + max(settings.switch_silence_s_min / 2, uneasy_s)
         if beacon.quality != QUALITY_LOST:
             self.doubted_s = None
         elif self.doubted_s is None:
@@ -127,10 +129,6 @@ class Following:
         self._missed += weight * ((expected - 1) / expected - self._missed)
         self._missed = min(MISSED_MAX, max(MISSED_MIN, self._missed))
 
-    def _row(self, chance: float) -> int:
-        """Beacons missed in a row that a good link has with this chance only."""
-        return math.ceil(math.log(chance) / math.log(self._missed))
-
     def _lives(self, now: float) -> None:
         patience = self._settings.switch_patience if self._switching.lsid is not None else 1.0
         self._silent_s = now + self._silence_s * patience
@@ -140,3 +138,9 @@ class Following:
         self.by_s = min(self._silent_s, self._uneasy_s)
         if self.doubted_s is not None:
             self.by_s = min(self.by_s, self.doubted_s + self._settings.switch_doubt_s)
+
+
+@lru_cache(maxsize=1024)
+def _row(chance: float, missed: float) -> int:
+    """Beacons missed in a row that a link that misses such a share has with this chance only."""
+    return math.ceil(math.log(chance) / math.log(missed))

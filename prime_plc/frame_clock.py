@@ -27,6 +27,9 @@ def leaves_contention(count: int, cfp: int, slot_symbols: int) -> bool:
 class FrameClock:
     """Start, number and structure of the frames."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_change", "_seq", "_start_s", "cfp", "count", "slot_s")
+
     def __init__(self, slot_symbols: int) -> None:
         self.slot_s = slot_symbols * SYMBOL_S
         self.count = 1

@@ -39,6 +39,7 @@ from prime_plc.modem_messages import (
     TransmitResult,
     decode_answer,
 )
+from prime_plc.pdu import HT_BEACON
 from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s, payload_symbols
 from prime_plc.sap import (
     BytesReceived,
@@ -93,11 +94,14 @@ _TIMEOUT_FIXED_S: Final = {PhyMode.TYPE_A: 0.007, PhyMode.TYPE_B: 0.018, PhyMode
 _TIMEOUT_SYMBOL_S: Final = 0.003
 _SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
 _MODES: Final = {int(mode): mode for mode in PhyMode}
+_RESULTS: Final = {int(result): result for result in TransmitResult}
 _WRAP: Final = 1 << 32
 
 
 class TypeAFraming(Enum):
     """What the firmware does with Type A PDUs; cannot be asked from the modem, so it is configured."""
+
+    __hash__ = object.__hash__  # that of enumerations is Python, and this is part of a key at every frame
 
     STOCK = "stock"
     TRANSPARENT = "transparent"
@@ -225,6 +229,15 @@ class State(Enum):
     READY = "ready"
 
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_READY: Final = State.READY
+_RESETTING: Final = State.RESETTING
+_RECEIVE_TIME: Final = int(Parameter.RECEIVE_TIME)
+_STATUS: Final = int(Parameter.STATUS)
+_TIMER: Final = int(Parameter.TIMER)
+
+
 class ModemClock:
     """Map between the modem's 32-bit ticks and our seconds, from round trips.
 
@@ -301,6 +314,28 @@ _SETUP: Final = (
 class ModemHost:
     """Machine between a MAC and an ATPL230A on a serial port."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_asked",
+        "_clock",
+        "_confirm_by",
+        "_decoder",
+        "_failures",
+        "_followed",
+        "_next_clock_at",
+        "_product",
+        "_resume_at",
+        "_stamp_at",
+        "_stamped",
+        "_step",
+        "_version",
+        "counters",
+        "heard_s",
+        "settings",
+        "state",
+        "wake_at",
+    )
+
     def __init__(self, settings: ModemSettings) -> None:
         self.settings = settings
         self.counters: Counter[str] = Counter()
@@ -324,11 +359,14 @@ class ModemHost:
     # ---- the machine -------------------------------------------------------------------------------------------------
 
     def handle(self, item: Input, now: float) -> list[Output]:
-        if self.state is State.READY and type(item) is MessageReceived:
+        if self.state is _READY and type(item) is MessageReceived:
             message = item.message
-            if type(message) is Receive:
-                self.heard_s = now  # most of all inputs; only a beacon whose time stamp is asked for moves a deadline
-                return self._incoming(message, now)
+            self.heard_s = now
+            if type(message) is Receive:  # most of all inputs
+                return self._incoming(message, now)  # only a beacon whose time stamp is asked for moves a deadline
+            outputs = self._message(message, now)
+            self._set_wake()
+            return outputs
         action = _TABLE.get((self.state, type(item)))
         outputs = [] if action is None else action(self, item, now)
         self._set_wake()
@@ -336,14 +374,14 @@ class ModemHost:
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.state is State.RESETTING and now >= self._resume_at:
+        if self.state is _RESETTING and now >= self._resume_at:
             self.state = State.SETTING_UP
             self._step = 0
             self._clock = ModemClock()
             outputs += self._ask_step(now)
         if self._asked is not None and now >= self._asked.sent_s + ANSWER_S_MAX:
             outputs += self._repeat(now)
-        if self.state is State.READY:
+        if self.state is _READY:
             outputs += self._wake_ready(now)
         self._set_wake()
         return outputs
@@ -351,7 +389,7 @@ class ModemHost:
     @property
     def ready(self) -> bool:
         """Whether frames can be sent."""
-        return self.state is State.READY
+        return self.state is _READY
 
     @property
     def faults(self) -> dict[str, int]:
@@ -359,12 +397,13 @@ class ModemHost:
         return {fault.value: count for fault, count in self._decoder.faults.items()} | dict(self.counters)
 
     def _set_wake(self) -> None:
-        at = self._resume_at if self.state is State.RESETTING else math.inf
-        if self._asked is not None:
-            at = min(at, self._asked.sent_s + ANSWER_S_MAX)
-        elif self.state is State.READY:
-            at = min(at, self._next_clock_at)
-        if self.state is State.READY:
+        state, asked = self.state, self._asked
+        at = self._resume_at if state is _RESETTING else math.inf
+        if asked is not None:
+            at = min(at, asked.sent_s + ANSWER_S_MAX)
+        elif state is _READY:
+            at = self._next_clock_at
+        if state is _READY:
             if self._confirm_by:
                 at = min(at, *self._confirm_by.values())
             if self._stamped:
@@ -474,25 +513,25 @@ class ModemHost:
         match message:
             case GetReply():
                 return self._got(message, now)
+            case SendConfirm() if self.ready:
+                return self._confirmed(message, now)
             case SetReply():
                 return self._was_set(message, now)
             case Receive() if self.ready:
                 return self._incoming(message, now)
-            case SendConfirm() if self.ready:
-                return self._confirmed(message, now)
         self.counters["unexpected"] += 1
         return []
 
     def _got(self, reply: GetReply, now: float) -> list[Output]:
-        buffer = (reply.id - Parameter.RECEIVE_TIME) // 4
-        if reply.id >= Parameter.RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != Parameter.STATUS:
+        buffer = (reply.id - _RECEIVE_TIME) // 4
+        if reply.id >= _RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != _STATUS:
             return self._stamp(buffer, int.from_bytes(reply.value, "big"))
         asked = self._asked
         if asked is None or not isinstance(asked.message, GetParameter) or asked.message.id != reply.id:
             self.counters["late"] += 1
             return []
         self._asked = None
-        if reply.id == Parameter.TIMER:
+        if reply.id == _TIMER:
             return self._timed(asked, int.from_bytes(reply.value, "big"), now)
         if reply.id == Parameter.VERSION:
             self._version = ".".join(f"{byte:02X}" for byte in reply.value)
@@ -573,9 +612,8 @@ class ModemHost:
         if self._confirm_by.pop(confirm.buffer, None) is None:
             self.counters["late"] += 1
             return []
-        try:
-            result = TransmitResult(confirm.result)
-        except ValueError:
+        result = _RESULTS.get(confirm.result)
+        if result is None:
             self.counters["unknown result"] += 1
             result = TransmitResult.TIMEOUT
         outputs: list[Output] = [TransmitConfirmed(confirm.buffer, result)]
@@ -588,7 +626,7 @@ class ModemHost:
         if receive.mode not in _MODES or receive.scheme not in _SCHEMES or not data:
             self.counters["other frame type"] += 1
             return []
-        if data[0] >> 4 & 3 != 2 or receive.mode != PhyMode.TYPE_A or now < self._stamp_at:
+        if data[0] >> 4 & 3 != HT_BEACON or receive.mode != _TYPE_A or now < self._stamp_at:
             return [self._frame(receive, now, precise=False)]
         if self._followed and data[1:2] + data[6:12] != self._followed:
             return [self._frame(receive, now, precise=False)]
@@ -596,6 +634,16 @@ class ModemHost:
         self._stamped[receive.buffer] = (receive, now + TIMESTAMP_S_MAX)
         self._set_wake()
         return [self._say(GetParameter(Parameter.RECEIVE_TIME + 4 * receive.buffer, WIDTH[Parameter.RECEIVE_TIME]))]
+
+    def passing(self, receive: Receive, now: float) -> FrameReceived | None:
+        """A beacon that sets no frame here, as another switch is followed; None for everything else."""
+        data = receive.data
+        if self.state is not _READY or not self._followed or not data or receive.mode != _TYPE_A:
+            return None
+        if data[0] >> 4 != HT_BEACON or data[1:2] + data[6:12] == self._followed or receive.scheme not in _SCHEMES:
+            return None
+        self.heard_s = now
+        return self._frame(receive, now, precise=False)
 
     def _stamp(self, buffer: int, ticks: int) -> list[Output]:
         waiting = self._stamped.pop(buffer, None)

@@ -181,8 +181,10 @@ class Glance(NamedTuple):
     alone: bool
 
 
+@lru_cache(maxsize=64)
 def glance(data: bytes) -> Glance:
-    """Look at the first packet of a generic PDU of at least 13 bytes; nothing is verified."""
+    """Look at the first packet of a generic PDU of at least 13 bytes; nothing is verified. Remembered, as many nodes of
+    one process hear the same frame."""
     length = (data[7] & 1) << 8 | data[8]
     control = (data[3] & 1) << 8 | data[4] if data[3] & 2 else -1
     alone = len(data) <= GENERIC_HEADER_BYTES + PACKET_HEADER_BYTES + CRC32_BYTES + length

@@ -65,21 +65,22 @@ class Heard:
 
 
 @lru_cache(maxsize=256)
-def is_good_beacon(pdu: bytes) -> bool:
-    """Whether these bytes are an undamaged beacon of a frame that we can live in; remembered, as many nodes of one
-    process hear the same one."""
+def is_good_beacon(pdu: bytes, slot_symbols: int) -> bool:
+    """Whether these bytes are an undamaged beacon of a frame that we can live in, its slots being so long; remembered,
+    as many nodes of one process hear the same one."""
     whole = len(pdu) == BEACON_BYTES and crc32(pdu[:14]) == int.from_bytes(pdu[14:], "big")
     if not whole or pdu[0] & 0xC8 or pdu[4] & 0xC0:
         return False
-    return leaves_contention(pdu[2] >> 5, (pdu[2] & 3) << 8 | pdu[3], SLOT_SYMBOLS_MAX)
+    return leaves_contention(pdu[2] >> 5, (pdu[2] & 3) << 8 | pdu[3], slot_symbols)
 
 
 class BeaconsHeard:
     """Switches around one node."""
 
-    def __init__(self, settings: MacSettings, links: Links) -> None:
+    def __init__(self, settings: MacSettings, links: Links, slot_symbols: int = SLOT_SYMBOLS_MAX) -> None:
         self._settings = settings
         self._links = links
+        self._slot_symbols = slot_symbols
         self._heard: dict[Key, Heard] = {}
 
     def __len__(self) -> int:
@@ -96,7 +97,7 @@ class BeaconsHeard:
     def hear(self, item: FrameReceived, now: float) -> Heard | None:
         """A beacon came in; None if it is damaged."""
         pdu = item.pdu
-        if not is_good_beacon(pdu):
+        if not is_good_beacon(pdu, self._slot_symbols):
             return None
         key = (pdu[6:12], pdu[1])
         heard = self._heard.get(key)

@@ -83,6 +83,16 @@ class State(Enum):
     SWITCH = "switch"
 
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_SEARCHING: Final = State.SEARCHING
+_REGISTERING: Final = State.REGISTERING
+_ABOVE: Final = Whence.ABOVE
+_BELOW: Final = Whence.BELOW
+_ONWARD: Final = Whence.ONWARD
+_ELSEWHERE: Final = Whence.ELSEWHERE
+
+
 @dataclass(frozen=True, slots=True)
 class _Came(Generic[ControlT]):
     """A control packet with where it came from."""
@@ -102,7 +112,7 @@ class ServiceNode:
         self.transmitter = Transmitter(settings, modem, draw)
         self._uplink = Uplink(settings, self.transmitter)
         self.switching = Switching(settings, self.transmitter)
-        self.beacons = BeaconsHeard(settings, self.transmitter.links)
+        self.beacons = BeaconsHeard(settings, self.transmitter.links, settings.slot_symbols(stock=modem.stock))
         self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
         self._following = Following(settings, self.transmitter, self.switching)
@@ -145,7 +155,7 @@ class ServiceNode:
 
     def wake(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.state is State.SEARCHING:
+        if self.state is _SEARCHING:
             chosen = self._searching.wake(now)
             outputs += [] if chosen is None else self._join(chosen, now)
         elif self.state not in _RESTING:
@@ -234,13 +244,13 @@ class ServiceNode:
 
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
-        llc, switching = self.llc, self.switching
+        switching, llc, state = self.switching, self.llc, self.state
         times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at, llc.hold_until_s]
-        if self.state is State.SEARCHING:
+        if state is _SEARCHING:
             times += self._searching.times()
-        elif self.state is State.REGISTERING:
+        elif state is _REGISTERING:
             times.append(self._following.by_s)
-        elif self.state in _REGISTERED:
+        elif state in _REGISTERED:
             times += (self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
             if not self._enrolment.moving:
                 times.append(self._following.by_s)
@@ -307,23 +317,30 @@ class ServiceNode:
         """Whether the first bytes of a frame say that nothing would come of hearing it."""
         if len(data) < GENERIC_BYTES_MIN or data[0] >> 4 != HT_GENERIC:
             return False
-        if self.state not in _JOINED:
+        state = self.state
+        if state not in _JOINED:
             return True
         if self._enrolment.awaits(data):
             return False
         whence = self._ear.whence(data)
-        if whence is Whence.ABOVE:
-            return not self._ear.concerned_from_above(glance(data), registering=self.state is State.REGISTERING)
-        if whence is Whence.BELOW:
-            return not self._ear.concerned_from_below(glance(data))
-        if whence is Whence.ONWARD:
+        if whence is _ELSEWHERE:
+            return not self._calls.callers or glance(data).control != ControlType.PRO
+        if whence is _ABOVE:
+            return not self._ear.concerned_from_above(glance(data), registering=state is _REGISTERING)
+        return whence is _BELOW and not self._ear.concerned_from_below(glance(data))
+
+    def overhears(self, item: FrameReceived, now: float) -> bool:
+        """Remember a beacon of another switch than the one above; False for all else, which may change more."""
+        pdu, uplink = item.pdu, self._uplink
+        if self.state not in _JOINED or (pdu[1] == uplink.sid and pdu[6:12] == uplink.sna):
             return False
-        return not len(self._calls) or glance(data).control != ControlType.PRO
+        self._ear.beacon(item, now)
+        return True
 
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
         ear = self._ear
-        if item.mode is not PhyMode.TYPE_A:
+        if item.mode is not _TYPE_A:
             ear.other_version += 1
             return None
         data = item.pdu
@@ -339,14 +356,14 @@ class ServiceNode:
         if answer is not None:
             return self._placed(answer, now)
         whence = ear.whence(data)
-        if whence is Whence.ABOVE:
+        if whence is _ABOVE:
             return self._from_above(item, now)
-        if whence is Whence.BELOW:
+        if whence is _BELOW:
             return [] if ear.below(item, self._neighbours, now) else None
-        if whence is Whence.ONWARD:
+        if whence is _ONWARD:
             ear.passed_on(data, now)
             return []
-        if len(self._calls) and glance(data).control == ControlType.PRO:
+        if self._calls.callers and glance(data).control == ControlType.PRO:
             ear.promotion(data, now)
         return None
 
@@ -377,7 +394,7 @@ class ServiceNode:
         return []
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
-        registering = self.state is State.REGISTERING
+        registering = self.state is _REGISTERING
         pdu = self._ear.above(item, self._following, self._neighbours, now, registering=registering)
         if pdu is None:
             return None
@@ -719,7 +736,8 @@ class ServiceNode:
 
     def _transmit(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        if self.llc.connection is not None and self.state in _REGISTERED:
+        connection = self.llc.connection
+        if connection is not None and not connection.idle and self.state in _REGISTERED:
             outputs += self._uplink.feed(self.llc, now)
         outputs += self.transmitter.wake(now)
         self._refresh_wake()

@@ -22,9 +22,9 @@ SUPERFRAME_FRAMES: Final = 32
 SLOT_SYMBOLS_MAX: Final = 7
 """Symbols of a beacon slot where the firmware adds its three bytes."""
 
-CONTENTION_SYMBOLS_MIN: Final = 80
-"""Symbols of contention that a frame has at least; a structure with less is not followed. The longest PDU in the most
-robust modulation takes 63 and its margin two (ours; MACMinSCPLength, recalled, is 64)."""
+CONTENTION_SYMBOLS_MIN: Final = 64
+"""Symbols of contention that a frame has at least (recalled, MACMinSCPLength); a structure with less is not followed.
+Only the longest PDUs in the most robust modulation need up to two symbols more, and are given up in such a frame."""
 
 
 LADDER: Final = (Scheme.DBPSK_C, Scheme.DQPSK_C, Scheme.D8PSK_C, Scheme.DQPSK, Scheme.D8PSK)
@@ -147,7 +147,8 @@ class MacSettings:
         acknowledge_hold_s: any other acknowledgement (recalled 7 s; ours, for request and answer).
         burst_s: a sender with much to send asks for an acknowledgement this often, and waits for it (ours).
         segment_bytes: longest piece of an SDU in one packet (ours; 64 to 128 for lossy lines).
-        reassembly_s_max: an unfinished SDU is dropped after this (ours).
+        reassembly_s_max: an unfinished SDU is dropped after this (ours): longer than all repetitions of a segment take
+            over several hops, as the segments before it are acknowledged and will not come again.
         sdus_max: SDUs waiting on one connection (ours).
         reopen_s_min, reopen_s_max: random wait after a rejected connection (ours).
         nodes_max: nodes a base registers (ours).
@@ -248,7 +249,7 @@ class MacSettings:
     acknowledge_hold_s: float = 1.5
     burst_s: float = 2.0
     segment_bytes: int = 128
-    reassembly_s_max: float = 30.0
+    reassembly_s_max: float = 900.0
     sdus_max: int = 32
     reopen_s_min: float = 10.0
     reopen_s_max: float = 60.0

@@ -20,7 +20,7 @@ from prime_plc.modem_host import (
     TransmitConfirmed,
     TransmitFrame,
 )
-from prime_plc.modem_messages import BUFFER_BEACON, TransmitResult
+from prime_plc.modem_messages import BUFFER_BEACON, Receive, TransmitResult
 from prime_plc.phy import PhyMode
 from prime_plc.pib import ATTRIBUTES, read_attribute
 from prime_plc.sap import (
@@ -35,6 +35,7 @@ from prime_plc.sap import (
     MessageReceived,
     Output,
     SendData,
+    SendMessage,
 )
 from prime_plc.service_node import ServiceNode
 from prime_plc.settings import MacSettings
@@ -53,9 +54,16 @@ class StackSettings:
 _FROM_PORT: Final = (BytesReceived, MessageReceived)
 _FROM_MODEM: Final = (FrameReceived, TransmitConfirmed, ModemReady, ModemLost)
 
+# A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
+_TYPE_A: Final = PhyMode.TYPE_A
+_READY: Final = modem_host.State.READY
+
 
 class Stack:
     """Modem driver and node, joined: what one says to the other never leaves this machine."""
+
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_in_flight", "_modem", "_node", "_sent_s", "_settings")
 
     def __init__(self, settings: StackSettings, node: BaseNode | ServiceNode) -> None:
         self._settings = settings
@@ -67,9 +75,9 @@ class Stack:
     @property
     def wake_at(self) -> float | None:
         node, modem = self._node.wake_at, self._modem.wake_at
-        if node is None or modem is None:
-            return modem if node is None else node
-        return min(node, modem)
+        if node is None or (modem is not None and modem < node):
+            return modem
+        return node
 
     def handle(self, item: Input, now: float) -> list[Output]:
         if isinstance(item, _FROM_PORT):  # most of all inputs
@@ -88,15 +96,26 @@ class Stack:
         For large virtual streets, where most of what is heard concerns somebody else.
         """
         modem = self._modem
-        if modem.state is not modem_host.State.READY or mode is not PhyMode.TYPE_A or self._settings.trace:
+        if modem.state is not _READY or mode is not _TYPE_A or self._settings.trace:
             return False
         if not self._node.ignores(pdu):
             return False
         modem.heard_s = now
         return True
 
+    def overhears(self, receive: Receive, now: float) -> bool:
+        """Take a beacon that is only to be remembered, and say whether it was one; all else must be given as an input.
+
+        For large virtual streets as well: beside what is ignored these are most of what is heard.
+        """
+        if self._settings.trace:
+            return False
+        frame = self._modem.passing(receive, now)
+        return frame is not None and self._node.overhears(frame, now)
+
     def wake(self, now: float) -> list[Output]:
-        return self._join([*self._modem.wake(now), *self._node.wake(now)], now)
+        due = self._modem.wake_at is not None and self._modem.wake_at <= now
+        return self._join([*(self._modem.wake(now) if due else ()), *self._node.wake(now)], now)
 
     @property
     def sna(self) -> bytes:
@@ -124,6 +143,8 @@ class Stack:
         outputs: list[Output] = []
         if not begun:
             return outputs
+        if len(begun) == 1 and type(begun[0]) is SendMessage:  # a question to the modem
+            return [begun[0]]
         todo: deque[modem_host.Output | role.Output] = deque(begun)
         while todo:
             output = todo.popleft()

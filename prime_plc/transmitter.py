@@ -21,6 +21,9 @@ RECENT_MAX: Final = 256
 class Transmitter:
     """Everything between a role and its modem; all its methods leave what is to be sent to `wake`."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_modem", "_recent", "_settings", "channel", "clock", "custody", "links", "relayed")
+
     def __init__(self, settings: MacSettings, modem: ModemSettings, draw: random.Random) -> None:
         self._settings = settings
         self._modem = modem
@@ -52,9 +55,9 @@ class Transmitter:
     def wake_at(self) -> float | None:
         """Next deadline [s]."""
         channel, custody = self.channel.wake_at, self.custody.wake_at
-        if channel is None or custody is None:
-            return custody if channel is None else channel
-        return min(channel, custody)
+        if channel is None or (custody is not None and custody < channel):
+            return custody
+        return channel
 
     @property
     def room(self) -> bool:
@@ -62,10 +65,18 @@ class Transmitter:
         return len(self.channel) < self._settings.data_ahead
 
     def send(
-        self, packets: list[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
+        self,
+        packets: list[Packet],
+        neighbour: int | None,
+        now: float,
+        *,
+        downlink: bool,
+        level: int,
+        keep: Keep,
+        asks: bool = False,
     ) -> bool:
-        """Queue packets for one next hop."""
-        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep)
+        """Queue packets for one next hop; those that ``asks`` are to be answered while more follow."""
+        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks)
         return self.channel.put(outgoing, now)
 
     def relay(
@@ -138,18 +149,26 @@ class Transmitter:
         """Frames for the modem, due now."""
         at = self.custody.wake_at
         if at is not None and now >= at:
-            again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
-            for outgoing in again:
-                said_twice = outgoing.keep is Keep.LAST and is_last_word(
-                    outgoing.packets[0], downlink=outgoing.downlink
-                )
-                if outgoing.neighbour is not None and not said_twice:
-                    self.links.lost(outgoing.neighbour)
-                if not self.channel.put(outgoing, now):
-                    self.custody.unsent(outgoing)
-            for packet, neighbour in over:
-                if neighbour is not None:
-                    self.links.lost(neighbour)
-                self._recent.pop(packet.encode(), None)  # its sender may try again
+            self._repeat(now)
+        while self.channel.too_long:
+            self.custody.unsent(self.channel.too_long.pop())
+        at = self.channel.wake_at
+        if at is None or now < at:
+            return []
         frame = self.channel.wake(now)
         return [] if frame is None else [frame]
+
+    def _repeat(self, now: float) -> None:
+        """What no next hop has passed on goes out again, or is given up."""
+        again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
+        for outgoing in again:
+            word = is_last_word(outgoing.packets[0], downlink=outgoing.downlink)
+            said_twice = word and outgoing.keep is Keep.LAST
+            if outgoing.neighbour is not None and not said_twice:
+                self.links.lost(outgoing.neighbour)
+            if not self.channel.put(outgoing, now):
+                self.custody.unsent(outgoing)
+        for packet, neighbour in over:
+            if neighbour is not None:
+                self.links.lost(neighbour)
+            self._recent.pop(packet.encode(), None)  # its sender may try again

@@ -22,6 +22,9 @@ class Uplink:
         sent: packets by kind.
     """
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = ("_settings", "_transmitter", "level", "lnid", "sent", "sid", "sna")
+
     def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
         self._settings = settings
         self._transmitter = transmitter
@@ -77,12 +80,13 @@ class Uplink:
             for payload in payloads:
                 self.sent["data"] += 1
                 nad = not self._settings.uplink_aggregation
-                self._send(Packet(nad, PRIORITY_DATA, False, llc.lcid, self.sid, self.lnid, payload), now, None)
+                packet = Packet(nad, PRIORITY_DATA, False, llc.lcid, self.sid, self.lnid, payload)
+                self._send(packet, now, None, asks=connection.asks and payload is payloads[-1])
             if not payloads:
                 break
         return outputs
 
-    def _send(self, packet: Packet, now: float, keep: Keep | None) -> None:
+    def _send(self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False) -> None:
         if keep is None:
             keep = Keep.LAST if self.level == 0 else Keep.ONWARD
-        self._transmitter.send([packet], PARENT, now, downlink=False, level=self.level, keep=keep)
+        self._transmitter.send([packet], PARENT, now, downlink=False, level=self.level, keep=keep, asks=asks)

@@ -15,6 +15,7 @@ from hil_tests.plc_street import STREET, PlcStreet, PlcStreetSettings, frame_kin
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.line import LineSettings
 from prime_plc.modem_host import Port, TypeAFraming
+from prime_plc.modem_messages import Receive
 from prime_plc.phy import PhyMode
 from prime_plc.stack import Stack
 from prime_plc.tests.captured_frames import CAPTURED
@@ -61,6 +62,21 @@ def test_nothing_would_have_come_of_what_a_stack_does_not_read(monkeypatch: pyte
     assert slow.trace() == fast.trace()
     assert slow.listener.arrived == fast.listener.arrived != {}
     states = [[meter.pump.stack.summary() for meter in one.meters if meter.pump] for one in (slow, fast)]
+    assert states[0] == states[1]
+
+
+def test_beacons_that_are_only_remembered_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same street when they take the whole way through the stack as all others do."""
+    settings = replace(SMALL, nodes=20, levels=2)
+    fast = played(settings)
+    seen: list[Receive] = []
+    monkeypatch.setattr(Stack, "overhears", lambda _stack, receive, _now: seen.append(receive))
+    slow = played(settings)
+    assert len(seen) > 1000
+    assert slow.trace() == fast.trace()
+    assert slow.listener.arrived == fast.listener.arrived != {}
+    stacks = [[meter.pump.stack for meter in one.meters if meter.pump] for one in (slow, fast)]
+    states = [[(stack.summary(), stack.links(), stack.pib()) for stack in one] for one in stacks]
     assert states[0] == states[1]
 
 

@@ -47,7 +47,7 @@ from hil_tests.virtual.topology import (
     street,
     topology_of,
 )
-from prime_plc.phy import PhyMode, Scheme, frame_duration_s
+from prime_plc.phy import PhyMode, Scheme, frame_duration_s, payload_symbols
 
 QUIET = LineSettings(level_dbuv=100, attenuation_db=40, noise_dbuv=40, implementation_loss_db=0)
 PDU = bytes(126)
@@ -344,6 +344,22 @@ def test_an_impulse_spoils_one_symbol_s_frame() -> None:
     frames = bench.times("a", 1500)
     whole = sum(bool(frame.delivered) for frame in frames) / len(frames)
     assert whole == pytest.approx(math.exp(-10 * frame_duration_s(len(PDU), Scheme.DBPSK_C)), abs=0.05)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.DBPSK_C, Scheme.D8PSK])
+@pytest.mark.parametrize("struck", [[(0, 0)], [(3, 0)], [(0, 1), (3, 1)], [(2, 0), (2, 0)], [(1, 1), (4, 1), (2, 0)]])
+def test_single_impulses_are_reckoned_as_noise_of_every_kind_is(scheme: Scheme, struck: list[tuple[int, int]]) -> None:
+    """On an otherwise quiet line only the symbols hit are looked at. Header, payload, one symbol twice, two readers:
+    the same as from the whole matrix of times and readers."""
+    bench = Bench("abc", LineSettings(100, 70, 8, impulse_rate_hz=1.0, impulse_db=6.0))
+    frame = bench.send("a", scheme=scheme)
+    symbols, stations = payload_symbols(len(PDU), scheme), [1, 2]
+    found = bench.line._struck(frame, stations, symbols, struck)
+    power = bench.line._spread(frame, symbols, bench.line._links.noise[np.array(stations)], [], struck)
+    general = bench.line._disturbed(frame, np.array(stations), power)
+    assert set(found) == {stations[column] for _, column in struck}
+    for station, values in found.items():
+        assert values == pytest.approx(general[station], rel=1e-9)
 
 
 def test_noise_and_attenuation_wander_around_their_means() -> None:

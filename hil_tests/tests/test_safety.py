@@ -231,3 +231,15 @@ def test_the_command_prints_the_figures(tmp_path: Path, capsys: pytest.CaptureFi
     assert '"unsafe": 0' in capsys.readouterr().out
     assert main(["safety", "--feeder", str(tmp_path / "none.json"), "--states", "10"]) == 2
     assert "expected" in capsys.readouterr().err
+
+
+def test_a_customer_between_two_phases_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = tree_feeder(4, "each")
+    first = network.connection_points[0]
+    between = replace(first, connections=(Connection(Conductor.L1, Conductor.L2),))
+    path = tmp_path / "delta.json"
+    save_network(replace(network, connection_points=(between, *network.connection_points[1:]), memo={}), path)
+    assert main(["safety", "--feeder", str(path), "--states", "10"]) == 2
+    seen = capsys.readouterr().err
+    assert "customer c0" in seen
+    assert "phase to neutral or earth" in seen

@@ -10,8 +10,19 @@ import pytest
 from hil_tests.virtual.channel import header_error_rate, payload_error_rate, symbol_error_rate
 from hil_tests.virtual.line import Frame, LineSettings, PowerLine
 from hil_tests.virtual.loop import run_virtual
-from hil_tests.virtual.modem import Framing, VirtualModem
-from prime_plc.modem_messages import GetReply, Receive, Send, SendConfirm, SetReply, decode_answer
+from hil_tests.virtual.modem import Framing, VirtualModem, message_bytes
+from prime_plc.modem_messages import (
+    GetParameter,
+    GetReply,
+    HostMessage,
+    ModemMessage,
+    Receive,
+    Send,
+    SendConfirm,
+    SetParameter,
+    SetReply,
+    decode_answer,
+)
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.tests.captured_frames import CAPTURED
 from prime_plc.usi import UsiDecoder, encode_usi
@@ -79,6 +90,24 @@ def test_commands_are_answered_like_the_firmware_does(payload: bytes, answer: ob
         return await Bench(1).tell(0, payload)
 
     assert run_virtual(main) == ([] if answer is None else [answer])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        GetParameter(0x010C, 4),
+        GetReply(0x010C, bytes(4)),
+        GetReply(0x0100, bytes(10)),
+        Send(1, 0, 0, 4, 1, 0, False, REG_REQ),
+        SendConfirm(1, 0, 0),
+        SetParameter(0x0112, b"\1"),
+        SetReply(0x0112, 0),
+        Receive(0, 0, 4, 0, 90, 30, 0, 0, 0, 0, BEACON),
+    ],
+)
+def test_a_message_as_a_value_takes_the_line_time_of_its_bytes(message: HostMessage | ModemMessage) -> None:
+    """The most frequent ones are not written out for it."""
+    assert message_bytes(message) == len(message.encode())
 
 
 def test_a_confirm_comes_at_the_end_of_the_emission() -> None:

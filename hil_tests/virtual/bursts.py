@@ -42,6 +42,7 @@ class Bursts:
         self._mean_s = mean_s
         self._chance = chance
         self._begun = now
+        self._quiet_s = -np.inf  # every burst so far has ended by then
         self._next: list[tuple[float, int]] = []
         self._on_s = np.zeros(0)
         self._off_s = np.zeros(0)
@@ -54,6 +55,11 @@ class Bursts:
             self._on_s = np.append(self._on_s, -np.inf)
             self._off_s = np.append(self._off_s, -np.inf)
 
+    def quiet(self, start_s: float, end_s: float) -> bool:
+        """Whether no burst touches a span of time that ends now."""
+        self._advance(end_s)
+        return start_s >= self._quiet_s
+
     def during(
         self, start_s: float, end_s: float, links: Heard, readers: NDArray[np.intp], lift: float
     ) -> Iterator[tuple[float | Reals, float | Reals, Reals]]:
@@ -65,16 +71,18 @@ class Bursts:
             readers: stations that matter.
             lift: power of a burst at its source, in units of the noise there.
         """
-        self._advance(end_s)
+        if self.quiet(start_s, end_s):
+            return
         if self._reach is Reach.RECEIVER:
             on_s, off_s = self._on_s[readers], self._off_s[readers]
             if ((on_s < end_s) & (off_s > start_s)).any():
                 yield on_s, off_s, links.noise[readers] * lift
             return
         for source in np.flatnonzero((self._on_s < end_s) & (self._off_s > start_s)).tolist():
-            power = lift * links.noise[readers]
             if self._reach is Reach.LOCATION:
-                power = lift * links.noise[source] * 10 ** (-links.path_db[source, readers] / 10)
+                power = lift * links.noise[source] * 10 ** (-links.path_db[source][readers] / 10)
+            else:
+                power = lift * links.noise[readers]
             yield float(self._on_s[source]), float(self._off_s[source]), power
 
     def _advance(self, until: float) -> None:
@@ -82,4 +90,5 @@ class Bursts:
             at_s, source = heapq.heappop(self._next)
             self._on_s[source] = at_s
             off_s = self._off_s[source] = at_s + self._chance.exponential(self._mean_s)
+            self._quiet_s = max(self._quiet_s, off_s)
             heapq.heappush(self._next, (off_s + self._chance.exponential(1 / self._rate_hz), source))

@@ -18,10 +18,11 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,9 @@ NEGLIGIBLE: Final = 0.1
 """Disturbance below this share of the noise is left out: less than half a decibel."""
 
 Indices = NDArray[np.intp]
+Disturbance = tuple[float | Reals, float | Reals, Reals]
+"""From when to when [s], for all readers or each, and its power at each."""
+
 Undisturbed = tuple[list[float], list[float], list[float], list[float]]
 """By receiver: header error, chance of a good payload, signal to noise [dB], level [dBuV]."""
 
@@ -107,6 +111,8 @@ class Frame:
         delivered: stations that received it undamaged.
         clashes: other emissions it overlapped.
         number: of this emission on its line.
+        hearers: stations that began to read it, by their place.
+        told_s, telling: when receivers whose ports were free tell their hosts, and who they are.
     """
 
     sender: Station
@@ -120,6 +126,9 @@ class Frame:
     at: int
     delivered: list[str] = field(default_factory=list)
     clashes: list[Frame] = field(default_factory=list)
+    hearers: list[int] = field(default_factory=list)
+    told_s: float = math.nan
+    telling: list[Any] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -259,28 +268,30 @@ class PowerLine:
             for station in hearers:
                 if self._present[station]:
                     reading[station] = frame.number
+            frame.hearers = hearers
             return
-        power = links.power[frame.at] * 10 ** (-frame.attenuation_db / 10)
+        power = _weaker(links.power[frame.at], frame.attenuation_db)
         others = links.noise.copy()
         weaker: dict[int, Reals] = {}
         for other in self._on_air:
-            theirs = links.power[other.at] * 10 ** (-other.attenuation_db / 10)
+            theirs = _weaker(links.power[other.at], other.attenuation_db)
             others += theirs
             if now < other.start_s + PREAMBLE_S:  # of two that begin at once, the stronger
                 weaker[other.number] = theirs
-        hears = power > links.colour[frame.at] * others
+        hears = (power > links.colour[frame.at] * others).tolist()
         for station in hearers:
             if not hears[station] or not self._present[station] or self._sending[station]:
                 continue
             busy = reading[station]
             if busy == NOBODY or (busy in weaker and power[station] > weaker[busy][station]):
                 reading[station] = frame.number
+                frame.hearers.append(station)
 
     def _ended(self, frame: Frame) -> None:
         self._on_air.remove(frame)
         self._sending[frame.at] = False
         reading = self._reading
-        readers = [station for station, number in enumerate(reading) if number == frame.number]
+        readers = [station for station in frame.hearers if reading[station] == frame.number]
         for station in readers:
             reading[station] = NOBODY
         self.counters.clashed += bool(frame.clashes)
@@ -296,21 +307,22 @@ class PowerLine:
         header_errors_, goods, snrs_db, levels_dbuv = links.row(at, frame.scheme, symbols)
         disturbed = self._disturbance(frame, readers, symbols)
         counters.read += len(readers)
+        lossy, stations, names, delivered = links.lossy, self._stations, self._names, frame.delivered
         for reader in readers:
-            header_error, good, snr_db = header_errors_[reader], goods[reader], snrs_db[reader]
             if reader in disturbed:
                 header_error, good, snr_db = disturbed[reader]
-            if chance() < header_error or (links.lossy and chance() < links.loss[at, reader]):
+            else:
+                header_error, good, snr_db = header_errors_[reader], goods[reader], snrs_db[reader]
+            if chance() < header_error or (lossy and chance() < links.loss[at, reader]):
                 counters.unread += 1
                 continue
-            station = self._stations[reader]
             pdu = frame.pdu
             if chance() < good:
-                frame.delivered.append(self._names[reader])
+                delivered.append(names[reader])
             else:
                 counters.damaged += 1
                 pdu = self._damage(frame, snr_db - self._settings.implementation_loss_db)
-            station.deliver(frame, pdu, snr_db, levels_dbuv[reader] - frame.attenuation_db)
+            stations[reader].deliver(frame, pdu, snr_db, levels_dbuv[reader] - frame.attenuation_db)
 
     def _disturbance(self, frame: Frame, stations: list[int], symbols: int) -> dict[int, tuple[float, float, float]]:
         """Whom noise beyond the floor concerns: header error, chance of a good payload, mean signal to noise [dB].
@@ -321,36 +333,70 @@ class PowerLine:
         links, settings = self._links, self._settings
         if not (frame.clashes or settings.burst_rate_hz or settings.impulse_rate_hz or frame.attenuation_db):
             return {}
-        impulses = self._impulses(frame, stations)
+        impulses = [(self._luck.randrange(symbols + 1), column) for column in self._impulses(frame, stations)]
+        quiet = self._bursts.quiet(frame.start_s, frame.end_s)
+        if quiet and not frame.clashes and not frame.attenuation_db:
+            return self._struck(frame, stations, symbols, impulses)
         readers = np.array(stations)
-        bursts = []
-        if settings.burst_rate_hz:
-            lift = 10 ** (settings.burst_db / 10) - 1
-            bursts = list(self._bursts.during(frame.start_s, frame.end_s, links, readers, lift))
-        if not (frame.clashes or bursts or frame.attenuation_db or impulses):
-            return {}
         noise = links.noise[readers]
-        power = np.zeros((symbols + 1, len(readers)))
+        heard: list[Disturbance] = [
+            (other.start_s, other.end_s, _weaker(links.power[other.at][readers], other.attenuation_db))
+            for other in frame.clashes
+        ]
+        if not quiet:
+            lift = 10 ** (settings.burst_db / 10) - 1
+            heard += self._bursts.during(frame.start_s, frame.end_s, links, readers, lift)
+        if frame.attenuation_db:
+            return self._disturbed(frame, readers, self._spread(frame, symbols, noise, heard, impulses))
+        least = NEGLIGIBLE * noise
+        if not impulses and not (sum(theirs for _, _, theirs in heard) > least).any():  # even if all came at once
+            return {}
+        power = self._spread(frame, symbols, noise, heard, impulses)
+        columns = (np.maximum.reduce(power) > least).nonzero()[0]
+        return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
+
+    def _struck(
+        self, frame: Frame, stations: list[int], symbols: int, impulses: list[tuple[int, int]]
+    ) -> dict[int, tuple[float, float, float]]:
+        """The same where single impulses are all there is: what is known of the reader but for the symbols they hit."""
+        found: dict[int, tuple[float, float, float]] = {}
+        lift = 10 ** (self._settings.impulse_db / 10)
+        if lift <= NEGLIGIBLE:
+            return found
+        for struck in dict.fromkeys(column for _, column in impulses):
+            reader = stations[struck]
+            header_error, _, snr_db, _ = (one[reader] for one in self._links.row(frame.at, frame.scheme, symbols))
+            margin_db = snr_db - self._settings.implementation_loss_db
+            hits = Counter(row for row, column in impulses if column == struck)
+            rows_db = [10 * math.log10(1 + count * lift) for count in hits.values()]
+            left = symbols - len(hits) + (0 in hits)
+            survival = left * float(self._links.survival(frame.at, frame.scheme)[reader])
+            for row, lift_db in zip(hits, rows_db, strict=True):
+                if row:
+                    survival += float(symbol_survival(np.array(margin_db - lift_db), frame.scheme))
+                else:
+                    header_error = float(header_errors(np.array(margin_db - lift_db)))
+            found[reader] = header_error, math.exp(survival), snr_db - sum(rows_db) / (symbols + 1)
+        return found
+
+    def _spread(
+        self, frame: Frame, symbols: int, noise: Reals, heard: list[Disturbance], impulses: list[tuple[int, int]]
+    ) -> Reals:
+        """Power of what disturbs a frame by time and reader; the first row is preamble and header, the others are one
+        payload symbol each."""
+        power = np.zeros((symbols + 1, len(noise)))
         from_s = frame.end_s - _symbol_starts(symbols)
         from_s[0] = frame.start_s
         starts = from_s.tolist()
-        for other in frame.clashes:
-            theirs = links.power[other.at, readers]
-            if other.attenuation_db:
-                theirs *= 10 ** (-other.attenuation_db / 10)
-            power[_rows(starts, other.start_s, other.end_s)] += theirs
-        for on_s, off_s, heard in bursts:
+        for on_s, off_s, theirs in heard:
             if isinstance(on_s, float) and isinstance(off_s, float):
-                power[_rows(starts, on_s, off_s)] += heard
+                power[_rows(starts, on_s, off_s)] += theirs
             else:
                 to_s = np.append(from_s[1:], frame.end_s)
-                power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * heard
-        for column in impulses:
-            power[self._luck.randrange(symbols + 1), column] += noise[column] * 10 ** (settings.impulse_db / 10)
-        if frame.attenuation_db:
-            return self._disturbed(frame, readers, power)
-        columns = np.flatnonzero(power.max(axis=0) > NEGLIGIBLE * noise)
-        return self._disturbed(frame, readers[columns], power[:, columns]) if len(columns) else {}
+                power += ((from_s[:, None] < off_s) & (to_s[:, None] > on_s)) * theirs
+        for row, column in impulses:
+            power[row, column] += noise[column] * 10 ** (self._settings.impulse_db / 10)
+        return power
 
     def _impulses(self, frame: Frame, stations: list[int]) -> list[int]:
         """One position in ``stations`` for each impulse that somebody hears during a frame."""
@@ -365,12 +411,13 @@ class PowerLine:
         return found
 
     def _disturbed(self, frame: Frame, readers: Indices, power: Reals) -> dict[int, tuple[float, float, float]]:
-        links = self._links
-        signal_db = links.level_dbuv[frame.at, readers] - frame.attenuation_db - links.colour_db[frame.at, readers]
+        links, at = self._links, frame.at
+        signal_db = links.level_dbuv[at][readers] - frame.attenuation_db - links.colour_db[at][readers]
         snr_db = signal_db - 10 * np.log10(links.noise[readers] + power)
         margin_db = snr_db - self._settings.implementation_loss_db
-        good = np.exp(symbol_survival(margin_db[1:], frame.scheme).sum(axis=0))
-        found = (header_errors(margin_db[0]).tolist(), good.tolist(), snr_db.mean(axis=0).tolist())
+        good = np.exp(np.add.reduce(symbol_survival(margin_db[1:], frame.scheme)))
+        mean_db = np.add.reduce(snr_db) / len(snr_db)
+        found = (header_errors(margin_db[0]).tolist(), good.tolist(), mean_db.tolist())
         return dict(zip(readers.tolist(), zip(*found, strict=True), strict=True))
 
     def _damage(self, frame: Frame, margin_db: float) -> bytes:
@@ -378,14 +425,25 @@ class PowerLine:
         pdu = bytearray(frame.pdu)
         first = 8 * HEADER_PDU_BYTES if len(pdu) > HEADER_PDU_BYTES + 1 else 0
         end = 8 * len(pdu)
-        chance, log_right = self._luck.random, math.log1p(-bit_error_rate(round(margin_db, 1), frame.scheme))
+        chance, log, log_right = self._luck.random, math.log, _log_right(round(margin_db, 1), frame.scheme)
         bit = first - 1
-        while (bit := bit + 1 + int(math.log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong
+        while (bit := bit + 1 + int(log(1.0 - chance()) / log_right)) < end:  # right ones in a row, then a wrong one
             pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         if pdu == frame.pdu:
             bit = first + int(chance() * (end - first))
             pdu[bit >> 3] ^= 0x80 >> (bit & 7)
         return bytes(pdu)
+
+
+@lru_cache(maxsize=8192)
+def _log_right(margin_db: float, scheme: Scheme) -> float:
+    """Natural logarithm of the share of right bits in a damaged payload."""
+    return math.log1p(-bit_error_rate(margin_db, scheme))
+
+
+def _weaker(power: Reals, attenuation_db: float) -> Reals:
+    """What an attenuated sender's power is."""
+    return power * 10 ** (-attenuation_db / 10) if attenuation_db else power
 
 
 @lru_cache(maxsize=1024)
@@ -490,13 +548,17 @@ class _Links:
         nothing disturbs; kept until something changes."""
         found = self._rows.get((sender, scheme, symbols))
         if found is None:
-            survival = self._survival.get((sender, scheme))
-            if survival is None:
-                margin_db = self.snr_db[sender] - self._settings.implementation_loss_db
-                survival = self._survival[sender, scheme] = symbol_survival(margin_db, scheme)
             header_error, snr_db, level_dbuv = self._known.get(sender) or self._know(sender)
-            good = np.exp(symbols * survival).tolist()
+            good = np.exp(symbols * self.survival(sender, scheme)).tolist()
             found = self._rows[sender, scheme, symbols] = header_error, good, snr_db, level_dbuv
+        return found
+
+    def survival(self, sender: int, scheme: Scheme) -> Reals:
+        """`symbol_survival` of everybody who reads a sender undisturbed."""
+        found = self._survival.get((sender, scheme))
+        if found is None:
+            margin_db = self.snr_db[sender] - self._settings.implementation_loss_db
+            found = self._survival[sender, scheme] = symbol_survival(margin_db, scheme)
         return found
 
     def _know(self, sender: int) -> tuple[list[float], list[float], list[float]]:

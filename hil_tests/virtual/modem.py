@@ -40,6 +40,7 @@ from prime_plc.modem_messages import (
     TransmitResult,
     decode_command,
 )
+from prime_plc.pdu import HT_BEACON
 from prime_plc.phy import TICK_S, PhyMode, Scheme
 from prime_plc.usi import PROTOCOL_PHY, UsiDecoder, encode_usi
 from shared.errors import DecodeError
@@ -52,6 +53,14 @@ FRAMING_BYTES: Final = 6
 
 RECEIVE_BYTES: Final = 22
 """An indication without its data."""
+
+SEND_BYTES: Final = 13
+"""A transmission's message without its data."""
+
+GET_BYTES: Final = 4
+"""A question for a parameter, and its answer without the value."""
+
+CONFIRM_BYTES: Final = 5
 
 POLL_S: Final = 0.010
 """[s] The firmware looks at its receive buffer this often."""
@@ -67,6 +76,11 @@ PARAMETER_CLASSES: Final = (0xF000, 0x0200, 0x0400, 0x0100)
 
 R_STATUS, R_TIMER, R_SNA, R_RX_TIME = 0xFE2A, 0xFE47, 0xFE62, 0xFD83
 P_RX_BUFFER, P_RX_QUALITY, P_TX_QUALITY, P_CHANNEL = 0x0111, 0x0112, 0x011A, 0x0415
+
+_SCHEMES: Final = {int(scheme): scheme for scheme in Scheme}
+_MODES: Final = {int(mode): mode for mode in PhyMode}
+_TYPE_A: Final = PhyMode.TYPE_A
+"""A name of the module costs a tenth of a look into the class, and this one is asked for at every reception."""
 
 
 class Framing(Enum):
@@ -98,6 +112,33 @@ def _initial_memory() -> dict[int, bytes]:
 class VirtualModem:
     """One modem: bytes of its serial port in and out, frames on the line."""
 
+    # A street has hundreds; attributes at fixed places are cheaper there.
+    __slots__ = (
+        "_armed",
+        "_decoder",
+        "_draw",
+        "_framing",
+        "_in_free_at",
+        "_line",
+        "_loop",
+        "_memory",
+        "_name",
+        "_out_free_at",
+        "_quality",
+        "_receive_buffer",
+        "_resetting_until",
+        "_sending",
+        "_stamped_s",
+        "_strips",
+        "_taken_at",
+        "_tick_rate",
+        "_tick_zero",
+        "ignores",
+        "on_bytes",
+        "on_message",
+        "overhears",
+    )
+
     def __init__(
         self,
         line: PowerLine,
@@ -127,6 +168,7 @@ class VirtualModem:
         self.on_bytes: Callable[[bytes], None] = lambda _data: None
         self.on_message: Callable[[ModemMessage], None] | None = None
         self.ignores: Callable[[PhyMode, bytes, float], bool] = lambda _mode, _pdu, _now: False
+        self.overhears: Callable[[Receive, float], bool] = lambda _receive, _now: False
         line.attach(self)
 
     @property
@@ -157,7 +199,7 @@ class VirtualModem:
 
     def tell(self, message: HostMessage) -> None:
         """A message from the host, without its framing."""
-        self._heard(message, len(message.encode()))
+        self._heard(message, message_bytes(message))
 
     def _heard(self, message: HostMessage, length: int) -> None:
         """Its bytes take line time, then the firmware's next poll; messages are taken one after the other."""
@@ -171,22 +213,13 @@ class VirtualModem:
             self._command(message)
 
     def _answer(self, message: ModemMessage) -> None:
-        self._answer_from(message, len(message.encode()), self._loop.time())
-
-    def _answer_from(self, message: ModemMessage, length: int, start_s: float) -> None:
         """Send a message to the host; its last byte arrives after the line time, messages one after the other."""
-        at_s = self._port_free_s(length, start_s)
+        start_s = max(self._loop.time(), self._out_free_at)
+        at_s = self._out_free_at = start_s + (message_bytes(message) + FRAMING_BYTES) * BYTE_S
         if self.on_message is not None:
             self._loop.call_at(at_s, self.on_message, message)
         else:
             self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, message.encode()))
-
-    def _port_free_s(self, length: int, start_s: float) -> float:
-        """When the last byte of a message that may begin now is with the host."""
-        if start_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
-            start_s = self._out_free_at
-        at_s = self._out_free_at = start_s + (length + FRAMING_BYTES) * BYTE_S
-        return at_s
 
     def _write(self, data: bytes) -> None:
         self.on_bytes(data)
@@ -195,12 +228,12 @@ class VirtualModem:
 
     def _command(self, message: HostMessage) -> None:
         match message:
-            case Send():
-                self._send(message)
-            case GetParameter(id=id_, length=length):
+            case GetParameter(id_, length):
                 value = self._read(id_, length)
                 if value is not None:
                     self._answer(GetReply(id_, value))
+            case Send():
+                self._send(message)
             case SetParameter(id=id_, value=value):
                 self._answer(SetReply(id_, self._set(id_, value)))
             case BitOperation():
@@ -228,8 +261,10 @@ class VirtualModem:
         if id_ == R_STATUS:
             return bytes((0x40 if self._line.carrier(self) else 0,))
         if R_RX_TIME <= id_ < R_RX_TIME + 4 * BUFFERS:
-            stamps = b"".join(self._ticks_at(time_s).to_bytes(4, "big") for time_s in self._stamped_s)
-            return stamps[id_ - R_RX_TIME :][:length]
+            buffer, offset = divmod(id_ - R_RX_TIME, 4)
+            last = (id_ + length - 1 - R_RX_TIME) // 4
+            stamps = b"".join(self._ticks_at(at_s).to_bytes(4, "big") for at_s in self._stamped_s[buffer : last + 1])
+            return stamps[offset:][:length]
         if id_ == P_RX_BUFFER and length == 1:
             return bytes((self._receive_buffer,))
         return b"".join(self._memory.get(id_ + offset, b"\0") for offset in range(length))
@@ -282,7 +317,7 @@ class VirtualModem:
         """The firmware's checks in its order; None if all is well."""
         if send.buffer >= BUFFERS:
             return TransmitResult.INVALID_BUFFER
-        known = send.scheme in Scheme._value2member_map_
+        known = send.scheme in _SCHEMES
         if not known or (send.scheme >= 12 and send.mode == 0):
             return TransmitResult.INVALID_SCHEME
         if not AIR_BYTES[0] <= air_bytes <= AIR_BYTES[1]:
@@ -302,7 +337,8 @@ class VirtualModem:
             return
         if send.mode == 0:
             air = bytes((air[0] & 0x3F,)) + air[1:]  # the two top bits are not carried
-        frame = self._line.emit(self, air, Scheme(send.scheme), PhyMode(send.mode), float(min(send.attenuation_db, 21)))
+        attenuation_db = float(min(send.attenuation_db, 21))
+        frame = self._line.emit(self, air, _SCHEMES[send.scheme], _MODES[send.mode], attenuation_db)
         self._sending = frame
         self._loop.call_at(frame.end_s, self._sent, send)
 
@@ -315,27 +351,59 @@ class VirtualModem:
 
     def deliver(self, frame: Frame, pdu: bytes, snr_db: float, level_dbuv: float) -> None:
         """A frame has ended at this receiver; the MAC checksum is the host's business."""
-        if pdu[0] >> 4 & 3 == 3:
+        if pdu[0] & 0x30 == 0x30:
             return
         buffer = self._receive_buffer = (self._receive_buffer + 1) % BUFFERS
-        self._stamped_s[buffer] = frame.end_s
+        end_s = self._stamped_s[buffer] = frame.end_s
         data = pdu
-        if self._strips and frame.mode is PhyMode.TYPE_A:
+        if self._strips and frame.mode is _TYPE_A:
             data = _stripped(pdu) if pdu is frame.pdu else pdu[len(SENTINEL) :]
-        at_s = self._port_free_s(RECEIVE_BYTES + len(data), frame.end_s + PROCESSING_S)
+        at_s = end_s + PROCESSING_S
+        if at_s < self._out_free_at:  # noqa: PLR1730  # a comparison is cheaper than a call, and this is every reception
+            at_s = self._out_free_at
+        at_s = self._out_free_at = at_s + (RECEIVE_BYTES + len(data) + FRAMING_BYTES) * BYTE_S
         quality = (snr_db, level_dbuv) if self._quality else None
-        if self.on_message is not None:
-            self._loop.call_at(at_s, self._indicate, frame, buffer, data, quality, at_s)
-        else:
+        if self.on_message is None:
             indication = _indication(frame, buffer, data, quality)
             self._loop.call_at(at_s, self._write, encode_usi(PROTOCOL_PHY, indication.encode()))
+        elif at_s == frame.told_s:
+            frame.telling.append((self, buffer, data, quality))
+        else:
+            telling: list[_Telling] = [(self, buffer, data, quality)]
+            if not frame.telling:
+                frame.telling, frame.told_s = telling, at_s
+            self._loop.call_at(at_s, _tell_hosts, frame, telling, at_s)
 
-    def _indicate(
-        self, frame: Frame, buffer: int, data: bytes, quality: tuple[float, float] | None, at_s: float
-    ) -> None:
-        """Tell the host, unless it says that nothing would come of it."""
-        if self.on_message is not None and not self.ignores(frame.mode, data, at_s):
-            self.on_message(_indication(frame, buffer, data, quality))
+
+_Telling = tuple[VirtualModem, int, bytes, tuple[float, float] | None]
+"""A modem, its receive buffer, what is in it, and signal to noise [dB] and level [dBuV] where it measures."""
+
+
+def _tell_hosts(frame: Frame, telling: list[_Telling], at_s: float) -> None:
+    """Receivers of a frame whose ports are done with it at the same instant, most often all, tell their hosts; not
+    those that say that nothing would come of it, or that all is done."""
+    mode = frame.mode
+    for modem, buffer, data, quality in telling:
+        beacon = data[0] >> 4 == HT_BEACON
+        if not beacon and modem.ignores(mode, data, at_s):
+            continue
+        indication = _indication(frame, buffer, data, quality)
+        if not (beacon and modem.overhears(indication, at_s)):
+            assert modem.on_message is not None, modem.name
+            modem.on_message(indication)
+
+
+def message_bytes(message: HostMessage | ModemMessage) -> int:
+    """Bytes of a message; of the most frequent ones without writing it out."""
+    if type(message) is SendConfirm:
+        return CONFIRM_BYTES
+    if type(message) is Send:
+        return SEND_BYTES + len(message.data)
+    if type(message) is GetParameter:
+        return GET_BYTES
+    if type(message) is GetReply:
+        return GET_BYTES + len(message.value)
+    return len(message.encode())
 
 
 @lru_cache(maxsize=16)

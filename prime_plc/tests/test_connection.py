@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime_plc.connection import Connection
+from prime_plc.connection import ASKED_S_MAX, Connection
 from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader
 from shared.errors import DecodeError
@@ -64,6 +64,15 @@ def test_a_bad_line_loses_and_doubles_nothing(sdus: list[bytes], seed: int, loss
     assert sender.failed or arrived == sdus
 
 
+@pytest.mark.parametrize("seed", [60, 5, 321])
+def test_a_segment_that_comes_late_loses_no_sdu(seed: int) -> None:
+    """Seed 60 repeats the second segment for more than half a minute; the first was acknowledged and does not come
+    again."""
+    sdus = [b"", b"", bytes(17)]
+    arrived, confirmed, _ = exchange(sdus, seed, 0.3, 0.2, 600.0)
+    assert (arrived, confirmed) == (sdus, [0, 1, 2])
+
+
 def test_a_dead_line_is_given_up_after_five_transmissions() -> None:
     """Each packet goes out ARQMaxTxCount times, then the connection fails; nothing is confirmed."""
     arrived, confirmed, sender = exchange([b"lost"], 1, 1.0, 0.0, 120.0)
@@ -92,6 +101,53 @@ def test_the_sender_keeps_to_the_window_it_was_told() -> None:
     assert sender.packets(0.1) == []
     sender.receive(ArqHeader(0, False, 2, (), 3).encode(), 0.2)
     assert len(sender.packets(0.2)) == 1
+
+
+def stream(hops: int) -> Connection:
+    """A sender whose peer has opened its largest window, and who has more to say than fits into it."""
+    sender = Connection(MacSettings(segment_bytes=2), hops)
+    sender.receive(ArqHeader(0, False, 31, (), 0).encode(), 0.0)
+    for token in range(2):
+        assert sender.send(bytes(100), token)
+    return sender
+
+
+def take(sender: Connection, count: int, now: float) -> list[ArqHeader]:
+    """Headers of the next packets, given one at a time."""
+    return [ArqHeader.decode(payload)[0] for _ in range(count) for payload in sender.packets(now, 1)]
+
+
+def test_a_stream_asks_before_its_window_is_full_and_goes_on() -> None:
+    """Of 31 packets the 25th asks; those after it do not, and the last is kept back for the answer. With that the
+    stream goes on and asks again a window later."""
+    sender = stream(hops=1)
+    first = take(sender, 25, 0.0)
+    assert ([header.flush for header in first], sender.asks) == ([False] * 24 + [True], True)
+    rest = take(sender, 10, 0.1)
+    assert ([header.flush for header in rest], sender.asks) == ([False] * 5, False)
+    sender.receive(ArqHeader(0, False, 31, (), 25).encode(), 0.2)
+    assert [header.flush for header in take(sender, 20, 0.2)] == [False] * 19 + [True]
+
+
+def test_an_answer_that_does_not_come_is_asked_for_by_the_packet_kept_back() -> None:
+    """The acknowledgement is lost: nothing is repeated, the window's last packet asks for another one."""
+    sender = stream(hops=1)
+    take(sender, 31, 0.0)
+    assert sender.packets(0.39) == []
+    assert sender.wake_at == pytest.approx(ASKED_S_MAX)
+    (last,) = take(sender, 2, ASKED_S_MAX)
+    assert (last.packet_id, last.flush) == (30, True)
+    assert sender.packets(ASKED_S_MAX) == []
+
+
+def test_over_two_hops_a_stream_waits_for_its_acknowledgement() -> None:
+    """A relay's acknowledgement would meet the stream: after a burst the sender asks and is silent."""
+    sender = stream(hops=2)
+    assert not any(header.flush for header in take(sender, 10, 0.0))
+    (asking,) = take(sender, 2, 2.1)
+    assert (asking.flush, sender.asks, sender.packets(2.2)) == (True, False, [])
+    sender.receive(ArqHeader(0, False, 31, (), 11).encode(), 2.3)
+    assert len(take(sender, 5, 2.3)) == 5
 
 
 def test_while_a_way_is_broken_one_packet_asks_whether_it_is_open() -> None:

@@ -56,7 +56,9 @@ def lives_on(ether: Ether, node: ServiceNode) -> None:
     assert ether.base().transmitter.channel.dropped == before
 
 
-@pytest.mark.parametrize("cfp", [1, 4, 10, 40, 70, CONTENTION_SYMBOLS_MIN, FRAME_SYMBOLS + 1, 1023])
+@pytest.mark.parametrize(
+    "cfp", [1, 4, 10, 40, CONTENTION_SYMBOLS_MIN, CONTENTION_SYMBOLS_MIN + 4, FRAME_SYMBOLS + 1, 1023]
+)
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_beacon_that_leaves_no_contention_is_no_beacon(cfp: int, count: int) -> None:
     """Not for a node of the network, and not for one that searches."""
@@ -74,7 +76,7 @@ def test_a_beacon_that_leaves_no_contention_is_no_beacon(cfp: int, count: int) -
     assert seeker.state is State.SEARCHING
 
 
-@pytest.mark.parametrize("cfp", [CONTENTION_SYMBOLS_MIN + 12, 150])
+@pytest.mark.parametrize("cfp", [CONTENTION_SYMBOLS_MIN + 5, CONTENTION_SYMBOLS_MIN + 12, 150])
 def test_the_longest_frame_leaves_in_the_shortest_contention_period(cfp: int) -> None:
     """For as long as the base says so: it did not mean it, and its own beacon ends it."""
     ether, node = street()
