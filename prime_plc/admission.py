@@ -16,7 +16,7 @@ from prime_plc.switches import Switches
 from prime_plc.tree import Tree
 from shared.ids import Eui48, format_eui48
 
-ALIVE_PER_PERIOD: Final = 3
+ALIVE_PER_PERIOD: Final = 2
 """Keep-alives sent in one period."""
 
 ALIVE_PER_PERIOD_ASKING: Final = 12
@@ -63,9 +63,13 @@ class Admission:
         if reg.negative:
             return self._leaves(node, packet, now)
         if packet.lnid != LNID_BROADCAST:  # the acknowledgement of a response
-            if node is not None and (node.sid, node.lnid) == (packet.sid, packet.lnid):
-                self.seen(node, now)
-            return []
+            if node is None or self._registry.at(packet.sid, packet.lnid) is not node:
+                return []
+            moved = self.settle(node, packet, now)
+            self.seen(node, now)
+            return moved
+        if reg.roaming and node is not None and node.acknowledged:
+            return self._wants_to_move(node, packet.sid, now)
         outputs: list[MacOutput] = []
         if node is not None and node.sid != packet.sid:
             if self._may_move(node, packet.sid):
@@ -84,18 +88,45 @@ class Admission:
         if node is None:
             refusal = self._refusal(packet.sid)
             if refusal is not None:
-                reject = Reg(True, False, 0, reg.capabilities, reg.time, eui48)
-                self._downlink.control_to(packet.sid, LNID_BROADCAST, ControlType.REG, reject.encode(), now)
+                self._reject(eui48, packet.sid, reg.capabilities, now)
                 return [*outputs, Happened("registration rejected", f"{format_eui48(eui48)}: {refusal}")]
             node = self._admit(reg, packet.sid, now)
             outputs.append(Happened("node registered", f"{format_eui48(eui48)} as {node.sid}/{node.lnid:#06x}"))
-        self._downlink.expect(node, ControlType.REG, _reg(node, negative=False), now)
+        self._registry.withdraw(node)
+        self._downlink.expect(node, ControlType.REG, _reg(node), now)
         return outputs
+
+    def _wants_to_move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
+        """A node that is registered looks for another way: it gets an address there and keeps what it has until it
+        speaks from there."""
+        if node.sid != sid and (node.offered is None or node.offered[0] != sid):
+            if now - node.registered_s < TWICE_S:
+                return []
+            elsewhere = self._refusal(sid) or ("below itself" if self._registry.hangs_on(sid, node) else None)
+            if elsewhere is not None:
+                self._reject(node.eui48, sid, node.capabilities, now)
+                return [Happened("move rejected", f"{format_eui48(node.eui48)}: {elsewhere}")]
+            self._tree.offer(node, sid)
+        elif node.sid == sid:
+            self._registry.withdraw(node)
+        self._downlink.expect(node, ControlType.REG, _reg(node, roaming=True), now)
+        return []
+
+    def settle(self, node: Node, packet: Packet, now: float) -> list[MacOutput]:
+        """A packet of a node: if it comes from where the node wanted to be, that is where it is."""
+        if node.offered != (packet.sid, packet.lnid):
+            return []
+        node.registered_s = now
+        return self._switches.settle(node, now)
 
     def _may_move(self, node: Node, sid: int) -> bool:
         """Whether a switch may take along what is below it: not below itself."""
         known = sid == SID_BASE or self._registry.switch(sid) is not None
         return node.lsid is not None and known and not self._registry.hangs_on(sid, node)
+
+    def _reject(self, eui48: Eui48, sid: int, capabilities: Capabilities, now: float) -> None:
+        reject = Reg(True, False, 0, capabilities, self._settings.keep_alive_code, eui48)
+        self._downlink.control_to(sid, LNID_BROADCAST, ControlType.REG, reject.encode(), now)
 
     def _renew(self, node: Node, reg: Reg, now: float) -> None:
         """A known node begins anew."""
@@ -140,6 +171,7 @@ class Admission:
 
     def send_away(self, node: Node, now: float) -> None:
         """Unregister a node, as told."""
+        self._registry.withdraw(node)
         self._downlink.expect(node, ControlType.REG, _reg(node, negative=True), now)
 
     def unknown(self, packet: Packet, now: float) -> None:
@@ -161,7 +193,8 @@ class Admission:
     def seen(self, node: Node, now: float) -> None:
         """Anything came from the node."""
         again = not node.acknowledged
-        node.pending.pop(ControlType.REG, None)
+        if node.offered is None:
+            node.pending.pop(ControlType.REG, None)
         if again:
             node.acknowledged = True
             node.registered_s = now
@@ -193,6 +226,7 @@ class Admission:
     def tend(self, node: Node, now: float) -> list[MacOutput]:
         """What time alone demands of one node: repeat, keep alive, remove, send again."""
         if now >= node.alive_by:
+            self._registry.withdraw(node)
             self._downlink.control(node, ControlType.REG, _reg(node, negative=True), now)
             return self._tree.remove(node, "no sign of life", now)
         hopeless = self._downlink.again(node, now)
@@ -215,6 +249,9 @@ class Admission:
         self._downlink.control(node, ControlType.ALV, alv.encode(), now)
 
     def _never_answered(self, node: Node, ctype: ControlType, now: float) -> list[MacOutput]:
+        if ctype is ControlType.REG and node.offered is not None:  # it may be there already, and hardly heard
+            self._agenda.schedule(node)
+            return []
         if ctype is ControlType.REG:
             return self._tree.remove(node, "registration never acknowledged", now)
         self._agenda.schedule(node)
@@ -236,5 +273,5 @@ class Admission:
         return now + TIME_S[code] / per_period * self._draw.uniform(0.8, 1.0)
 
 
-def _reg(node: Node, *, negative: bool) -> bytes:
-    return Reg(negative, False, 0, node.capabilities, node.time, node.eui48).encode()
+def _reg(node: Node, *, negative: bool = False, roaming: bool = False) -> bytes:
+    return Reg(negative, roaming, 0, node.capabilities, node.time, node.eui48).encode()

@@ -84,7 +84,7 @@ class BaseNode:
         self._links = BaseLinks(settings, self.transmitter, self.registry, self._agenda, self._downlink)
         self._tree = Tree(self.transmitter, self.registry, self._agenda, self._links, self.groups, self.slots)
         self._beaconing = Beaconing(settings, self.transmitter, self.sna)
-        self._switches = Switches(settings, self.registry, self._downlink, self._beaconing, self._tree)
+        self._switches = Switches(settings, self.registry, self._agenda, self._downlink, self._beaconing, self._tree)
         self._admission = Admission(
             settings, self.registry, self._agenda, self._downlink, self._tree, self._switches, draw
         )
@@ -261,10 +261,10 @@ class BaseNode:
         top = self.registry.top_of(packet.sid, packet.lnid)
         if top is None:
             return
-        self.transmitter.links.heard(top.lnid, item.snr_db, now)
-        index = self._robustness.observe(top.lnid, item.scheme, item.snr_db, now, control=packet.control)
+        self.transmitter.links.heard(top, item.snr_db, now)
+        index = self._robustness.observe(top, item.scheme, item.snr_db, now, control=packet.control)
         if index is not None:
-            self._downlink.control(top, ControlType.PRM, Prm(False, False, index).encode(), now)
+            self._downlink.control_to(SID_BASE, top, ControlType.PRM, Prm(False, False, index).encode(), now)
 
     def _packet(self, packet: Packet, now: float) -> list[Output]:
         try:
@@ -276,7 +276,7 @@ class BaseNode:
                 self._admission.unknown(packet, now)
                 return []
             self.received["control" if packet.control else "data"] += 1
-            outputs: list[Output] = []
+            outputs: list[Output] = [*self._admission.settle(node, packet, now)]
             outputs += self._control(node, packet, now) if packet.control else self._links.data(node, packet, now)
         except DecodeError:
             self.undecodable += 1

@@ -243,6 +243,16 @@ class ChannelAccess:
             self._plan(now)
         return True
 
+    def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
+        """We hang so many levels deeper now; what is from an address that we have left is dropped."""
+        for outgoing in (*self._queue, *self._sending.values()):
+            question = outgoing.neighbour is None and not outgoing.downlink  # to a switch that was not ours
+            if outgoing.finished or question:
+                outgoing.needless |= not outgoing.finished
+                continue
+            outgoing.level += levels
+            outgoing.needless |= any((packet.sid, packet.lnid) == left for packet in outgoing.packets)
+
     def clear(self) -> None:
         """Forget everything (the modem or the network is gone)."""
         self._queue.clear()

@@ -92,8 +92,7 @@ class Connection:
 
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
-        self._near = hops == 1
-        self._floor_s = settings.retransmit_s_min + settings.retransmit_hop_s * (hops - 1)
+        self.moved(hops)
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
         self._unacknowledged: deque[_Packet] = deque()
@@ -113,6 +112,11 @@ class Connection:
         self.asks = False
         """Whether the last of the packets just given asks in the middle of a stream: the line is to be left free."""
         self.failed = False
+
+    def moved(self, hops: int) -> None:
+        """The way to the other end has so many hops."""
+        self._near = hops == 1
+        self._floor_s = self._settings.retransmit_s_min + self._settings.retransmit_hop_s * (hops - 1)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 

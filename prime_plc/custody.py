@@ -110,16 +110,20 @@ class Custody:
         longer_s = min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries)
         wait_s = airtime_s + longer_s * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
-            if outgoing.keep is Keep.LAST and not (
-                expects_acknowledgement(packet, at_once=True) or expects_answer(packet, downlink=outgoing.downlink)
-            ):
-                continue
             body = packet.encode()
             self._again.pop(body, None)
-            if outgoing.needless:  # its sign came when the modem had it already
+            if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
+
+    def _is_kept(self, outgoing: Outgoing, packet: Packet) -> bool:
+        """Whether a packet that was sent is worth waiting for a sign of, or, where much is missed, saying again."""
+        if outgoing.keep is not Keep.LAST or expects_answer(packet, downlink=outgoing.downlink):
+            return True
+        twice = self._missed > MISSED_USUAL and not outgoing.tries
+        once_more = twice and is_last_word(packet, downlink=outgoing.downlink)
+        return once_more or expects_acknowledgement(packet, at_once=True)
 
     def unsent(self, outgoing: Outgoing) -> None:
         """The channel has not taken a repetition."""
@@ -210,6 +214,15 @@ class Custody:
             again.append(repetition)
         return again, over
 
+    def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
+        """We hang so many levels deeper now; what is from an address that we have left is dropped."""
+        for kept in self._kept.values():
+            kept.outgoing.level += levels
+        for packets in (self._kept, self._again):
+            for body in [body for body, kept in packets.items() if (kept.packet.sid, kept.packet.lnid) == left]:
+                del packets[body]
+                self._deadlines.set(body, None)
+
     def forget(self, neighbour: int) -> None:
         """The neighbour is gone; what it had to pass on is lost."""
         for body in [body for body, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:
@@ -255,7 +268,13 @@ def expects_answer(packet: Packet, *, downlink: bool) -> bool:
         return downlink and packet.payload[1:2] != bytes((SID_NONE,))
     if downlink:
         return packet.lcid in {ControlType.BSI, ControlType.ALV}
-    return packet.lcid == ControlType.CON
+    return packet.lcid in {ControlType.CON, ControlType.MUL}
+
+
+def is_last_word(packet: Packet, *, downlink: bool) -> bool:
+    """Whether a control packet upward ends an exchange: nothing shows that it came, and the base would begin again
+    after seconds, over all hops, so its last hop says it twice where signs are missed (ours)."""
+    return packet.control and not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
 
 
 def answers(answer: Packet, packet: Packet) -> bool:

@@ -40,8 +40,10 @@ class Downlink:
     # ---- to one ------------------------------------------------------------------------------------------------------
 
     def control(self, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
-        """Queue a control packet."""
-        self.control_to(node.sid, node.lnid, ctype, payload, now)
+        """Queue a control packet; one of registration goes where the node wants to be."""
+        moves = ctype is ControlType.REG and node.offered is not None
+        sid, lnid = node.offered if moves and node.offered is not None else (node.sid, node.lnid)
+        self.control_to(sid, lnid, ctype, payload, now)
 
     def control_to(self, sid: int, lnid: int, ctype: ControlType, payload: bytes, now: float) -> None:
         """The same for whoever has this address."""
@@ -52,6 +54,11 @@ class Downlink:
         """Queue a data packet on the node's connection; one that ``asks`` is to be answered while more follow."""
         self.sent["data"] += 1
         self._send(Packet(False, PRIORITY_DATA, False, node.lcid, node.sid, node.lnid, payload), now, asks=asks)
+
+    def expect_after(self, seconds: float, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
+        """The same as `expect` some time later, unless the answer has come by then."""
+        node.pending[ctype] = Pending(payload, now + seconds, repeats=-1)
+        self._agenda.schedule(node)
 
     def expect(self, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
         """Queue a control packet that `again` repeats until its answer comes."""
@@ -83,9 +90,8 @@ class Downlink:
         """Queue a packet towards the child of ours that it goes through; to a stranger as to everybody."""
         top = self._registry.top_of(packet.sid, packet.lnid)
         onward = packet.sid != SID_BASE and top is not None
-        neighbour = None if top is None else top.lnid
         keep = Keep.ONWARD if onward else Keep.NO if top is None else Keep.LAST
-        self._transmitter.send([packet], neighbour, now, downlink=True, level=LEVEL, keep=keep, asks=asks)
+        self._transmitter.send([packet], top, now, downlink=True, level=LEVEL, keep=keep, asks=asks)
 
     # ---- to all ------------------------------------------------------------------------------------------------------
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 from prime_plc.calls import CallsHeard
 from prime_plc.control import ControlType
+from prime_plc.enrolment import Enrolment
 from prime_plc.following import Following
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived
 from prime_plc.neighbours import Neighbours
-from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Glance, Pdu, PromotionNeeded, decode_pdu, glance
+from prime_plc.pdu import LNID_MULTICAST, SNA_ANY, GenericPdu, Glance, Packet, Pdu, PromotionNeeded, decode_pdu, glance
 from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
 from prime_plc.uplink import Uplink
 from shared.errors import DecodeError
+
+
+class Whence(Enum):
+    """What a generic PDU is to a node of the network, by its direction and level."""
+
+    ABOVE = "from the switch above"
+    BELOW = "from below"
+    ONWARD = "passed on by a next hop, while something waits for that"
+    ELSEWHERE = "between others"
 
 
 class Ear:
@@ -35,6 +47,19 @@ class Ear:
         self.undecodable = 0
         self.other_version = 0
 
+    def whence(self, data: bytes) -> Whence:
+        """What a generic PDU is to us by its direction and level."""
+        level, own = data[1] & 0x3F, self._uplink.level
+        if data[1] & 0x40:
+            if level == own:
+                return Whence.ABOVE
+            onward = own + 2
+        else:
+            if self._switching.is_from_below(level):
+                return Whence.BELOW
+            onward = own - 1
+        return Whence.ONWARD if level == onward and len(self._transmitter.custody) else Whence.ELSEWHERE
+
     def beacon(self, item: FrameReceived, now: float) -> Heard | None:
         """Any beacon; None if it is damaged."""
         heard = self._beacons.hear(item, now)
@@ -48,6 +73,14 @@ class Ear:
         """A call for a switch that we may answer."""
         pdu = self._decode(data)
         return pdu if isinstance(pdu, PromotionNeeded) and pdu.sna in {SNA_ANY, self._uplink.sna} else None
+
+    def answer(self, data: bytes, enrolment: Enrolment) -> Packet | None:
+        """The answer from where we want to move to, None if this is something else."""
+        if not enrolment.awaits(data):
+            return None
+        pdu = self._decode(data)
+        packets = pdu.packets if isinstance(pdu, GenericPdu) else ()
+        return next((packet for packet in packets if enrolment.is_answer(packet)), None)
 
     def promotion(self, data: bytes, now: float) -> None:
         """Another terminal asks to become a switch, or is made one."""

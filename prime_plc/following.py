@@ -32,7 +32,7 @@ class Following:
     Attributes:
         parent: the newest beacon of the switch above, None without one.
         by_s: when its silence has lasted too long [s].
-        since_s: when it was chosen [s].
+        since_s: when it was chosen, or another one was tried in vain [s].
         doubted_s: since when it says that it has no way to the base [s]; None if it does not.
     """
 
@@ -59,9 +59,10 @@ class Following:
     def begin(self, chosen: Heard, beacon: Beacon, now: float) -> None:
         """This one is followed from now on."""
         self._transmitter.links.heard(PARENT, chosen.snr_db, now)
-        # A switch that moves keeps the frame until a beacon is timed: its neighbours' slots are near.
+        # Who moves keeps the frame until a beacon is timed: the slots of others are near.
         clock = self._transmitter.clock
-        follow = clock.beacon if self._switching.slot is None else clock.rough_beacon
+        moves = self.parent is not None or self._switching.slot is not None
+        follow = clock.rough_beacon if moves else clock.beacon
         follow(chosen.start_s, beacon.position, beacon.count, beacon.cfp, beacon.seq)
         self._switching.plan(now)
         settings = self._settings

@@ -207,7 +207,8 @@ class Links:
         known = now < link.told_until_s and told_db == link.told_db
         link.told_db = told_db
         link.told_until_s = now + self._settings.robustness_hold_s
-        if known:
+        if known:  # it says so again, as it is not what we do
+            link.step = min(link.step, self._fitting(told_db))
             return True
         link.step = self._fitting(link.told_db)
         link.forget(len(self._enter))
@@ -235,7 +236,7 @@ class Links:
     def _ear_db(self, link: Link) -> float:
         """The best that the neighbour can be thought to hear of us [dB]."""
         if link.heard_s < link.told_until_s:
-            return link.told_db + STEP_DB
+            return link.told_db + STEP_DB / 2
         return link.snr_db + STEP_DB
 
     def _surely_db(self, link: Link) -> float:
@@ -266,14 +267,23 @@ class Links:
         link.note(0.0, settings.share_memory)
         if link.step == 0:
             return
+        if link.heard_s < link.told_until_s and link.step <= self._fitting(link.told_db):
+            # It has said that this is right, so bursts and collisions take them, and slow ones more often.
+            if link.lost >= 2 * settings.losses_to_doubt:
+                self._step_down(link)
+            return
         better = link.step > self._fitting(self._surely_db(link)) and (
             self._worth(link, link.step - 1) > WORTH * self._worth(link, link.step)
         )
         if better or link.lost >= settings.losses_to_doubt:
-            failed = link.counts[link.step] < settings.share_memory
-            link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if failed else settings.deliveries_to_rise
-            link.step -= 1
-            link.good = link.lost = 0
+            self._step_down(link)
+
+    def _step_down(self, link: Link) -> None:
+        settings = self._settings
+        failed = link.counts[link.step] < settings.share_memory
+        link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if failed else settings.deliveries_to_rise
+        link.step -= 1
+        link.good = link.lost = 0
 
     def delivered(self, key: int) -> None:
         """A frame to the neighbour was taken."""

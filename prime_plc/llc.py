@@ -49,6 +49,7 @@ class LlcLink:
         self._hops = 1
         self._tries = 0
         self.retry_at: float | None = None
+        self.hold_until_s: float | None = None
         self.lcid = LCID_FIRST
         self.state = LlcState.CLOSED
         self.connection: Connection | None = None
@@ -75,11 +76,27 @@ class LlcLink:
         if self.connection is not None:
             self.connection.hurry(now + self._draw.uniform(0.0, HURRY_S))
 
+    def hold(self, until_s: float) -> None:
+        """The way to the base is lost: another one found in time goes on with the same connection."""
+        if self.state is not LlcState.CLOSED and self.hold_until_s is None:
+            self.hold_until_s = until_s
+
+    def moved(self, hops: int, now: float) -> None:
+        """It is found."""
+        self.hold_until_s = None
+        self._hops = hops
+        if self.connection is None:
+            self._tries = 0
+            self._ask(now)
+        else:
+            self.connection.moved(hops)
+            self.connection.hurry(now)
+
     def close(self, reason: str) -> list[MacOutput]:
         """The registration is gone, and with it everything here."""
         outputs = self._down(reason)
         self.state = LlcState.CLOSED
-        self.retry_at = None
+        self.retry_at = self.hold_until_s = None
         return outputs
 
     def wake(self, now: float) -> tuple[list[MacOutput], bool]:

@@ -39,8 +39,14 @@ class Memberships:
         lcid = next((lcid for lcid, known in self._groups.items() if known == name), LCID_GROUP_UNKNOWN)
         return Mul(not change.join, lcid, change.type, change.data if change.join else b"")
 
+    def requests(self) -> list[Mul]:
+        """To be taken into the same groups again: whoever passes that on learns that a member is here."""
+        return [Mul(False, lcid, type_, data) for lcid, (type_, data) in self._groups.items()]
+
     def answered(self, mul: Mul, base: Eui48) -> GroupChanged | None:
         """The base has taken us into a group, or out of one."""
+        if not mul.negative and self._groups.get(mul.lcid) == (mul.type, mul.data):
+            return None
         if not mul.negative and len(self._groups) < self._settings.groups_max:
             self._groups[mul.lcid] = (mul.type, mul.data)
             return GroupChanged(base, True, mul.lcid, mul.type, mul.data)

@@ -32,6 +32,10 @@ class Neighbours:
         """Forget all of them."""
         self._watch.clear()
 
+    def left_parent(self) -> None:
+        """The switch above is another one."""
+        self._watch.forget(PARENT)
+
     def received(self, key: int, item: FrameReceived, now: float) -> None:
         """A frame of a neighbour for us: tell it when its modulation does not fit."""
         index = self._watch.observe(key, item.scheme, item.snr_db, now, control=glance(item.pdu).control >= 0)

@@ -16,6 +16,10 @@ SID_LAST: Final = 254
 """255 means none."""
 
 
+Address = tuple[int, int]
+"""SID and LNID."""
+
+
 @dataclass(slots=True)
 class Pending:
     """A control packet that waits for its answer."""
@@ -35,6 +39,8 @@ class Node:
         lsid: its own number as a switch, None for a terminal.
         switching: whether it beacons (it has acknowledged its slot).
         childless_since_s: when the last node below it went [s].
+        offered: its address behind another switch, to which it wants to move; until it speaks from there it has both.
+        former: its address before the last move, under which packets may still be on their way.
         begun_anew: whether it has registered again since its connection was opened.
         acknowledged: whether it has confirmed its registration.
         alive_by: when it is removed without a sign of life [s].
@@ -70,6 +76,8 @@ class Node:
     accept: bytes = b""
     address: int = 0
     connection: Connection | None = None
+    offered: Address | None = None
+    former: Address | None = None
     begun_anew: bool = False
     serial: bytes = b""
     last_heard_s: float = 0.0
@@ -108,19 +116,21 @@ class Registry:
         return list(self._by_lsid.values())
 
     def at(self, sid: int, lnid: int) -> Node | None:
-        """The node with this address."""
+        """The node with this address, be it one that it moves to or has just left."""
         return self._by_address.get((sid, lnid))
 
     def switch(self, lsid: int) -> Node | None:
         """The switch of this number."""
         return self._by_lsid.get(lsid)
 
-    def top_of(self, sid: int, lnid: int) -> Node | None:
-        """The child of the base on the path to an address, None if there is no such path."""
-        node = self._by_address.get((SID_BASE, lnid)) if sid == SID_BASE else self._by_lsid.get(sid)
+    def top_of(self, sid: int, lnid: int) -> int | None:
+        """The base's child on the path to an address, by its LNID; None if there is no such path."""
+        if sid == SID_BASE:
+            return lnid if (sid, lnid) in self._by_address else None
+        node = self._by_lsid.get(sid)
         for _ in range(SID_LAST):
             if node is None or node.sid == SID_BASE:
-                return node
+                return None if node is None else node.lnid
             node = self._by_lsid.get(node.sid)
         return None
 
@@ -137,23 +147,57 @@ class Registry:
         """A node has gone."""
         del self.nodes[node.eui48]
         del self._by_address[node.sid, node.lnid]
+        self.withdraw(node)
+        self._forget_former(node)
         self.demote(node, now)
         parent = self._by_lsid.get(node.sid)
         if parent is not None:
             parent.children -= 1
             parent.childless_since_s = now
 
+    def offer(self, node: Node, sid: int) -> Address:
+        """Give a node a second address, behind the switch that it wants to move to."""
+        self.withdraw(node)
+        node.offered = (sid, self.new_lnid(sid))
+        self._by_address[node.offered] = node
+        return node.offered
+
+    def withdraw(self, node: Node) -> None:
+        """It has not moved."""
+        if node.offered is not None:
+            del self._by_address[node.offered]
+            node.offered = None
+
+    def _forget_former(self, node: Node) -> None:
+        if node.former is not None:
+            del self._by_address[node.former]
+            node.former = None
+
+    def settle(self, node: Node, now: float) -> None:
+        """It has: from now on it is where it was offered to be, and what is still on its way from the old place is
+        its own."""
+        assert node.offered is not None, node.eui48
+        offered, node.offered = node.offered, None
+        self._forget_former(node)
+        node.former = (node.sid, node.lnid)
+        self._hang(node, offered, now)
+
     def move(self, node: Node, sid: int, now: float) -> None:
         """A node hangs on another switch now; whoever is below it keeps its address and comes along."""
+        self.withdraw(node)
         del self._by_address[node.sid, node.lnid]
+        self._hang(node, (sid, self.new_lnid(sid)), now)
+
+    def _hang(self, node: Node, address: Address, now: float) -> None:
+        sid = address[0]
         before, after = self._by_lsid.get(node.sid), self._by_lsid.get(sid)
         if before is not None:
             before.children -= 1
             before.childless_since_s = now
         if after is not None:
             after.children += 1
-        node.sid, node.lnid = sid, self.new_lnid(sid)
-        self._by_address[sid, node.lnid] = node
+        node.sid, node.lnid = address
+        self._by_address[address] = node
         node.hops = 1 if after is None else after.hops + 1
         for switch in [node, *self.switches_below(node)]:
             for below in self.below(switch.lsid):

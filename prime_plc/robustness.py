@@ -55,6 +55,10 @@ class RobustnessWatch:
         """Forget all neighbours."""
         self._seen.clear()
 
+    def forget(self, key: int) -> None:
+        """This neighbour is another one now."""
+        self._seen.pop(key, None)
+
     def observe(self, key: int, scheme: Scheme, snr_db: float, now: float, *, control: bool = False) -> int | None:
         """A frame for us came in; the SNR index to tell its sender, if it should be told now. The modulation of a
         control packet is no choice, but a signal that is too weak for it is worth a word early."""
@@ -63,12 +67,15 @@ class RobustnessWatch:
             if len(self._seen) >= self._settings.nodes_max:
                 self._seen.clear()
             seen = self._seen[key] = _Seen()
-        fits = self._bears(scheme, snr_db) if control else self._fits(scheme, snr_db)
-        seen.misfits = 0 if fits else seen.misfits + 1
+        bears = self._bears(scheme, snr_db)
+        if not (bears and control):
+            seen.misfits = 0 if bears and self._fits(scheme, snr_db) else seen.misfits + 1
         if now < seen.quiet_until_s:
             return None
         index = quality_index(snr_db)
-        if seen.misfits < self._settings.robustness_frames and not self._news(key, seen, now):
+        # Of frames that are too fast most are lost, so that each that comes stands for some.
+        frames = self._settings.robustness_frames if bears else self._settings.robustness_frames / 2
+        if seen.misfits < frames and not self._news(key, seen, now):
             return None
         seen.misfits = 0
         seen.told, seen.told_s = index, now
@@ -99,9 +106,7 @@ class RobustnessWatch:
         if scheme not in ladder or len(ladder) == 1:
             return True
         used = ladder.index(scheme)
-        if not self._bears(scheme, snr_db):
-            return False  # of the most robust one too: the other may know a better way
         return used + TOO_SLOW_STEPS > ladder.index(self._links.allowed(snr_db))
 
     def _bears(self, scheme: Scheme, snr_db: float) -> bool:
-        return scheme not in GIVE_UP_DB or snr_db >= GIVE_UP_DB[scheme] + self._settings.scheme_margin_db / 2
+        return scheme not in GIVE_UP_DB or snr_db >= GIVE_UP_DB[scheme] + self._settings.scheme_margin_db

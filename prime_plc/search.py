@@ -126,17 +126,18 @@ class BeaconsHeard:
             heard.ear_db = snr_db
             heard.ear_until_s = until_s
 
-    def other_ear(self, now: float, except_sids: Collection[int], level_max: int) -> bool:
-        """Whether there is another one heard well, not too deep, that has not said that it hears us badly."""
+    def other_ear(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+        """Another one heard well, not too deep, that has not said that it hears us badly."""
         return self._hears(self.best(now, self._settings.join_snr_db, except_sids), now, level_max)
 
-    def stronger(self, now: float, except_sids: Collection[int], level_max: int) -> bool:
+    def stronger(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
         """The same, clearly above what is joined."""
         least_db = self._settings.join_snr_db + self._settings.stronger_db
         return self._hears(self.best(now, least_db, except_sids), now, level_max)
 
-    def _hears(self, other: Heard | None, now: float, level_max: int) -> bool:
-        return other is not None and not self._deaf(other, now) and other.beacon.level <= level_max
+    def _hears(self, other: Heard | None, now: float, level_max: int) -> Heard | None:
+        good = other is not None and not self._deaf(other, now) and other.beacon.level <= level_max
+        return other if good else None
 
     def _deaf(self, heard: Heard, now: float) -> bool:
         return now < heard.ear_until_s and heard.ear_db < self._settings.weak_ear_db

@@ -33,12 +33,13 @@ from prime_plc.control import (
     Reg,
     decode_control,
 )
-from prime_plc.ear import Ear
+from prime_plc.ear import Ear, Whence
 from prime_plc.enrolment import Asking, Enrolment
 from prime_plc.following import Following
 from prime_plc.keep_alive import KeepAlive
+from prime_plc.leaving import LEVEL_MAX, Leave, Leaving
 from prime_plc.links import PARENT, index_snr_db
-from prime_plc.llc import LlcLink, deliver
+from prime_plc.llc import LlcLink, LlcState, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
 from prime_plc.modem_host import FollowBeacons, FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
 from prime_plc.modem_messages import BUFFER_BEACON
@@ -68,16 +69,6 @@ from prime_plc.uplink import Uplink
 from shared.errors import DecodeError
 from shared.ids import Eui48, format_eui48
 
-LEVEL_MAX: Final = 63
-DEAF_DB: Final = 0.0
-"""[dB] What a switch hears of us at best that takes nothing of what we send."""
-
-DEEPER_MAX: Final = 2
-"""Levels that a switch may go deeper with its tree for the sake of a better way."""
-
-OWN_TREE_AVOID_S: Final = 120.0
-"""[s] Switches below us go on beaconing for a while after we have lost the network; they lead nowhere."""
-
 
 class State(Enum):
     """Disconnected is the first four; the names of the last two are the specification's."""
@@ -90,15 +81,6 @@ class State(Enum):
     REGISTERING = "registering"
     TERMINAL = "terminal"
     SWITCH = "switch"
-
-
-class Whence(Enum):
-    """What a generic PDU is to a node of the network, by its direction and level."""
-
-    ABOVE = "from the switch above"
-    BELOW = "from below"
-    ONWARD = "passed on by a next hop, while something waits for that"
-    ELSEWHERE = "between others"
 
 
 # A name of the module costs a tenth of a look into the class, and these are asked for at every frame.
@@ -134,6 +116,7 @@ class ServiceNode:
         self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
         self._following = Following(settings, self.transmitter, self.switching)
+        self._leaving = Leaving(settings, self.transmitter, self._uplink, self._following, self.switching, self.beacons)
         self._keep_alive = KeepAlive(settings)
         self._calls = CallsHeard(settings, draw)
         self._ear = Ear(self.transmitter, self._uplink, self.switching, self.beacons, self._calls)
@@ -152,7 +135,8 @@ class ServiceNode:
         self._uplink.leave()
         self._following.end()
         self._keep_alive.end()
-        self._memberships.clear()
+        if not self._enrolment.known:
+            self._memberships.clear()
         self._calls.clear()
         self._neighbours.clear()
         self.transmitter.clear()
@@ -178,6 +162,9 @@ class ServiceNode:
             outputs += self._wake_joined(now)
         if self._enrolment.retry_at is not None and now >= self._enrolment.retry_at:
             outputs += self._retry(now)
+        if self.llc.hold_until_s is not None and now >= self.llc.hold_until_s:
+            self._enrolment.known = False
+            outputs += self.llc.close("no way to the base")
         outputs += self._wake_switch(now)
         return outputs + self._transmit(now)
 
@@ -258,11 +245,15 @@ class ServiceNode:
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
         switching, llc, state = self.switching, self.llc, self.state
-        times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at]
+        times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at, llc.hold_until_s]
         if state is _SEARCHING:
             times += self._searching.times()
-        elif state not in _RESTING:
-            times += (self._following.by_s, self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
+        elif state is _REGISTERING:
+            times.append(self._following.by_s)
+        elif state in _REGISTERED:
+            times += (self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
+            if not self._enrolment.moving:
+                times.append(self._following.by_s)
             if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
                 times.append(llc.data_at)
         for time in times:
@@ -275,7 +266,7 @@ class ServiceNode:
     def _ready(self, _item: ModemReady, now: float) -> list[Output]:
         self.beacons.clear()
         self.switching.end()
-        self._searching.listened = False
+        self._searching.listened = self._enrolment.known = False
         return self._search(now)
 
     def _search(self, now: float) -> list[Output]:
@@ -287,6 +278,7 @@ class ServiceNode:
 
     def _lost_modem(self, item: ModemLost, _now: float) -> list[Output]:
         outputs = self.llc.close(item.reason)
+        self._enrolment.known = False
         self.switching.end()
         self._forget_network()
         self.state = State.OFF
@@ -328,7 +320,9 @@ class ServiceNode:
         state = self.state
         if state not in _JOINED:
             return True
-        whence = self._whence(data)
+        if self._enrolment.awaits(data):
+            return False
+        whence = self._ear.whence(data)
         if whence is _ELSEWHERE:
             return not self._calls.callers or glance(data).control != ControlType.PRO
         if whence is _ABOVE:
@@ -342,19 +336,6 @@ class ServiceNode:
             return False
         self._ear.beacon(item, now)
         return True
-
-    def _whence(self, data: bytes) -> Whence:
-        """What a generic PDU is to us by its direction and level."""
-        level, own = data[1] & 0x3F, self._uplink.level
-        if data[1] & 0x40:
-            if level == own:
-                return _ABOVE
-            onward = own + 2
-        else:
-            if level == own + 1 and self.switching.lsid is not None and self.switching.suspended_until_s is None:
-                return _BELOW
-            onward = own - 1
-        return _ONWARD if level == onward and len(self.transmitter.custody) else _ELSEWHERE
 
     def _hear(self, item: FrameReceived, now: float) -> list[Output] | None:
         """One frame; None if it is nothing of ours."""
@@ -371,7 +352,10 @@ class ServiceNode:
         if kind != HT_GENERIC or len(data) < GENERIC_BYTES_MIN:
             ear.undecodable += 1
             return None
-        whence = self._whence(data)
+        answer = ear.answer(data, self._enrolment)
+        if answer is not None:
+            return self._placed(answer, now)
+        whence = ear.whence(data)
         if whence is _ABOVE:
             return self._from_above(item, now)
         if whence is _BELOW:
@@ -392,15 +376,13 @@ class ServiceNode:
         doubted = self._following.doubted_s is not None
         self._following.beacon(item, beacon, now)
         if beacon.level != self.level:  # it has moved, and we with it
+            self.transmitter.shift(beacon.level - self.level)
             self._uplink.level = beacon.level
-            self.transmitter.custody.clear()
             if self.switching.suspended_until_s is None:
-                self.switching.level = beacon.level + 1
+                self.switching.shift(beacon.level + 1)
         if doubted and self._following.doubted_s is None:
             self.llc.hurry(now)
-        if self._following.weak(now) and self.beacons.stronger(now, self._own_tree, self._level_max):
-            return self._disconnect("a better switch is heard", now)
-        return []
+        return self._leave(self._leaving.weakness(now), now) if self._free_to_move else []
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
         call = self._ear.call(item.pdu)
@@ -475,13 +457,18 @@ class ServiceNode:
                 return self._left(now)
             enrolment.again(now)
             return []
+        if enrolment.moving:
+            if enrolment.repeats >= self.settings.move_repeats_max:
+                return self._not_moved("no answer", now)
+            enrolment.again(now)
+            return []
         if self.state is not State.REGISTERING:
             return []
-        others = self.beacons.best(now, self.settings.join_snr_db, self._own_tree)
+        others = self._leaving.elsewhere(now)
         limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
         if enrolment.repeats > limit:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            return self._disconnect("no answer to the registration", now)
+            return self._lose("no answer to the registration", now)
         enrolment.again(now)
         return []
 
@@ -491,15 +478,33 @@ class ServiceNode:
             return []
         if reg.negative:
             self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            said = [Happened("registration rejected", format_eui48(self.sna))]
-            return [*said, *self._search(now)]
+            rejected = Happened("registration rejected", format_eui48(self.sna))
+            return [rejected, *self._search(now)]
         self._uplink.lnid = item.packet.lnid
         self.state = State.TERMINAL
+        outputs = self._begin(reg, now)
+        said = Happened("registered", f"node {self.lnid:#06x}, keep-alive {self._keep_alive.period_s:g} s")
+        return [*outputs, said]
+
+    def _begin(self, reg: Reg, now: float) -> list[Output]:
+        """We have a place. Who was registered before goes on with its connection and as a switch, if the base says so
+        by the R bit; else all begins anew."""
         self._keep_alive.begin(reg.time, now)
         self._enrolment.answered()
-        self._enrolment.say(now)
-        self.llc.open(Eui48(self.sna), self.level + 1, now)
-        return [Happened("registered", f"node {self.lnid:#06x}, keep-alive {self._keep_alive.period_s:g} s")]
+        hops = self.level + 1
+        if reg.roaming and self.llc.state is not LlcState.CLOSED:
+            self.switching.resume(hops, now)
+            self.state = State.TERMINAL if self.switching.slot is None else State.SWITCH
+            self._enrolment.acknowledge(self.switching.lsids, now)
+            self.llc.moved(hops, now)
+            for request in self._memberships.requests():
+                self._uplink.control(ControlType.MUL, request.encode(), now)
+            return []
+        self._memberships.clear()
+        outputs: list[Output] = [*self.llc.close("registered anew")]
+        self._enrolment.acknowledge([], now)
+        self.llc.open(Eui48(self.sna), hops, now)
+        return outputs
 
     def _registration(self, item: _Came[Reg], now: float) -> list[Output]:
         reg, packet = item.control, item.packet
@@ -526,25 +531,29 @@ class ServiceNode:
             outputs += self.llc.close("registered anew")
             self._uplink.lnid = lnid
             self.llc.open(Eui48(self.sna), self.level + 1, now)
-        self._enrolment.say(now)
+        self._enrolment.acknowledge(self.switching.lsids, now)
         return outputs
 
     def _disconnect(self, reason: str, now: float) -> list[Output]:
-        outputs: list[Output] = [*self.llc.close(reason)]
-        until_s = now + OWN_TREE_AVOID_S
-        for sid in self._own_tree - {self.sid}:
-            self.beacons.avoid(self.sna, sid, until_s)
+        """The registration is over."""
+        self._enrolment.known = False
+        return [*self.llc.close(reason), *self._lose(reason, now)]
+
+    def _lose(self, reason: str, now: float) -> list[Output]:
+        """There is no way to the base any more; who finds another one in time goes on as what it was."""
+        self.llc.hold(now + self.settings.switch_hold_s)
+        self._leaving.avoid_tree(now)
         self.switching.suspend(now)
-        said = Happened("disconnected", reason)
-        return [*outputs, said, *self._search(now)]
+        return [Happened("disconnected", reason), *self._search(now)]
 
     def _wake_joined(self, now: float) -> list[Output]:
-        if now >= self._following.by_s:
-            return self._lost_switch(now)
+        if now >= self._following.by_s and not self._enrolment.moving:
+            return self._leave(self._leaving.silence(now), now)
+        if self.state is State.REGISTERING:
+            return []
         if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
             return self._disconnect("no keep-alive from the base", now)
-        if self.transmitter.links.deaf(PARENT):
-            self.beacons.ear(self.sna, self.sid, DEAF_DB, now + self.settings.ear_memory_s)
+        if self._free_to_move and self._leaving.takes_nothing(now):
             return self._leave_deaf_switch(now)
         outputs: list[Output] = []
         self._candidate.lapse(now)
@@ -557,18 +566,64 @@ class ServiceNode:
             outputs += self._disconnect("no answer to the connection request", now)
         return outputs
 
-    def _lost_switch(self, now: float) -> list[Output]:
-        """The switch above is silent, or says that it has no way to the base; for want of another one its word is
-        waited for."""
-        if self._following.silent(now):
-            self.beacons.forget(self.sna, self.sid)
-            return self._disconnect("no beacon for too long", now)
-        if self.beacons.best(now, self.settings.join_snr_db, self._own_tree) is None:
-            self._following.wait(now)
+    # ---- moving ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _free_to_move(self) -> bool:
+        """Whether we have a place, and no other wish."""
+        return self.state in _REGISTERED and self._enrolment.asking is Asking.NOTHING
+
+    def _leave(self, leave: Leave | None, now: float) -> list[Output]:
+        """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
+        and whoever is below us. Without another one in this network the network is lost."""
+        if leave is None:
             return []
-        doubted = self._following.doubted_s is not None
-        self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-        return self._disconnect("the switch has lost the network" if doubted else "beacons missed", now)
+        if leave.to is None or not self._free_to_move or leave.to.pdu[6:12] != self.sna:
+            return self._lose(leave.reason, now)
+        self._enrolment.move(leave.to, now)
+        return [Happened("moving", f"from switch {self.sid} to {leave.to.pdu[1]}: {leave.reason}")]
+
+    def _leave_deaf_switch(self, now: float) -> list[Output]:
+        """The switch above hears us too badly: go to another one, or call for one (ours)."""
+        if not self._free_to_move:
+            return []
+        leave = self._leaving.deafness(now)
+        if leave is None:
+            self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
+        return self._leave(leave, now)
+
+    def _not_moved(self, why: str, now: float) -> list[Output]:
+        """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
+        sid = self._enrolment.moving_to
+        self.beacons.avoid(self.sna, sid, now + self.settings.avoid_s)
+        self._enrolment.stay()
+        self._following.since_s = now
+        said = Happened("not moved", f"to switch {sid}: {why}")
+        if now >= self._following.by_s:
+            return [said, *self._leave(self._leaving.silence(now), now)]
+        return [said]
+
+    def _placed(self, packet: Packet, now: float) -> list[Output]:
+        """The answer from where we want to be: from now on that is our place."""
+        try:
+            reg = Reg.decode(packet.payload)
+        except DecodeError:
+            self._ear.undecodable += 1
+            return []
+        if reg.negative:
+            return self._not_moved("refused", now)
+        chosen, left = self._enrolment.chosen, (self.sid, self.lnid)
+        assert chosen is not None
+        beacon = chosen.beacon
+        self.transmitter.shift(beacon.level - self.level, left)
+        self._uplink.join(beacon)
+        self._uplink.lnid = packet.lnid
+        self._neighbours.left_parent()
+        self._following.begin(chosen, beacon, now)
+        outputs = [] if reg.roaming else self._stop_switching("registered anew")
+        outputs += self._begin(reg, now)
+        said = Happened("moved", f"from switch {left[0]} to {self.sid}, node {self.lnid:#06x}")
+        return [FollowBeacons(self.sna, self.sid), *outputs, said]
 
     # ---- leaving -----------------------------------------------------------------------------------------------------
 
@@ -588,6 +643,7 @@ class ServiceNode:
 
     def _left(self, _now: float) -> list[Output]:
         outputs: list[Output] = [*self.llc.close("left the network")]
+        self._enrolment.known = False
         self.switching.end()
         self._forget_network()
         self.state = State.LEFT
@@ -616,24 +672,6 @@ class ServiceNode:
             self.beacons.ear(self.sna, self.sid, snr_db, now + self.settings.ear_memory_s)
         return self._leave_deaf_switch(now) if deaf else []
 
-    @property
-    def _own_tree(self) -> set[int]:
-        """Numbers of switches that are nowhere else to go to: the one above, ourselves, and those below us."""
-        own = set() if self.switching.lsid is None else {self.switching.lsid}
-        return {self.sid, *own, *self.switching.table.entries}
-
-    @property
-    def _level_max(self) -> int:
-        """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
-        return LEVEL_MAX if self.switching.lsid is None else self.level + DEEPER_MAX
-
-    def _leave_deaf_switch(self, now: float) -> list[Output]:
-        """The switch above hears us too badly: go to another one that is not below us, or call for one (ours)."""
-        if self.beacons.other_ear(now, self._own_tree, self._level_max):
-            return self._disconnect("the switch hardly hears us", now)
-        self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
-        return []
-
     def _change_group(self, item: ChangeGroup, now: float) -> list[Output]:
         self._uplink.control(ControlType.MUL, self._memberships.request(item).encode(), now)
         return []
@@ -651,6 +689,7 @@ class ServiceNode:
     def _promotion(self, item: _Came[Pro], now: float) -> list[Output]:
         pro = item.control
         if pro.negative:
+            self.switching.table.gone(pro.nsid, now)
             return self._stop_switching("by the base") if self._candidate.refused(pro, now) else []
         if pro.nsid in {0, SID_NONE}:
             return []
@@ -698,7 +737,7 @@ class ServiceNode:
     def _transmit(self, now: float) -> list[Output]:
         outputs: list[Output] = []
         connection = self.llc.connection
-        if connection is not None and not connection.idle:
+        if connection is not None and not connection.idle and self.state in _REGISTERED:
             outputs += self._uplink.feed(self.llc, now)
         outputs += self.transmitter.wake(now)
         self._refresh_wake()
@@ -720,7 +759,7 @@ _TABLE: Final[dict[tuple[State, type], _Action]] = {
     **{(state, FrameReceived): ServiceNode._hear for state in _JOINED},
     (State.REGISTERING, Reg): ServiceNode._answered,
     (State.TERMINAL, PromotionNeeded): ServiceNode._called,
-    **{(state, SendData): ServiceNode._send_data for state in _REGISTERED},
+    **{(state, SendData): ServiceNode._send_data for state in (State.SEARCHING, *_JOINED)},
     **{(state, ChangeGroup): ServiceNode._change_group for state in _REGISTERED},
     **{(state, Reg): ServiceNode._registration for state in _REGISTERED},
     **{(state, Con): ServiceNode._connecting for state in _REGISTERED},

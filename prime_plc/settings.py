@@ -81,6 +81,9 @@ class MacSettings:
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
         register_repeat_s: the same for the first registration request, growing to that (ours).
+        move_repeat_s: the same for a request to move to another switch while the old way is kept, growing to that; a
+            hop's bursts are shorter (ours).
+        move_repeats_max: such requests before that switch is given up (ours).
         control_repeats_max: repetitions before giving up (recalled: 3 to 5, 3; 4 is ours).
         tree_repeats_max: the same for giving a switch that has moved its number and slot again, as a tree hangs on it
             (ours).
@@ -106,7 +109,8 @@ class MacSettings:
         promotion_settle_s: a node that called is looked after this long before another switch is made for it (ours).
         switches_max: switches of a subnetwork (ours; 254 numbers).
         idle_switch_s: a switch nobody is registered through is demoted after this (ours).
-        switch_hold_s: a switch that has lost its own place keeps what is below it together for this long (ours).
+        switch_hold_s: a switch that has lost its own place keeps what is below it together for this long, and any node
+            its connection (ours).
         switch_doubt_s: a node whose switch says so looks for another one after this (ours).
         sid_rest_s: a switch number is not used again for this long (ours).
         switch_entry_s: a number below a switch is forgotten without traffic for this long (ours).
@@ -191,6 +195,8 @@ class MacSettings:
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
     register_repeat_s: float = 2.0
+    move_repeat_s: float = 1.2
+    move_repeats_max: int = 6
     control_repeats_max: int = 4
     tree_repeats_max: int = 12
     elsewhere_repeats_max: int = 3

@@ -7,6 +7,7 @@ silent for long. Multicast groups are learned from joins that pass by.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from prime_plc.control import Mul, Pro
@@ -17,6 +18,10 @@ MEMBERS_MAX: Final = 2048
 """Memberships in groups that are remembered; more are not relayed to."""
 
 
+JUST_TAUGHT_S: Final = 60.0
+"""[s] A demotion so soon after a promotion was sent before it and has taken longer (ours)."""
+
+
 class SwitchTable:
     """Switch numbers below one switch, each with the LNID of the child it is reached through."""
 
@@ -24,6 +29,8 @@ class SwitchTable:
         self._entry_s = entry_s
         self._via: dict[int, int] = {}
         self._heard: dict[int, float] = {}
+        self._taught: dict[int, float] = {}
+        self._children: dict[int, int] = {}  # numbers of our own children, as far as the base has said them
         self._groups: dict[int, set[tuple[int, int]]] = {}
 
     def __len__(self) -> int:
@@ -43,6 +50,8 @@ class SwitchTable:
         """Nothing is below."""
         self._via.clear()
         self._heard.clear()
+        self._taught.clear()
+        self._children.clear()
         self._groups.clear()
 
     def child_of(self, sid: int, lnid: int, lsid: int) -> int | None:
@@ -58,21 +67,34 @@ class SwitchTable:
         child = self.child_of(packet.sid, packet.lnid, lsid)
         if child is None or pro.nsid in {0, 0xFF, lsid}:
             return
+        if pro.negative and not downlink:
+            return  # only the base says who is where; who gives up by itself is answered
         if pro.negative:
-            self.remove(pro.nsid)
-            if packet.sid == lsid:  # a child stops switching: whoever was behind it is gone too
-                for sid in [sid for sid, via in self._via.items() if via == packet.lnid]:
+            ends = self._children.get(pro.nsid) == child
+            if self.gone(pro.nsid, now) and ends:  # a child stops switching: whoever was behind it is gone too
+                for sid in [sid for sid, via in self._via.items() if via == child]:
                     self.remove(sid)
         elif downlink or pro.request is None:
             self._expire(now)
             if len(self._via) < ENTRIES_MAX:
                 self._via[pro.nsid] = child
-                self._heard[pro.nsid] = now
+                self._heard[pro.nsid] = self._taught[pro.nsid] = now
+                if downlink and packet.sid == lsid:
+                    self._children[pro.nsid] = child
+
+    def gone(self, sid: int, now: float) -> bool:
+        """Somebody says that the number is no switch below us any more; whether that is believed."""
+        if now - self._taught.get(sid, -math.inf) < JUST_TAUGHT_S:
+            return False
+        self.remove(sid)
+        return True
 
     def remove(self, sid: int) -> None:
         """The number is no switch below us any more."""
         self._via.pop(sid, None)
         self._heard.pop(sid, None)
+        self._taught.pop(sid, None)
+        self._children.pop(sid, None)
 
     def membership(self, packet: Packet, mul: Mul) -> None:
         """The base's answer to a join or leave passes by."""

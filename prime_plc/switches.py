@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from prime_plc.agenda import Agenda
 from prime_plc.beaconing import Beaconing
 from prime_plc.control import Bsi, Capabilities, ControlType, Pro
 from prime_plc.downlink import Downlink
@@ -21,6 +22,9 @@ FRESH_S: Final = 2.0
 SETTLED_S: Final = 15.0
 """[s] One registered for longer does not call by an old habit: its switch hardly hears it."""
 
+TAUGHT_S: Final = 1.5
+"""[s] A node that has moved says at once who is below it; after this the base says it."""
+
 IDLE_LOOK_S: Final = 30.0
 """[s] How often switches without nodes are looked for."""
 
@@ -29,10 +33,17 @@ class Switches:
     """Part of a base node."""
 
     def __init__(
-        self, settings: MacSettings, registry: Registry, downlink: Downlink, beaconing: Beaconing, tree: Tree
+        self,
+        settings: MacSettings,
+        registry: Registry,
+        agenda: Agenda,
+        downlink: Downlink,
+        beaconing: Beaconing,
+        tree: Tree,
     ) -> None:
         self._settings = settings
         self._registry = registry
+        self._agenda = agenda
         self._downlink = downlink
         self._beaconing = beaconing
         self._tree = tree
@@ -70,17 +81,34 @@ class Switches:
     def control(self, node: Node, pro: Pro, now: float) -> list[MacOutput]:
         """The node asks, takes what it was given, or gives up."""
         if pro.negative:
-            node.pending.pop(ControlType.PRO, None)
             if node.lsid is None:
+                node.pending.pop(ControlType.PRO, None)
+            if pro.nsid != node.lsid:  # it has heard that a tree has left it
                 return []
-            if node.switching and pro.nsid == node.lsid:
+            node.pending.pop(ControlType.PRO, None)
+            if node.switching:
                 answer = Pro(True, 0, node.time, pro.nsid)
                 self._downlink.control(node, ControlType.PRO, answer.encode(), now)
             return self._tree.end_switching(node, "by itself", now)
         if pro.request is not None:
             self._asked(node, pro, now)
             return []
-        return self._taken(node, node.lsid, now) if pro.nsid == node.lsid is not None else []
+        if pro.nsid == node.lsid is not None:
+            return self._taken(node, node.lsid, now)
+        self._announced(node, pro.nsid, now)
+        return []
+
+    def _announced(self, node: Node, lsid: int, now: float) -> None:
+        """A node that has moved says who is below it, so that its new way learns it. If that is not so any more, the
+        way to that switch has to be taught anew."""
+        switch = self._registry.switch(lsid)
+        if switch is None:
+            return
+        if self._registry.hangs_on(lsid, node):
+            switch.pending.pop(ControlType.PRO, None)
+            self._agenda.schedule(switch)
+        elif switch.switching:
+            self._promise(switch, lsid, now)
 
     def slot_taken(self, node: Node, now: float) -> list[MacOutput]:
         """The node has acknowledged its beacon slot. If it is an old switch on a new way, whoever is on that way has to
@@ -98,12 +126,29 @@ class Switches:
     def move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
         """A switch registers elsewhere: it keeps its number, its slot and everybody below (our choice). The old way is
         told that it leads there no more; the new one learns by the promotions that `resume` says again."""
-        if self._registry.switch(node.sid) is not None:
-            for switch in [node, *self._registry.switches_below(node)]:
-                gone = Pro(True, 0, node.time, switch.lsid or 0)
-                self._downlink.control(node, ControlType.PRO, gone.encode(), now)
+        self._leaves(node, [node, *self._registry.switches_below(node)], now)
         self.suspend(node)
         return self._tree.move(node, sid, now)
+
+    def _leaves(self, node: Node, tree: list[Node], now: float) -> None:
+        """The switch that a tree leaves, and all above it, are told that it is not there any more."""
+        left = self._registry.switch(node.sid)
+        for switch in tree if left is not None else ():
+            if left is not None and switch.lsid is not None:
+                gone = Pro(True, 0, left.time, switch.lsid)
+                self._downlink.control(left, ControlType.PRO, gone.encode(), now)
+
+    def settle(self, node: Node, now: float) -> list[MacOutput]:
+        """A node speaks from where it wanted to be. What is said to it and its tree goes there from now on; who is on
+        the old way forgets it, and who is on the new one learns it by promotions, unless the node says so itself."""
+        tree = [node, *self._registry.switches_below(node)] if node.lsid is not None else []
+        self._leaves(node, tree, now)
+        outputs = self._tree.settle(node, now)
+        for switch in tree:
+            if switch.switching and switch.lsid is not None:
+                payload = Pro(False, 0, switch.time, switch.lsid).encode()
+                self._downlink.expect_after(TAUGHT_S, switch, ControlType.PRO, payload, now)
+        return outputs
 
     def suspend(self, node: Node) -> None:
         """A switch registers again: what it knew may be gone, what is below it need not be."""

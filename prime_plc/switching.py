@@ -27,6 +27,9 @@ QUALITY_LOST: Final = 0
 """Quality in the beacons of a switch that has lost its own place, and of all below it (our choice: a link that is used
 has more)."""
 
+FORMER_BEACONS: Final = 4
+"""Beacons of ours after which whoever is below us knows our level (ours)."""
+
 ACKNOWLEDGEMENTS_MAX: Final = 256
 """Connections below whose last acknowledgement is remembered."""
 
@@ -37,6 +40,7 @@ class Switching:
     Attributes:
         lsid: own switch number; known from the promotion on, before the slot is.
         level: of our own beacons, one more than the parent's.
+        least_level: the least that it has been since we began.
         again: whether the last PDU brought something that had been passed on before.
         suspended_until_s: while we have lost our own place we go on beaconing, with quality 0, until then [s]: whoever
             hangs on us waits, and nobody new comes; None otherwise.
@@ -51,12 +55,13 @@ class Switching:
         self._latest: Beacon | None = None
         self.suspended_until_s: float | None = None
         self.lsid: int | None = None
-        self.level = 0
+        self.level = self.least_level = 0
         self.table = SwitchTable(settings.switch_entry_s)
         self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
         self.again = False
         self.answered = 0
         self.beacons = 0
+        self._former_level = self._former_until = 0
 
     @property
     def sna(self) -> bytes:
@@ -69,6 +74,11 @@ class Switching:
         return self._slot
 
     @property
+    def lsids(self) -> list[int]:
+        """Numbers of all switches that are reached through us, our own first."""
+        return [] if self.lsid is None or self._slot is None else [self.lsid, *self.table.entries]
+
+    @property
     def wake_at(self) -> float | None:
         """When the next beacon is to be handed over [s]."""
         return None if self._slot is None else self._beacon_s - self._settings.beacon_lead_s
@@ -76,9 +86,29 @@ class Switching:
     def begin(self, slot: Bsi, level: int, now: float) -> None:
         """The base has given us a slot."""
         self.suspended_until_s = None
+        self.least_level = level if self._slot is None else min(level, self.least_level)
         self._slot = slot
         self.level = level
         self.plan(now)
+
+    def resume(self, level: int, now: float) -> None:
+        """Our place is another one, and the base has left us number and slot."""
+        self.suspended_until_s = None
+        if self.lsid is not None:
+            self.shift(level)
+            self.plan(now)
+
+    def shift(self, level: int) -> None:
+        """We hang deeper now, or less deep; whoever is below us hears it by our beacon."""
+        if level != self.level:
+            self._former_level, self._former_until = self.level, self.beacons + FORMER_BEACONS
+            self.level = level
+            self.least_level = min(level, self.least_level)
+
+    def is_from_below(self, level: int) -> bool:
+        """Whether a packet with this level upward may be from a child of ours; those of our parent have two less."""
+        former = level == self._former_level != self.level - 2 and self.beacons <= self._former_until
+        return self.lsid is not None and self.suspended_until_s is None and (level == self.level or former)
 
     def suspend(self, now: float) -> None:
         """Our own switch is lost: keep what is below us together for a while."""

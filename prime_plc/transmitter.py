@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement
+from prime_plc.custody import Custody, expects_acknowledgement, is_last_word
 from prime_plc.frame_clock import FrameClock
-from prime_plc.links import Links
+from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
 from prime_plc.pdu import GenericPdu, Packet
 from prime_plc.settings import MacSettings
@@ -40,6 +40,16 @@ class Transmitter:
         self.custody.clear()
         self.links.clear()
         self._recent.clear()
+
+    def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
+        """We hang so many levels deeper now, and with a number of our own that we have left behind another switch: what
+        waits for the old one goes to the new one, but for our own packets, which name the old place. What the old one
+        may have lost is passed on again if it comes again."""
+        self.custody.shift(levels, left)
+        self.channel.shift(levels, left)
+        if left is not None:
+            self._recent.clear()
+            self.links.forget(PARENT)
 
     @property
     def wake_at(self) -> float | None:
@@ -152,7 +162,9 @@ class Transmitter:
         """What no next hop has passed on goes out again, or is given up."""
         again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
         for outgoing in again:
-            if outgoing.neighbour is not None:
+            word = is_last_word(outgoing.packets[0], downlink=outgoing.downlink)
+            said_twice = word and outgoing.keep is Keep.LAST
+            if outgoing.neighbour is not None and not said_twice:
                 self.links.lost(outgoing.neighbour)
             if not self.channel.put(outgoing, now):
                 self.custody.unsent(outgoing)

@@ -42,6 +42,23 @@ class Tree:
             self._transmitter.links.forget(node.lnid)
         self._registry.add(node)
 
+    def offer(self, node: Node, sid: int) -> None:
+        """It may move there."""
+        _, lnid = self._registry.offer(node, sid)
+        if sid == SID_BASE:
+            self._transmitter.links.forget(lnid)
+
+    def settle(self, node: Node, now: float) -> list[MacOutput]:
+        """It has moved; its connection goes on."""
+        left = node.lnid if node.sid == SID_BASE else None
+        self._registry.settle(node, now)
+        if left is not None:
+            self._transmitter.custody.forget(left)
+        node.begun_anew = True
+        if node.connection is not None:
+            node.connection.moved(node.hops)
+        return [Happened("node moved", f"{format_eui48(node.eui48)} to {node.sid}/{node.lnid:#06x}")]
+
     def move(self, node: Node, sid: int, now: float) -> list[MacOutput]:
         """A switch has found another one to hang on: only its own connection is lost."""
         outputs = self._links.close(node, "registers elsewhere")

@@ -49,6 +49,20 @@ class Uplink:
         nad = not self._settings.uplink_aggregation
         self._send(Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, payload), now, keep)
 
+    def through(self, beacon: Beacon, ctype: ControlType, payload: bytes, now: float) -> None:
+        """Queue a control packet to a switch that is not ours, from a node without a number there."""
+        self.sent["control"] += 1
+        packet = Packet(True, PRIORITY_CONTROL, True, ctype, beacon.sid, LNID_BROADCAST, payload)
+        self._transmitter.send([packet], None, now, downlink=False, level=beacon.level, keep=Keep.NO)
+
+    def controls(self, payloads: list[tuple[ControlType, bytes]], now: float) -> None:
+        """Queue several control packets that leave in one PDU."""
+        self.sent["control"] += len(payloads)
+        nad = not self._settings.uplink_aggregation
+        packets = [Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, body) for ctype, body in payloads]
+        keep = Keep.LAST if self.level == 0 else Keep.ONWARD
+        self._transmitter.send(packets, PARENT, now, downlink=False, level=self.level, keep=keep)
+
     def goodbye(self, payload: bytes) -> bytes:
         """A last REG as a whole PDU, to be sent when the network is forgotten already."""
         packet = Packet(True, PRIORITY_CONTROL, True, ControlType.REG, self.sid, self.lnid, payload)

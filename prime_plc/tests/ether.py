@@ -29,7 +29,7 @@ from prime_plc.modem_host import (
 from prime_plc.modem_messages import TransmitResult
 from prime_plc.pdu import Beacon, GenericPdu, Pdu, decode_pdu
 from prime_plc.phy import PREAMBLE_S
-from prime_plc.sap import DataConfirmed, DataReceived, Happened, LinkDown, LinkUp, SendData
+from prime_plc.sap import Action, DataConfirmed, DataReceived, Happened, LinkDown, LinkUp, Manage, SendData
 from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import MacSettings
 from shared.ids import Eui48
@@ -295,6 +295,35 @@ def chain(*, snr_db: float = 25.0) -> Callable[[str, str], float | None]:
     return lambda one, other: snr_db if abs(place(one) - place(other)) == 1 else None
 
 
+class Fork:
+    """n4 hangs on n3, which hears n1 and n2; both hear the base."""
+
+    def __init__(self) -> None:
+        self.snr_db: dict[frozenset[str], float] = {
+            frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
+        }
+        self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))))
+        self.ether.add_base()
+        for number in range(1, 5):
+            self.ether.add_node(number)
+        self.ether.run_until(self.ether.connected, 300.0)
+        for number in (1, 2):  # one of them was made a switch already
+            self.ether.put("base", Manage(Action.PROMOTE, eui(number)))
+        self.ether.run(60.0)
+
+    def set(self, one: str, other: str, snr_db: float | None) -> None:
+        pair = frozenset((one, other))
+        self.snr_db.pop(pair, None)
+        if snr_db is not None:
+            self.snr_db[pair] = snr_db
+        self.ether.retune()
+
+    @property
+    def parent(self) -> int:
+        """Which of the two n3 hangs on."""
+        return next(one for one in (1, 2) if self.ether.node(one).switching.lsid == self.ether.node(3).sid)
+
+
 __all__ = [
     "BASE",
     "MODEM",
@@ -303,6 +332,7 @@ __all__ = [
     "DataConfirmed",
     "DataReceived",
     "Ether",
+    "Fork",
     "GenericPdu",
     "LinkDown",
     "LinkUp",

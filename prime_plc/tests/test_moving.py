@@ -22,39 +22,10 @@ from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import SlotTable
 from prime_plc.subheader import ArqHeader
 from prime_plc.switching import Switching
-from prime_plc.tests.ether import BASE, Ether, eui
+from prime_plc.tests.ether import BASE, Ether, Fork, eui
 from prime_plc.transmitter import Transmitter
 
 SETTINGS = MacSettings()
-
-
-class Fork:
-    """n4 hangs on n3, which hears n1 and n2; both hear the base."""
-
-    def __init__(self) -> None:
-        self.snr_db: dict[frozenset[str], float] = {
-            frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
-        }
-        self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))))
-        self.ether.add_base()
-        for number in range(1, 5):
-            self.ether.add_node(number)
-        self.ether.run_until(self.ether.connected, 300.0)
-        for number in (1, 2):  # one of them was made a switch already
-            self.ether.put("base", Manage(Action.PROMOTE, eui(number)))
-        self.ether.run(60.0)
-
-    def set(self, one: str, other: str, snr_db: float | None) -> None:
-        pair = frozenset((one, other))
-        self.snr_db.pop(pair, None)
-        if snr_db is not None:
-            self.snr_db[pair] = snr_db
-        self.ether.retune()
-
-    @property
-    def parent(self) -> int:
-        """Which of the two n3 hangs on."""
-        return next(one for one in (1, 2) if self.ether.node(one).switching.lsid == self.ether.node(3).sid)
 
 
 @pytest.mark.parametrize("elsewhere", ["the other switch", "the base itself"])
@@ -134,7 +105,8 @@ def test_a_terminal_leaves_a_switch_that_says_it_hears_it_badly(word: int, *, st
     fork.ether.put("n4", FrameReceived(frame, Scheme.DBPSK_C, 0, fork.ether.now - 0.02, 0.02, 25.0, 80, precise=True))
     fork.ether.run(SETTINGS.beacon_age_s_max)
     assert (node.sid == old) == stays
-    assert bool(fork.ether.of("n4", LinkDown)) != stays
+    assert bool(fork.ether.said("n4", "moved")) != stays
+    assert fork.ether.of("n4", LinkDown) == []
 
 
 def test_a_node_that_calls_although_its_reports_come_gets_a_switch() -> None:

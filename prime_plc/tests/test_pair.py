@@ -215,8 +215,8 @@ def test_keep_alive_keeps_and_its_absence_removes() -> None:
 
 
 def test_five_missed_beacons_are_a_lost_network() -> None:
-    """The base falls silent: after fifteen seconds (five frames and a half would be less) the node searches again, and
-    reports what was not delivered."""
+    """The base falls silent: after fifteen seconds (five frames and a half would be less) the node searches again. Its
+    connection waits for another way; when that has taken too long it reports what was not delivered."""
     silent = [False]
     wire = Wire(lambda _n, sender, _pdu: silent[0] and sender == "base")
     wire.run(6.0)
@@ -225,10 +225,13 @@ def test_five_missed_beacons_are_a_lost_network() -> None:
     wire.run(7 * FRAME_S)
     assert wire.of("node", LinkDown) == []
     wire.run(20 * FRAME_S)
-    assert wire.of("node", DataConfirmed)[-1] == DataConfirmed(9, BASE, DataResult.LOST)
     node = wire.nodes["node"]
     assert isinstance(node, ServiceNode)
     assert node.state is State.SEARCHING
+    assert wire.of("node", LinkDown) == wire.of("node", DataConfirmed) == []
+    wire.run(MAC.switch_hold_s)
+    assert wire.of("node", DataConfirmed)[-1] == DataConfirmed(9, BASE, DataResult.LOST)
+    assert wire.of("node", LinkDown) == [LinkDown(BASE, "no way to the base")]
 
 
 def test_a_node_that_hears_nobody_calls_for_a_switch() -> None:

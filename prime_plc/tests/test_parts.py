@@ -108,7 +108,7 @@ def test_a_switch_learns_who_is_below_from_what_passes() -> None:
     table.promotion(Packet(True, 1, True, 3, 30, 9, b""), Pro(False, 0, 0, 40), 20, 1.0, downlink=False)
     assert table.entries == {30: 5, 40: 5}
     assert [table.child_of(sid, 9, 20) for sid in (20, 40, 50)] == [9, 5, None]
-    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(True, 0, 0, 30), 20, 2.0, downlink=True)
+    table.promotion(Packet(False, 1, True, 3, 20, 5, b""), Pro(True, 0, 0, 30), 20, 90.0, downlink=True)
     assert table.entries == {}
     table.membership(Packet(False, 1, True, 8, 20, 5, b""), Mul(False, 7, 1))
     assert table.groups == [7]
@@ -277,11 +277,11 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     (again,), over = custody.due(4.0, crowded=False)
     assert (again.packets, again.tries, over) == ([data(1)], 1, [])
     for tries in range(2, SETTINGS.hop_repeats_max + 1):
-        custody.sent(again, 0.02, 10.0 * tries)
-        (again,), over = custody.due(10.0 * tries + 9.0, crowded=False)
+        custody.sent(again, 0.02, 20.0 * tries)
+        (again,), over = custody.due(20.0 * tries + 15.0, crowded=False)
         assert (again.packets, again.tries, over) == ([data(1)], tries, [])
     custody.sent(again, 0.02, 100.0)
-    assert custody.due(109.0, crowded=False) == ([], [(data(1), -1)])
+    assert custody.due(115.0, crowded=False) == ([], [(data(1), -1)])
     assert len(custody) == 0
 
 
@@ -291,6 +291,27 @@ def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
     control = Packet(True, 1, True, 7, 0, 5, b"\0\0\xff")
     custody.sent(Outgoing(1, False, 0, -1, [control], keep=Keep.LAST), 0.02, 0.0)
     custody.sent(Outgoing(2, False, 0, -1, [data(0, body=b"")], keep=Keep.LAST), 0.02, 0.0)
+    assert len(custody) == 0
+
+
+@pytest.mark.parametrize("ctype", [ControlType.REG, ControlType.PRO, ControlType.BSI])
+def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType) -> None:
+    """Where signs are missed; a third time never, and what is said downward once: the base's own repetition shows that
+    it is needed."""
+    custody = Custody(SETTINGS, random.Random(1))
+    word = Packet(True, 1, True, ctype, 0, 5, b"\0\x07")
+    custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
+    assert len(custody) == 0
+    for number in range(8):
+        custody.sent(Outgoing(2, False, 0, -1, [data(number)], keep=Keep.LAST), 0.02, -100.0)
+        custody.due(-50.0, crowded=True)
+    custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
+    (again,), over = custody.due(3.0, crowded=False)
+    assert (again.packets, over) == ([word], [])
+    custody.sent(again, 0.02, 3.0)
+    assert len(custody) == 0
+    refusal = Packet(True, 1, True, ControlType.PRO, 0, 5, b"\x80\xff")
+    custody.sent(Outgoing(1, True, 0, 5, [refusal], keep=Keep.LAST), 0.02, 4.0)
     assert len(custody) == 0
 
 
