@@ -51,10 +51,10 @@ Strike = Callable[[TappedStreet], None]
 def attacked(
     tmp_path: Path, actions: list[Action], strikes: dict[float, Strike], final_a: float, *, old_images: bool = False
 ) -> tuple[Observation, TappedStreet]:
-    """A play of forty seconds with strikes at these times [s]."""
+    """A play of a minute with strikes at these times [s]."""
     base = load_scenario("granted")
-    expect = [Expectation(what="export", client="client1", at_s=40.0, current_a=final_a)]
-    scenario: Scenario = base.model_copy(update={"duration_s": 40.0, "expect": expect, "action": actions})
+    expect = [Expectation(what="export", client="client1", at_s=60.0, current_a=final_a)]
+    scenario: Scenario = base.model_copy(update={"duration_s": 60.0, "expect": expect, "action": actions})
     streets: list[TappedStreet] = []
 
     async def main() -> Observation:
