@@ -225,7 +225,9 @@ class Links:
             return False
         settings = self._settings
         known = link.step == 0 and link.counts[0] >= settings.share_memory
-        poor = known and max(link.shares[0], link.taken) < settings.share_min
+        weak = self._ear_db(link) < settings.weak_ear_db  # a burst takes frames, and not from the signal of the others
+        least = settings.weak_share_min if weak else settings.share_min
+        poor = known and max(link.shares[0], link.taken) < least
         found = poor or link.unanswered >= max(settings.unanswered_max, link.unanswered_max)
         if found:
             link.forget(len(self._enter))

@@ -127,17 +127,17 @@ class BeaconsHeard:
             heard.ear_until_s = until_s
 
     def other_ear(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
-        """Another one heard well, not too deep, that has not said that it hears us badly."""
-        return self._hears(self.best(now, self._settings.join_snr_db, except_sids), now, level_max)
+        """The best other one heard well, not too deep, that has not said that it hears us badly."""
+        return self._hearing(now, self._settings.join_snr_db, except_sids, level_max)
 
     def stronger(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
         """The same, clearly above what is joined."""
-        least_db = self._settings.join_snr_db + self._settings.stronger_db
-        return self._hears(self.best(now, least_db, except_sids), now, level_max)
+        return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, except_sids, level_max)
 
-    def _hears(self, other: Heard | None, now: float, level_max: int) -> Heard | None:
-        good = other is not None and not self._deaf(other, now) and other.beacon.level <= level_max
-        return other if good else None
+    def _hearing(self, now: float, snr_db_min: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+        usable = self._usable(now, snr_db_min, except_sids)
+        hearing = [one for one in usable if not self._deaf(one, now) and one.beacon.level <= level_max]
+        return min(hearing, key=self.cost, default=None)
 
     def _deaf(self, heard: Heard, now: float) -> bool:
         return now < heard.ear_until_s and heard.ear_db < self._settings.weak_ear_db
@@ -148,8 +148,11 @@ class BeaconsHeard:
 
     def best(self, now: float, snr_db_min: float, except_sids: Collection[int] = ()) -> Heard | None:
         """The best one heard lately and well enough, other than some."""
+        return min(self._usable(now, snr_db_min, except_sids), key=self.cost, default=None)
+
+    def _usable(self, now: float, snr_db_min: float, except_sids: Collection[int]) -> list[Heard]:
         oldest_s = now - self._settings.beacon_age_s_max
-        usable = [
+        return [
             one
             for one in self._heard.values()
             if one.last_s >= oldest_s
@@ -158,7 +161,6 @@ class BeaconsHeard:
             and one.pdu[1] not in except_sids
             and one.reachable
         ]
-        return min(usable, key=self.cost, default=None)
 
     def cost(self, heard: Heard) -> tuple[float, int, float]:
         """Lowest path cost, then quality, then signal; a weak signal is worse than any cost."""

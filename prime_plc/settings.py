@@ -51,6 +51,7 @@ class MacSettings:
         unanswered_max: losses in a row after which another switch is looked for: this one does not hear us (ours).
         share_min: the same for the share of frames taken in the most robust scheme (ours; with bursts that take a third
             of everything 0.44 of the hops are seen to work).
+        weak_share_min: the same where the other one hears us weaker than weak_ear_db: that is no burst (ours).
         ema_smoothing: a measurement weighs 2**-n (range published, default recalled).
         robustness_hold_s: how long a neighbour's word about our signal holds (ours).
         robustness_interval_s: at most one such word from us to a neighbour in this time (ours).
@@ -169,6 +170,7 @@ class MacSettings:
     losses_to_doubt: int = 8
     unanswered_max: int = 16
     share_min: float = 0.1
+    weak_share_min: float = 0.3
     ema_smoothing: int = 3
     robustness_hold_s: float = 600.0
     robustness_interval_s: float = 120.0

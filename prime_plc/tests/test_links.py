@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
+
 from prime_plc.links import PARENT, Links
 from prime_plc.phy import Scheme
 from prime_plc.robustness import RobustnessWatch
@@ -231,3 +233,18 @@ def test_a_switch_that_never_takes_anything_is_found_deaf_early() -> None:
         assert not links.deaf(PARENT)
     links.lost(PARENT)
     assert links.deaf(PARENT)
+
+
+@pytest.mark.parametrize(("told", "leaves"), [(2, True), (7, False), (None, False)])
+def test_a_switch_that_takes_a_quarter_is_left_where_it_says_that_it_hears_us_weakly(
+    told: int | None, leaves: bool
+) -> None:
+    """Bursts take frames and leave the signal of the others as it is: then a quarter is what there is to be had."""
+    links, draw = link(9.0), random.Random(2)
+    found = False
+    for k in range(400):
+        if told is not None and k % 40 == 0:
+            links.told(PARENT, told, float(k))
+        (links.delivered if draw.random() < 0.25 else links.lost)(PARENT)
+        found |= links.deaf(PARENT)
+    assert found == leaves

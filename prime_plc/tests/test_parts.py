@@ -148,8 +148,8 @@ def test_a_terminal_with_a_bad_way_leaves_others_more_time_to_offer_themselves()
     assert bad.ask_at > good.ask_at + SETTINGS.promotion_window_s
 
 
-def heard(sid: int, snr_db: float) -> FrameReceived:
-    beacon = Beacon(7, sid, 2, 1, 0, 1, 0, 3, SNA, 4, 4)
+def heard(sid: int, snr_db: float, level: int = 1) -> FrameReceived:
+    beacon = Beacon(7, sid, 2, 1, 0, level, 0, 3, SNA, 4, 4)
     return FrameReceived(beacon.encode(), Scheme.DBPSK_C, 0, 0.0, 0.011, snr_db, 80, precise=True)
 
 
@@ -174,6 +174,18 @@ def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
     assert not beacons.other_ear(0.0, {30}, 63)
     beacons.hear(heard(20, 30.0), SETTINGS.ear_memory_s)
     assert beacons.stronger(SETTINGS.ear_memory_s, {30}, 63)
+
+
+def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
+    """The deeper one has the better signal, and so costs less."""
+    beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
+    for sid, snr_db, level in ((20, 40.0, 2), (30, 11.0, 1)):
+        beacons.hear(heard(sid, snr_db, level), 0.0)
+    best, other = beacons.best(0.0, SETTINGS.join_snr_db), beacons.other_ear(0.0, (), 1)
+    assert best is not None
+    assert other is not None
+    assert (best.beacon.sid, other.beacon.sid) == (20, 30)
+    assert beacons.other_ear(0.0, (), 0) is None
 
 
 def test_weak_calls_are_ignored_at_first() -> None:
