@@ -29,8 +29,9 @@ FLOW_TOLERANCE_PU: Final = 1e-9
 """Of a power flow behind a decision: far below any meter, so that two of them may be compared."""
 
 
-CURVED: Final = 0.1
-"""Share by which relief may be more than it is to first order about no load: voltages move by a tenth."""
+CURVED: Final = 0.2
+"""Share by which relief may be more than to first order about no load: what relieves may flow at a lower voltage, and
+moves the currents of others. It decides little: where it would, flows are made."""
 SAG_MIN: Final = 0.5
 """[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
 about no load; a limit below this is none."""

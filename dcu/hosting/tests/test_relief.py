@@ -92,7 +92,7 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
     assert after < before - 10 * believed, "others hold it down"
     sober = Sober(plain, None, believed)
     assert float(sober.excess(now.p_w)[0][relieved]) == before, "what is measured counts"
-    assert before - believed - 1e-9 <= float(sober.excess(p)[0][relieved]) <= before + 0.2 * (before - after)
+    assert before - believed - 1e-9 <= float(sober.excess(p)[0][relieved]) <= before + 0.3 * (before - after)
     missing = np.full(len(plain.names), 0.5 * (before - after))
     assert float(Sober(plain, missing, 1.0).excess(p)[0][relieved]) == pytest.approx((before + after) / 2)
     rows = np.array([relieved])
@@ -142,6 +142,22 @@ def test_the_worst_case_of_unseen_exports_is_that_of_the_worst_choice_of_them(se
     assert (sober >= worst - believed - 1e-5).all()
 
 
+def test_the_bound_to_first_order_holds_beside_heavy_loads() -> None:
+    """On long lines everybody draws, then one phase exports all it can: what that takes off the others' voltages is no
+    more than what is said of it."""
+    for seed in range(12):
+        model, random = long_feeder(seed), np.random.default_rng(seed)
+        n, labels = len(model.ports), np.array(model.port_labels)
+        p = random.uniform(0.0, 3_500.0, n)
+        outlook = Outlook(model, GridLimits.of(model, 10.0), Situation(p, 0.3 * p, np.abs(model.u_open_v), np.zeros(n)))
+        for phase in ("L1", "L2", "L3"):
+            used = np.where(labels == phase, p + random.uniform(1_000.0, 5_000.0, n), 0.0)
+            relieved = (outlook.excess(p) - outlook.excess(p - used))[0]
+            over = np.flatnonzero(labels != phase)
+            assert relieved[over].max() > 1e-3
+            assert (outlook.relief(used[None, :])[0][over] >= relieved[over] - 1e-5).all()
+
+
 def test_relief_that_is_seen_to_be_missing_is_not_believed_even_a_little() -> None:
     model, n = long_feeder(1), 14
     now = Situation(np.full(n, 200.0), np.zeros(n), np.abs(model.u_open_v), np.zeros(n))
@@ -153,7 +169,7 @@ def test_relief_that_is_seen_to_be_missing_is_not_believed_even_a_little() -> No
     believing, knowing = (Sober(outlook, x, 0.01).excess(full, rows)[0] for x in (None, missing))
     relieved = worst - outlook.excess(full)[0] > 0.01
     assert relieved.any()
-    assert np.allclose(knowing[relieved], worst[relieved], atol=1e-3)
+    assert np.allclose(knowing[relieved], worst[relieved], atol=3e-3)
     assert np.allclose((knowing - believing)[relieved], 0.01)
 
 
