@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from dcu.hosting.headroom import Constraint, Onto, Outlook, Prospect, Rows, Situation, slopes_by_limit
 
 Reals = NDArray[np.float64]
+NEAR: Final = 2e-4
+"""[limit] By which the bound to first order may be too small, where exports hardly move a voltage: 0.05 V."""
 NO_ROWS: Final = np.zeros(0, dtype=np.int64)
 
 
@@ -40,7 +42,7 @@ class Sober:
         self.widens: bool = prospect.widens
 
     def excess(self, p_w: Reals, exact: Rows = NO_ROWS) -> Reals:
-        """As `Prospect` has it. What relief may be missing is bounded to first order; of constraints that would be
+        """As `Prospect` has it. What relief may be missing is bounded to first order; of constraints that could be
         exceeded by that, and of those named ``exact``, flows without those exports say it."""
         states = np.atleast_2d(p_w)
         missing = self._missing
@@ -50,15 +52,17 @@ class Sober:
         found = used + self._doubted(states, missing)
         least = used.max(axis=0)  # what is no worse in one case than this is worse in another
         for k, p in enumerate(states):
-            ask = found[k] > 0
+            ask = found[k] > -NEAR
             ask[exact] = True
             rows = np.flatnonzero(ask & (found[k] > least) & np.isfinite(used[k]))
             if len(rows):
                 rows = rows[np.argsort(-found[k, rows], kind="stable")]
-                relieved = np.maximum(self._inner.at_worst(p, rows) - used[k, rows], 0.0)
+                worst = self._inner.at_worst(p, rows)
+                rows, worst = rows[np.isfinite(worst)], worst[np.isfinite(worst)]
+                relieved = np.maximum(worst - used[k, rows], 0.0)
                 seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
                 doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
-                found[k, rows] = np.minimum(found[k, rows], used[k, rows] + doubted)
+                found[k, rows] = np.minimum(found[k, rows] + NEAR, used[k, rows] + doubted)
         return found
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:

@@ -18,7 +18,7 @@ from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
-from dcu.hosting.relief import Sober
+from dcu.hosting.relief import NEAR, Sober
 from dcu.hosting.site_settings import SiteSettings
 from dcu.hosting.tests.neighbourhood import NOMINAL_W, Neighbourhood
 from dcu.hosting.window import GridSettings
@@ -153,9 +153,11 @@ def test_the_bound_to_first_order_holds_beside_heavy_loads() -> None:
         for phase in ("L1", "L2", "L3"):
             used = np.where(labels == phase, p + random.uniform(1_000.0, 5_000.0, n), 0.0)
             relieved = (outlook.excess(p) - outlook.excess(p - used))[0]
-            over = np.flatnonzero(labels != phase)
-            assert relieved[over].max() > 1e-3
-            assert (outlook.relief(used[None, :])[0][over] >= relieved[over] - 5e-5).all()
+            said, over = outlook.relief(used[None, :])[0], np.flatnonzero(labels != phase)
+            moved = over[relieved[over] > 1e-3]
+            assert len(moved)
+            assert (said >= relieved)[moved].all()
+            assert (said >= relieved - NEAR)[over].all()
 
 
 def test_relief_that_is_seen_to_be_missing_is_not_believed_even_a_little() -> None:
