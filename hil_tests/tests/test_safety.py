@@ -10,23 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.feeders import tree_feeder
-from dcu.grid.network import (
-    PHASES,
-    Branch,
-    BranchEnd,
-    Bus,
-    Conductor,
-    Connection,
-    ConnectionPoint,
-    Earthing,
-    Network,
-    Transformer,
-    balanced_source,
-    matrix,
-    sequence_matrix,
-    three_phase_coils,
-)
+from benchmarks.feeders import four_wire_feeder, tree_feeder
+from dcu.grid.network import Conductor, Connection, matrix
 from dcu.grid.network_file import save_network
 from dcu.grid.tests.golden import MADE_UP, feeder
 from dcu.hosting import estimate, residuals, window
@@ -70,32 +55,6 @@ def test_no_grant_is_unsafe_to_customers_who_use_it_on_one_phase(errors: Errors)
     assert found.unsafe == 0
     assert found.limited_states > 15
     assert found.granted_fraction > (0.97 if errors is EXACT else 0.5)
-
-
-def four_wire_feeder(seed: int, rating_a: float) -> Network:
-    """Twenty-five customers on open wires with a neutral that is earthed at the transformer: one in five of them on
-    three phases, conductors rated about alike."""
-    random = np.random.default_rng(seed)
-    wires, z_m = (*PHASES, Conductor.N), np.full((4, 4), complex(0.00005, 0.0004))
-    np.fill_diagonal(z_m, complex(0.00035, 0.0007))
-    lv = ["lv", *(f"b{k}" for k in range(1, 26))]
-    lines, points = [], []
-    for k in range(1, 26):
-        ends = (BranchEnd(lv[int(random.integers(max(0, k - 6), k))], wires), BranchEnd(lv[k], wires))
-        rated = tuple(float(rating_a * share) for share in random.uniform(0.7, 1.5, 4))
-        lines.append(Branch(f"l{k}", *ends, matrix(random.uniform(20, 60) * z_m), rating_a=rated))
-        phases = PHASES if random.random() < 0.2 else (PHASES[int(random.integers(3))],)
-        points.append(ConnectionPoint(f"c{k}", lv[k], tuple(Connection(phase, Conductor.N) for phase in phases)))
-    coils = three_phase_coils("Dyn11", ("hv", 10_000.0), ("lv", 400.0), stars=(Conductor.E, Conductor.N))
-    return Network(
-        name="open wires",
-        source=balanced_source("hv", 10_000 / 3**0.5, sequence_matrix(complex(0.05, 0.5), complex(0.05, 0.5))),
-        buses=(Bus("hv", PHASES, 10_000 / 3**0.5), *(Bus(name, wires, 400 / 3**0.5) for name in lv)),
-        branches=tuple(lines),
-        transformers=(Transformer("t", coils, 100e3 / 3, matrix(np.eye(3) * complex(0.01, 0.039)), "Dyn11", 100e3),),
-        earthings=(Earthing("lv", Conductor.N, complex(0.5, 0.0)),),
-        connection_points=tuple(points),
-    )
 
 
 @pytest.mark.parametrize("seed", [15, 16])
