@@ -122,6 +122,22 @@ def test_the_right_key_from_another_address_latches_an_alarm(street: Street, add
     assert not [output for output in street.outputs if isinstance(output, Heard)]
 
 
+@pytest.mark.parametrize("address", [TWO, STRANGER])
+def test_a_recording_from_another_address_accuses_nobody(street: Street, address: Eui48) -> None:
+    """What the meter itself has said in this start, played from elsewhere: no key was needed for that. An alarm is told
+    once, and a bystander shall not use it up before a thief comes."""
+    heard = said(street.meters[ONE])
+    assert street.gate.receive(ONE, heard, street.now) == [Heard(FIRST, UP)]
+    street.now += 60.0
+    again = street.gate.receive(address, heard, street.now)
+    assert not [output for output in again if isinstance(output, Heard | IdentityAlarm)]
+    assert street.gate.alarms == {}
+    assert street.refused()["replayed"] == 1
+    street.now += 60.0
+    fresh = street.gate.receive(address, said(street.meters[ONE]), street.now)
+    assert IdentityAlarm(FIRST, address) in fresh
+
+
 def test_a_revoked_meter_is_shut_out_at_once(street: Street) -> None:
     """Its session ends with its keys; the other meter's goes on."""
     assert street.gate.renew(street.ring.without(FIRST), street.now) == [LinkIs(FIRST, up=False)]
