@@ -15,7 +15,7 @@ from dcu.tests.test_gate import FIRST, ONE, REVOKE, SECOND, TWO, Street
 from shared.cosem import decode_apdu
 from shared.cosem_security import KeysSent
 from shared.ids import MeterId
-from shared.protection import PairKeys, unwrap
+from shared.protection import PairKeys, protect_group, unwrap
 from shared.session import BLOCK, End, InvocationCounter, Own, Refusal, Session
 
 DONE = int(ActionResultStatus.SUCCESS)
@@ -120,14 +120,14 @@ def test_a_window_spoilt_under_the_old_keys_is_good_again_under_the_new_ones() -
     for turn in range(3):
         frames = [answer for data in frames for answer in ends[turn % 2].receive(data, 0.0).answers]
     assert meter.open
-    spoil = dcu_gate.protect_group(REVOKE, OLD, dcu.title, 0xFFFFFFFF)
+    spoil = protect_group(REVOKE, OLD, dcu.title, 0xFFFFFFFF)
     assert meter.receive(spoil, 0.0).group
-    recorded = dcu_gate.protect_group(REVOKE, NEW, dcu.title, dcu.counter.take() or 0)
+    recorded = protect_group(REVOKE, NEW, dcu.title, dcu.counter.take() or 0)
     carried = far.protect(REVOKE)
     assert meter.receive(carried or b"", 0.0).plain == REVOKE
     meter.regroup(NEW)
     assert meter.receive(recorded, 0.0).refusal is Refusal.REPLAYED
     assert meter.receive(spoil, 0.0).refusal is Refusal.NOT_AUTHENTIC
-    fresh = dcu_gate.protect_group(REVOKE, NEW, dcu.title, dcu.counter.take() or 0)
+    fresh = protect_group(REVOKE, NEW, dcu.title, dcu.counter.take() or 0)
     assert meter.receive(fresh, 0.0).plain == REVOKE
     assert meter.receive(fresh, 0.0).refusal is Refusal.REPLAYED
