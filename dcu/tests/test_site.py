@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +91,27 @@ def test_the_rule_follows_from_what_there_is(model_file: Path) -> None:
 
 
 def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Path, tmp_path: Path) -> None:
-    """Another network's hash, no file, a damaged file, a model without our buses: refused by check, denied by a
-    daemon."""
+    """Another network's hash, no file, a damaged file, a model without our buses, one of medium voltage with all of
+    them: refused by check, denied by a daemon."""
     damaged = tmp_path / "damaged.npz"
     data = bytearray(model_file.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     foreign = tmp_path / "foreign.npz"
     save_model(feeder("four wires").model, foreign)
+    medium = tmp_path / "medium.npz"
+    open_circuit = ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
+    save_model(replace(MODEL, tree=None, **{name: 26 * getattr(MODEL, name) for name in open_circuit}), medium)
     wrong = [
         {"file": str(model_file), "network_sha256": "0" * 64},
         {"file": str(tmp_path / "none.npz")},
         {"file": str(damaged)},
         {"file": str(foreign)},
+        {"file": str(medium)},
     ]
-    for model in wrong:
-        with pytest.raises(ConfigError):
+    why = ["network_sha256", "file", "file|sha256", "meter m0", "voltage: seen 6[0-9]{3}"]
+    for model, fault in zip(wrong, why, strict=True):
+        with pytest.raises(ConfigError, match=fault):
             load_rule(config(model))
         rule = rule_or_nothing(config(model))
         assert isinstance(rule, NoModel)
