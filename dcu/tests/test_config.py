@@ -27,7 +27,9 @@ def example() -> dict[str, Any]:
 def test_the_shipped_example_is_good(capsys: pytest.CaptureFixture[str]) -> None:
     """`headroom-dcu check-config deploy/dcu.toml` says so."""
     assert main(["check-config", str(EXAMPLE)]) == 0
-    assert "good; DCU" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "good; DCU" in told
+    assert "rule present-voltages/1: no network model" in told
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,22 @@ def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Pat
         assert denial.reason is Reason.MODEL_UNUSABLE
 
 
+def test_the_check_names_the_model_and_says_when_nothing_pins_it(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hash that it prints is the one that pins; with it there, no warning."""
+    path = tmp_path / "dcu.toml"
+    path.write_text(toml(content({"file": str(model_file)})), encoding="utf-8")
+    assert main(["check-config", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert f"network_sha256 {MODEL.network_sha256}" in told
+    assert "warning" in told
+    pinned = {"file": str(model_file), "network_sha256": MODEL.network_sha256}
+    path.write_text(toml(content(pinned)), encoding="utf-8")
+    assert main(["check-config", str(path)]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_ledger_is_decided_again_from_the_command_line(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
