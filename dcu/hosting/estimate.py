@@ -28,7 +28,7 @@ from dcu.grid.port_model import PortModel
 from dcu.hosting.balance import Balance
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
+from dcu.hosting.measurements import BLOCKED_PCT, SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.residuals import Residuals, Seen
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError, Fault
@@ -80,7 +80,7 @@ class Accuracy:
     balance_w: float = 500.0
     noise_v: float = 0.1
     told_w: float | None = None
-    blocked_pct: float = 100 * (250 / 230 - 1)
+    blocked_pct: float = BLOCKED_PCT
     power_class_pct: float = 1.0
 
 

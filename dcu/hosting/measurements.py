@@ -22,6 +22,8 @@ VOLTAGE_SHARES: Final = (0.5, 1.5)
 FUSE_A: Final = 100.0
 """[A] The largest house connection: at 1.5 times nominal voltage it bounds what a phase may draw or feed (34.5 kW at
 230 V), or twice the contract does if that is more."""
+BLOCKED_PCT: Final = 100 * (250 / 230 - 1)
+"""[% of nominal] Above it a one-minute mean blocks increases (invariant I15)."""
 BUSBAR_W: Final = 1e6
 """[W, var] Of one phase: the largest distribution transformers have 2.5 MVA."""
 
