@@ -172,8 +172,9 @@ def _point(
     )
     export_w = _finite(reading.export_w)
     quality = Quality.GOOD
-    if not age_s <= credible.age_s_max:
-        quality = Quality.STALE
-    elif not (u_v and age_s >= 0 and credible.voltages(u_v) and _within((*p_w, *q_var), draw_w_max)):
+    # What cannot be is that at any age: of an old reading the rules still believe what it says of its own instant.
+    if not (u_v and credible.voltages(u_v) and _within((*p_w, *q_var), draw_w_max)) or age_s < 0:
         quality = Quality.INVALID
+    elif not age_s <= credible.age_s_max:
+        quality = Quality.STALE
     return Point(name, quality, u_v, export_w, age_s, p_w, q_var, at_s)
