@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from asyncio import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dcu import status
 from dcu.cli import main
 from dcu.config import DcuConfig
 from dcu.grid.port_model import save_model
@@ -30,6 +32,15 @@ from shared.messages import Denial, Reason, Request
 
 MODEL = feeder("eulv").model
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
+
+
+class NoLedger:
+    """For a status."""
+
+    position, head = 0, bytes(32)
+
+    def append(self, entry: dict[str, Any]) -> Future[int]:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +133,9 @@ def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Pat
         (denial,) = (o.message for o in engine.wake(71.0) if isinstance(o, SendDown))
         assert isinstance(denial, Denial)
         assert denial.reason is Reason.MODEL_UNUSABLE
+        shown = status.table(status.snapshot(engine, NoLedger(), 71.0, {}, settings))
+        assert f"ALARM model: {rule.why}"[:300] in shown
+        assert "nothing is granted" in shown
 
 
 def test_the_check_names_the_model_and_says_when_nothing_pins_it(
@@ -132,6 +146,7 @@ def test_the_check_names_the_model_and_says_when_nothing_pins_it(
     path.write_text(toml(content({"file": str(model_file)})), encoding="utf-8")
     assert main(["check-config", str(path)]) == 0
     told = capsys.readouterr().out
+    assert "rule predicted/" in told
     assert f"network_sha256 {MODEL.network_sha256}" in told
     assert "warning" in told
     pinned = {"file": str(model_file), "network_sha256": MODEL.network_sha256}
