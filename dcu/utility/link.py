@@ -28,7 +28,7 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Cursor, Item, Outbox, OutboxFull
+from dcu.utility.outbox import Batch, Cursor, Item, Lane, Outbox, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -312,7 +312,7 @@ class UtilityLink:
         else:
             self._courier.sent(batch, self._clock.monotonic() - began_s, len(payload))
             self._waiting = await self._outbox.call(lambda outbox: _settle(outbox, batch))
-            self.counters["items sent"] += len(batch.rows)
+            self.counters["items sent again" if batch.lane is Lane.AGAIN else "items sent"] += len(batch.rows)
 
     async def _pause(self, pause_s: float, progress: Progress) -> None:
         until_s = self._clock.monotonic() + pause_s
