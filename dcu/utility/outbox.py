@@ -260,8 +260,11 @@ class Outbox:
             self._remember("dropped", dict(self._dropped))
 
     def connected(self) -> None:
-        """Another session: what is there is backlog, and what was acknowledged before is offered again."""
+        """From now on what is there is backlog."""
         self._live_after = self._one(NEWEST)
+
+    def offer_again(self) -> None:
+        """Another session: what was acknowledged before is offered again."""
         self._session += 1
         self._settled.clear()
         with contextlib.suppress(OutboxFull), self._changing() as connection:

@@ -192,7 +192,7 @@ def test_a_customer_who_leaves_is_in_no_tail_either(tmp_path: Path) -> None:
     outbox.put([Item(Class.ALARM, {"source": "meter_1"})])
     assert outbox.forget("meter_1") == 3
     assert outbox.waiting == {}
-    outbox.connected()
+    outbox.offer_again()
     assert [item.get("left_out", False) for item in drain(outbox, Lane.AGAIN)] == [True, False]
     outbox.close()
     assert b"meter_1" not in (tmp_path / "utility.sqlite").read_bytes()
@@ -243,6 +243,12 @@ def test_what_never_gets_through_stands_aside_and_comes_back_by_pardon(outbox: O
 # ---- tails -----------------------------------------------------------------------------------------------------------
 
 
+def offer(outbox: Outbox) -> None:
+    """A session begins."""
+    outbox.connected()
+    outbox.offer_again()
+
+
 def places(outbox: Outbox, lane: Lane = Lane.AGAIN) -> list[int]:
     """Positions of the decisions that leave a lane, in order."""
     return [item["position"] for item in drain(outbox, lane) if "position" in item]
@@ -253,7 +259,7 @@ def test_what_a_session_had_acknowledged_is_offered_again_to_the_next_one_under_
     not a report, after which a newer one comes."""
     outbox = Outbox(tmp_path, "dcu-1")
     alarm, head = Item(Class.ALARM, {"n": 1}), Item(Class.CHECKPOINT, {"n": 2})
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(0), alarm, head, report(3), Item(Class.AVAILABLE, {"n": 4}), Item(Class.STATISTICS, {"n": 5})])
     first = drain(outbox)
     for lane in Lane:
@@ -262,7 +268,7 @@ def test_what_a_session_had_acknowledged_is_offered_again_to_the_next_one_under_
         if restarts:
             outbox.close()
             outbox = Outbox(tmp_path, "dcu-1")
-        outbox.connected()
+        offer(outbox)
         assert outbox.waiting == {"alarm": 1, "decision": 1, "checkpoint": 1, "statistics": 1}
         assert [drain(outbox, lane) for lane in (Lane.LIVE, Lane.BACKLOG)] == [[], []]
         again = drain(outbox, Lane.AGAIN)
@@ -273,10 +279,10 @@ def test_what_a_session_had_acknowledged_is_offered_again_to_the_next_one_under_
 
 def test_a_session_that_ends_early_leaves_what_it_did_not_offer_to_the_next_one_first(outbox: Outbox) -> None:
     """Ten acknowledged; another session takes four of them and something new; the third begins with the other six."""
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(n) for n in range(10)])
     drain(outbox)
-    outbox.connected()
+    offer(outbox)
     outbox.batch_items_max = 4
     outbox.put([entry(10)])
     for lane in (Lane.AGAIN, Lane.LIVE):
@@ -284,7 +290,7 @@ def test_a_session_that_ends_early_leaves_what_it_did_not_offer_to_the_next_one_
         assert batch is not None
         outbox.settle(batch)
     assert outbox.waiting == {"decision": 6}
-    outbox.connected()
+    offer(outbox)
     assert places(outbox) == [*range(4, 10), *range(4), 10]
 
 
@@ -293,7 +299,7 @@ def test_a_tail_is_bounded_and_its_newest_stay(outbox: Outbox, monkeypatch: pyte
     what waits never counts: neither one that no broker has had, nor one that stands aside."""
     monkeypatch.setattr(module, "TAIL", {**module.TAIL, Class.DECISION: 5})
     monkeypatch.setattr(module, "TAIL_SLACK", 3)
-    outbox.connected()
+    offer(outbox)
     outbox.put([Item(Class.CHECKPOINT, {"n": 1}), entry(100)])
     waits = outbox.next(Lane.LIVE, MANY)
     assert waits is not None
@@ -305,7 +311,7 @@ def test_a_tail_is_bounded_and_its_newest_stay(outbox: Outbox, monkeypatch: pyte
         rows.append(outbox._one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
     assert (max(rows), rows[-1] >= 5) == (5 + 3, True)
     outbox.put([entry(200 + n) for n in range(7)])
-    outbox.connected()
+    offer(outbox)
     assert outbox.waiting == {"decision": 1 + 5 + 7, "checkpoint": 1}
     assert len(drain(outbox, Lane.BACKLOG)) == 7
     again = drain(outbox, Lane.AGAIN)
@@ -320,25 +326,25 @@ def test_sessions_that_end_at_once_let_no_tail_grow(outbox: Outbox, monkeypatch:
     outbox.batch_items_max = 3
     outbox.put([entry(n) for n in range(150)])
     for _ in range(50):
-        outbox.connected()
+        offer(outbox)
         batch = outbox.next(Lane.BACKLOG, MANY)
         assert batch is not None
         outbox.settle(batch)
         assert outbox._one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
-    outbox.connected()
+    offer(outbox)
     assert (places(outbox), outbox.waiting) == (list(range(145, 150)), {})
 
 
 def test_an_item_that_is_put_again_after_it_was_acknowledged_waits_again_once(outbox: Outbox) -> None:
     """In the same session it waits; where it is offered again anyway, and where it waits, nothing changes."""
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(0), entry(1)])
     drain(outbox)
     for _ in range(2):
         outbox.put([entry(0)])
         assert outbox.waiting == {"decision": 1}
     assert places(outbox, Lane.LIVE) + places(outbox, Lane.BACKLOG) == [0]
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(1)])
     assert (outbox.waiting, places(outbox), outbox.waiting) == ({"decision": 2}, [0, 1], {})
 
@@ -346,7 +352,7 @@ def test_an_item_that_is_put_again_after_it_was_acknowledged_waits_again_once(ou
 def test_a_tail_gives_way_to_what_is_new(outbox: Outbox) -> None:
     """The file is full of what was acknowledged: there is room for a decision, and then for no more."""
     text = random.Random(1).randbytes(3000).hex()
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(n, text=text + str(n)) for n in range(20)])
     drain(outbox)
     connection = outbox._database.connection
@@ -356,16 +362,16 @@ def test_a_tail_gives_way_to_what_is_new(outbox: Outbox) -> None:
     assert outbox.waiting == {"decision": 15}
     with pytest.raises(OutboxFull):
         outbox.put([entry(200 + n, text=text) for n in range(15)])
-    outbox.connected()
+    offer(outbox)
     assert (outbox.waiting, places(outbox)) == ({"decision": 15}, [])
 
 
 def test_what_fails_when_it_is_offered_again_stands_aside_and_is_not_lost(outbox: Outbox) -> None:
     """A decision waits for its pardon; an alarm goes, counted."""
-    outbox.connected()
+    offer(outbox)
     outbox.put([entry(0), Item(Class.ALARM, {"n": 1})])
     drain(outbox)
-    outbox.connected()
+    offer(outbox)
     for _ in range(2):
         batch = outbox.next(Lane.AGAIN, MANY)
         assert batch is not None
@@ -378,7 +384,7 @@ def test_what_fails_when_it_is_offered_again_stands_aside_and_is_not_lost(outbox
 def test_a_quota_counts_and_drops_only_what_waits(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alarms that were acknowledged are neither; a quota of three."""
     monkeypatch.setattr(module, "QUOTA", {**QUOTA, Class.ALARM: 3})
-    outbox.connected()
+    offer(outbox)
     outbox.put([Item(Class.ALARM, {"n": n}) for n in range(3)])
     drain(outbox)
     outbox.put([Item(Class.ALARM, {"n": n}) for n in range(3, 7)])
