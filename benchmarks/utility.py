@@ -120,7 +120,7 @@ async def kills(directory: Path, number: int, messages: int, pause_s: float) -> 
     tasks = [asyncio.ensure_future(work(lambda: None)) for work in works] + [asyncio.ensure_future(consumer.run())]
     await consumer.ready.wait()
     draw, began_s = random.Random(2), time.monotonic()
-    moments = sorted(draw.sample(range(messages // 20, messages), number))
+    moments = sorted(draw.sample(range(messages // 20, messages - messages // 20), number))  # before all have left
     for n in range(messages):
         while moments and link.counters["items sent"] >= moments[0]:  # never while the link is down anyway
             moments.pop(0)
