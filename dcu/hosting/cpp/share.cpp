@@ -380,4 +380,5 @@ NB_MODULE(HEADROOM_SHARE, m) {
   m.def("worst_case", &worst_case, array("found"), array("extra").none(), array("worst"), array("which"),
         "The worst of some cases of each constraint, and which it is.");
   define_flows(m);
+  define_level(m);
 }

@@ -86,5 +86,6 @@ struct Claims {
 };
 
 void define_flows(nb::module_& m);
+void define_level(nb::module_& m);
 
 }  // namespace headroom_share
