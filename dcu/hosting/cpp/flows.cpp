@@ -131,6 +131,32 @@ class Flows {
     }
   }
 
+  // How far limits of voltages (r) are exceeded at worst, from the flows of some choices of exports (k, n), what another
+  // choice may do (k, r) and the excess with all of them; infinite where a flow has no solution.
+  void at_worst(ComplexTable u_v, Indices constraint, Table otherwise, Numbers used, double bent, Out out) const {
+    const std::size_t choices = u_v.shape(0), r = constraint.size();
+    check(u_v.shape(1) == n_ && otherwise.shape(0) == choices && otherwise.shape(1) == r);
+    check(used.size() == r && out.size() == r);
+    for (std::size_t k = 0; k < r; ++k) check(constraint(k) >= 0 && static_cast<std::size_t>(constraint(k)) < 2 * n_);
+    constexpr double infinite = std::numeric_limits<double>::infinity();
+    std::vector<double> least(used.data(), used.data() + r), most(r, infinite), found(2 * n_);
+    double* to = out.data();
+    for (std::size_t choice = 0; choice < choices; ++choice) {
+      const State state(*this, nullptr, u_v.data() + choice * n_, nullptr, false);
+      if (!state.finite) {
+        std::fill_n(to, r, infinite);
+        return;
+      }
+      voltages(state, found.data());
+      const double* more = otherwise.data() + choice * r;
+      for (std::size_t k = 0; k < r; ++k) {
+        const double flow = found[constraint(k)];
+        least[k] = std::max(least[k], flow), most[k] = std::min(most[k], flow + more[k]);
+      }
+    }
+    for (std::size_t k = 0; k < r; ++k) to[k] = std::max(least[k], most[k] + bent);
+  }
+
   // About how some constraints follow each draw (rows, n), each at the state (s) that is named for it.
   void slopes(Table p_w, ComplexTable u_v, ComplexTable i_a, Indices constraint, Indices at, OutTable out) const {
     check(out.shape(0) == constraint.size() && out.shape(1) == n_);
@@ -400,6 +426,8 @@ void define_flows(nb::module_& m) {
            array("i_now_a"), array("blur"), nb::arg("wrong"))
       .def("excess", &Flows::excess, array("p_w"), array("u_v"), array("i_a"), array("enough").none(), array("out"),
            "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
+      .def("at_worst", &Flows::at_worst, array("u_v"), array("constraint"), array("otherwise"), array("used"), nb::arg("bent"), array("out"),
+           "How far limits of voltages are exceeded at worst, from the flows of some choices of exports.")
       .def("slopes", &Flows::slopes, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), array("out"),
            "How some constraints follow each draw, each at the state named for it: (n_row, n).")
       .def("slopes_by_limit", &Flows::slopes_by_limit, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), nb::arg("seen"),

@@ -16,12 +16,13 @@ from benchmarks.feeders import tree_feeder
 from dcu.grid import sweep
 from dcu.grid.compiler import compile_network
 from dcu.grid.port_model import PortModel
-from dcu.hosting import allocate, fill, headroom, judge
+from dcu.hosting import allocate, fill, headroom, judge, moves
 from dcu.hosting.allocate import Claim, Policy, Spread, worst_case
 from dcu.hosting.compiled import share
 from dcu.hosting.fill import Filled, Wishes, fill_in_order, fill_together
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
 from dcu.hosting.judge import Rise
+from dcu.hosting.moves import choices
 from dcu.hosting.relief import Sober
 from dcu.hosting.tests.test_fill import problem
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.skipif(share is None, reason="built without the extensi
 
 
 def use(monkeypatch: pytest.MonkeyPatch, loops: ModuleType | None) -> None:
-    for module in (allocate, fill, headroom, judge):
+    for module in (allocate, fill, headroom, judge, moves):
         monkeypatch.setattr(module, "share", loops)
 
 
@@ -108,6 +109,25 @@ def test_relief_is_the_same_for_a_few_and_for_all(share_of_ports: float, monkeyp
     use(monkeypatch, None)
     assert found.max() > 0
     assert found == pytest.approx(prospect.relief(unused_w), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_may_not_come_is_the_same_at_worst(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same exports are taken to come, for upper and lower limits, so that several choices are needed."""
+    found = []
+    for loops in (share, None):
+        use(monkeypatch, loops)
+        prospect = outlook()
+        p_w = states(prospect, seed)[0]
+        rows = np.random.default_rng(seed).permutation(2 * N)[:N]
+        unseen_w = np.maximum(prospect.now.p_w - p_w, 0.0)
+        by_all = prospect.relief(unseen_w[None, :])[0][: 2 * N]
+        found.append((*choices(prospect.model, unseen_w, rows, np.ones(N), by_all), prospect.at_worst(p_w, rows)))
+    (pushes, otherwise, worst), (same_pushes, wanted, same_worst) = found
+    assert np.array_equal(pushes, same_pushes)
+    assert len(pushes) > CASES
+    assert otherwise == pytest.approx(wanted, rel=1e-5, abs=1e-8)  # differences of single precision
+    assert worst == pytest.approx(same_worst, rel=1e-6, abs=1e-8)
 
 
 SPREAD = Spread(((3,), (7, 8), (0, 1, 2), (20, 21, 22), (24, 25, 26)), ((), (), (0, 1, 2), (), (0, 1, 2)))
@@ -184,6 +204,7 @@ def test_wider_registers_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> 
                 prospect.excess(p_w),
                 prospect.slopes_by_limit(p_w, rows, rows % CASES, SPREAD.onto),
                 prospect.relief(np.maximum(prospect.now.p_w - p_w, 0.0)),
+                prospect.at_worst(p_w[0], rows),
                 SPREAD.powers(np.full(5, 2e3), p_w, prospect.now.p_w),
                 filled.limits_w,
                 filled.binding,
@@ -202,6 +223,11 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         share.fill_near(np.zeros((1, 2)), binding + 1, binding == 0, two, 0.0, two, two, two, True, two, binding)
     with pytest.raises(ValueError, match="do not fit"):
         share.relief(np.zeros((3, 3), dtype=np.float32), order + 1, np.zeros((1, 3)), np.zeros((1, 6)))
+    with pytest.raises(ValueError, match="do not fit"):
+        share.choices(
+            *(np.zeros((3, 3)), np.zeros((3, 3), dtype=np.float32), order, three, order + 4, three, np.zeros(6)),
+            *(1, 1.0, 0.0, np.zeros((1, 3), dtype=bool), np.zeros((1, 3))),
+        )
     with pytest.raises(ValueError, match="do not fit"):
         share.by_limit(np.zeros((1, 2)), np.array([0, 2]), np.array([0, 1]), two, binding > 0, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="do not fit"):
