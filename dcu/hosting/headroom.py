@@ -223,7 +223,11 @@ class Outlook:
             linear.i_max_a,
             linear.vuf_max,
             *linear.forward,
-            np.zeros((0, 0)) if self._flows is None else moved(model),
+            *(
+                (np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0, dtype=np.int64))
+                if self._flows is None
+                else moved(model)
+            ),
             now.p_w,
             u_v,
             i_a,

@@ -5,12 +5,13 @@ for one voltage is for others of its phase too, but for what it may do to them b
 the other. Tables are kept with the model. The loops are compiled (`cpp/moves.cpp`); NumPy does the same where they were
 not built.
 
-Nomenclature: n ports, r constraints, of which the first n are upper and the next n lower limits of voltages.
+Nomenclature: n ports, g groups of them, r constraints, of which the first n are upper and the next n lower limits of
+voltages.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,19 @@ ALIKE: Final = 5e-5
 """[limit] A choice made for another constraint will do for one that it may miss by no more: 12 mV."""
 
 
+GROUP: Final = 32
+"""Ports, of one phase as far as may be, that a bound takes together, for a thirty-second of the sums."""
+
+
+class Moved(NamedTuple):
+    """By how much a watt at each port moves each voltage at most, in size or in angle (n, n) [share of nominal/W]; the
+    most that one of a group of ports does (g, n), and which group each is in (n)."""
+
+    by_port: Reals
+    by_group: Reals
+    group: Rows
+
+
 def rise(model: PortModel) -> Reals:
     """Of all voltages by each draw (n, n) [share of nominal/W]."""
     if "rise" not in model.memo:
@@ -43,12 +57,16 @@ def rise(model: PortModel) -> Reals:
     return found
 
 
-def moved(model: PortModel) -> Reals:
-    """By how much a watt at each port moves each voltage at most, in size or in angle (n, n) [share of nominal/W]."""
+def moved(model: PortModel) -> Moved:
+    """Of a model."""
     if "moved" not in model.memo:
         by_port = np.abs(model.z_ohm).T / np.abs(model.u_open_v)[:, None] / model.u_nominal_v
-        model.memo["moved"] = np.ascontiguousarray(by_port)
-    found: Reals = model.memo["moved"]
+        order = _order(model)
+        by_group = np.maximum.reduceat(by_port[order], np.arange(0, len(order), GROUP), axis=0)
+        group = np.empty(len(order), dtype=np.int64)
+        group[order] = np.arange(len(order)) // GROUP
+        model.memo["moved"] = Moved(np.ascontiguousarray(by_port), by_group, group)
+    found: Moved = model.memo["moved"]
     return found
 
 
@@ -115,10 +133,15 @@ def _choices(model: PortModel, unseen_w: Reals, rows: Rows, sag: Reals, moved_by
     return np.array(pushed), np.array(missed)
 
 
+def _order(model: PortModel) -> Rows:
+    """Ports with those of one phase together (n)."""
+    return np.argsort(np.array(model.port_labels), kind="stable")
+
+
 def _singles(model: PortModel) -> tuple[Rows, Singles]:
-    """Ports with those of one phase together (n); rises in single precision, with the draws in that order (n, n)."""
+    """Ports in `_order` (n); rises in single precision, with the draws in that order (n, n)."""
     if "singles" not in model.memo:
-        order = np.argsort(np.array(model.port_labels), kind="stable")
+        order = _order(model)
         model.memo["singles"] = order, np.ascontiguousarray(rise(model)[:, order], dtype=np.float32)
     found: tuple[Rows, Singles] = model.memo["singles"]
     return found
