@@ -33,10 +33,9 @@ def down(limit_w: float) -> float:
     return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
 
 
-def all_down(limits_w: Reals) -> list[float]:
+def down_each(limits_w: Reals) -> Reals:
     """Each as `down`."""
-    found: list[float] = np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1).tolist()
-    return found
+    return np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1)
 
 
 class Rise:
@@ -109,14 +108,18 @@ class Judge:
             at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
-    def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
+    def _held(self, reserved_w: Mapping[MeterId, float]) -> Reals:
+        """What is reserved for each claim (n_claim)."""
+        return np.array([reserved_w.get(name, 0.0) for name in self._names])
+
+    def _powers(self, held_w: Reals) -> Reals:
         """In each case (n_case, n)."""
-        limits_w = np.maximum(self._least_w, [reserved_w.get(name, 0.0) for name in self._names])
+        limits_w = np.maximum(self._least_w, held_w)
         return self._spread.powers(limits_w, self._others_p_w, self._prospect.now.p_w)
 
     def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         """In the worst case."""
-        return self._at(self._powers(reserved_w))
+        return self._at(self._powers(self._held(reserved_w)))
 
     def _at(self, p_w: Reals) -> Reals:
         key = p_w.tobytes()
@@ -171,11 +174,14 @@ class Judge:
         [W]; what comes out was solved."""
         if not targets:
             return {}
-        names = [MeterId(c.name) for c in targets]
-        start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
-        found_w = self._part_way(targets, start, reserved_w, tolerance, policy)
+        held_w, names = self._held(reserved_w), [MeterId(c.name) for c in targets]
+        places = dict(zip(self._names, range(len(self._names)), strict=True))
+        place = np.array([places[name] for name in names])
+        start_w = np.maximum(self._nominal_w, held_w)[place]
+        found_w = self._part_way(targets, place, start_w, held_w, self._limit(tolerance), policy)
         if found_w is not None:
-            return found_w
+            return dict(zip(names, found_w.tolist(), strict=True))
+        start = dict(zip(names, start_w.tolist(), strict=True))
         exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
         rising = tuple(
             c._replace(nominal_w=start[MeterId(c.name)], exports_w=exported[MeterId(c.name)])
@@ -185,7 +191,7 @@ class Judge:
         if not rising:
             return start
         grown = allocate(
-            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
+            self._prospect, rising, Policy.FIRST_COME, self._powers(held_w), -self._limit(tolerance), rough=True
         ).limits_w
         held_w = np.array([c.nominal_w for c in rising])
         for _ in range(HALVINGS_MAX):
@@ -196,23 +202,16 @@ class Judge:
         return start
 
     def _part_way(
-        self,
-        targets: tuple[Claim, ...],
-        start_w: Mapping[MeterId, float],
-        reserved_w: Mapping[MeterId, float],
-        tolerance: float,
-        policy: Policy,
-    ) -> dict[MeterId, float] | None:
+        self, targets: tuple[Claim, ...], place: Rows, start_w: Reals, held_w: Reals, limit: Reals, policy: Policy
+    ) -> Reals | None:
         """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
-        reserved; None where that does not get there."""
-        names = [MeterId(c.name) for c in targets]
-        start = np.array([start_w[name] for name in names])
-        rise, spread = Rise.of(targets, start, policy), Spread.of(targets)
-        held, limit = self._powers(reserved_w), self._limit(tolerance)
+        held; None where that does not get there. Each target is in its place among the claims."""
+        rise, spread = Rise.of(targets, start_w, policy), Spread.of(targets)
+        held, all_w = self._powers(held_w), held_w.copy()
         for _ in range(CHORDS_MAX):
-            found = {m: max(start_w[m], x) for m, x in zip(names, all_down(rise.limits_w), strict=True)}
-            all_w = {**reserved_w, **found}
-            there = self._excess(all_w)
+            found = all_w[place] = np.maximum(start_w, down_each(rise.limits_w))
+            p_w = self._powers(all_w)
+            there = self._at(p_w)
             over = np.flatnonzero(there > limit)
             if not np.isfinite(there).all():
                 return None
@@ -223,7 +222,7 @@ class Judge:
                 return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            rise.cut(np.maximum(self._slopes(self._powers(all_w), over[worst], spread), 0.0), SHORT * room[worst])
+            rise.cut(np.maximum(self._slopes(p_w, over[worst], spread), 0.0), SHORT * room[worst])
         return None
 
     def _slopes(self, p_w: Reals, rows: Rows, spread: Spread) -> Reals:

@@ -27,7 +27,7 @@ from dcu.hosting.allocate import NO_FLOW, Allocation, Claim, Policy, Spread, all
 from dcu.hosting.decide import LEAST_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
-from dcu.hosting.judge import Judge, all_down, down
+from dcu.hosting.judge import Judge, down, down_each
 from dcu.hosting.relief import Sober
 from shared.ids import MeterId
 from shared.messages import Reason
@@ -147,7 +147,8 @@ def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
 def _least(wish: Wish) -> float:
     """What a limit must be to be of use [W]. A renewal goes on below its minimum while others let go; a question, also
     one that replaces a grant, does not."""
-    return max(wish.minimum_w if wish.standing is Standing.ASKS else 0.0, wish.nominal_w + LEAST_W)
+    least_w = wish.nominal_w + LEAST_W
+    return max(wish.minimum_w, least_w) if wish.standing is Standing.ASKS else least_w
 
 
 def _objection(wish: Wish) -> Binding | None:
@@ -184,7 +185,7 @@ class _Window:
         shares, judge = self._shares(wishes)
         if shares.exceeded is NO_FLOW:
             return self._nothing(wishes, shares)
-        share_w = {w.meter: x for w, x in zip(wishes, all_down(shares.limits_w), strict=True)}
+        share_w = {w.meter: x for w, x in zip(wishes, down_each(shares.limits_w).tolist(), strict=True)}
         why = self._whys(wishes, shares)
         reserved = question.reserved_w
         overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
@@ -235,14 +236,14 @@ class _Window:
         if not live:
             return {}
         held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
-        claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w, strict=True))
+        claims = self._claims(live, held_w, [0.0] * len(live))
         others_p_w = self._others(live)
         missing = self._missing(others_p_w, live)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
         return {
             w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
-            for w, x, short in zip(live, all_down(shares.limits_w), less, strict=True)
+            for w, x, short in zip(live, down_each(shares.limits_w).tolist(), less, strict=True)
         }
 
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Judge]:
@@ -250,7 +251,7 @@ class _Window:
         not by no more than keeps everybody inside the band if it does not come."""
         others_p_w = self._others(wishes)
         missing = self._missing(others_p_w, tuple(w for w in wishes if w.used_w is not None))
-        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
+        claims = self._claims(wishes, [w.wanted_w for w in wishes], [w.minimum_w for w in wishes])
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
         return shares, Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
@@ -286,15 +287,20 @@ class _Window:
         else:
             self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
-    def _claim(self, wish: Wish, wanted_w: float, minimum_w: float) -> Claim:
-        """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
-        meter, nominal_w = wish.meter, wish.nominal_w
-        wanted_w = max(wanted_w, nominal_w)
-        if self.high and self._pushed(meter) is not None:
-            wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
-        least_w = min(max(minimum_w, nominal_w + LEAST_W), wanted_w)
-        ports, phases = self.ports.of_meter[meter], self.ports.phases.get(meter, ())
-        return Claim(meter, ports, nominal_w, wanted_w, least_w, phases, self.question.beyond_w.get(meter, NEVER_W))
+    def _claims(self, wishes: tuple[Wish, ...], wanted_w: list[float], minimum_w: list[float]) -> tuple[Claim, ...]:
+        """What each wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
+        ports, phases, beyond_w = self.ports.of_meter, self.ports.phases, self.question.beyond_w
+        found = list[Claim]()
+        for wish, wanted, minimum in zip(wishes, wanted_w, minimum_w, strict=True):
+            meter, nominal = wish.meter, wish.nominal_w
+            most, least = wanted if wanted > nominal else nominal, nominal + LEAST_W
+            if self.high and self._pushed(meter) is not None:
+                most = min(most, max(nominal, wish.granted_w or 0.0))
+            least = minimum if minimum > least else least
+            least = most if most < least else least
+            beyond = beyond_w.get(meter, NEVER_W)
+            found.append(Claim(meter, ports[meter], nominal, most, least, phases.get(meter, ()), beyond))
+        return tuple(found)
 
     def _pushed(self, meter: MeterId) -> Binding | None:
         """The first point out of band or long high that a customer's export pushes."""
@@ -328,13 +334,13 @@ class _Window:
 
     def _targets(self, movers: list[Wish], target_w: Mapping[MeterId, float]) -> tuple[Claim, ...]:
         """Claims of those who would get something of use, up to their targets."""
-        found = ((w, target_w[w.meter], _least(w)) for w in movers)
-        ports = self.ports
-        return tuple(
-            Claim(w.meter, ports.of_meter[w.meter], w.nominal_w, x, least, ports.phases.get(w.meter, ()))
-            for w, x, least in found
-            if x >= least
-        )
+        ports, phases, found = self.ports.of_meter, self.ports.phases, list[Claim]()
+        for wish in movers:
+            meter, least_w = wish.meter, _least(wish)
+            to_w = target_w[meter]
+            if to_w >= least_w:
+                found.append(Claim(meter, ports[meter], wish.nominal_w, to_w, least_w, phases.get(meter, ())))
+        return tuple(found)
 
     def _step(
         self, wish: Wish, target_w: float, room_w: Mapping[MeterId, float], why: Binding | None
