@@ -300,16 +300,17 @@ class Outlook:
     def relief(self, unused_w: Reals) -> Reals:
         """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
         found = np.zeros((len(unused_w), len(self.names)))
-        for k, unused in enumerate(unused_w):
-            found[k, : 2 * len(unused)] = self._relief(unused)
+        found[:, : 2 * unused_w.shape[1]] = self._relief(unused_w)
         return found
 
-    def _relief(self, unused_w: Reals) -> Reals:
-        """Of one state (n): (2n)."""
-        key = unused_w.tobytes()
-        if key not in self._relieved:
-            (self._relieved[key],) = relieved(self.model, unused_w[None, :], self._sag)
-        return self._relieved[key]
+    def _relief(self, unused_w: Reals) -> list[Reals]:
+        """Of voltages, of some states (n_state, n): of each (2n)."""
+        keys = [unused.tobytes() for unused in unused_w]
+        new = [k for k, key in enumerate(keys) if key not in self._relieved]
+        if new:
+            found = relieved(self.model, unused_w[new], self._sag)
+            self._relieved.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        return [self._relieved[key] for key in keys]
 
     def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
         """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes
@@ -324,7 +325,8 @@ class Outlook:
             return found
         rows = rows[volts]
         used = self.excess(p_w)[0][rows]
-        pushes, otherwise = choices(self.model, unseen_w, rows, self._sag, self._relief(unseen_w))
+        (by_all,) = self._relief(unseen_w[None, :])
+        pushes, otherwise = choices(self.model, unseen_w, rows, self._sag, by_all)
         u = self._each_at(p_w + np.where(pushes, 0.0, unseen_w))
         found[volts] = self._worst(u, rows, otherwise, used)
         return found

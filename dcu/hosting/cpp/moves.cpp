@@ -40,8 +40,6 @@ class Exports {
   void apart(const float* row, double* up, double* down) {
     if (few_) {
       for (std::size_t e = 0; e < places_.size(); ++e) of_some_[e] = row[places_[e]];
-      stretches_.clear();
-      for (std::size_t at = 0; at + lanes <= some_.size(); at += lanes) stretches_.push_back(at);
       sum(of_some_.data(), some_.data(), some_.size(), up, down);
     } else {
       sum(row + first_, watts_.data() + first_, count_, up, down);
@@ -51,10 +49,14 @@ class Exports {
  private:
   void sum(const float* a, const float* b, std::size_t count, double* up, double* down) const {
     Eight above{}, below{};
-    for (const std::size_t at : stretches_) {
+    const auto take = [&](std::size_t at) {
       const Eight part = load<Eight>(a + at) * load<Eight>(b + at);
       above += part > 0.0f ? part : Eight{}, below += part < 0.0f ? part : Eight{};
-    }
+    };
+    if (few_ || stretches_.size() == count / lanes)
+      for (std::size_t at = 0; at + lanes <= count; at += lanes) take(at);
+    else
+      for (const std::size_t at : stretches_) take(at);
     double more = 0.0, less = 0.0;
     for (std::size_t j = count / lanes * lanes; j < count; ++j) {
       const float part = a[j] * b[j];
