@@ -156,7 +156,7 @@ def _revoke(options: argparse.Namespace) -> int:
 def _acknowledge(options: argparse.Namespace) -> int:
     ring = _change(options.keys, lambda ring: ring.acknowledged(MeterId(options.meter)))
     number = ring.meters[MeterId(options.meter)].acknowledged
-    words = f"{options.meter}: acknowledged, time {number}; a running DCU ends the alarm and keeps that it did"
+    words = f"{options.meter}: alarm acknowledged, {number} so far; a running DCU ends it and records that"
     return _told(options, {"meter": options.meter, "acknowledged": number}, words)
 
 
