@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, worst_case
+from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Policy, allocate
 from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
 from dcu.hosting.relief import Sober
+from dcu.hosting.spread import Claim, Spread, worst_case
 from shared.ids import MeterId
 from shared.messages import Reason
 
