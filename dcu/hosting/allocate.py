@@ -148,7 +148,7 @@ def _compiled(
 ) -> Allocation:
     """The same as one call, which asks the prospect for flows and slopes."""
     places, ports, *watts, phases, exports_w = zip(*claims, strict=True)
-    nominal, wanted, minimum, least = (np.array(each, dtype=float) for each in (*watts, exports_w))
+    nominal, wanted, minimum, least = np.array((*watts, exports_w), dtype=float)
     spread = Spread.at(ports, phases)
     by_case = None if missing is None else np.ascontiguousarray(np.atleast_2d(missing))
     asked = _Asked(prospect, spread, max(spread.cases, len(others_p_w)), 1 if by_case is None else len(by_case))
@@ -161,12 +161,12 @@ def _compiled(
     if exceeded == NO_STATE:
         return Allocation(nominal, (NO_FLOW,) * len(claims), 1.0, NO_FLOW, floor, flows)
     names, rows = prospect.names, binding.tolist()
-    why = {row: names[row] for row in set(rows) if row >= 0} | {FREE: None}
-    named = tuple(
-        Constraint("minimum", place) if row == TOO_LITTLE else why[row] for row, place in zip(rows, places, strict=True)
-    )
+    why = {row: names[row] for row in set(rows) if row >= 0} | {FREE: None, TOO_LITTLE: None}
+    named = [why[row] for row in rows]
+    if TOO_LITTLE in rows:
+        named = [Constraint("minimum", places[k]) if row == TOO_LITTLE else named[k] for k, row in enumerate(rows)]
     over = None if exceeded == FREE else names[exceeded]
-    return Allocation(limits, named, jain(limits - nominal), over, floor, flows)
+    return Allocation(limits, tuple(named), jain(limits - nominal), over, floor, flows)
 
 
 class _Asked:

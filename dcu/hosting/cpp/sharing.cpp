@@ -119,14 +119,13 @@ class Slopes {
 
   // Make those that are known those of the chord: claims have moved (m), constraints changed (c).
   void bend(const Reals& moved, const Reals& change) {
-    Reals far(m_);
+    Reals far(m_), size(m_);
     for (std::size_t k = 0; k < m_; ++k) far[k] = std::abs(moved[k]);
     for (std::size_t at = 0; at < rows_.size(); ++at) {
       double* a = found_.data() + at * m_;
+      for (std::size_t k = 0; k < m_; ++k) size[k] = std::abs(a[k]);
       const double expected = along(a, moved.data(), m_);
-      double all = 0.0;
-      for (std::size_t k = 0; k < m_; ++k) all += std::abs(a[k]) * far[k];
-      if (!(std::abs(expected) > plain_share * all)) continue;
+      if (!(std::abs(expected) > plain_share * along(size.data(), far.data(), m_))) continue;
       const double times = std::min(std::max(change[rows_[at]] / expected, 1.0 / bend_max), bend_max);
       for (std::size_t k = 0; k < m_; ++k) a[k] *= times;
     }
@@ -168,7 +167,7 @@ class Sharing {
     out_.assign(m_, 0), frozen_.assign(m_, nothing), case_.assign(c_, 0);
   }
 
-  // The constraint that the nominal limits exceed, and the power flows it took.
+  // The constraint that the nominal limits exceed most, and the power flows it took.
   std::pair<std::int64_t, int> run(nb::callable excess, nb::callable guess, nb::callable slopes, nb::callable either_way,
                                    int policy, bool rough, Out limits, OutIndices binding, Out floor) {
     check(limits.size() == m_ && binding.size() == m_ && floor.size() == c_ && 0 <= policy && policy <= 2 && !flows_);
@@ -336,18 +335,20 @@ class Sharing {
     for (std::size_t r = 0; r < c_; ++r) rows[r] = hot_[r] && here[r] > limit_[r];
     if (!any(rows)) return false;
     known_.know(seen_, prospect_, rows);
+    std::vector<std::size_t> moved;
+    for (std::size_t k = 0; k < m_; ++k)
+      if (at[k] > wishes_.nominal(k) + resolution_w) moved.push_back(k);
     bool lost = false;
     for (std::size_t r = 0; r < c_; ++r) {
       if (!rows[r]) continue;
       const double* a = known_.of(r);
-      bool pushed = false, may_mend = false;
+      if (std::any_of(moved.begin(), moved.end(), [&](std::size_t k) { return a[k] > push_min; })) continue;
+      bool pushed = false;
       for (std::size_t k = 0; k < m_; ++k) {
-        pushed |= a[k] > push_min;
-        may_mend |= a[k] > push_min && at[k] > wishes_.nominal(k) + resolution_w;
+        if (!(a[k] > push_min)) continue;
+        pushed = true;
+        if (frozen_[k] == nothing) frozen_[k] = static_cast<std::int64_t>(r), most_[k] = wishes_.nominal(k);
       }
-      if (may_mend) continue;
-      for (std::size_t k = 0; k < m_; ++k)
-        if (a[k] > push_min && frozen_[k] == nothing) frozen_[k] = static_cast<std::int64_t>(r), most_[k] = wishes_.nominal(k);
       // A current that is too much one way, pushed by nobody, may become too much the other way.
       const bool either_way = !pushed && nb::cast<bool>(prospect_.either_way(r));
       limit_[r] = either_way ? borne[r] : infinite;
