@@ -45,6 +45,7 @@ from dcu.utility_side import UtilityPorts, UtilitySide
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import base_stack
+from prime_plc.tap import Tap
 from shared.clock import Clock
 from shared.cosem import CLIENT_SAP, SERVER_SAP, Pushed, decode_apdu, encode_down
 from shared.cosem_security import encode_clock
@@ -58,7 +59,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
-from shared.status_socket import PIB, PING, STATUS
+from shared.status_socket import PIB, PING, STATUS, TRACE
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -238,7 +239,8 @@ class DcuDaemon:
         config, ports = self.config, self.ports
         self._inbox: Inbox[Input] = Inbox("dcu", INBOX_MAX)
         self._stack = base_stack(config.plc.stack_settings, parse_eui48(config.dcu.eui48), ports.draw)
-        self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
+        self._tap = Tap(ports.clock)
+        self._runner = StackRunner(self._stack, self._tap.on(ports.open_plc), ports.clock, self._heard, config.plc.url)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
@@ -320,12 +322,14 @@ class DcuDaemon:
             return self.status()
         if word == PIB:
             return {"pib": self._stack.pib()}
+        if word == TRACE:
+            return {"serial": self._tap.told()}
         try:
             if word == PING:
                 return await self._pings.ping(parse_eui48(rest))
         except DecodeError as error:
             return {"error": str(error)}
-        return {"error": f"seen {word[:16]!r}, expected nothing, {PIB}, or {PING} and an EUI-48"}
+        return {"error": f"seen {word[:16]!r}, expected nothing, {PIB}, {TRACE}, or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 

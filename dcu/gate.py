@@ -235,8 +235,12 @@ class Gate:
         name = find(envelope, self._candidates(but))
         if name is None:
             return []
-        self._refusals.count(Refusal.WRONG_DEVICE)
         meter = MeterId(name)
+        owner = self._doors[meter].session
+        if owner is not None and owner.repeats(envelope):
+            self._refusals.count(Refusal.REPLAYED)  # a recording needs no key
+            return []
+        self._refusals.count(Refusal.WRONG_DEVICE)
         if meter in self.alarms:
             return []
         self.alarms[meter] = peer

@@ -92,10 +92,14 @@ class KeyRing:
         """With keys for these meters, too; those that have keys keep them, revoked ones get new ones.
 
         Raises:
-            DeviceError: a meter that is enrolled with another address, or an address that is another meter's.
+            DeviceError: a meter that is enrolled with another address, an address that is another meter's or the
+                DCU's, or one that no device has.
         """
         entries = dict(self.meters)
         for meter, eui48 in meters.items():
+            if eui48 == self.eui48:
+                raise DeviceError(f"{meter}: seen {format_eui48(eui48)}, the address of the DCU")
+            _expect_device(meter, eui48)
             old = entries.get(meter)
             if old is not None and not old.revoked and old.eui48 != eui48:
                 seen = f"{meter}: enrolled as {format_eui48(old.eui48)}, asked for {format_eui48(eui48)}"
@@ -148,8 +152,14 @@ def new_client(random: Random) -> ClientKeys:
 
 
 def new_ring(eui48: Eui48, random: Random) -> KeyRing:
-    """A street without meters."""
+    """A street without meters (DeviceError if no device has this address)."""
+    _expect_device("DCU", eui48)
     return KeyRing(eui48, new_pair(random), {})
+
+
+def _expect_device(whose: str, eui48: Eui48) -> None:
+    if eui48[0] & 1 or not any(eui48):
+        raise DeviceError(f"{whose}: seen {format_eui48(eui48)}, expected a device's address, of no group and not zero")
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -245,6 +255,7 @@ def ring_content(ring: KeyRing) -> dict[str, Any]:
 def locked(path: Path) -> Iterator[None]:
     """Nobody else changes this file of keys meanwhile (DeviceError if its directory is not ours)."""
     try:
+        path = path.resolve()  # by whatever name others come to it
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -98,19 +99,26 @@ def _wanted(options: argparse.Namespace) -> tuple[Eui48 | None, dict[MeterId, Eu
         from shared.config import load_config  # noqa: PLC0415
 
         config = load_config(options.config, DcuConfig)
-        dcu = parse_eui48(config.dcu.eui48)
+        configured = parse_eui48(config.dcu.eui48)
+        if dcu not in {None, configured}:
+            raise DeviceError(
+                f"--dcu: seen {options.dcu}, expected {format_eui48(configured)} as {options.config} says"
+            )
+        dcu = configured
         meters |= {entry.id: entry.eui48 for entry in config.entries}
     for text in options.meters:
         name, _, address = text.partition("=")
         if not METER_NAME.fullmatch(name):
             raise DecodeError(f"meter: seen {text!r}, expected a name such as meter-1=02:48:44:52:01:01")
-        meters[MeterId(name)] = parse_eui48(address)
+        eui48 = parse_eui48(address)
+        if meters.setdefault(MeterId(name), eui48) != eui48:
+            raise DeviceError(f"{name}: seen {address}, {format_eui48(meters[MeterId(name)])} before")
     return dcu, meters
 
 
 def _export(options: argparse.Namespace) -> int:
     keys = load_ring(options.keys).exported(MeterId(options.meter))
-    if options.out.exists():
+    if os.path.lexists(options.out):
         raise DeviceError(f"{options.out}: exists; keys replace no file")
     save_secret(options.out, client_file(keys) if options.client else meter_content(keys))
     what = "reading tool" if options.client else "meter"

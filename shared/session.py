@@ -143,10 +143,15 @@ class ReplayWindow:
             self._seen = (self._seen << ahead | 1) & ((1 << WINDOW) - 1) if ahead < WINDOW else 1
             self._highest = counter
             return True
-        if -ahead >= WINDOW or self._seen >> -ahead & 1:
+        if self.used(counter):
             return False
         self._seen |= 1 << -ahead
         return True
+
+    def used(self, counter: int) -> bool:
+        """Whether this counter was accepted before, or is too old to say."""
+        behind = self._highest - counter
+        return behind >= WINDOW or (behind >= 0 and bool(self._seen >> behind & 1))
 
 
 class Pace:
@@ -235,6 +240,10 @@ class Session:
     def peer(self) -> bytes:
         """The other end's system title; empty before it has shown to be alive."""
         return self._peer or b""
+
+    def repeats(self, envelope: Envelope) -> bool:
+        """Whether the other end's present start has said this before, if it is authentic: then it is a recording."""
+        return self._peer is not None and envelope.title in {b"", self._peer} and self._window.used(envelope.counter)
 
     def protect(self, plain: bytes) -> bytes | None:
         """An APDU in its envelope; None without a counter."""

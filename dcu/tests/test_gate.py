@@ -115,10 +115,27 @@ def test_the_right_key_from_another_address_latches_an_alarm(street: Street, add
     moved = street.meters[ONE].protect(UP)
     assert moved is not None
     street.now += 60.0
-    assert not [output for output in street.gate.receive(address, moved, street.now) if isinstance(output, Heard)]
+    again = street.gate.receive(address, moved, street.now)
+    assert not [output for output in again if isinstance(output, Heard | IdentityAlarm)]
     assert street.gate.alarms == {FIRST: address}
     assert street.refused()["wrong_device"] >= 2
     assert not [output for output in street.outputs if isinstance(output, Heard)]
+
+
+@pytest.mark.parametrize("address", [TWO, STRANGER])
+def test_a_recording_from_another_address_accuses_nobody(street: Street, address: Eui48) -> None:
+    """What the meter itself has said in this start, played from elsewhere: no key was needed for that. An alarm is told
+    once, and a bystander shall not use it up before a thief comes."""
+    heard = said(street.meters[ONE])
+    assert street.gate.receive(ONE, heard, street.now) == [Heard(FIRST, UP)]
+    street.now += 60.0
+    again = street.gate.receive(address, heard, street.now)
+    assert not [output for output in again if isinstance(output, Heard | IdentityAlarm)]
+    assert street.gate.alarms == {}
+    assert street.refused()["replayed"] == 1
+    street.now += 60.0
+    fresh = street.gate.receive(address, said(street.meters[ONE]), street.now)
+    assert IdentityAlarm(FIRST, address) in fresh
 
 
 def test_a_revoked_meter_is_shut_out_at_once(street: Street) -> None:
@@ -164,6 +181,20 @@ def test_rotated_keys_reach_the_meter_wrapped_and_the_old_ones_end(street: Stree
     late = meter.protect(UP)
     assert late is not None
     assert not [output for output in street.gate.receive(ONE, late, street.now) if isinstance(output, Heard)]
+
+
+def test_a_flood_under_earlier_keys_calls_for_few_transfers(street: Street) -> None:
+    """Whoever has them makes us send the newest, wrapped; not as often as he likes."""
+    street.gate.renew(street.ring.rotated(FIRST, street.draw.randbytes), street.now)
+    sent = [output for _ in range(50) for output in street.gate.receive(ONE, said(street.meters[ONE]), street.now)]
+    assert 0 < len(sent) < HELLOS_MAX
+    assert street.refused()["old_key"] == 50
+
+
+def said(session: Session) -> bytes:
+    data = session.protect(UP)
+    assert data is not None
+    return data
 
 
 @pytest.mark.parametrize("missed", [1, 2, EARLIER_MAX])

@@ -17,6 +17,7 @@ from shared.ids import MeterId, parse_eui48
 from shared.keys import load_meter_keys
 
 DCU = "02:48:44:52:00:01"
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
 ONE, TWO = "02:48:44:52:01:01", "02:48:44:52:01:02"
 ELSEWHERE = "02:48:44:52:01:03"
 METER = MeterId("meter-1")
@@ -153,6 +154,15 @@ def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
         ["make", "{keys}", "--meter", f"meter-1={TWO}"],
         ["make", "{keys}", "--meter", "meter-9"],
         ["make", "{keys}", "--meter", f"a meter={ONE}"],
+        ["make", "{keys}", "--meter", "meter-9=+2:48:44:52:01:01"],
+        ["make", "{keys}", "--meter", f"meter-9={DCU}"],
+        ["make", "{keys}", "--meter", "meter-9=FF:FF:FF:FF:FF:FF"],
+        ["make", "{keys}", "--meter", "meter-9=00:00:00:00:00:00"],
+        ["make", "{keys}", "--meter", "meter-9=02:48:44:52:01:09", "--meter", "meter-9=02:48:44:52:01:0A"],
+        ["make", "{dir}/new.json", "--dcu", "01:00:00:00:00:01", "--meter", f"meter-1={ONE}"],
+        ["make", "{keys}", "--config", "{example}", "--dcu", ONE],
+        ["make", "{keys}", "--config", "{example}", "--meter", f"meter-1={TWO}"],
+        ["export", "{keys}", "meter-1", "--out", "{dir}/link"],
         ["make", "{dir}/file/new.json", "--dcu", DCU, "--meter", f"meter-1={ONE}"],
         ["make", "{dir}/new.json", "--config", "{dir}/none.toml"],
         ["export", "{keys}", "meter-3", "--out", "{dir}/x"],
@@ -174,12 +184,24 @@ def test_bad_input_is_one_line_and_exit_code_two(
     for name, text in (("file", "keys"), ("deep", "[" * 100_000), ("twice", '{"format": "a", "format": "b"}')):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     capsys.readouterr()
-    assert main([word.format(dir=tmp_path, keys=keys) for word in arguments]) == 2
+    assert main([word.format(dir=tmp_path, keys=keys, example=EXAMPLE) for word in arguments]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert keys.read_bytes() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_by_another_name_it_is_the_same_file(tmp_path: Path) -> None:
+    """A link to the file of keys: what is rotated behind it is rotated for the DCU that reads the file itself."""
+    keys = made(tmp_path)
+    (tmp_path / "link").symlink_to(keys)
+    assert main(["rotate", str(tmp_path / "link"), "meter-1"]) == 0
+    assert load_ring(keys).meters[METER].generation == 2
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.json", "keys.json.lock", "link"]
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Cursor, Item, Outbox, OutboxFull
+from dcu.utility.outbox import Batch, Cursor, Item, Lane, Outbox, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -82,8 +82,8 @@ class Arrival:
 class Session(Protocol):
     """An open connection."""
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Returns once the broker has acknowledged (QoS 1).
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Returns once the broker has acknowledged (QoS 1): whether it has anybody to give this to, as far as it says.
 
         Raises:
             MessageRefused: it says no to this message.
@@ -164,6 +164,8 @@ class UtilityLink:
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
         None where nobody can."""
+        self._unheard: set[Class] = set()
+        """Classes whose newest message had nobody to go to."""
         self._online: bool | None = None
         self._lost: str | None = None
         self.epoch = 0
@@ -265,6 +267,7 @@ class UtilityLink:
 
     async def _serve(self, session: Session, progress: Progress) -> None:
         dropped = await self._outbox.call(_connected)
+        self._unheard.clear()
         now_utc_s = self._clock.utc_s()
         hello = encode(state(now_utc_s, online=True, epoch=self.epoch, dropped=dropped))
         await session.publish(state_topic(self._dcu), hello, retain=True)
@@ -299,7 +302,7 @@ class UtilityLink:
         payload = message(self._dcu, batch.kind, batch.items)
         began_s = self._clock.monotonic()
         try:
-            await session.publish(up(self._dcu, batch.kind), pack(payload))
+            heard = await session.publish(up(self._dcu, batch.kind), pack(payload))
         except (MessageRefused, LinkLost) as error:
             self.counters["messages failed"] += 1
             if self._courier.failed(batch):
@@ -312,7 +315,17 @@ class UtilityLink:
         else:
             self._courier.sent(batch, self._clock.monotonic() - began_s, len(payload))
             self._waiting = await self._outbox.call(lambda outbox: _settle(outbox, batch))
-            self.counters["items sent"] += len(batch.rows)
+            self.counters["items sent again" if batch.lane is Lane.AGAIN else "items sent"] += len(batch.rows)
+            await self._note_heard(batch, heard=heard)
+
+    async def _note_heard(self, batch: Batch, *, heard: bool) -> None:
+        """A broker that lost its subscriptions drops what it acknowledges: once somebody is back, tails leave again."""
+        if not heard:
+            self.counters["items sent to nobody"] += len(batch.rows)
+            self._unheard.add(batch.kind)
+        elif batch.kind in self._unheard:
+            self._unheard.remove(batch.kind)
+            await self._outbox.call(Outbox.offer_again)
 
     async def _pause(self, pause_s: float, progress: Progress) -> None:
         until_s = self._clock.monotonic() + pause_s
@@ -448,6 +461,7 @@ def _settle(outbox: Outbox, batch: Batch) -> dict[str, int]:
 
 def _connected(outbox: Outbox) -> dict[str, int]:
     outbox.connected()
+    outbox.offer_again()
     return outbox.dropped
 
 

@@ -1,21 +1,23 @@
 """What waits for the utility, and what it has commanded: one SQLite file, every commit on the medium.
 
-An item leaves the outbox when the broker has acknowledged the message that carried it, and in no other way but its
-class's quota. Commands are kept beside it, because a command and its first answer must become durable together.
+An item waits until the broker has acknowledged the message that carried it, and stops waiting in no other way but its
+class's quota. A broker that is killed loses what it has acknowledged and neither written nor passed on; so the newest
+of what was acknowledged stays as its class's *tail*, and each session offers again what earlier ones had acknowledged.
+Commands are kept beside it, because a command and its first answer must become durable together.
 
-Lanes: what was there when the link came up is *backlog*, what came since is *live*. Each lane keeps its order within a
-class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
+Lanes: what was there when the link came up is *backlog*, what came since is *live*, tails are *again*. Each lane keeps
+its order within a class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sqlite3
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -46,8 +48,14 @@ TABLES: Final = (
 )
 LAST_ANSWERS: Final = ("ALTER TABLE commands ADD COLUMN answer TEXT",)
 """The last answer to a command as JSON, for who sends it again; NULL in files of before."""
+TAILS: Final = (
+    # 0 while an item waits; then the number of the session in which the broker acknowledged it.
+    "ALTER TABLE items ADD COLUMN session INTEGER NOT NULL DEFAULT 0",
+    "DROP INDEX items_by_class",
+    "CREATE INDEX items_by_class ON items (class, aside, session, id)",
+)
 
-UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES, LAST_ANSWERS), 192 << 20)
+UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES, LAST_ANSWERS, TAILS), 192 << 20)
 """72 h at a hundred meters, twenty of them with grants that are renewed every 15 s, take half of it."""
 
 WORDS: Final = (
@@ -63,6 +71,8 @@ COMMAND: Final = "command"
 """Kind of the ledger's entry about an accepted command."""
 
 COMMANDS_KEPT: Final = 1000
+
+NEWEST: Final = "SELECT COALESCE(MAX(id), 0) FROM items"
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
@@ -82,6 +92,19 @@ minute and hundred meters, so this is a month of a hundred meters, or 72 h of a 
 
 assert set(QUOTA) | KEPT == set(Class), "every class has a quota or is kept"
 
+TAIL: Final[Mapping[Class, int]] = {
+    Class.ANSWER: 1_000,
+    Class.ALARM: 1_000,
+    Class.DECISION: 5_000,
+    Class.CHECKPOINT: 100,
+    Class.STATISTICS: 1_000,
+}
+"""Items that a session may have had acknowledged and the next one offers again; the oldest go first. So many decisions
+are an hour of a hundred meters, twenty of them with grants: twice as long as mosquitto keeps things to itself where
+nobody tells it to write (autosave_interval, 1800 s). Reports and forecasts are left out: newer ones follow."""
+TAIL_SLACK: Final = 256
+"""More than its tail that a class may have, so that old rows are deleted many at a time: cards are worn by the page."""
+
 
 class OutboxFull(HeadroomError):
     """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
@@ -92,6 +115,14 @@ class Lane(Enum):
 
     LIVE = "live"
     BACKLOG = "backlog"
+    AGAIN = "again"
+
+
+_ROWS: Final = {
+    Lane.LIVE: "session = 0 AND id > :live_after",
+    Lane.BACKLOG: "session = 0 AND id <= :live_after",
+    Lane.AGAIN: "session > 0 AND session < :session",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +172,10 @@ class Outbox:
             with self._database.transaction():
                 self._remember("birth", self._birth)
         self._dropped: Counter[str] = Counter(self._fact("dropped", {}))
-        self._count = {kind: self._waiting(kind) for kind in Class}
-        self._live_after = self._newest()
+        self._session = self._one("SELECT MAX(1, COALESCE(MAX(session), 1)) FROM items")
+        self._count = self._counted()
+        self._settled: Counter[Class] = Counter()
+        self._live_after = self._one(NEWEST)
 
     @property
     def aside(self) -> Aside | None:
@@ -162,7 +195,7 @@ class Outbox:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Items by class."""
+        """Items by class that wait, or are to be offered again in this session."""
         return {kind.word: number for kind, number in self._count.items() if number}
 
     @property
@@ -183,10 +216,18 @@ class Outbox:
         so that after any crash a command is unfinished exactly if the ledger does not have it.
 
         Raises:
-            OutboxFull: there is no room; nothing was kept.
+            OutboxFull: there is no room, not even without the tails; nothing was kept.
             sqlite3.Error: the medium refuses; nothing was kept.
             ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
         """
+        try:
+            self._put(items, cursor)
+        except OutboxFull:
+            if not self._cut_tails():
+                raise
+            self._put(items, cursor)
+
+    def _put(self, items: Sequence[Item], cursor: Cursor | None) -> None:
         with self._changing() as connection:
             for item in items:
                 self._insert(connection, item)
@@ -201,15 +242,18 @@ class Outbox:
             body = encode(_without_most(item.content))
         if not 2 < len(body) <= ITEM_BYTES_MAX:
             raise ValueError(f"{item.kind.word}: {len(body)} bytes, expected at most {ITEM_BYTES_MAX}")
-        done = connection.execute(
-            "INSERT OR IGNORE INTO items (class, name, body) VALUES (?, ?, ?)", (item.kind, item.name, _packed(body))
+        done = connection.execute(  # one that this session has had acknowledged waits again; one that waits stays
+            "INSERT INTO items (class, name, body) VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET session = 0 WHERE session = ?",
+            (item.kind, item.name, _packed(body), self._session),
         )
         self._count[item.kind] += done.rowcount
         excess = self._count[item.kind] - QUOTA.get(item.kind, self._count[item.kind])
         if excess > 0:
             connection.execute(
-                "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? ORDER BY id LIMIT ?)",
-                (item.kind, excess),
+                "DELETE FROM items WHERE id IN "
+                "(SELECT id FROM items WHERE class = ? AND session != ? ORDER BY id LIMIT ?)",
+                (item.kind, self._session, excess),
             )
             self._count[item.kind] -= excess
             self._dropped[item.kind.word] += excess
@@ -217,7 +261,16 @@ class Outbox:
 
     def connected(self) -> None:
         """From now on what is there is backlog."""
-        self._live_after = self._newest()
+        self._live_after = self._one(NEWEST)
+
+    def offer_again(self) -> None:
+        """Another session: what was acknowledged before is offered again."""
+        self._session += 1
+        self._settled.clear()
+        with contextlib.suppress(OutboxFull), self._changing() as connection:
+            for kind in TAIL:
+                self._shorten(connection, kind, first_session=1)
+        self._count = self._counted()
 
     def pardon(self) -> int:
         """What was set aside may try again; how many items that are."""
@@ -226,13 +279,14 @@ class Outbox:
 
     def next(self, lane: Lane, bytes_max: int) -> Batch | None:
         """The next items of a lane that fit into a message, at least one; None if there are none."""
-        where = "id > ?" if lane is Lane.LIVE else "id <= ?"
+        limits = {"live_after": self._live_after, "session": self._session, "most": self.batch_items_max}
         for kind in Class:
             if not self._count[kind]:
                 continue
             found = self._database.connection.execute(
-                f"SELECT id, name, body FROM items WHERE class = ? AND aside = 0 AND {where} ORDER BY id LIMIT ?",  # noqa: S608  # two fixed texts
-                (kind, self._live_after, self.batch_items_max),
+                "SELECT id, name, body FROM items "  # noqa: S608  # fixed texts
+                f"WHERE class = :kind AND aside = 0 AND {_ROWS[lane]} ORDER BY session, id LIMIT :most",
+                {"kind": kind, **limits},
             )
             rows: list[int] = []
             items: list[bytes] = []
@@ -250,18 +304,41 @@ class Outbox:
         return None
 
     def settle(self, batch: Batch) -> None:
-        """The broker has acknowledged these."""
+        """The broker has acknowledged these: they become their class's tail, or leave if it has none."""
+        kind, settled = batch.kind, self._settled[batch.kind] + len(batch.rows)
         with self._changing() as connection:
             marks = ",".join("?" * len(batch.rows))
-            gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608  # marks
-            self._count[batch.kind] -= gone.rowcount
+            if kind in TAIL:
+                change, values = f"UPDATE items SET session = ? WHERE id IN ({marks})", (self._session, *batch.rows)  # noqa: S608  # marks
+            else:
+                change, values = f"DELETE FROM items WHERE id IN ({marks})", batch.rows  # noqa: S608  # marks
+            self._count[kind] -= connection.execute(change, values).rowcount
+            if kind in TAIL and settled > TAIL[kind] + TAIL_SLACK:
+                self._shorten(connection, kind, first_session=self._session)
+                settled = TAIL[kind]
+        self._settled[kind] = settled
+
+    def _shorten(self, connection: sqlite3.Connection, kind: Class, first_session: int) -> None:
+        """Of what a class has had acknowledged from a session on, its tail stays."""
+        connection.execute(
+            "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? AND aside = 0 AND session >= ? "
+            "ORDER BY session DESC, id DESC LIMIT -1 OFFSET ?)",
+            (kind, first_session, TAIL[kind]),
+        )
+
+    def _cut_tails(self) -> bool:
+        """Room for what is new: what was acknowledged goes; whether there was any."""
+        with self._changing() as connection:
+            gone = connection.execute("DELETE FROM items WHERE session > 0").rowcount
+        self._count = self._counted()
+        return gone > 0
 
     def set_aside(self, batch: Batch) -> None:
         """Nothing that carried these was ever acknowledged: kept ones wait for a pardon, others are dropped."""
         with self._changing() as connection:
             marks = ",".join("?" * len(batch.rows))
             if batch.kind in KEPT:
-                connection.execute(f"UPDATE items SET aside = 1 WHERE id IN ({marks})", batch.rows)  # noqa: S608
+                connection.execute(f"UPDATE items SET aside = 1, session = 0 WHERE id IN ({marks})", batch.rows)  # noqa: S608
             else:
                 gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608
                 self._count[batch.kind] -= gone.rowcount
@@ -368,15 +445,15 @@ class Outbox:
         self._database.connection.execute("PRAGMA secure_delete = ON")
         said = encode_text(meter)
         with self._changing() as connection:
-            rows = connection.execute("SELECT id, class, body FROM items").fetchall()
-            named = [(row, Class(kind), body) for row, kind, packed in rows if said in (body := _unpacked(packed))]
-            for row, kind, body in named:
-                if kind is Class.DECISION:
+            rows = connection.execute("SELECT id, class, session, body FROM items").fetchall()
+            named = [(*about, body) for *about, packed in rows if said in (body := _unpacked(packed))]
+            for row, kind, session, body in named:
+                if kind == Class.DECISION:
                     less = _packed(encode(_without_most(json.loads(body))))
                     connection.execute("UPDATE items SET body = ? WHERE id = ?", (less, row))
                 else:
                     connection.execute("DELETE FROM items WHERE id = ?", (row,))
-                    self._count[kind] -= 1
+                    self._count[Class(kind)] -= session != self._session
             done = connection.execute("SELECT number, body, answer FROM commands WHERE done IS NOT NULL").fetchall()
             gone = [(number,) for number, body, last in done if json.dumps(meter) in body or meter in (last or "")]
             connection.executemany("UPDATE commands SET body = '', answer = NULL WHERE number = ?", gone)
@@ -405,7 +482,7 @@ class Outbox:
 
     # ---- the file ----------------------------------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """A transaction; if it fails, what is counted in memory is as it was."""
         count, dropped = dict(self._count), Counter(self._dropped)
@@ -418,13 +495,15 @@ class Outbox:
                 raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
             raise
 
-    def _waiting(self, kind: Class) -> int:
-        row = self._database.connection.execute("SELECT COUNT(*) FROM items WHERE class = ?", (kind,)).fetchone()
-        return int(row[0])
+    def _counted(self) -> dict[Class, int]:
+        """Items by class that no broker has acknowledged in this session."""
+        rows = self._database.connection.execute(
+            "SELECT class, COUNT(*) FROM items WHERE session != ? GROUP BY class", (self._session,)
+        )
+        return dict.fromkeys(Class, 0) | {Class(kind): number for kind, number in rows}
 
-    def _newest(self) -> int:
-        row = self._database.connection.execute("SELECT COALESCE(MAX(id), 0) FROM items").fetchone()
-        return int(row[0])
+    def _one(self, question: str) -> int:
+        return int(self._database.connection.execute(question).fetchone()[0])
 
 
 def _without_most(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -135,6 +135,59 @@ def test_lost_acknowledgements_repeat_items_under_the_same_id(tmp_path: Path) ->
     assert subject.broker.utility.doubled > 5
 
 
+def test_a_broker_that_dies_with_what_it_has_acknowledged_loses_nothing(tmp_path: Path) -> None:
+    """It keeps back up to twenty messages, and is killed at random twelve times within bursts; the DCU is, too, now and
+    then. What its utility gets it gets once, and nothing is missing: decisions, alarms, heads."""
+
+    async def play(subject: Bench) -> None:
+        draw, position = random.Random(5), 0
+        for kill in range(12):
+            subject.broker.keeps_back = draw.randrange(21)
+            for _ in range(20):
+                subject.outbox.batch_items_max = draw.randrange(1, 8)
+                subject.link.recorded(position, {"kind": "grant", "seq": position})
+                subject.link.tell(Item(Class.ALARM, {"n": position}))
+                subject.link.tell(Item(Class.CHECKPOINT, {"n": position}))
+                position += 1
+                await asyncio.sleep(draw.uniform(0.0, 0.5))
+            subject.broker.go()
+            if kill % 4 == 3:
+                await asyncio.sleep(0.0)  # what was told is on its way into the outbox
+                await subject.kill()
+                again = Bench(tmp_path, subject.broker, subject.commander, Desk())
+                subject.link, subject.outbox, subject._tasks = again.link, again.outbox, again._tasks
+            await asyncio.sleep(draw.uniform(0.0, 5.0))
+            subject.broker.up = True
+            await asyncio.sleep(BACK_OFF_S_MAX)
+        subject.broker.keeps_back = 0
+        subject.link.tell(Item(Class.REPORT, {"n": 0}))  # with which everything is passed on
+        await asyncio.sleep(BACK_OFF_S_MAX)
+        assert subject.outbox.waiting == {}
+
+    found = bench(tmp_path, play).broker.utility
+    assert sorted(item["position"] for item in found.of("decision")) == list(range(240))
+    assert [sorted(item["n"] for item in found.of(word)) for word in ("alarm", "checkpoint")] == [list(range(240))] * 2
+    assert found.doubled > 240
+
+
+def test_what_was_told_to_nobody_is_told_once_somebody_is_back(tmp_path: Path) -> None:
+    """The broker has lost its subscriptions and says so; an hour later the utility comes, the session still the same.
+    What it did hear before, it knows; nothing leaves a third time."""
+
+    async def play(subject: Bench) -> None:
+        for n in range(300):
+            subject.broker.subscribed = not 100 <= n < 200
+            subject.link.recorded(n, {"kind": "grant", "seq": n})
+            await asyncio.sleep(36.0)
+        assert subject.outbox.waiting == {}
+        assert subject.link.counters["items sent to nobody"] == 100
+        assert subject.link.counters["items sent again"] == 201
+
+    subject = bench(tmp_path, play)
+    assert subject.broker.connects == 1
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(300))
+
+
 def test_a_message_that_kills_the_link_stands_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
     """A poisoned decision between good ones; it is kept, tried again an hour later, and gets through once it may."""
 

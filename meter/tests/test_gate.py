@@ -116,6 +116,7 @@ def test_the_right_keys_from_another_address_latch_an_alarm() -> None:
         await asyncio.sleep(30.0)
         status = house.meter.status()
         assert (status["link"], status["epoch"]) == ("down", 0)
+        assert status["protection"]["session"] == "none"
         assert "02:48:44:52:00:99" in status["protection"]["alarm"]
         house.line.peer = DCU
         await house.link()
