@@ -81,8 +81,11 @@ struct Seen {
 };
 
 // What the prospect is asked, by what is seen.
+using States = nb::typed<nb::callable, nb::object()>;
+using First = nb::typed<nb::callable, nb::object(std::size_t)>;
 struct Prospect {
-  nb::callable excess, guess, slopes, either_way;
+  States excess, guess;
+  First slopes, either_way;
 };
 
 Table answer(const nb::object& found, std::size_t rows, std::size_t columns) {
@@ -168,8 +171,8 @@ class Sharing {
   }
 
   // The constraint that the nominal limits exceed most, and the power flows it took.
-  std::pair<std::int64_t, int> run(nb::callable excess, nb::callable guess, nb::callable slopes, nb::callable either_way,
-                                   int policy, bool rough, Out limits, OutIndices binding, Out floor) {
+  std::pair<std::int64_t, int> run(States excess, States guess, First slopes, First either_way, int policy, bool rough,
+                                   Out limits, OutIndices binding, Out floor) {
     check(limits.size() == m_ && binding.size() == m_ && floor.size() == c_ && 0 <= policy && policy <= 2 && !flows_);
     prospect_ = Prospect{excess, guess, slopes, either_way};
     policy_ = static_cast<Policy>(policy), rough_ = rough;
