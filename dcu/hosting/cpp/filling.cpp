@@ -84,7 +84,7 @@ void Filling::in_order() {
 }
 
 void Filling::begin() {
-  c_ = rows_.size(), by_claim_.resize(m_ * c_);
+  c_ = rows_.size(), by_claim_.reset(new double[m_ * c_]);  // all of it is written
   constexpr std::size_t block = 8;  // rows whose numbers for one claim fill a line of the cache
   for (std::size_t first = 0; first < c_; first += block)
     for (std::size_t k = 0, last = std::min(first + block, c_); k < m_; ++k)

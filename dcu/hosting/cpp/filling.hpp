@@ -5,6 +5,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace headroom_share {
@@ -38,11 +39,12 @@ class Filling {
   void round();
   void round_in_order();
   void leave(std::size_t k, double* rate) const;
-  const double* row_of(std::size_t k) const { return by_claim_.data() + k * c_; }
+  const double* row_of(std::size_t k) const { return by_claim_.get() + k * c_; }
 
   std::vector<std::size_t> rows_;  // names of those that may bind
   std::vector<const double*> of_;  // their slopes
-  std::vector<double> by_claim_, slack_, way_;
+  std::unique_ptr<double[]> by_claim_;
+  std::vector<double> slack_, way_;
   const double *wanted_, *weight_;
   std::size_t m_, c_ = 0;
   double* x_;

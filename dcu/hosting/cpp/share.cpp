@@ -154,12 +154,16 @@ void use_all(const Claims& claims, const double* limits, const double* now, cons
   for (std::size_t claim = 0; claim < claims.count; ++claim) use(claims, claim, limits[claim], now, through[claim], to);
 }
 
-void worst_of(const double* found, const double* extra, std::size_t states, std::size_t c, double* worst, std::int64_t* which) {
-  for (std::size_t s = 0; s < states; ++s) {
+void worst_of(const double* found, const double* extra, std::size_t states, std::size_t c, double* __restrict worst,
+              std::int64_t* __restrict which) {
+  for (std::size_t r = 0; r < c; ++r) worst[r] = extra ? found[r] + extra[r] : found[r], which[r] = 0;
+  for (std::size_t s = 1; s < states; ++s) {
     const double *from = found + s * c, *more = extra ? extra + s * c : nullptr;
+    const std::int64_t here = static_cast<std::int64_t>(s);
     for (std::size_t r = 0; r < c; ++r) {
       const double value = more ? from[r] + more[r] : from[r];
-      if (s == 0 || value > worst[r]) worst[r] = value, which[r] = static_cast<std::int64_t>(s);
+      const bool above = value > worst[r];
+      worst[r] = above ? value : worst[r], which[r] = above ? here : which[r];
     }
   }
 }

@@ -338,21 +338,25 @@ class Sharing {
     for (std::size_t r = 0; r < c_; ++r) rows[r] = hot_[r] && here[r] > limit_[r];
     if (!any(rows)) return false;
     known_.know(seen_, prospect_, rows);
-    std::vector<std::size_t> moved;
-    for (std::size_t k = 0; k < m_; ++k)
+    std::vector<std::size_t> moved, loose;
+    for (std::size_t k = 0; k < m_; ++k) {
       if (at[k] > wishes_.nominal(k) + resolution_w) moved.push_back(k);
+      if (frozen_[k] == nothing) loose.push_back(k);
+    }
     bool lost = false;
     for (std::size_t r = 0; r < c_; ++r) {
       if (!rows[r]) continue;
       const double* a = known_.of(r);
-      if (std::any_of(moved.begin(), moved.end(), [&](std::size_t k) { return a[k] > push_min; })) continue;
-      bool pushed = false;
-      for (std::size_t k = 0; k < m_; ++k) {
-        if (!(a[k] > push_min)) continue;
-        pushed = true;
-        if (frozen_[k] == nothing) frozen_[k] = static_cast<std::int64_t>(r), most_[k] = wishes_.nominal(k);
+      const auto pushes = [a](std::size_t k) { return a[k] > push_min; };
+      if (std::any_of(moved.begin(), moved.end(), pushes)) continue;
+      std::size_t kept = 0;
+      for (const std::size_t k : loose) {
+        if (pushes(k)) frozen_[k] = static_cast<std::int64_t>(r), most_[k] = wishes_.nominal(k);
+        else loose[kept++] = k;
       }
+      loose.resize(kept);
       // A current that is too much one way, pushed by nobody, may become too much the other way.
+      const bool pushed = std::any_of(a, a + m_, [](double slope) { return slope > push_min; });
       const bool either_way = !pushed && nb::cast<bool>(prospect_.either_way(r));
       limit_[r] = either_way ? borne[r] : infinite;
       lost = true;
