@@ -276,11 +276,14 @@ class Estimator:
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
-        missing = self._ports.missing(measurements)
         busbar, *customers = measurements.points
+        readable = [point for point in customers if _readable(point)]
+        # Who is readable says what he draws: only where somebody is not are all of them asked.
+        all_are = len(readable) == len(customers)
+        missing = unknown(measurements.points) if all_are else self._ports.missing(measurements)
         if not missing and self._busbar and len(busbar.u_v) != len(self._busbar):
             missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
-        seen = self._seen([point for point in customers if _readable(point)], now)
+        seen = self._seen(readable, now)
         # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
         # look as if it had never changed.
         volts = [v for v in busbar.u_v if v is not None and busbar.quality is not Quality.INVALID]
@@ -409,8 +412,10 @@ class Estimator:
 
 def _readable(point: Point) -> bool:
     """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
-    known = bool(point.u_v) and None not in point.u_v and point.powers_known and point.quality is not Quality.INVALID
-    return known and point.age_s is not None and point.age_s >= 0
+    u_v, age_s = point.u_v, point.age_s
+    if not u_v or None in u_v or not point.powers_known:
+        return False
+    return point.quality is not Quality.INVALID and age_s is not None and age_s >= 0
 
 
 def _round(*draws: Reals) -> None:

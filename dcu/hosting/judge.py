@@ -9,10 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.allocate import DUST, Claim, Policy, Spread, allocate, worst_case
+from dcu.hosting.allocate import DUST, Policy, allocate
 from dcu.hosting.compiled import share
 from dcu.hosting.decide import STEP_W
 from dcu.hosting.relief import Sober
+from dcu.hosting.spread import Claim, Spread, worst_case
 from shared.ids import MeterId
 
 Reals = NDArray[np.float64]

@@ -60,7 +60,8 @@ class Point:
     @property
     def powers_known(self) -> bool:
         """Whether every connected phase has both powers."""
-        return len(self.p_w) == len(self.u_v) and None not in self.p_w and None not in self.q_var
+        p_w = self.p_w
+        return len(p_w) == len(self.u_v) and None not in p_w and None not in self.q_var
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""

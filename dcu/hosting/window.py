@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import NO_FLOW, Allocation, Claim, Policy, Spread, allocate
+from dcu.hosting.allocate import NO_FLOW, Allocation, Policy, allocate
 from dcu.hosting.decide import LEAST_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
 from dcu.hosting.judge import Judge, down, down_each
 from dcu.hosting.relief import Sober
+from dcu.hosting.spread import Claim, Spread
 from shared.ids import MeterId
 from shared.messages import Reason
 
