@@ -41,9 +41,9 @@ PENDING_MAX: Final = 8192
 """Items on their way to the outbox. Decisions beyond it are found again in the ledger at the next start."""
 PUT_MAX: Final = 512
 """Items of one commit."""
-FLUSH_S: Final = 60.0
+FLUSH_S: Final = 90.0
 """[s] For so long a decision and what the broker acknowledges may be in memory only: after a crash the ledger tells
-them, and what was acknowledged leaves once more. Reports and heads come as often, and take both with them."""
+them, and what was acknowledged leaves once more. Reports and heads mostly come sooner, and take both with them."""
 ARRIVED_MAX: Final = 1024
 ARRIVED_BYTES_MAX: Final = 4 << 20
 """[byte] Commands that wait to be judged. A broker may bring at once all that it has kept for days, whatever we say of
@@ -164,6 +164,7 @@ class UtilityLink:
         self._arrived_bytes = 0
         self._deaf_until_s: float | None = None
         self._gap = self._full = False
+        self._flush_s = clock.monotonic() + FLUSH_S
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
         None where nobody can."""
@@ -214,12 +215,10 @@ class UtilityLink:
 
     async def run_outbox(self, progress: Progress) -> None:
         """Keep what the daemon tells, many items with one commit."""
-        flush_s = self._clock.monotonic() + FLUSH_S
         while True:
             await self._put_now.wait(self._clock, self._clock.monotonic() + IDLE_S)
             self._put_now.take()
-            if self._clock.monotonic() >= flush_s:
-                flush_s = self._clock.monotonic() + FLUSH_S
+            if self._clock.monotonic() >= self._flush_s:
                 await self._flush()
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(PUT_MAX, len(self._pending)))]
@@ -232,6 +231,8 @@ class UtilityLink:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
         span = Span(self._log, positions[0], positions[-1] + 1) if positions and not self._gap else None
+        if any(waiting.position is None for waiting in batch):
+            self._flush_s = self._clock.monotonic() + FLUSH_S  # not all is in the ledger: it is written now
         try:
             self._waiting, follows = await self._outbox.call(lambda outbox: _keep(outbox, items, span))
             self._gap = self._gap or not follows
@@ -247,6 +248,7 @@ class UtilityLink:
                 event(_LOG, logging.ERROR, "item cannot be kept", why=str(error))
 
     async def _flush(self) -> None:
+        self._flush_s = self._clock.monotonic() + FLUSH_S
         try:
             await self._outbox.call(Outbox.flush)
         except OutboxFull as full:
