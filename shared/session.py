@@ -136,6 +136,11 @@ class ReplayWindow:
         self._highest = first
         self._seen = (1 << WINDOW) - 1
 
+    @property
+    def highest(self) -> int:
+        """The highest counter that was accepted."""
+        return self._highest
+
     def accept(self, counter: int) -> bool:
         """Whether this counter is new; it is not the next time."""
         ahead = counter - self._highest
@@ -240,6 +245,15 @@ class Session:
     def peer(self) -> bytes:
         """The other end's system title; empty before it has shown to be alive."""
         return self._peer or b""
+
+    def regroup(self, group: PairKeys) -> None:
+        """Other group keys have come in this session, and those before count no more.
+
+        Nor does what somebody has done to the window under those: it starts anew, behind everything the other end had
+        said when they came, for pair and group share its counter.
+        """
+        self._group = group
+        self._group_window = ReplayWindow(self._window.highest)
 
     def repeats(self, envelope: Envelope) -> bool:
         """Whether the other end's present start has said this before, if it is authentic: then it is a recording."""

@@ -42,7 +42,8 @@ from numpy.typing import NDArray
 
 from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
-from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
+from dcu.hosting.headroom import FLOW_TOLERANCE_PU
+from dcu.hosting.moves import rise
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]

@@ -310,56 +310,6 @@ void worst_case(Table found, std::optional<Table> extra, Out worst, OutIndices w
   }
 }
 
-// Sums of the positive parts of some products, and of the negative ones.
-void apart(const float* a, const float* b, std::size_t n, double* up, double* down) {
-  Eight above{}, below{};
-  std::size_t j = 0;
-  for (; j + 8 <= n; j += 8) {
-    const Eight part = load<Eight>(a + j) * load<Eight>(b + j);
-    above += part > 0.0f ? part : Eight{}, below += part < 0.0f ? part : Eight{};
-  }
-  double more = 0.0, less = 0.0;
-  for (; j < n; ++j) {
-    const float part = a[j] * b[j];
-    (part > 0.0f ? more : less) += part;
-  }
-  *up = total(above) + more, *down = total(below) + less;
-}
-
-// What unused exports (s, n) are missed for at all ports: the positive part of their `rise` (n, n) in the first n, the
-// negative one in the next. The columns of `rise` are in an `order` that puts phases together: in one state often those of
-// one phase alone are unused.
-void relief(SingleTable rise, Indices order, Table unused, OutTable out) {
-  const std::size_t n = order.size(), states = unused.shape(0);
-  check(rise.shape(0) == n && rise.shape(1) == n && unused.shape(1) == n);
-  check(out.shape(0) == states && out.shape(1) == 2 * n);
-  for (std::size_t l = 0; l < n; ++l) check(order(l) >= 0 && static_cast<std::size_t>(order(l)) < n);
-  std::vector<float> watts(n), some, of_some;
-  std::vector<std::size_t> places;
-  for (std::size_t s = 0; s < states; ++s) {
-    places.clear(), some.clear();
-    for (std::size_t l = 0; l < n; ++l) {
-      watts[l] = static_cast<float>(unused.data()[s * n + order(l)]);
-      if (watts[l] != 0.0f) places.push_back(l), some.push_back(watts[l]);
-    }
-    const std::size_t first = places.empty() ? 0 : places.front(), count = places.empty() ? 0 : places.back() + 1 - first;
-    const bool few = places.size() < count / 8;
-    of_some.resize(places.size());
-    double* to = out.data() + s * 2 * n;
-    for (std::size_t k = 0; k < n; ++k) {
-      const float* row = rise.data() + k * n;
-      double up, down;
-      if (few) {
-        for (std::size_t e = 0; e < places.size(); ++e) of_some[e] = row[places[e]];
-        apart(of_some.data(), some.data(), some.size(), &up, &down);
-      } else {
-        apart(row + first, watts.data() + first, count, &up, &down);
-      }
-      to[k] = up, to[n + k] = -down;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace headroom_share
 
@@ -375,9 +325,9 @@ NB_MODULE(HEADROOM_SHARE, m) {
         "Slopes by claims of slopes by ports.");
   m.def("powers", &powers, array("limits"), array("others"), array("now"), array("ports"), array("starts"), array("share"), array("free"), array("through"),
         array("out"), "Draws with each claim's limit fully used, in each case (n_state, n_case, n).");
-  m.def("relief", &relief, array("rise"), array("order"), array("unused"), array("out"),
-        "What the unused exports would have taken off, above and below.");
   m.def("worst_case", &worst_case, array("found"), array("extra").none(), array("worst"), array("which"),
         "The worst of some cases of each constraint, and which it is.");
   define_flows(m);
+  define_level(m);
+  define_moves(m);
 }

@@ -25,6 +25,7 @@ using SingleTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::devi
 using Flags = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutTable = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutFlagTable = nb::ndarray<bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutCube = nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using OutIndices = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -86,5 +87,7 @@ struct Claims {
 };
 
 void define_flows(nb::module_& m);
+void define_level(nb::module_& m);
+void define_moves(nb::module_& m);
 
 }  // namespace headroom_share

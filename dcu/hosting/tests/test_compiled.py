@@ -16,11 +16,13 @@ from benchmarks.feeders import tree_feeder
 from dcu.grid import sweep
 from dcu.grid.compiler import compile_network
 from dcu.grid.port_model import PortModel
-from dcu.hosting import allocate, fill, headroom
-from dcu.hosting.allocate import Spread, worst_case
+from dcu.hosting import allocate, fill, headroom, judge, moves
+from dcu.hosting.allocate import Claim, Policy, Spread, worst_case
 from dcu.hosting.compiled import share
 from dcu.hosting.fill import Filled, Wishes, fill_in_order, fill_together
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
+from dcu.hosting.judge import Rise
+from dcu.hosting.moves import choices
 from dcu.hosting.relief import Sober
 from dcu.hosting.tests.test_fill import problem
 
@@ -33,7 +35,7 @@ pytestmark = pytest.mark.skipif(share is None, reason="built without the extensi
 
 
 def use(monkeypatch: pytest.MonkeyPatch, loops: ModuleType | None) -> None:
-    for module in (allocate, fill, headroom):
+    for module in (allocate, fill, headroom, judge, moves):
         monkeypatch.setattr(module, "share", loops)
 
 
@@ -109,6 +111,25 @@ def test_relief_is_the_same_for_a_few_and_for_all(share_of_ports: float, monkeyp
     assert found == pytest.approx(prospect.relief(unused_w), rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_may_not_come_is_the_same_at_worst(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same exports are taken to come, for upper and lower limits, so that several choices are needed."""
+    found = []
+    for loops in (share, None):
+        use(monkeypatch, loops)
+        prospect = outlook()
+        p_w = states(prospect, seed)[0]
+        rows = np.random.default_rng(seed).permutation(2 * N)[:N]
+        unseen_w = np.maximum(prospect.now.p_w - p_w, 0.0)
+        by_all = prospect.relief(unseen_w[None, :])[0][: 2 * N]
+        found.append((*choices(prospect.model, unseen_w, rows, np.ones(N), by_all), prospect.at_worst(p_w, rows)))
+    (pushes, otherwise, worst), (same_pushes, wanted, same_worst) = found
+    assert np.array_equal(pushes, same_pushes)
+    assert len(pushes) > CASES
+    assert otherwise == pytest.approx(wanted, rel=1e-5, abs=1e-8)  # differences of single precision
+    assert worst == pytest.approx(same_worst, rel=1e-6, abs=1e-8)
+
+
 SPREAD = Spread(((3,), (7, 8), (0, 1, 2), (20, 21, 22), (24, 25, 26)), ((), (), (0, 1, 2), (), (0, 1, 2)))
 
 
@@ -147,6 +168,27 @@ def test_the_worst_case_is_the_first_of_the_largest(monkeypatch: pytest.MonkeyPa
             assert all((one == two).all() for one, two in zip(found, worst_case(excess, more), strict=True))
 
 
+@pytest.mark.parametrize("policy", [Policy.EQUAL, Policy.PROPORTIONAL, Policy.MAX_TOTAL])
+def test_limits_rise_to_the_same_level(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, with starts alike, somebody who is there already and constraints that few push."""
+    random = np.random.default_rng(6)
+    start = np.repeat(random.uniform(0.0, 2e3, 20), 2)
+    claims = tuple(Claim(f"m{k}", (k,), 500.0, w) for k, w in enumerate((start + random.uniform(0, 4e3, 40)).tolist()))
+    start[:3] = [c.wanted_w for c in claims[:3]]
+    slopes, share_moved = random.uniform(0.0, 1e-5, (5, 40)), random.random(5)
+    slopes[random.random(slopes.shape) < 0.3] = 0.0
+    found = []
+    for loops in (share, None):
+        use(monkeypatch, loops)
+        rise = Rise.of(claims, start, policy)
+        far = rise.limits_w
+        rise.cut(slopes, share_moved)
+        assert (rise.limits_w >= start).all()
+        assert (rise.limits_w < far).any()
+        found.append(rise.limits_w)
+    assert np.array_equal(found[0], found[1])
+
+
 @pytest.mark.skipif("avx2" not in sweep.available(), reason="one build for this processor")
 def test_wider_registers_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last bit: a decision made here is made again elsewhere."""
@@ -162,6 +204,7 @@ def test_wider_registers_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> 
                 prospect.excess(p_w),
                 prospect.slopes_by_limit(p_w, rows, rows % CASES, SPREAD.onto),
                 prospect.relief(np.maximum(prospect.now.p_w - p_w, 0.0)),
+                prospect.at_worst(p_w[0], rows),
                 SPREAD.powers(np.full(5, 2e3), p_w, prospect.now.p_w),
                 filled.limits_w,
                 filled.binding,
@@ -181,7 +224,14 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         share.relief(np.zeros((3, 3), dtype=np.float32), order + 1, np.zeros((1, 3)), np.zeros((1, 6)))
     with pytest.raises(ValueError, match="do not fit"):
+        share.choices(
+            *(np.zeros((3, 3)), np.zeros((3, 3), dtype=np.float32), order, three, order + 4, three, np.zeros(6)),
+            *(1, 1.0, 0.0, np.zeros((1, 3), dtype=bool), np.zeros((1, 3))),
+        )
+    with pytest.raises(ValueError, match="do not fit"):
         share.by_limit(np.zeros((1, 2)), np.array([0, 2]), np.array([0, 1]), two, binding > 0, np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="do not fit"):
+        share.level(np.zeros((1, 2)), np.zeros(1), two, np.zeros(4), np.arange(1, 5), two)
     at = order[:2], order[:1], two, np.ones(1, dtype=bool)  # one claim of two ports
     with pytest.raises(ValueError, match="do not fit"):
         share.powers(np.zeros((1, 1)), three[None], three, *at, np.array([[5]]), np.zeros((1, 1, 3)))
