@@ -112,7 +112,7 @@ class Batch:
     items: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cursor:
     """All entries below ``position`` of the ledger's log number ``log`` have been put."""
 
@@ -200,10 +200,10 @@ class Outbox:
         Raises:
             OutboxFull, sqlite3.Error, ValueError: as `put`.
         """
-        follows = (
-            span is None or self._cursor is None or (self._cursor.log, span.first) <= (span.log, self._cursor.position)
-        )
+        follows = span is None or self._follows(span)
         cursor = Cursor(span.log, span.end) if span is not None and follows else None
+        if cursor is not None and self._cursor is not None:
+            cursor = max(cursor, self._cursor)
         if self._cursor is None or not all(_in_ledger_alone(item) for item in items):
             self.put(items, cursor)
             return follows
@@ -213,11 +213,15 @@ class Outbox:
             assert name is not None, "entries of the ledger have names"
             self._recent.add(row, Told(name, body))
             self._count[Class.DECISION] += 1
-        if cursor is not None and (self._cursor.log, self._cursor.position) < (cursor.log, cursor.position):
-            self._cursor = cursor
+        self._cursor = cursor or self._cursor
         if self._recent.full:
             self.flush()
         return follows
+
+    def _follows(self, span: Span) -> bool:
+        """Whether all entries before a span have been put; where nothing is known of the ledger, there are none."""
+        known = self._cursor
+        return known is None or span.first == 0 or (known.log == span.log and span.first <= known.position)
 
     def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
         """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew.

@@ -306,9 +306,16 @@ def test_the_cursor_passes_no_entry_that_was_not_told(outbox: Outbox) -> None:
     outbox.flush()
     assert outbox.cursor == Cursor(1, 2)
     outbox.put([entry(n) for n in range(2, 6)], Cursor(1, 6))
-    assert told(outbox, 3, 6)
+    assert told(outbox, 3, 5)
+    outbox.keep([entry(5), report(1)], Span(1, 5, 6))
+    assert outbox.cursor == Cursor(1, 6)
+    outbox.keep([entry(3), report(1)], Span(1, 3, 4))
+    assert outbox.cursor == Cursor(1, 6)
     assert told(outbox, 6, 7)
     assert outbox.cursor == Cursor(1, 7)
+    assert not outbox.keep([], Span(2, 3, 4))
+    assert outbox.keep([], Span(2, 0, 4))
+    assert outbox.cursor == Cursor(2, 4)
     assert sorted(set(places(outbox, Lane.LIVE))) == list(range(7))
 
 
