@@ -1,9 +1,11 @@
 """What the utility link stands: days without a broker, a broker that is killed, and what an item and a command cost.
 
-`python -m benchmarks.utility [--hours N] [--kills N] [--out DIR]` prints the figures and writes `utility.json`. The
-outage is played in virtual time on a line of 1 Mbit/s and 150 ms; `--hours 0` leaves it out. The kills are SIGKILLs of
-a real mosquitto on loopback with mutual TLS (left out where it is not installed), each message with one item; with
-`--pause-s` the utility takes one message each so long, and the broker dies with what it keeps for it.
+`python -m benchmarks.utility [--hours N] [--wear-hours N] [--kills N] [--out DIR]` prints the figures and writes
+`utility.json`. The outage is played in virtual time on a line of 1 Mbit/s and 150 ms; `--hours 0` leaves it out. So are
+the hours with the link up in which the outbox's writes are counted (`wchar`: its log and its file, the upper bound of
+what reaches a card). The kills are SIGKILLs of a real mosquitto on loopback with mutual TLS (left out where it is not
+installed), each message with one item; with `--pause-s` the utility takes one message each so long, and the broker dies
+with what it keeps for it. A process with ledger and outbox is killed too (`--process-kills`).
 """
 
 from __future__ import annotations
@@ -18,17 +20,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.store import written_bytes
 from dcu.utility.broker import Address
 from dcu.utility.commands import Judge
 from dcu.utility.documents import Class
 from dcu.utility.link import UtilityLink
 from dcu.utility.mqtt import MqttBroker
 from dcu.utility.outbox import Item, Lane, Outbox
+from dcu.utility.tests.test_outbox_kills import outbox_kills
 from dcu.utility_real import ThreadedOutbox
 from hil_tests.mosquitto import HOST, Mosquitto, find_mosquitto
 from hil_tests.utility_bench import UTC_S, Commander
 from hil_tests.utility_consumer import Consumer
-from hil_tests.utility_outage import Outage, play
+from hil_tests.utility_outage import Outage, play, wear
 from shared.clock import LoopClock
 
 DCU = "dcu-1"
@@ -40,8 +44,10 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=72.0, help="without a broker")
+    parser.add_argument("--wear-hours", type=float, default=2.0, help="with a broker, for the bytes of a day")
     parser.add_argument("--meters", type=int, default=100)
     parser.add_argument("--kills", type=int, default=20, help="of a real broker")
+    parser.add_argument("--process-kills", type=int, default=50, help="of a process with ledger and outbox")
     parser.add_argument("--messages", type=int, default=10_000, help="during them")
     parser.add_argument("--pause-s", type=float, default=0.0, help="from message to message at the utility")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
@@ -49,8 +55,14 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         figures |= costs(Path(name))
+    if options.wear_hours:
+        figures["wear"] = worn(options.wear_hours, options.meters)
     if options.hours:
         figures["outage"] = outage(options.hours, options.meters)
+    if options.process_kills:
+        with tempfile.TemporaryDirectory() as name:
+            outbox_kills(Path(name), options.process_kills, seed=5)
+        figures["process_kills_without_loss"] = options.process_kills
     if find_mosquitto() is not None and options.kills:
         with tempfile.TemporaryDirectory() as name:
             figures["kills"] = asyncio.run(kills(Path(name), options.kills, options.messages, options.pause_s))
@@ -67,6 +79,21 @@ def outage(hours: float, meters: int) -> dict[str, Any]:
         began_s = time.process_time()
         found = play(Outage(hours=hours, meters=meters), Path(name))
         return found.as_json() | {"process_s": round(time.process_time() - began_s, 1)}
+
+
+def worn(hours: float, meters: int) -> dict[str, Any]:
+    """What a day with the link up writes: bytes of write calls (the outbox's log and file), taken to a day."""
+    with tempfile.TemporaryDirectory() as name:
+        began_s = time.process_time()
+        found = wear(Outage(hours=hours, meters=meters), Path(name), written_bytes)
+        return {
+            "hours": hours,
+            "decisions": found.decisions,
+            "lost": found.lost,
+            "mb_a_day": round(found.written_bytes * 24 / hours / 1e6, 1),
+            "bytes_a_decision": round(found.written_bytes / found.decisions),
+            "process_s": round(time.process_time() - began_s, 1),
+        }
 
 
 def costs(directory: Path) -> dict[str, Any]:

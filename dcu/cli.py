@@ -153,7 +153,8 @@ def _readings(options: argparse.Namespace) -> int:
 
 def _forget(options: argparse.Namespace) -> int:
     from dcu.store.forget import forget  # noqa: PLC0415  # opens the files for writing
-    from dcu.utility.outbox import UTILITY, Outbox  # noqa: PLC0415  # the same
+    from dcu.utility.outbox import Outbox  # noqa: PLC0415  # the same
+    from dcu.utility.outbox_file import UTILITY  # noqa: PLC0415  # the same
 
     config = _load(options.config)
     rows = forget(config.store_directory, config.dcu.id, options.meter)

@@ -28,7 +28,7 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import Batch, Item, Lane, Outbox, OutboxFull, Span
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -41,6 +41,9 @@ PENDING_MAX: Final = 8192
 """Items on their way to the outbox. Decisions beyond it are found again in the ledger at the next start."""
 PUT_MAX: Final = 512
 """Items of one commit."""
+FLUSH_S: Final = 90.0
+"""[s] For so long a decision and what the broker acknowledges may be in memory only: after a crash the ledger tells
+them, and what was acknowledged leaves once more. Reports and heads mostly come sooner, and take both with them."""
 ARRIVED_MAX: Final = 1024
 ARRIVED_BYTES_MAX: Final = 4 << 20
 """[byte] Commands that wait to be judged. A broker may bring at once all that it has kept for days, whatever we say of
@@ -161,6 +164,7 @@ class UtilityLink:
         self._arrived_bytes = 0
         self._deaf_until_s: float | None = None
         self._gap = self._full = False
+        self._flush_s = clock.monotonic() + FLUSH_S
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
         None where nobody can."""
@@ -214,6 +218,8 @@ class UtilityLink:
         while True:
             await self._put_now.wait(self._clock, self._clock.monotonic() + IDLE_S)
             self._put_now.take()
+            if self._clock.monotonic() >= self._flush_s:
+                await self._flush()
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(PUT_MAX, len(self._pending)))]
                 await self._keep(batch)
@@ -224,12 +230,15 @@ class UtilityLink:
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
-        cursor = Cursor(self._log, positions[-1] + 1) if positions and not self._gap else None
+        span = Span(self._log, positions[0], positions[-1] + 1) if positions and not self._gap else None
+        if any(waiting.position is None for waiting in batch):
+            self._flush_s = self._clock.monotonic() + FLUSH_S  # not all is in the ledger: it is written now
         try:
-            self._waiting = await self._outbox.call(lambda outbox: _put(outbox, items, cursor))
+            self._waiting, follows = await self._outbox.call(lambda outbox: _keep(outbox, items, span))
+            self._gap = self._gap or not follows
         except OutboxFull as full:
             self.counters["not put"] += len(items)
-            self._note_full(full, gap=bool(positions))
+            self._note_full(full)
         except ValueError as error:  # one item that cannot be kept takes neither the others nor the daemon with it
             if len(batch) > 1:
                 for waiting in batch:
@@ -238,11 +247,19 @@ class UtilityLink:
                 self.counters["not put"] += 1
                 event(_LOG, logging.ERROR, "item cannot be kept", why=str(error))
 
-    def _note_full(self, full: OutboxFull, *, gap: bool) -> None:
+    async def _flush(self) -> None:
+        self._flush_s = self._clock.monotonic() + FLUSH_S
+        try:
+            await self._outbox.call(Outbox.flush)
+        except OutboxFull as full:
+            self._note_full(full)
+
+    def _note_full(self, full: OutboxFull) -> None:
         """No room: the link goes on with what it has; decisions are in the ledger, and are put once there is room."""
         if not self._full:
             event(_LOG, logging.ERROR, "outbox full", why=str(full))
-        self._full, self._gap = True, self._gap or gap
+        self.counters["outbox full"] += 1
+        self._full = self._gap = True
 
     # ---- to the broker -----------------------------------------------------------------------------------------------
 
@@ -258,7 +275,7 @@ class UtilityLink:
             except LinkLost as lost:
                 self._note(online=False, why=str(lost))
             except OutboxFull as full:  # even what has left cannot be crossed out; it goes again under the same names
-                self._note_full(full, gap=False)
+                self._note_full(full)
                 self._note(online=False, why=str(full))
             finally:
                 if session is not None:
@@ -293,7 +310,7 @@ class UtilityLink:
         try:
             more = await refill()
         except OutboxFull as full:
-            self._note_full(full, gap=True)
+            self._note_full(full)
             await self._pause(IDLE_S, progress)
         else:
             self._gap = self._gap or more
@@ -369,7 +386,7 @@ class UtilityLink:
             try:
                 await self._outbox.call(lambda outbox: outbox.accept(command, settings))
             except OutboxFull as full:  # not acknowledged, so it comes again; and those behind it not before it
-                self._note_full(full, gap=False)
+                self._note_full(full)
                 self._leave(arrival, DEAF_S)
                 while (behind := self._arrived.take()) is not None:
                     self._arrived_bytes -= len(behind.payload)
@@ -406,7 +423,7 @@ class UtilityLink:
                 again = await self._outbox.call(lambda outbox: _refuse(outbox, refused))
             except OutboxFull as full:
                 again = False
-                self._note_full(full, gap=False)
+                self._note_full(full)
             self.counters["commands repeated"] += again
             self._send_now.put(None)
         if refused.number is None or refused.why in CHEAP:  # it has spent no number: anybody can send it again
@@ -449,9 +466,9 @@ class UtilityLink:
 # ---- in the outbox's thread ------------------------------------------------------------------------------------------
 
 
-def _put(outbox: Outbox, items: Sequence[Item], cursor: Cursor | None) -> dict[str, int]:
-    outbox.put(items, cursor)
-    return outbox.waiting
+def _keep(outbox: Outbox, items: Sequence[Item], span: Span | None) -> tuple[dict[str, int], bool]:
+    follows = outbox.keep(items, span)
+    return outbox.waiting, follows
 
 
 def _settle(outbox: Outbox, batch: Batch) -> dict[str, int]:

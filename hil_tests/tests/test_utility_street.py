@@ -11,6 +11,7 @@ from dcu.ledger.note import Verifier
 from dcu.ledger.policy import Policy
 from dcu.ledger.receipt import check_receipt
 from dcu.ledger.store import Ledger
+from dcu.utility.documents import DECISIONS
 from hil_tests.jump import JumpStreet, Utility
 from hil_tests.observation import Observation
 from hil_tests.player import Ear, play
@@ -176,6 +177,29 @@ def test_a_receipt_is_given_and_verifies(tmp_path: Path) -> None:
     answers = {a["outcome"]: a for a in utility.broker.utility.of("answer")}
     assert set(answers) == {"accepted", "receipt", "done"}
     assert answers["receipt"]["receipt"].startswith("c2sp.org/tlog-proof@v1")
+
+
+def test_a_hole_in_the_numbers_is_closed_by_asking_for_it(tmp_path: Path) -> None:
+    """All that was told from the second entry on has never arrived. One command brings it, under the same names, and
+    nothing else: no window, no view, nothing of another log. What it has already it has once."""
+    hidden: dict[str, dict[str, Any]] = {}
+
+    def lose_and_ask(_street: JumpStreet, utility: Utility) -> None:
+        items = utility.broker.utility.items
+        for name in [name for name in items if "/decision/" in name][1:]:
+            hidden[name] = items.pop(name).item
+        utility.broker.command(utility.commander.command({"kind": "tell_again", "position": 0, "count": 1000}, UTC_S))
+        utility.broker.command(utility.commander.command({"kind": "tell_again", "position": 10**6, "count": 1}, UTC_S))
+
+    seen, utility = play_with(tmp_path, (70.0, lose_and_ask), duration_s=75.0, expect=False)
+    found = {name: taken.item for name, taken in utility.broker.utility.items.items() if "/decision/" in name}
+    assert len(hidden) > 3
+    assert [found[name]["entry"] for name in hidden] == [item["entry"] for item in hidden.values()]
+    assert len(found) == len([entry for entry in seen.ledger if entry["kind"] in DECISIONS])
+    last = [a for a in utility.broker.utility.of("answer") if a["outcome"] != "accepted"]
+    assert [(a["number"], a["outcome"]) for a in last] == [(1, "done"), (2, "failed")]
+    assert int(last[0]["detail"].split()[0]) >= len(hidden) + 1
+    assert "no such entry" in last[1]["detail"]
 
 
 def test_a_hole_in_the_numbers_is_closed_with_receipts(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from dcu.store.database import Database
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Lane, Outbox, OutboxFull, Span
+from dcu.utility.outbox_file import UTILITY, packed
+from dcu.utility.recent import ITEMS_MAX
 
 NOW = 1_790_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -240,6 +242,116 @@ def test_what_never_gets_through_stands_aside_and_comes_back_by_pardon(outbox: O
     assert [item["position"] for item in drain(outbox)] == [0]
 
 
+# ---- what only memory and the ledger know ----------------------------------------------------------------------------
+
+
+def told(outbox: Outbox, first: int, end: int, **more: Any) -> bool:
+    """Entries of the ledger, as the link tells of them."""
+    return outbox.keep([entry(n, **more) for n in range(first, end)], Span(1, first, end))
+
+
+def test_a_minute_of_decisions_that_leave_at_once_is_written_with_one_commit(tmp_path: Path) -> None:
+    """Eighty, each kept, sent and acknowledged by itself, with a report: nothing of them is on the disk before the
+    minute is over, and then it is some tens of pages; 2.8 MB if each were written twice. Another process finds them."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([], Cursor(1, 0))
+    outbox.offer_again()
+    before = outbox._database.wal_bytes
+    for n in range(80):
+        assert told(outbox, n, n + 1)
+        assert places(outbox, Lane.LIVE) == [n]
+    assert outbox._database.wal_bytes == before
+    assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
+    outbox.keep([report(1)])
+    drain(outbox)
+    outbox.flush()
+    assert outbox._database.wal_bytes - before < 160_000
+    found = reopened(tmp_path, 2)
+    assert found.cursor == outbox.cursor == Cursor(1, 80)
+    found.offer_again()
+    assert (places(found), found.waiting) == (list(range(80)), {})
+
+
+def test_memory_takes_so_many_decisions_and_bytes_and_then_the_disk_does(tmp_path: Path) -> None:
+    """One less than may be in memory, and one more; then long ones."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([], Cursor(1, 0))
+    told(outbox, 0, ITEMS_MAX - 1)
+    assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
+    told(outbox, ITEMS_MAX - 1, ITEMS_MAX)
+    assert reopened(tmp_path, 2).cursor == Cursor(1, ITEMS_MAX)
+    for n in range(3):
+        told(outbox, ITEMS_MAX + n, ITEMS_MAX + n + 1, text="x" * 400_000)
+    assert reopened(tmp_path, 3).cursor == Cursor(1, ITEMS_MAX + 3)
+    assert outbox.waiting == {"decision": ITEMS_MAX + 3}
+    outbox.connected()
+    told(outbox, ITEMS_MAX + 3, ITEMS_MAX + 5)
+    assert places(outbox, Lane.LIVE) == [ITEMS_MAX + 3, ITEMS_MAX + 4]
+    assert places(outbox, Lane.BACKLOG) == list(range(ITEMS_MAX + 3))
+    assert outbox.waiting == {}
+
+
+def test_where_nothing_is_known_of_the_ledger_decisions_are_on_the_disk_at_once(tmp_path: Path) -> None:
+    """Without a cursor no start would look for them."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    told(outbox, 0, 2)
+    assert reopened(tmp_path, 1).waiting == {"decision": 2}
+
+
+def test_the_cursor_passes_no_entry_that_was_not_told(outbox: Outbox) -> None:
+    """Entries 2 and 3 are missing: said, and looked for from there, until they come; those of before change nothing."""
+    outbox.put([], Cursor(1, 0))
+    assert told(outbox, 0, 2)
+    assert not told(outbox, 4, 6)
+    outbox.flush()
+    assert outbox.cursor == Cursor(1, 2)
+    outbox.put([entry(n) for n in range(2, 6)], Cursor(1, 6))
+    assert told(outbox, 3, 5)
+    outbox.keep([entry(5), report(1)], Span(1, 5, 6))
+    assert outbox.cursor == Cursor(1, 6)
+    outbox.keep([entry(3), report(1)], Span(1, 3, 4))
+    assert outbox.cursor == Cursor(1, 6)
+    assert told(outbox, 6, 7)
+    assert outbox.cursor == Cursor(1, 7)
+    assert not outbox.keep([], Span(2, 3, 4))
+    assert outbox.keep([], Span(2, 0, 4))
+    assert outbox.cursor == Cursor(2, 4)
+    assert sorted(set(places(outbox, Lane.LIVE))) == list(range(7))
+
+
+def test_numbers_of_rows_in_memory_are_given_to_nothing_else(outbox: Outbox) -> None:
+    """A command is accepted, refused, answered once more, and a setting kept, between decisions that wait in memory."""
+    outbox.put([], Cursor(1, 0))
+    outbox.connected()
+    order = command(1)
+    told(outbox, 0, 1)
+    outbox.accept(order, {})
+    told(outbox, 1, 2)
+    outbox.refuse(Refused(Refusal.EXPIRED, "", "ab" * 32, authentic=True, number=8, key="k"))
+    told(outbox, 2, 3)
+    outbox.repeat(Refused(Refusal.OLD_NUMBER, "", order.sha256, authentic=True, number=1, key="k"))
+    told(outbox, 3, 4)
+    outbox.keep_setting("policy", "equal")
+    found = drain(outbox)
+    assert [item["number"] for item in found if "number" in item] == [1, 8]
+    assert [item["position"] for item in found if "position" in item] == list(range(4))
+
+
+def test_what_a_full_file_lets_go_is_where_the_cursor_says(tmp_path: Path) -> None:
+    """No room for what memory knows: it is let go, and the ledger has it from the cursor on."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([report(1)], Cursor(1, 0))
+    pages = outbox._database.connection.execute("PRAGMA page_count").fetchone()[0]
+    outbox._database.connection.execute(f"PRAGMA max_page_count = {pages}")
+    told(outbox, 0, 5, text=random.Random(1).randbytes(9000).hex())
+    assert outbox.waiting == {"decision": 5, "report": 1}
+    with pytest.raises(OutboxFull):
+        outbox.flush()
+    assert (outbox.waiting, outbox.cursor) == ({"report": 1}, Cursor(1, 0))
+    assert not told(outbox, 5, 6)
+    assert [item.get("n") for item in drain(outbox)] == [None, 1]
+
+
 # ---- tails -----------------------------------------------------------------------------------------------------------
 
 
@@ -455,7 +567,7 @@ def test_a_file_of_before_keeps_its_commands_and_what_waits(tmp_path: Path) -> N
         connection.execute("INSERT INTO commands (number, sha256, key, body) VALUES (?, ?, ?, ?)", values)
         facts = [("birth", '"00"'), ("last", "5"), ("set policy", '"equal"')]
         connection.executemany("INSERT INTO facts VALUES (?, ?)", facts)
-        connection.execute("INSERT INTO items (class, body) VALUES (?, ?)", (Class.REPORT, module._packed(b'{"n":7}')))
+        connection.execute("INSERT INTO items (class, body) VALUES (?, ?)", (Class.REPORT, packed(b'{"n":7}')))
     older.close()
     outbox = Outbox(tmp_path, "dcu-1")
     assert (outbox.aside, outbox.last_number, outbox.setting("policy")) == (None, 5, "equal")
