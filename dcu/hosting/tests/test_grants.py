@@ -24,7 +24,7 @@ def test_lowering_forty_times_unheard_holds_no_more_reservations_than_the_grants
     book.reserve(grant(1, 5000.0, 0.0), LEASE_S)
     book.reserve(grant(2, 4900.0, 15.0), LEASE_S)
     for k in range(40):
-        book.lower(METER, DecisionId(Epoch(1), 3 + k), 4800.0 - 10.0 * k)
+        book.lower(METER, DecisionId(Epoch(1), 3 + k), 4800.0 - 10.0 * k, 15.0)
     assert [r.limit_w for r in book.reservations] == [5000.0, 4900.0, 4410.0]
     assert book.places == 197
     book.acknowledged(METER, DecisionId(Epoch(1), 42), 16.0)
@@ -50,7 +50,7 @@ def test_what_is_held_at_any_time_to_come_is_what_all_decisions_together_hold(se
             case 2:
                 limit_w = max(600.0, limit_w - 100.0 * random.integers(0, 5))
                 until_s = max(r.until_s for r in all_held)
-                book.lower(METER, decision, limit_w)
+                book.lower(METER, decision, limit_w, now)
                 all_held.append(Reservation(decision, METER, limit_w, until_s))
             case 3:
                 named = book.newest(METER)
