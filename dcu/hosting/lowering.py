@@ -40,20 +40,21 @@ TOGETHER: Final = (Policy.EQUAL, Policy.PROPORTIONAL)
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
     """Claims that want no more than they have been told; what their owners should have by the policy, and the least
-    that is of use to them [W] (n_claim); draws of all others and what is missing, as `allocate` takes them."""
+    that is of use to them [W] (n_claim); draws of all others, as `allocate` takes them; and how far each constraint is
+    exceeded whatever is granted (n_constraint)."""
 
     claims: tuple[Claim, ...]
     share_w: Reals
     useful_w: Reals
     others_p_w: Reals
-    missing: Reals | None
+    floor: Reals
 
 
 def lower_few(prospect: Prospect, told: Told, guard: float) -> Reals:
     """Limits of the claims in their order [W], most of them as they are.
 
     Args:
-        prospect: the grid as it is now.
+        prospect: the grid as it is now, as it is judged whether what has been told is too much.
         told: who may do what.
         guard: share of a limit.
     """
@@ -64,9 +65,8 @@ def lower_few(prospect: Prospect, told: Told, guard: float) -> Reals:
     least_w = np.minimum(np.maximum(least_w, told.useful_w), held_w)
     order = np.argsort(_relief(prospect, told, held_w) * (held_w - least_w), kind="stable").tolist()
     ordered = tuple(claims[k]._replace(nominal_w=float(least_w[k]), minimum_w=0.0) for k in order)
-    spare = SPARE_GUARDS * guard + (np.zeros(1) if told.missing is None else told.missing)
-    missing = np.broadcast_to(spare, (*spare.shape[:-1], len(prospect.names))).copy()
-    found = allocate(prospect, ordered, Policy.FIRST_COME, told.others_p_w, missing, rough=True)
+    missing = np.where(told.floor > 0, -told.floor, SPARE_GUARDS * guard)
+    found = allocate(prospect, ordered, Policy.FIRST_COME, told.others_p_w, missing)
     limits_w = np.empty(len(claims))
     limits_w[order] = found.limits_w
     return limits_w

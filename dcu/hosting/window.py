@@ -244,6 +244,11 @@ class _Judge:
             at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
+    @property
+    def prospect(self) -> Sober:
+        """The grid as it is judged by."""
+        return self._prospect
+
     def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         """In each case (n_case, n)."""
         limits_w = np.maximum(self._least_w, [reserved_w.get(name, 0.0) for name in self._names])
@@ -395,7 +400,7 @@ class _Window:
         share_w = {w.meter: x for w, x in zip(wishes, _all_down(shares.limits_w), strict=True)}
         why = self._whys(wishes, shares)
         reserved, guard = question.reserved_w, self.settings.guard_pct / 100
-        shed_w = self._shed(wishes, share_w, judge)
+        shed_w = self._shed(wishes, shares.floor, share_w, judge)
         overdrawn = judge.too_much(reserved, guard) or bool(shed_w)
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
         movers = due + asking
@@ -436,7 +441,9 @@ class _Window:
                 self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
         return Answer(tuple(self.verdicts.found))
 
-    def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float], judge: _Judge) -> dict[MeterId, float]:
+    def _shed(
+        self, wishes: tuple[Wish, ...], floor: Reals, share_w: Mapping[MeterId, float], judge: _Judge
+    ) -> dict[MeterId, float]:
         """What is left for those who must have less than they were told, if nobody gets more: neither a newcomer, nor a
         customer on another phase whose export would help."""
         guard, unheard = self.settings.guard_pct / 100, self.question.unheard
@@ -449,13 +456,14 @@ class _Window:
         held_w = np.array([min(told_w[w.meter], max(w.wanted_w, w.nominal_w)) for w in live])
         claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w.tolist(), strict=True))
         others_p_w = self._others(live)
-        fair_w, useful_w = np.array([(share_w[w.meter], w.minimum_w) for w in live]).T
-        told = Told(claims, fair_w, useful_w, others_p_w, self._missing(others_p_w, live))
         if self.settings.policy in TOGETHER:
-            less_w = self._less(live, held_w, lower_few(self.prospect, told, guard))
+            fair_w, useful_w = np.array([(share_w[w.meter], w.minimum_w) for w in live]).T
+            told = Told(claims, fair_w, useful_w, others_p_w, np.maximum(floor, 0.0))
+            less_w = self._less(live, held_w, lower_few(judge.prospect, told, guard))
             if not judge.too_much(told_w | less_w, guard):
                 return less_w
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, told.missing)
+        missing = self._missing(others_p_w, live)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         less_w = self._less(live, held_w, shares.limits_w)
         return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
 
