@@ -25,11 +25,11 @@ Reals = NDArray[np.float64]
 
 LEFT: Final = 0.5
 """Share of an increase, or of the part of it that its owner should have, that a lowering leaves him at least, until his
-renewal brings his share. On the European feeder at noon 0.8 took a third more words, 0 lost half a per cent of the
+renewal brings his share. On the European feeder before noon 0.8 took a third more words, 0 lost a point of the
 increase."""
 SPARE_GUARDS: Final = 3.0
-"""[guard] So much more than needed is taken at once. On the European feeder at noon 10 and 30 took twice and three
-times the words, because more is given back then; 1 took as many."""
+"""[guard] So much more than needed is taken at once. On the European feeder before noon 10 and 30 took twice and
+three times the words, because more is given back then; 1 took as many."""
 ROWS_MAX: Final = 24
 """Constraints by which relief is told, the worst first: neighbours say much the same."""
 

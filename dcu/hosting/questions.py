@@ -98,6 +98,7 @@ class Questions:
 
     def withdrawn(self, meter: MeterId, request_id: RequestId) -> None:
         """The household needs it no longer."""
+        self._voided.pop(meter, None)
         pending = self.pending.get(meter)
         if pending is not None and pending.request.request_id == request_id:
             del self.pending[meter]
