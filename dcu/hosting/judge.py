@@ -109,6 +109,11 @@ class Judge:
             at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
             self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
 
+    @property
+    def prospect(self) -> Sober:
+        """The grid as it is judged by."""
+        return self._prospect
+
     def _held(self, reserved_w: Mapping[MeterId, float]) -> Reals:
         """What is reserved for each claim (n_claim)."""
         return np.array([reserved_w.get(name, 0.0) for name in self._names])

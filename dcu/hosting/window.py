@@ -2,7 +2,9 @@
 
 1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
    An export on another phase that holds a voltage down counts here until its meter shows that it does not happen.
-2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
+2. *Shed.* If the limits that customers have been told are more than the grid bears, some are lowered at once: by the
+   policy, or where that would move everybody a little, few by more (`lowering`). The others come down to their share
+   with their renewals. What has been told is not told again while its acknowledgement is on its way.
 3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
    capacity that another customer still holds is not given twice. Relief counts here only as far as it is measured, and
    half a guard more (`relief`). A wish that must wait for held capacity gets what is there now, or waits while the
@@ -28,6 +30,7 @@ from dcu.hosting.decide import LEAST_W, Act, Answer, Band, Binding, Question, St
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
 from dcu.hosting.judge import Judge, down, down_each
+from dcu.hosting.lowering import TOGETHER, Told, lower_few
 from dcu.hosting.relief import Sober
 from dcu.hosting.spread import Claim, Spread
 from shared.ids import MeterId
@@ -157,8 +160,12 @@ def _objection(wish: Wish) -> Binding | None:
 
 
 def _worth_a_raise(wish: Wish, to_w: float) -> bool:
-    held_w = wish.granted_w or 0.0
-    return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
+    return _worth_a_word(to_w, wish.granted_w or 0.0)
+
+
+def _worth_a_word(more_w: float, less_w: float) -> bool:
+    """Whether the step between two limits cannot wait for a renewal."""
+    return more_w > less_w + max(RISE_W, RISE_SHARE * less_w)
 
 
 @dataclass(slots=True, eq=False)
@@ -188,9 +195,9 @@ class _Window:
             return self._nothing(wishes, shares)
         share_w = {w.meter: x for w, x in zip(wishes, down_each(shares.limits_w).tolist(), strict=True)}
         why = self._whys(wishes, shares)
-        reserved = question.reserved_w
-        overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
-        shed_w = self._shed(wishes, share_w) if overdrawn else {}
+        reserved, guard = question.reserved_w, self.settings.guard_pct / 100
+        shed_w = self._shed(wishes, shares.floor, share_w, judge)
+        overdrawn = judge.too_much(reserved, guard) or bool(shed_w)
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
         movers = due + asking
         if not overdrawn:
@@ -216,8 +223,8 @@ class _Window:
                 self.verdicts.add(wish, Act.WAIT, None, binding)
             elif wish.granted_w is not None:  # its share has shrunk to nothing, but it may grow again
                 self._keep_or_end(wish, binding or self._why_not(wish, shares))
-        if overdrawn or short:
-            self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
+        if shed_w or short:
+            self._lower(wishes, shed_w, share_w if short else {}, why, shares)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
 
     def _nothing(self, wishes: tuple[Wish, ...], shares: Allocation) -> Answer:
@@ -230,22 +237,36 @@ class _Window:
                 self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
         return Answer(tuple(self.verdicts.found))
 
-    def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
-        """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
-        phase whose export would help."""
-        live = tuple(w for w in wishes if w.granted_w is not None)
-        if not live:
+    def _shed(
+        self, wishes: tuple[Wish, ...], floor: Reals, share_w: Mapping[MeterId, float], judge: Judge
+    ) -> dict[MeterId, float]:
+        """What is left for those who must have less than they were told, if nobody gets more: neither a newcomer, nor a
+        customer on another phase whose export would help."""
+        guard, unheard = self.settings.guard_pct / 100, self.question.unheard
+        live = tuple(w for w in wishes if w.granted_w is not None and w.meter not in unheard)
+        granted_w = {w.meter: w.granted_w or 0.0 for w in live}
+        due_w = {w.meter: min(granted_w[w.meter], share_w[w.meter]) for w in live if w.standing is Standing.DUE}
+        told_w = {**self.question.reserved_w, **granted_w, **due_w}
+        if not live or not judge.too_much(told_w, guard):
             return {}
-        held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
-        claims = self._claims(live, held_w, [0.0] * len(live))
+        held_w = np.array([min(told_w[w.meter], max(w.wanted_w, w.nominal_w)) for w in live])
+        claims = self._claims(live, held_w.tolist(), [0.0] * len(live))
         others_p_w = self._others(live)
+        if self.settings.policy in TOGETHER:
+            fair_w, useful_w = np.array([(share_w[w.meter], w.minimum_w) for w in live]).T
+            told = Told(claims, fair_w, useful_w, others_p_w, np.maximum(floor, 0.0))
+            less_w = self._less(live, held_w, lower_few(judge.prospect, told, guard))
+            if not judge.too_much(told_w | less_w, guard):
+                return less_w
         missing = self._missing(others_p_w, live)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
-        less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
-        return {
-            w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
-            for w, x, short in zip(live, down_each(shares.limits_w).tolist(), less, strict=True)
-        }
+        less_w = self._less(live, held_w, shares.limits_w)
+        return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
+
+    def _less(self, live: tuple[Wish, ...], held_w: Reals, limits_w: Reals) -> dict[MeterId, float]:
+        """The limits of those who lose something."""
+        loses = (limits_w < held_w - LEAST_W).tolist()
+        return {w.meter: x for w, x, less in zip(live, down_each(limits_w).tolist(), loses, strict=True) if less}
 
     def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Judge]:
         """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
@@ -363,22 +384,27 @@ class _Window:
     def _lower(
         self,
         wishes: tuple[Wish, ...],
+        shed_w: Mapping[MeterId, float],
         share_w: Mapping[MeterId, float],
         why: Mapping[MeterId, Binding | None],
         shares: Allocation,
-        *,
-        overdrawn: bool,
     ) -> None:
-        """Down to their share with those who have more, unless this window has answered them already."""
+        """Down with those who must have less; and for those who wait, to their share with those who have so much more
+        that it is worth a word. Not who has been answered in this window already."""
         answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
         for wish in wishes:
-            to_w = share_w[wish.meter]
-            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:
+            if wish.granted_w is None or wish.meter in answered:
+                continue
+            to_w = min(wish.granted_w, shed_w.get(wish.meter, math.inf))
+            fair_w = share_w.get(wish.meter, math.inf)
+            if _worth_a_word(wish.granted_w, fair_w):
+                to_w = min(to_w, fair_w)
+            if to_w >= wish.granted_w - LEAST_W:
                 continue
             binding = why[wish.meter] or self._why_not(wish, shares)
             if wish.minimum_w <= down(wish.nominal_w + LEAST_W):
                 to_w = max(to_w, down(wish.nominal_w + LEAST_W))
-            self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
+            self.verdicts.add(wish, Act.LOWER, to_w, binding if shed_w else Binding(Reason.SHARED, wish.meter))
 
     def _whys(self, wishes: tuple[Wish, ...], shares: Allocation) -> dict[MeterId, Binding | None]:
         """What keeps each wish from more; many share one constraint."""
