@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.store import written_bytes
+from dcu.tests.test_outbox_kills import outbox_kills
 from dcu.utility.broker import Address
 from dcu.utility.commands import Judge
 from dcu.utility.documents import Class
 from dcu.utility.link import UtilityLink
 from dcu.utility.mqtt import MqttBroker
 from dcu.utility.outbox import Item, Lane, Outbox
-from dcu.utility.tests.test_outbox_kills import outbox_kills
 from dcu.utility_real import ThreadedOutbox
 from hil_tests.mosquitto import HOST, Mosquitto, find_mosquitto
 from hil_tests.utility_bench import UTC_S, Commander

@@ -205,7 +205,7 @@ def test_a_kill_at_any_statement_loses_and_doubles_nothing(tmp_path: Path) -> No
 RUN = """
 import random, sys
 from dcu.ledger.store import Ledger
-from dcu.utility.tests.test_outbox_kills import *
+from dcu.tests.test_outbox_kills import *
 
 directory = Path(sys.argv[1])
 draw = random.Random(int(sys.argv[2]))
