@@ -45,6 +45,7 @@ TAKEN_S_MAX = 1.0
 DAMAGE_MAX = 0.5
 """Share of the bytes of a damaged relay that may be wrong; those of another report are nearly all different."""
 
+DAMAGE_ALONE_MAX = 0.85
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 
@@ -145,7 +146,7 @@ class Custody:
             if len(body) == len(seen) and body[:robust] == seen[:robust]
         }
         likest = min(wrong, key=wrong.__getitem__, default=None)
-        if likest is None or wrong[likest] > DAMAGE_MAX * len(seen):
+        if likest is None or wrong[likest] > (DAMAGE_MAX if len(wrong) > 1 else DAMAGE_ALONE_MAX) * len(seen):
             return []
         return self._release([likest], now)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from prime_plc.following import Following
 from prime_plc.links import PARENT
-from prime_plc.search import BeaconsHeard, Heard
+from prime_plc.search import HOP_PENALTY, BeaconsHeard, Heard
 from prime_plc.settings import MacSettings
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -55,6 +55,7 @@ class Leaving:
         self._following = following
         self._switching = switching
         self._beacons = beacons
+        self._look_s = 0.0
 
     @property
     def _own_tree(self) -> set[int]:
@@ -66,6 +67,11 @@ class Leaving:
     def _level_max(self) -> int:
         """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
         return LEVEL_MAX if self._switching.lsid is None else self._switching.least_level - 1 + DEEPER_MAX
+
+    @property
+    def _better_level_max(self) -> int:
+        """Of one to go to although we have one: never much deeper."""
+        return min(self._level_max, self._uplink.level + DEEPER_MAX)
 
     def elsewhere(self, now: float) -> Heard | None:
         """The best other switch."""
@@ -95,8 +101,20 @@ class Leaving:
         """The switch above is weak, and another one clearly better."""
         if not self._following.weak(now):
             return None
-        other = self._beacons.stronger(now, self._own_tree, self._level_max)
+        other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
         return None if other is None else Leave("a better switch is heard", other)
+
+    def detour(self, now: float) -> Leave | None:
+        """The way over the switch above is much longer than over another one."""
+        if now < self._look_s or now < self._following.since_s + self._settings.detour_s:
+            return None
+        self._look_s = now + self._settings.detour_s
+        parent = self._following.parent
+        if parent is None or parent.level == 0:
+            return None
+        cost = parent.up_cost + parent.down_cost + 2 * (self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level)
+        other = self._beacons.shorter(now, self._own_tree, parent.level - 1, cost - self._settings.detour_cost)
+        return None if other is None else Leave("a shorter way is heard", other)
 
     def takes_nothing(self, now: float) -> bool:
         """Whether the switch above takes hardly anything of what we send; said once for what is known."""
@@ -108,5 +126,5 @@ class Leaving:
 
     def deafness(self, now: float) -> Leave | None:
         """The switch above hears us too badly: another one that is not below us, if there is one."""
-        other = self._beacons.other_ear(now, self._own_tree, self._level_max)
+        other = self._beacons.other_ear(now, self._own_tree, self._better_level_max)
         return None if other is None else Leave("the switch hardly hears us", other)

@@ -30,6 +30,9 @@ NEWS_STEPS = 2
 ANSWER_S = 8.0
 """[s] A word without an answer was lost perhaps; it is said again after this, and twice as long each time."""
 
+FRAMES_KNOWN = 3
+"""Frames of a neighbour before its signal is known well enough to say a word about it."""
+
 TRIES_MAX = 8
 """Doublings; who never answers has the longest time between two words by then."""
 
@@ -67,6 +70,9 @@ class RobustnessWatch:
             if len(self._seen) >= self._settings.nodes_max:
                 self._seen.clear()
             seen = self._seen[key] = _Seen()
+        link = self._links.get(key)
+        if link is not None:  # what disturbs one frame says nothing of the signal
+            snr_db = max(snr_db, link.snr_db)
         bears = self._bears(scheme, snr_db)
         if not (bears and control):
             seen.misfits = 0 if bears and self._fits(scheme, snr_db) else seen.misfits + 1
@@ -76,6 +82,8 @@ class RobustnessWatch:
         # Of frames that are too fast most are lost, so that each that comes stands for some.
         frames = self._settings.robustness_frames if bears else self._settings.robustness_frames / 2
         if seen.misfits < frames and not self._news(key, seen, now):
+            return None
+        if link is not None and link.frames < FRAMES_KNOWN:
             return None
         seen.misfits = 0
         seen.told, seen.told_s = index, now
