@@ -15,6 +15,7 @@ most of its bytes fit: the reports of two nodes of one switch have the same head
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 from operator import ne
 
@@ -163,6 +164,10 @@ class Custody:
                 done.append(body)
         return self._release(done, now)
 
+    def signed(self, signs: tuple[int, ...], now: float) -> list[int]:
+        """A neighbour says that it has these; keys of the neighbours that have them."""
+        return self._release([body for body in {**self._kept, **self._again} if sign(body) in signs], now)
+
     def taken(self, neighbour: int, now: float) -> bool:
         """The neighbour has answered a repetition; whether it is clear which one, and still in our keeping."""
         late = [
@@ -231,6 +236,11 @@ class Custody:
             self._deadlines.set(body, None)
         for body in [body for body, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
             self._again.pop(body).outgoing.needless = True
+
+
+def sign(body: bytes) -> int:
+    """By which a neighbour names a packet that it has: the lower half of the ordinary CRC-32 of its bytes (ours)."""
+    return zlib.crc32(body) & 0xFFFF
 
 
 def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:

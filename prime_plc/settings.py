@@ -134,6 +134,8 @@ class MacSettings:
         uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
             that buffer ARQ are not established).
+        hop_signs: whether a switch that gets a packet again names it when it says so: two bytes behind a PRM
+            acknowledgement, whose length is one byte elsewhere (ours).
         crowded_queue: with more frames waiting nothing is repeated (ours).
         hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
@@ -241,6 +243,7 @@ class MacSettings:
     data_ahead: int = 2
     uplink_aggregation: bool = False
     hop_repeats_max: int = 5
+    hop_signs: bool = True
     crowded_queue: int = 10
     hop_wait_s: float = 0.5
     hop_memory_s: float = 3.0
