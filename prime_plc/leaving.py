@@ -6,6 +6,7 @@ is not moved. Where to is chosen from the beacons heard (`search.py`), never fro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,19 +102,30 @@ class Leaving:
         """The switch above is weak, and another one clearly better."""
         if not self._following.weak(now):
             return None
+        hardly = self._following.hardly(now)
         other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
-        return None if other is None else Leave("a better switch is heard", other)
+        if other is None and hardly:
+            other = self._beacons.stronger(now, self._own_tree, self._level_max)
+        if other is None or not (hardly or self._beacons.cost(other)[0] < self._cost):
+            return None
+        return Leave("a better switch is heard", other)
+
+    @property
+    def _cost(self) -> float:
+        """Of the present way, as other ways are compared (`BeaconsHeard.cost`)."""
+        parent = self._following.parent
+        if parent is None:
+            return math.inf
+        hop = self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level
+        return parent.up_cost + parent.down_cost + 2 * hop
 
     def detour(self, now: float) -> Leave | None:
         """The way over the switch above is much longer than over another one."""
         if now < self._look_s or now < self._following.since_s + self._settings.detour_s:
             return None
         self._look_s = now + self._settings.detour_s
-        parent = self._following.parent
-        if parent is None or parent.level == 0:
-            return None
-        cost = parent.up_cost + parent.down_cost + 2 * (self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level)
-        other = self._beacons.shorter(now, self._own_tree, parent.level - 1, cost - self._settings.detour_cost)
+        cost_max = self._cost - self._settings.detour_cost
+        other = self._beacons.shorter(now, self._own_tree, self._uplink.level - 1, cost_max)
         return None if other is None else Leave("a shorter way is heard", other)
 
     def takes_nothing(self, now: float) -> bool:
@@ -127,4 +139,6 @@ class Leaving:
     def deafness(self, now: float) -> Leave | None:
         """The switch above hears us too badly: another one that is not below us, if there is one."""
         other = self._beacons.other_ear(now, self._own_tree, self._better_level_max)
+        if other is None:
+            other = self._beacons.other_ear(now, self._own_tree, self._level_max)
         return None if other is None else Leave("the switch hardly hears us", other)

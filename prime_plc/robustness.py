@@ -30,7 +30,7 @@ NEWS_STEPS = 2
 ANSWER_S = 8.0
 """[s] A word without an answer was lost perhaps; it is said again after this, and twice as long each time."""
 
-FRAMES_KNOWN = 3
+FRAMES_KNOWN = 2
 """Frames of a neighbour before its signal is known well enough to say a word about it."""
 
 TRIES_MAX = 8

@@ -138,9 +138,9 @@ class BeaconsHeard:
         """The best one with a way that costs so much at most, even if it hears us worse than we hear it; no deeper than
         that."""
         other = self._hearing(now, self._settings.join_snr_db, except_sids, level_max)
-        if other is None:
+        if other is None or other.beacon.quality < self._settings.promotion_quality_min:
             return None
-        ear_db = other.ear_db if now < other.ear_until_s else other.snr_db - self._settings.asymmetry_db / 2
+        ear_db = other.ear_db if now < other.ear_until_s else other.snr_db - self._settings.asymmetry_db
         return other if ear_db >= self._settings.weak_ear_db and self.cost(other)[0] <= cost_max else None
 
     def _hearing(self, now: float, snr_db_min: float, except_sids: Collection[int], level_max: int) -> Heard | None:

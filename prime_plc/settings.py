@@ -198,7 +198,7 @@ class MacSettings:
     weak_stay_s: float = 30.0
     weak_stay_s_max: float = 600.0
     detour_s: float = 60.0
-    detour_cost: int = 6
+    detour_cost: int = 10
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
