@@ -47,6 +47,9 @@ DAMAGE_MAX = 0.5
 """Share of the bytes of a damaged relay that may be wrong; those of another report are nearly all different."""
 
 DAMAGE_ALONE_MAX = 0.85
+"""The same where nothing else that waits has its header: another node's report has more than nine tenths wrong, and
+what is modulated for the hop beyond comes more damaged than half."""
+
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 

@@ -49,8 +49,8 @@ HOP_COST: Final = {
 
 BAD_HOP_COST: Final = HOP_COST[Scheme.ROBUST_DBPSK]
 USUAL_SHARE: Final = 0.6
-"""Of frames seen to be taken in the long run, below which a hop costs more, by the tries that it needs. Bursts that take
-a third of everything leave 0.45 to 0.55 on a hop that is as good as any (ours)."""
+"""Of frames seen to be taken in the long run, below which a hop costs more, by the tries that it needs. Bursts that
+take a third of everything leave 0.45 to 0.55 on a hop that is as good as any (ours)."""
 
 COST_MAX: Final = 255
 STEP_DB: Final = 3.0
@@ -79,6 +79,9 @@ UNANSWERED_TIMES_MAX: Final = 4
 FALLING: Final = 0.4
 """Weight of a frame that came weaker than those before it, against one that came stronger: bursts and collisions weaken
 single frames, and what is left between them is the signal."""
+
+WEAKER_MAX: Final = 5
+"""Weaker frames in a row that may be disturbed; more are a signal that fades."""
 
 LOST_FIRST: Final = 4
 """Losses in a row that end a step of which nothing has been taken yet."""
@@ -112,6 +115,7 @@ class Link:
         unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
         rise: deliveries that try the next step again; twice as many after each try that failed.
         taken, sent: share of all frames taken in the long run, and of how many.
+        weaker: frames in a row that came weaker than those before.
         unanswered_max: losses in a row that such a link does not have by chance.
     """
 
@@ -132,6 +136,7 @@ class Link:
     taken: float = 1.0
     sent: int = 0
     unanswered_max: int = 0
+    weaker: int = 0
 
     def forget(self, steps: int) -> None:
         """Nothing is known of any scheme."""
@@ -200,8 +205,9 @@ class Links:
             link.forget(len(self._enter))
             link.step = self._fitting(snr_db - self._settings.asymmetry_db)
         else:
-            rises = snr_db > link.snr_db
-            link.snr_db += self._weight * (snr_db - link.snr_db) * (1.0 if rises else FALLING)
+            link.weaker = 0 if snr_db > link.snr_db else link.weaker + 1
+            disturbed = 0 < link.weaker <= WEAKER_MAX
+            link.snr_db += self._weight * (snr_db - link.snr_db) * (FALLING if disturbed else 1.0)
             link.heard_s = now
         link.frames += 1
         while link.step > 0 and self._ear_db(link) < self._leave[link.step]:
