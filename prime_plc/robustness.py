@@ -24,7 +24,8 @@ WEAK_INDEX_MAX = 4
 """SNR index up to which a signal is told in any case; 4 is below 12 dB."""
 
 NEWS_STEPS = 2
-"""Steps of the index by which such a signal must have changed to be told before its time."""
+"""Steps of the index by which such a signal must have fallen to be told before its time; one that has risen is told in
+any case, as its sender is slower than it need be."""
 
 
 ANSWER_S = 8.0
@@ -107,7 +108,7 @@ class RobustnessWatch:
         if min(index, seen.told) > WEAK_INDEX_MAX:
             return False
         old = now - seen.told_s > self._settings.robustness_hold_s / 2
-        return old or seen.tries > 0 or abs(index - seen.told) >= NEWS_STEPS
+        return old or seen.tries > 0 or index > seen.told or seen.told - index >= NEWS_STEPS
 
     def _fits(self, scheme: Scheme, snr_db: float) -> bool:
         ladder = self._settings.schemes
