@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from dcu.hosting.allocate import Claim
 from dcu.hosting.engine import HostingEngine
 from dcu.hosting.forecast import SLOT_S, STEPS, Available, History, forecast, headroom_now_w
 from dcu.hosting.measurements import SUBSTATION
 from dcu.hosting.predicted import Predicted
+from dcu.hosting.spread import Claim
 from dcu.hosting.view import GridView
 
 CUSTOMERS_MAX: Final = 200

@@ -1,4 +1,4 @@
-"""`headroom-dcu`: run, check-config, status, verify-ledger, replay, export."""
+"""`headroom-dcu`: run, check-config, status, verify-ledger, replay, export, readings, forget."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ EXAMPLE: Final = """examples:
   headroom-dcu replay /var/lib/headroom-dcu --config dcu.toml
   headroom-dcu verify-ledger /var/lib/headroom-dcu
   headroom-dcu export --config dcu.toml --from 2026-11-01 --to 2026-11-07 --out meter-data
+  headroom-dcu readings --config dcu.toml --from 2026-11-01 --out readings.csv
 """
 
 
@@ -64,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--out", type=Path, required=True, help="directory; days that are there already are left alone")
     export.add_argument("--json", action="store_true")
     export.set_defaults(command=_export)
+    minutes = commands.add_parser("readings", help="write readings for headroom-grid calibrate: a CSV of means")
+    minutes.add_argument("--config", type=Path, required=True)
+    minutes.add_argument("--from", dest="first", type=date_of, help="first day (UTC); the oldest kept if left out")
+    minutes.add_argument("--to", dest="last", type=date_of, help="last day; the newest if left out")
+    minutes.add_argument("--step", type=int, default=60, help="length of a mean [s] (default 60)")
+    minutes.add_argument("--out", type=Path, required=True, help="the CSV file; it names customers by their meters")
+    minutes.set_defaults(command=_readings)
     forget = commands.add_parser(
         "forget", help="delete a customer from the store and from what waits for the utility, the DCU stopped"
     )
@@ -84,12 +92,19 @@ def _check(options: argparse.Namespace) -> int:
     from dcu.site import load_rule  # noqa: PLC0415  # NumPy
 
     config = _load(options.file)
-    load_rule(config)
+    rule = load_rule(config)
     if config.utility is not None:
         from dcu.utility_real import check_utility  # noqa: PLC0415  # TLS; only where there is a utility
 
         check_utility(config)
     print(f"{options.file}: good; DCU {config.dcu.id}, {len(config.meters)} meters, lease {config.site.lease_s:g} s")
+    facts = rule.facts()
+    if (network := facts.get("network_sha256")) is not None:
+        print(f"rule {rule.name}, model {facts['model']} of network_sha256 {network}")
+        if config.model is not None and config.model.network_sha256 is None:
+            print("warning: [model] network_sha256 is not set; a model of another network with the same buses is taken")
+    else:
+        print(f"rule {rule.name}: no network model, nothing is predicted by one")
     return EXIT_OK
 
 
@@ -125,9 +140,21 @@ def _export(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _readings(options: argparse.Namespace) -> int:
+    from dcu.hosting.measurements import SUBSTATION  # noqa: PLC0415  # only this command needs its name
+    from dcu.store.minutes import write_minutes  # noqa: PLC0415  # the same
+
+    config = _load(options.config)
+    names = [*(entry.id for entry in config.entries), SUBSTATION]
+    days = options.first, options.last
+    print(write_minutes(config.store_directory, names, days, options.step, options.out).as_text())
+    return EXIT_OK
+
+
 def _forget(options: argparse.Namespace) -> int:
     from dcu.store.forget import forget  # noqa: PLC0415  # opens the files for writing
-    from dcu.utility.outbox import UTILITY, Outbox  # noqa: PLC0415  # the same
+    from dcu.utility.outbox import Outbox  # noqa: PLC0415  # the same
+    from dcu.utility.outbox_file import UTILITY  # noqa: PLC0415  # the same
 
     config = _load(options.config)
     rows = forget(config.store_directory, config.dcu.id, options.meter)

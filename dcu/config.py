@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dcu.hosting.airtime import Airtime as LineAirtime
+from dcu.hosting.measurements import BLOCKED_PCT
 from dcu.hosting.site_settings import SiteSettings
 from dcu.keys import KeyRing, load_ring
 from dcu.meters import MeterEntry
@@ -57,12 +58,12 @@ class Site(Section):
     """The rules of this site."""
 
     nominal_voltage_v: Annotated[float, Field(gt=0.0, le=1000.0)] = 230.0
-    band_pct: Annotated[float, Field(gt=0.0, le=20.0)] = 5.0
+    band_pct: Annotated[float, Field(gt=0.0, le=10.0)] = 5.0
     persistence_s: Annotated[float, Field(ge=0.0, le=600.0)] = 10.0
     lease_s: Annotated[float, Field(gt=0.0, le=LEASE_S_MAX)] = LEASE_S_MAX
     renew_interval_s: Seconds = 15.0
     decision_window_s: Annotated[float, Field(gt=0.0, le=60.0)] = 1.0
-    reading_age_s_max: Seconds = 40.0
+    reading_age_s_max: Annotated[float, Field(gt=0.0, le=900.0)] = 40.0
     reservations_max: Annotated[int, Field(gt=0, le=10_000)] = 200
 
     @model_validator(mode="after")
@@ -262,6 +263,17 @@ class DcuConfig(Section):
     def _model_where_needed(self) -> DcuConfig:
         if self.rule in {"predicted", "mixed"} and self.model is None:
             raise ValueError(f"a [model] section for decision.rule {self.rule} (seen none)")
+        return self
+
+    @model_validator(mode="after")
+    def _high_is_blocked(self) -> DcuConfig:
+        """Long high voltages block increases (invariant I15): `predicted` and `mixed` look at means, others have
+        nothing but their band."""
+        ordered = None if self.utility is None else self.utility.band_max_pct
+        widest = max(self.site.band_pct, ordered or 0.0)
+        if self.rule in {"present", "learned"} and widest > BLOCKED_PCT:
+            most = int(100 * BLOCKED_PCT) / 100
+            raise ValueError(f"a band of at most {most:g} % for decision.rule {self.rule} (seen {widest:g})")
         return self
 
     @property

@@ -13,11 +13,12 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
+from dcu.accusations import Accusation
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
 from dcu.doors import PageDoor, StatusDoor
 from dcu.garbage import TIDY_S
-from dcu.gate import Gate, Heard, IdentityAlarm, LinkIs, Transmit
+from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine
@@ -37,7 +38,7 @@ from dcu.hosting.exchange import (
     Wait,
 )
 from dcu.hosting.measurements import SUBSTATION
-from dcu.keys import KeyRing
+from dcu.keys import METERS_MAX, KeyRing
 from dcu.page_facts import Recent, page_facts
 from dcu.pings import Pings
 from dcu.status import snapshot
@@ -45,9 +46,10 @@ from dcu.utility_side import UtilityPorts, UtilitySide
 from prime_plc import sap
 from prime_plc.link import OpenPlc, StackRunner
 from prime_plc.stack import base_stack
+from prime_plc.tap import Tap
 from shared.clock import Clock
 from shared.cosem import CLIENT_SAP, SERVER_SAP, Pushed, decode_apdu, encode_down
-from shared.cosem_security import encode_clock
+from shared.cosem_security import ActionAnswered, encode_clock
 from shared.daemon import Progress, Signals, Supervisor, resident_kib
 from shared.em330 import Em330Reader
 from shared.errors import DecodeError
@@ -58,7 +60,7 @@ from shared.messages import Reading, Release, Report, Request
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
-from shared.status_socket import PIB, PING, STATUS
+from shared.status_socket import PIB, PING, STATUS, TRACE
 
 REVOKE_WAIT_S: Final = 0.25
 """[s] A revoke waits for the disk no longer."""
@@ -96,8 +98,15 @@ class VaultPort(Protocol):
     def changed(self) -> KeyRing | None:
         """The keys, if they have changed since they were last given."""
 
+    @property
+    def alarms(self) -> Mapping[MeterId, Accusation]:
+        """The alarms of meters' identities that stood when the daemon before us ended."""
+
     async def reserve(self, end: int) -> None:
         """Done when counters below ``end`` are durably reserved; raises when they are not."""
+
+    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
+        """Done when these alarms, and no others, are on disk; raises when they are not."""
 
 
 class LedgerPort(Protocol):
@@ -238,11 +247,13 @@ class DcuDaemon:
         config, ports = self.config, self.ports
         self._inbox: Inbox[Input] = Inbox("dcu", INBOX_MAX)
         self._stack = base_stack(config.plc.stack_settings, parse_eui48(config.dcu.eui48), ports.draw)
-        self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
+        self._tap = Tap(ports.clock)
+        self._runner = StackRunner(self._stack, self._tap.on(ports.open_plc), ports.clock, self._heard, config.plc.url)
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
-        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal)
+        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms)
+        self._accused: Inbox[IdentityAlarm | AlarmAcknowledged] = Inbox("identity alarms", METERS_MAX)
         self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
         self._substation = ""
@@ -320,12 +331,14 @@ class DcuDaemon:
             return self.status()
         if word == PIB:
             return {"pib": self._stack.pib()}
+        if word == TRACE:
+            return {"serial": self._tap.told()}
         try:
             if word == PING:
                 return await self._pings.ping(parse_eui48(rest))
         except DecodeError as error:
             return {"error": str(error)}
-        return {"error": f"seen {word[:16]!r}, expected nothing, {PIB}, or {PING} and an EUI-48"}
+        return {"error": f"seen {word[:16]!r}, expected nothing, {PIB}, {TRACE}, or {PING} and an EUI-48"}
 
     # ---- workers -----------------------------------------------------------------------------------------------------
 
@@ -372,7 +385,8 @@ class DcuDaemon:
             event(_LOG, logging.INFO if words == "good" else logging.WARNING, "balancing meter", state=words)
 
     async def _keep_keys(self, progress: Progress) -> None:
-        """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count."""
+        """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count, and
+        alarms of identities are kept."""
         clock, vault, counter = self.ports.clock, self.ports.vault, self.ports.vault.counter
         while True:
             if (wanted := counter.wanted) is not None:
@@ -380,11 +394,15 @@ class DcuDaemon:
                 counter.extend(wanted)
             now = clock.monotonic()
             if (ring := vault.changed()) is not None:
-                event(_LOG, logging.INFO, "keys changed", meters=len(ring.meters))
+                event(_LOG, logging.INFO, "keys changed", meters=len(ring.meters), group=ring.group.generation)
                 self._gated(self._gate.renew(ring, now))
             self._gated(self._gate.tick(now))
+            if self._accused:
+                while self._accused.take() is not None:
+                    pass
+                await vault.accuse(dict(self._gate.alarms))
             progress()
-            await asyncio.sleep(KEYS_S)
+            await self._accused.wait(clock, clock.monotonic() + KEYS_S)
 
     # ---- wire to engine ----------------------------------------------------------------------------------------------
 
@@ -421,10 +439,17 @@ class DcuDaemon:
                         self._send_apdu(output.meter, encode_clock(self.ports.clock.utc_s()))
                 case Heard() if output.meter in self._addresses:
                     self._believed(output.meter, output.plain)
-                case IdentityAlarm():
-                    address = format_eui48(output.eui48)
-                    event(_LOG, logging.ERROR, "keys used by another device", meter=output.meter, eui48=address)
-                    self._keep("keys used by another device", output.meter, {"eui48": address})
+                case IdentityAlarm() | AlarmAcknowledged():
+                    self._note_identity(output)
+
+    def _note_identity(self, news: IdentityAlarm | AlarmAcknowledged) -> None:
+        """Told and kept with the events first; a death before the alarm's own file is written tells it again."""
+        told = isinstance(news, IdentityAlarm)
+        what = "keys used by another device" if told else "identity alarm acknowledged"
+        address = format_eui48(news.eui48)
+        event(_LOG, logging.ERROR if told else logging.INFO, what, meter=news.meter, eui48=address)
+        self._keep(what, news.meter, {"eui48": address})
+        self._accused.put(news)
 
     def _believed(self, meter: MeterId, plain: bytes) -> None:
         try:
@@ -432,6 +457,8 @@ class DcuDaemon:
         except DecodeError:
             self.counters.undecodable += 1
             return
+        if isinstance(apdu, ActionAnswered):
+            self._gate.answered(meter, apdu)
         if not isinstance(apdu, Pushed):
             return  # answers to our SETs: what a meter has applied it says in its reports
         match apdu.message:
@@ -503,11 +530,10 @@ class DcuDaemon:
             self._send_apdu(output.meter, apdu)
 
     def _send_to_all(self, apdu: bytes) -> None:
-        data = self._gate.protect_all(apdu)
-        if data is None:
-            self.counters.not_protected += 1
-        elif not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data)):
-            self.counters.inbox_full += 1
+        frames = self._gate.protect_all(apdu, self.ports.clock.monotonic())
+        self.counters.not_protected += not frames
+        for data in frames:
+            self.counters.inbox_full += not self._runner.send(sap.SendBroadcast(SERVER_SAP, CLIENT_SAP, data))
 
     def _send_apdu(self, meter: MeterId, apdu: bytes) -> None:
         data = self._gate.protect(meter, apdu)

@@ -2,18 +2,29 @@
 
 Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
 another meter, or comes from an address nobody was enrolled with, is refused and latches an alarm. Under a meter's
-previous keys nothing is believed: whoever still has them is sent the newest, wrapped.
+previous keys nothing is believed: whoever still has them is sent the newest, wrapped. New group keys go to whom the
+newest pair is open with (`dcu.handover`), and to nobody else. An alarm stands until the operator acknowledges it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from dcu.accusations import Accusation
+from dcu.handover import Handover
 from dcu.keys import KeyRing
-from shared.cosem_security import KEY_AUTHENTICATION, KEY_ENCRYPTION, encode_keys
+from shared.cosem_security import (
+    KEY_AUTHENTICATION,
+    KEY_BROADCAST,
+    KEY_BROADCAST_AUTHENTICATION,
+    KEY_ENCRYPTION,
+    ActionAnswered,
+    encode_keys,
+)
 from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId, format_eui48
 from shared.protection import PairKeys, find, is_protected, parse, protect_group, wrap
@@ -46,13 +57,21 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class IdentityAlarm:
-    """A meter's keys are used from another address; told once for each meter."""
+    """A meter's keys are used from another address; told once for each meter until it is acknowledged."""
 
     meter: MeterId
     eui48: Eui48
 
 
-Output = Transmit | LinkIs | Heard | IdentityAlarm
+@dataclass(frozen=True, slots=True)
+class AlarmAcknowledged:
+    """The operator has acknowledged that alarm."""
+
+    meter: MeterId
+    eui48: Eui48
+
+
+Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged
 
 
 @dataclass(slots=True)
@@ -81,7 +100,14 @@ class _Door:
 class Gate:
     """Every meter's door."""
 
-    def __init__(self, ring: KeyRing, own: Own, draw: random.Random, tell: Callable[[Refusal, int], None]) -> None:
+    def __init__(
+        self,
+        ring: KeyRing,
+        own: Own,
+        draw: random.Random,
+        tell: Callable[[Refusal, int], None],
+        alarms: Mapping[MeterId, Accusation] = MappingProxyType({}),
+    ) -> None:
         """A gate in front of a line on which nobody is connected yet.
 
         Args:
@@ -89,13 +115,15 @@ class Gate:
             own: title and counters of this start.
             draw: source of challenges.
             tell: called when refusals of a kind are news.
+            alarms: of earlier starts.
         """
-        self.alarms: dict[MeterId, Eui48] = {}
+        self.alarms = dict(alarms)
         self._own = own
         self._draw = draw
         self._refusals = Refusals(tell)
         self._search = Pace()
         self._ring = ring
+        self._handover = Handover(ring.group)
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = _by_eui(ring)
 
@@ -114,18 +142,26 @@ class Gate:
     def tick(self, now: float) -> list[Output]:
         """Once in a while: introduce ourselves again where nobody has answered, and offer new keys again."""
         waiting = [door for door in self._doors.values() if door.line and not door.open]
-        return [output for door in waiting for output in (self._carry(door, now) or self._introduce(door, now))]
+        outputs = [output for door in waiting for output in (self._carry(door, now) or self._introduce(door, now))]
+        return outputs + self._offer_group(now) + self._acknowledged()
 
     def protect(self, meter: MeterId, plain: bytes) -> bytes | None:
         """A message ready to leave; None while the meter is not there, or without a counter."""
         door = self._doors.get(meter)
         return door.session.protect(plain) if door is not None and door.session is not None and door.open else None
 
-    def protect_all(self, plain: bytes) -> bytes | None:
-        """A message for everybody, under the street's group keys, which can only lower; None without a counter, or
-        without anybody who would know us by our title."""
-        counter = self._own.counter.take() if any(door.open for door in self._doors.values()) else None
-        return None if counter is None else protect_group(plain, self._ring.group, self._own.title, counter)
+    def protect_all(self, plain: bytes, now: float) -> list[bytes]:
+        """A message for everybody, under the street's group keys, which can only lower: one frame, two while group keys
+        change; none without a counter, or without anybody who would know us by our title."""
+        there = self._there()
+        keys = self._handover.speaking(there, now) if there else ()
+        own = self._own
+        counted = [(pair, own.counter.take()) for pair in keys]
+        return [protect_group(plain, pair, own.title, counter) for pair, counter in counted if counter is not None]
+
+    def answered(self, meter: MeterId, answer: ActionAnswered) -> None:
+        """A meter has answered a transfer of keys."""
+        self._handover.answered(meter, answer.invoke_id, answer.result)
 
     def receive(self, peer: Eui48, data: bytes, now: float) -> list[Output]:
         """What a frame from this address comes to."""
@@ -147,6 +183,7 @@ class Gate:
             outputs += self._whose(peer, data, now, but=meter)
         if arrival.began:
             door.line = True
+            self._handover.began(meter)
             outputs.append(LinkIs(meter, up=True))
         if arrival.plain is not None:
             outputs.append(Heard(meter, arrival.plain))
@@ -156,6 +193,8 @@ class Gate:
         """The file of keys has changed; sessions whose keys are the same go on."""
         outputs: list[Output] = []
         before, self._ring = self._doors, ring
+        if ring.group != self._handover.group:
+            self._handover = Handover(ring.group)
         self._by_eui = _by_eui(ring)
         self._doors = {}
         for meter in ring.meters:
@@ -176,9 +215,10 @@ class Gate:
         return {
             "sessions": sum(door.open for door in self._doors.values()),
             "key_generations": {meter: entry.generation for meter, entry in self._ring.meters.items()},
+            "group": self._handover.summary(self._there()),
             "counters_left": self._own.counter.left,
             "refused": self._refusals.summary(),
-            "alarms": {meter: f"keys used by {format_eui48(eui48)}" for meter, eui48 in self.alarms.items()},
+            "alarms": {meter: f"keys used by {format_eui48(alarm.eui48)}" for meter, alarm in self.alarms.items()},
         }
 
     def _new_door(self, meter: MeterId) -> _Door:
@@ -193,6 +233,25 @@ class Gate:
         sessions = [door.session, door.next_earlier()]
         waiting = [session for session in sessions if session is not None and not session.open]
         return [Transmit(door.eui48, data) for session in waiting for data in session.hello(now)]
+
+    def _there(self) -> list[MeterId]:
+        return [meter for meter, door in self._doors.items() if door.open]
+
+    # ---- group keys --------------------------------------------------------------------------------------------------
+
+    def _offer_group(self, now: float) -> list[Output]:
+        """The newest group keys, wrapped, to some of those that are there and have not taken them."""
+        outputs: list[Output] = []
+        for meter in self._handover.due(self._there(), now):
+            entry, group = self._ring.meters[meter], self._ring.group.newest
+            assert entry.master is not None, "a revoked meter has no open door"
+            wrapped = {
+                KEY_BROADCAST: wrap(entry.master, group.encryption),
+                KEY_BROADCAST_AUTHENTICATION: wrap(entry.master, group.authentication),
+            }
+            data = self.protect(meter, encode_keys(wrapped, self._handover.invoke_id))
+            outputs += [] if data is None else [Transmit(entry.eui48, data)]
+        return outputs
 
     # ---- earlier keys ------------------------------------------------------------------------------------------------
 
@@ -235,12 +294,23 @@ class Gate:
         name = find(envelope, self._candidates(but))
         if name is None:
             return []
-        self._refusals.count(Refusal.WRONG_DEVICE)
         meter = MeterId(name)
+        owner = self._doors[meter].session
+        if owner is not None and owner.repeats(envelope):
+            self._refusals.count(Refusal.REPLAYED)  # a recording needs no key
+            return []
+        self._refusals.count(Refusal.WRONG_DEVICE)
         if meter in self.alarms:
             return []
-        self.alarms[meter] = peer
+        self.alarms[meter] = Accusation(peer, self._ring.meters[meter].acknowledged)
         return [IdentityAlarm(meter, peer)]
+
+    def _acknowledged(self) -> list[Output]:
+        """The alarms that the operator has acknowledged since they were told; the next use of those keys is another."""
+        entries = self._ring.meters.items()
+        times = {meter: entry.acknowledged for meter, entry in entries if meter in self.alarms}
+        over = [meter for meter, number in times.items() if number > self.alarms[meter].after]
+        return [AlarmAcknowledged(meter, self.alarms.pop(meter).eui48) for meter in over]
 
     def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
         for meter, door in self._doors.items():

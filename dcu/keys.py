@@ -3,13 +3,16 @@
 A meter's entry has the newest keys and some before them. Under earlier keys nothing is believed; they only carry the
 newest ones to a meter that was away when they changed. A revoked meter keeps its entry and has no keys, so that nobody
 takes it for one that was forgotten.
+
+The group keys are the same for everybody who is not revoked. When they change, those before are kept to be understood
+by who has not taken the new ones yet; two changes before a meter has taken any leave it what is sent to itself.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +43,9 @@ METERS_MAX: Final = 2000
 EARLIER_MAX: Final = 4
 """Rotations that a meter may miss before it has to be given its keys by hand."""
 
+COUNT_MAX: Final = 1_000_000
+"""Rotations, and acknowledgements, of one street's life."""
+
 Random = Callable[[int], bytes]
 """So many unpredictable bytes."""
 
@@ -52,6 +58,7 @@ class MeterEntry:
         master: wraps new keys; None once the meter is revoked.
         pair: the newest keys; None once the meter is revoked.
         earlier: the keys before, latest first, which may only carry the newest.
+        acknowledged: how often the operator has acknowledged an alarm of this meter's identity.
     """
 
     eui48: Eui48
@@ -60,6 +67,7 @@ class MeterEntry:
     pair: PairKeys | None
     earlier: tuple[PairKeys, ...]
     client: ClientKeys
+    acknowledged: int = 0
 
     @property
     def revoked(self) -> bool:
@@ -68,11 +76,26 @@ class MeterEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupKeys:
+    """What the DCU says to the whole street under.
+
+    Attributes:
+        generation: 1 for those that every meter has got by its file; rises with every rotation.
+        newest: for every meter that is not revoked.
+        earlier: those before, if they were ever changed.
+    """
+
+    generation: int
+    newest: PairKeys
+    earlier: PairKeys | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRing:
     """All keys of one street."""
 
     eui48: Eui48
-    group: PairKeys
+    group: GroupKeys
     meters: Mapping[MeterId, MeterEntry]
 
     def exported(self, meter: MeterId) -> MeterKeys:
@@ -85,17 +108,21 @@ class KeyRing:
         if entry.master is None or entry.pair is None:
             raise DeviceError(f"{meter}: revoked; make it again to give it new keys")
         return MeterKeys(
-            meter, entry.eui48, self.eui48, entry.generation, entry.master, entry.pair, self.group, entry.client
+            meter, entry.eui48, self.eui48, entry.generation, entry.master, entry.pair, self.group.newest, entry.client
         )
 
     def made(self, meters: Mapping[MeterId, Eui48], random: Random) -> KeyRing:
         """With keys for these meters, too; those that have keys keep them, revoked ones get new ones.
 
         Raises:
-            DeviceError: a meter that is enrolled with another address, or an address that is another meter's.
+            DeviceError: a meter that is enrolled with another address, an address that is another meter's or the
+                DCU's, or one that no device has.
         """
         entries = dict(self.meters)
         for meter, eui48 in meters.items():
+            if eui48 == self.eui48:
+                raise DeviceError(f"{meter}: seen {format_eui48(eui48)}, the address of the DCU")
+            _expect_device(meter, eui48)
             old = entries.get(meter)
             if old is not None and not old.revoked and old.eui48 != eui48:
                 seen = f"{meter}: enrolled as {format_eui48(old.eui48)}, asked for {format_eui48(eui48)}"
@@ -103,7 +130,13 @@ class KeyRing:
             if old is None or old.revoked:
                 generation = 1 if old is None else old.generation + 1
                 entries[meter] = MeterEntry(
-                    eui48, generation, random(KEY_BYTES), new_pair(random), (), new_client(random)
+                    eui48,
+                    generation,
+                    random(KEY_BYTES),
+                    new_pair(random),
+                    (),
+                    new_client(random),
+                    0 if old is None else old.acknowledged,
                 )
         held: dict[Eui48, MeterId] = {}
         for meter, entry in entries.items():
@@ -124,10 +157,25 @@ class KeyRing:
         newest = replace(entry, generation=entry.generation + 1, pair=new_pair(random), earlier=earlier)
         return replace(self, meters={**self.meters, meter: newest})
 
-    def without(self, meter: MeterId) -> KeyRing:
-        """With a meter revoked (DeviceError if unknown). It may come back under another address."""
-        shut = replace(self._entry(meter), master=None, pair=None, earlier=())
-        return replace(self, meters={**self.meters, meter: shut})
+    def regrouped(self, random: Random) -> KeyRing:
+        """With new group keys; the present ones are kept for meters that have not taken the new ones yet."""
+        group = GroupKeys(self.group.generation + 1, new_pair(random), self.group.newest)
+        return replace(self, group=group)
+
+    def without(self, meters: Iterable[MeterId], random: Random) -> KeyRing:
+        """With meters revoked, and with group keys that they do not have (DeviceError if one is unknown). They may come
+        back under other addresses; who is revoked already changes nothing."""
+        shut = {
+            meter: replace(entry, master=None, pair=None, earlier=())
+            for meter in meters
+            if not (entry := self._entry(meter)).revoked
+        }
+        return replace(self.regrouped(random), meters={**self.meters, **shut}) if shut else self
+
+    def acknowledged(self, meter: MeterId) -> KeyRing:
+        """With the alarm that a meter's keys are used elsewhere acknowledged (DeviceError if unknown)."""
+        entry = self._entry(meter)
+        return replace(self, meters={**self.meters, meter: replace(entry, acknowledged=entry.acknowledged + 1)})
 
     def _entry(self, meter: MeterId) -> MeterEntry:
         entry = self.meters.get(meter)
@@ -148,8 +196,14 @@ def new_client(random: Random) -> ClientKeys:
 
 
 def new_ring(eui48: Eui48, random: Random) -> KeyRing:
-    """A street without meters."""
-    return KeyRing(eui48, new_pair(random), {})
+    """A street without meters (DeviceError if no device has this address)."""
+    _expect_device("DCU", eui48)
+    return KeyRing(eui48, GroupKeys(1, new_pair(random)), {})
+
+
+def _expect_device(whose: str, eui48: Eui48) -> None:
+    if eui48[0] & 1 or not any(eui48):
+        raise DeviceError(f"{whose}: seen {format_eui48(eui48)}, expected a device's address, of no group and not zero")
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -157,11 +211,12 @@ def new_ring(eui48: Eui48, random: Random) -> KeyRing:
 
 class _Entry(Section):
     eui48: Eui48Text
-    generation: Annotated[int, Field(ge=1, le=1_000_000)]
+    generation: Annotated[int, Field(ge=1, le=COUNT_MAX)]
     master: Key | None
     pair: PairModel | None
     earlier: Annotated[list[PairModel], Field(max_length=EARLIER_MAX)]
     client: ClientModel
+    acknowledged: Annotated[int, Field(ge=0, le=COUNT_MAX)] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +239,8 @@ class _RingFile(Section):
     format: Literal["headroom-keys-1"]
     eui48: Eui48Text
     group: PairModel
+    group_generation: Annotated[int, Field(ge=1, le=COUNT_MAX)] = 1
+    group_earlier: PairModel | None = None
     meters: Annotated[dict[Name, _Entry], Field(max_length=METERS_MAX)]
 
     @model_validator(mode="after")
@@ -210,10 +267,12 @@ def load_ring(path: Path) -> KeyRing:
             None if entry.pair is None else entry.pair.keys,
             tuple(pair.keys for pair in entry.earlier),
             entry.client.keys,
+            entry.acknowledged,
         )
         for name, entry in found.meters.items()
     }
-    return KeyRing(parse_eui48(found.eui48), found.group.keys, meters)
+    earlier = None if found.group_earlier is None else found.group_earlier.keys
+    return KeyRing(parse_eui48(found.eui48), GroupKeys(found.group_generation, found.group.keys, earlier), meters)
 
 
 def save_ring(path: Path, ring: KeyRing) -> None:
@@ -222,29 +281,37 @@ def save_ring(path: Path, ring: KeyRing) -> None:
 
 
 def ring_content(ring: KeyRing) -> dict[str, Any]:
-    """A street's keys as the file holds them."""
-    return {
+    """A street's keys as the file holds them; what has never happened is left away, as in files of earlier versions."""
+    group = ring.group
+    content: dict[str, Any] = {
         "format": FORMAT,
         "eui48": format_eui48(ring.eui48),
-        "group": pair_content(ring.group),
-        "meters": {
-            name: {
-                "eui48": format_eui48(entry.eui48),
-                "generation": entry.generation,
-                "master": None if entry.master is None else entry.master.hex(),
-                "pair": None if entry.pair is None else pair_content(entry.pair),
-                "earlier": [pair_content(pair) for pair in entry.earlier],
-                "client": client_content(entry.client),
-            }
-            for name, entry in ring.meters.items()
-        },
+        "group": pair_content(group.newest),
     }
+    if group.generation > 1:
+        content["group_generation"] = group.generation
+    if group.earlier is not None:
+        content["group_earlier"] = pair_content(group.earlier)
+    return content | {"meters": {name: _entry_content(entry) for name, entry in ring.meters.items()}}
+
+
+def _entry_content(entry: MeterEntry) -> dict[str, Any]:
+    content = {
+        "eui48": format_eui48(entry.eui48),
+        "generation": entry.generation,
+        "master": None if entry.master is None else entry.master.hex(),
+        "pair": None if entry.pair is None else pair_content(entry.pair),
+        "earlier": [pair_content(pair) for pair in entry.earlier],
+        "client": client_content(entry.client),
+    }
+    return content | ({"acknowledged": entry.acknowledged} if entry.acknowledged else {})
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Nobody else changes this file of keys meanwhile (DeviceError if its directory is not ours)."""
     try:
+        path = path.resolve()  # by whatever name others come to it
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

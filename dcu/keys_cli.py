@@ -1,9 +1,10 @@
-"""`headroom-keys`: make, export, rotate, revoke, list. No key is ever printed."""
+"""`headroom-keys`: make, export, rotate, revoke, acknowledge, list. No key is ever printed."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -23,11 +24,15 @@ EXAMPLE: Final = """examples:
   headroom-keys export keys.json meter-1 --out meter-1.key
   headroom-keys export keys.json meter-1 --client --out reading-tool.key
   headroom-keys rotate keys.json meter-1
+  headroom-keys rotate keys.json --group
   headroom-keys revoke keys.json meter-1
+  headroom-keys acknowledge keys.json meter-1
   headroom-keys list keys.json --json
 
 Keys are written to files that only their owner can read, and printed nowhere. Carry a meter's file to its meter, and
-remove the copy. A running DCU takes up changes by itself and brings rotated keys to the meter over the power line.
+remove the copy. A running DCU takes up changes by itself and brings rotated keys to the meters over the power line,
+wrapped under each meter's master key. Master keys, and those of reading tools, change on site only: revoke, make,
+export, and carry. To revoke a meter changes the street's group keys, which that meter knows, for all the others.
 """
 
 
@@ -50,10 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("meter")
     export.add_argument("--out", type=Path, required=True, help="the new file; an existing one is not replaced")
     export.add_argument("--client", action="store_true", help="what a reading tool needs for this meter, instead")
-    rotate = _command(commands, "rotate", "new keys; the DCU brings them to the meter", _rotate)
-    rotate.add_argument("meter")
-    revoke = _command(commands, "revoke", "shut a meter out", _revoke)
-    revoke.add_argument("meter")
+    rotate = _command(commands, "rotate", "new keys; the DCU brings them to the meter, or to all", _rotate)
+    whose = rotate.add_mutually_exclusive_group(required=True)
+    whose.add_argument("meter", nargs="?")
+    whose.add_argument("--group", action="store_true", help="the street's group keys, for every meter not revoked")
+    revoke = _command(commands, "revoke", "shut meters out, and change the group keys for the others", _revoke)
+    revoke.add_argument("meters", nargs="+", metavar="meter")
+    acknowledge = _command(commands, "acknowledge", "the alarm that a meter's keys were used elsewhere", _acknowledge)
+    acknowledge.add_argument("meter")
     _command(commands, "list", "which meters have keys", _list)
     options = parser.parse_args(arguments)
     return run_cli(lambda: int(options.command(options)))
@@ -98,19 +107,26 @@ def _wanted(options: argparse.Namespace) -> tuple[Eui48 | None, dict[MeterId, Eu
         from shared.config import load_config  # noqa: PLC0415
 
         config = load_config(options.config, DcuConfig)
-        dcu = parse_eui48(config.dcu.eui48)
+        configured = parse_eui48(config.dcu.eui48)
+        if dcu not in {None, configured}:
+            raise DeviceError(
+                f"--dcu: seen {options.dcu}, expected {format_eui48(configured)} as {options.config} says"
+            )
+        dcu = configured
         meters |= {entry.id: entry.eui48 for entry in config.entries}
     for text in options.meters:
         name, _, address = text.partition("=")
         if not METER_NAME.fullmatch(name):
             raise DecodeError(f"meter: seen {text!r}, expected a name such as meter-1=02:48:44:52:01:01")
-        meters[MeterId(name)] = parse_eui48(address)
+        eui48 = parse_eui48(address)
+        if meters.setdefault(MeterId(name), eui48) != eui48:
+            raise DeviceError(f"{name}: seen {address}, {format_eui48(meters[MeterId(name)])} before")
     return dcu, meters
 
 
 def _export(options: argparse.Namespace) -> int:
     keys = load_ring(options.keys).exported(MeterId(options.meter))
-    if options.out.exists():
+    if os.path.lexists(options.out):
         raise DeviceError(f"{options.out}: exists; keys replace no file")
     save_secret(options.out, client_file(keys) if options.client else meter_content(keys))
     what = "reading tool" if options.client else "meter"
@@ -119,6 +135,10 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
+    if options.group:
+        group = _change(options.keys, lambda ring: ring.regrouped(secrets.token_bytes)).group.generation
+        words = f"group keys: generation {group}; a running DCU brings them to every meter that is not revoked"
+        return _told(options, {"group_generation": group}, words)
     ring = _change(options.keys, lambda ring: ring.rotated(MeterId(options.meter), secrets.token_bytes))
     generation = ring.meters[MeterId(options.meter)].generation
     words = f"{options.meter}: generation {generation}; a running DCU brings it to the meter"
@@ -126,8 +146,18 @@ def _rotate(options: argparse.Namespace) -> int:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    _change(options.keys, lambda ring: ring.without(MeterId(options.meter)))
-    return _told(options, {"meter": options.meter, "revoked": True}, f"{options.meter}: revoked")
+    meters = [MeterId(name) for name in options.meters]
+    group = _change(options.keys, lambda ring: ring.without(meters, secrets.token_bytes)).group.generation
+    told = f"group keys: generation {group}, which no revoked meter has; a running DCU brings them to the others"
+    words = "\n".join([*(f"{meter}: revoked" for meter in meters), told])
+    return _told(options, {"meters": meters, "revoked": True, "group_generation": group}, words)
+
+
+def _acknowledge(options: argparse.Namespace) -> int:
+    ring = _change(options.keys, lambda ring: ring.acknowledged(MeterId(options.meter)))
+    number = ring.meters[MeterId(options.meter)].acknowledged
+    words = f"{options.meter}: alarm acknowledged, {number} so far; a running DCU ends it and records that"
+    return _told(options, {"meter": options.meter, "acknowledged": number}, words)
 
 
 def _change(path: Path, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
@@ -143,11 +173,12 @@ def _list(options: argparse.Namespace) -> int:
         {"meter": name, "eui48": format_eui48(entry.eui48), "generation": entry.generation, "revoked": entry.revoked}
         for name, entry in ring.meters.items()
     ]
-    words = [f"DCU {format_eui48(ring.eui48)}"]
+    words = [f"DCU {format_eui48(ring.eui48)}  group keys of generation {ring.group.generation}"]
     for row in rows:
         state = "revoked" if row["revoked"] else f"generation {row['generation']}"
         words.append(f"{row['meter']:16} {row['eui48']}  {state}")
-    return _told(options, {"dcu": format_eui48(ring.eui48), "meters": rows}, "\n".join(words))
+    found = {"dcu": format_eui48(ring.eui48), "group_generation": ring.group.generation, "meters": rows}
+    return _told(options, found, "\n".join(words))
 
 
 def _told(options: argparse.Namespace, found: dict[str, Any], words: str) -> int:

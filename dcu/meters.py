@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
@@ -100,8 +101,9 @@ class MeterTable:
         if report.nonce is None or (report.boot_id == state.boot_id and report.seq < state.seq):
             return Acceptance.BACKLOG
         state.boot_id, state.seq = report.boot_id, report.seq
-        state.reading = report.reading
-        state.reading_at_s = now - report.reading_age_s
+        possible = 0 <= report.reading_age_s < math.inf  # else nobody can tell when it was taken: there is none
+        state.reading = report.reading if possible else None
+        state.reading_at_s = now - report.reading_age_s if possible else now
         state.reported_at_s = now
         state.epoch, state.applied = report.epoch, report.applied
         state.limit_w, state.source, state.relay = report.limit_w, report.source, report.relay

@@ -64,8 +64,6 @@ def page_facts(engine: HostingEngine, recent: Recent, forecaster: Forecaster, ut
     return {
         "utc_s": round(utc_s, 3),
         "lease_s": engine.lease_s,
-        "rule": engine.rule.name,
-        "rule_facts": dict(engine.rule.facts()),
         "wanted_w": {str(grant.meter): grant.wanted_w for grant in engine.book.live},
         "headroom_w": forecaster.present_w,
         "news": recent.news,

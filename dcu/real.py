@@ -8,11 +8,12 @@ import logging
 import random
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from dcu.accusations import ACCUSATIONS, Accusation, AccusationFile
 from dcu.config import DcuConfig
 from dcu.daemon import Ports, build
 from dcu.doors import PageDoor, group_number, page_door, status_door
@@ -29,7 +30,7 @@ from prime_plc.link import open_serial
 from shared.clock import LoopClock
 from shared.daemon import Signals
 from shared.errors import ConfigError
-from shared.ids import Epoch
+from shared.ids import Epoch, MeterId
 from shared.log import event, get_logger, set_up_logging
 from shared.modbus import ModbusAddress, PymodbusPort
 from shared.notify import notify_from
@@ -117,18 +118,22 @@ def _fail(waiting: list[Future[int]], error: Exception) -> None:
 class DiskVault:
     """`dcu.daemon.VaultPort` on this machine's disk; it waits in the thread that the ledger has anyway."""
 
-    def __init__(self, config: DcuConfig, counters: CounterFile, thread: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, config: DcuConfig, counters: CounterFile, accusations: AccusationFile, thread: ThreadPoolExecutor
+    ) -> None:
         """Reserves the first block of counters.
 
         Raises:
             ConfigError: keys that are missing or not this street's.
-            DeviceError: counters that cannot be reserved.
+            DeviceError: counters that cannot be reserved, alarms that cannot be read.
         """
         self._config = config
         self._path = Path(config.protection.key_file)
         self._seen = self._stamp()
         self.ring = config.load_keys()
+        self.alarms = accusations.load()
         self.counter = counters.start()
+        self._accusations = accusations
         self._counters = counters
         self._thread = thread
 
@@ -146,6 +151,9 @@ class DiskVault:
 
     async def reserve(self, end: int) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._counters.reserve, end)
+
+    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._accusations.save, alarms)
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -203,7 +211,8 @@ async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.Ex
     lessons = recall_lessons(rule, read(config.state_directory))
     if lessons:
         event(_LOG, logging.INFO, "learnt from the ledger", sets=lessons)
-    vault = DiskVault(config, CounterFile(config.state_directory / COUNTERS), threaded.thread)
+    counters = CounterFile(config.state_directory / COUNTERS)
+    vault = DiskVault(config, counters, AccusationFile(config.state_directory / ACCUSATIONS), threaded.thread)
     ports = Ports(
         clock=clock,
         draw=random.SystemRandom(),

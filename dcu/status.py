@@ -53,6 +53,8 @@ def snapshot(
         "epoch": engine.epoch,
         "quarantine": engine.quarantined,
         "band_v": [engine.band.low_v, engine.band.high_v],
+        "rule": engine.rule.name,
+        "rule_facts": dict(engine.rule.facts()),
         "substation": {"quality": busbar.quality.value, "u_v": list(busbar.u_v), "age_s": busbar.age_s},
         "meters": meters,
         "line": {"reports_per_s": round(engine.reports_per_s(now), 3), "grants_max": engine.renewable(now)},
@@ -72,6 +74,7 @@ def table(status: dict[str, Any]) -> str:
             f" ledger: {status['ledger']['position']} entries, head {status['ledger']['head'][:16]}"
         ),
         f"substation {_volts(busbar['u_v'])} ({busbar['quality']}), band {low_v:g} to {high_v:g} V",
+        *_decides(status.get("rule"), status.get("rule_facts", {})),
         *_protection(status.get("protection", {})),
         *_utility(status.get("utility", {})),
         *_store(status.get("store", {})),
@@ -85,6 +88,19 @@ def table(status: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     decisions = ["", "newest decisions:"] + [f"  {line}" for line in status["decisions"] or ["none yet"]]
     return "\n".join(head + lines + decisions)
+
+
+def _decides(rule: str | None, facts: dict[str, Any]) -> list[str]:
+    """The rule, its policy and model, and why it grants nothing if it cannot; nothing from an older daemon."""
+    if rule is None:
+        return []
+    words = [f"rule {rule}"]
+    if facts.get("policy"):
+        words.append(f"policy {facts['policy']}")
+    if facts.get("network_sha256"):
+        words.append(f"model {facts['model']} of network {facts['network_sha256'][:16]}")
+    unusable = [f"ALARM model: {facts['why']}; nothing is granted"] if facts.get("why") else []
+    return [", ".join(words), *unusable]
 
 
 def _protection(found: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from dcu.grid.port_model import load_model
 from dcu.hosting.decide import Rule
 from dcu.ledger.audit import read_kept
 from dcu.ledger.entry import FORGOTTEN, START, restore
-from dcu.ledger.layout import Place, current, ended
+from dcu.ledger.layout import LedgerError, Place, current, ended
 from dcu.ledger.note import Verifier
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger
@@ -90,6 +90,10 @@ class DiskFiles:
     async def refill(self) -> bool:
         position = self._ledger.position
         return await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position, LOOKED_AT))
+
+    async def tell_again(self, position: int, count: int) -> int:
+        outbox, config = self._outbox.outbox, self._config
+        return await self._outbox.elsewhere(lambda: tell_again(outbox, config, position, count))
 
     async def rule(self, sha256: str) -> Rule:
         return await self._outbox.elsewhere(lambda: rule_of(self._config, sha256))
@@ -165,6 +169,7 @@ def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
         if outbox.fresh:
             recall(outbox, remembered(config.state_directory))
         with contextlib.suppress(OutboxFull):  # the link sends what is there, and comes back for the rest
+            tell_ended(outbox, config)
             refill(outbox, config, ledger.position)
     except BaseException:
         outbox.close()
@@ -239,9 +244,28 @@ def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None)
     first = missed_from(outbox, log, end)
     until = end if most is None else min(end, first + most)
     told = catch_up(outbox, config.dcu.id, Cursor(log, first), until, entries_of(current(directory), first))
+    if most is None and outbox.cursor != Cursor(log, end):
+        outbox.put([], Cursor(log, end))  # the rest of the log cannot be read, and never will be
     if told:
         event(_LOG, logging.INFO, "decisions found again for the utility", entries=told)
     return until < end
+
+
+def tell_ended(outbox: Outbox, config: DcuConfig) -> None:
+    """Put what the outbox has missed of a log that damage has ended since, as far as that can be read.
+
+    Raises:
+        OutboxFull: no room for all of it.
+    """
+    cursor = outbox.cursor
+    for log, place in enumerate(ended(config.state_directory), 1):
+        if cursor is not None and cursor.log <= log:
+            first = cursor.position if cursor.log == log else 0
+            with contextlib.suppress(LedgerError, OSError):
+                told = catch_up(
+                    outbox, config.dcu.id, Cursor(log, first), RECOVER_MAX + first, entries_of(place, first)
+                )
+                event(_LOG, logging.WARNING, "the end of a damaged log told to the utility", log=log, entries=told)
 
 
 def missed_from(outbox: Outbox, log: int, end: int) -> int:
@@ -253,20 +277,47 @@ def missed_from(outbox: Outbox, log: int, end: int) -> int:
 
 
 def catch_up(outbox: Outbox, dcu: str, first: Cursor, end: int, entries: Iterator[dict[str, Any]]) -> int:
-    """Put decisions among the entries from ``first``, which comes first, to ``end``; how many they were."""
-    log, items, told = first.log, list[Item](), 0
+    """Put decisions among the entries from ``first``, which comes first, to ``end``; how many they were. Those that are
+    not readable yet, because they are being written, are left to whoever tells of them then."""
+    log, items, told, reached = first.log, list[Item](), 0, first.position
     for position, entry in enumerate(islice(entries, end - first.position), first.position):
-        kind = entry.get("kind")
-        if kind not in DECISIONS or (entry.get(FORGOTTEN) and kind != COMMAND):
-            continue  # a command is put even without its values: it is what ends it
-        name = decision_name(dcu, log, position)
-        items.append(Item(Class.DECISION, decision(log, position, entry, recovered=True), name))
+        reached = position + 1
+        if not _is_told(entry):
+            continue
+        items.append(_found_again(dcu, log, position, entry))
         told += 1
         if len(items) >= CATCH_UP:
-            outbox.put(items, Cursor(log, position + 1))
+            outbox.put(items, Cursor(log, reached))
             items = []
-    outbox.put(items, Cursor(log, end))
+    outbox.put(items, Cursor(log, reached))
     return told
+
+
+def _is_told(entry: dict[str, Any]) -> bool:
+    """Whether the utility may have an entry as it is: not without its values, which a customer who left has taken with
+    him; but a command even so, as it is what ends it."""
+    kind = entry.get("kind")
+    return kind in DECISIONS and (not entry.get(FORGOTTEN) or kind == COMMAND)
+
+
+def _found_again(dcu: str, log: int, position: int, entry: dict[str, Any]) -> Item:
+    return Item(Class.DECISION, decision(log, position, entry, recovered=True), decision_name(dcu, log, position))
+
+
+def tell_again(outbox: Outbox, config: DcuConfig, position: int, count: int) -> int:
+    """Put what was told of ``count`` entries from ``position`` on once more: all, or nothing; how many that is.
+
+    Raises:
+        LedgerError: the log has no such entry.
+        OutboxFull: no room.
+    """
+    log = log_number(config.state_directory)
+    entries = list(islice(entries_of(current(config.state_directory), position), count))
+    if not entries:
+        raise LedgerError(f"position {position}: no such entry in the log")
+    items = [_found_again(config.dcu.id, log, n, entry) for n, entry in enumerate(entries, position) if _is_told(entry)]
+    outbox.put(items)
+    return len(items)
 
 
 SETTINGS: Final = ("nominal_limit_w", "policy", "band_pct", "model", "hold_s")

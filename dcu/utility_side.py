@@ -42,6 +42,7 @@ from dcu.utility.commands import (
     SetBand,
     SetNominalLimits,
     SetPolicy,
+    TellAgain,
     parse_public,
 )
 from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
@@ -88,6 +89,10 @@ class SiteFiles(Protocol):
 
     async def refill(self) -> bool:
         """Put some of what the ledger has and the outbox missed; whether there is more."""
+
+    async def tell_again(self, position: int, count: int) -> int:
+        """Put the decisions among ``count`` entries of the ledger from ``position``; how many they are (HeadroomError:
+        there are no such entries, or no room)."""
 
     async def rule(self, sha256: str) -> Rule:
         """The rule that decides by a model file (HeadroomError: it cannot be used here)."""
@@ -251,6 +256,8 @@ class UtilitySide:
                 change, outcome, detail = await self._another_rule(sha256)
             case GiveReceipt():
                 item, outcome, detail = await self._receipt(command, command.order)
+            case TellAgain(position=position, count=count):
+                outcome, detail = await self._tell_again(position, count)
         await self._order(change, COMMAND, {**about, "outcome": outcome, "detail": detail})
         return item
 
@@ -282,6 +289,14 @@ class UtilitySide:
         name = f"{self._config.dcu.id}/answer/{command.sha256[:16]}/receipt"
         return Item(Class.ANSWER, told, name), "done", ""
 
+    async def _tell_again(self, position: int, count: int) -> tuple[str, str]:
+        """After a crash once more: consumers know what they have by its name."""
+        try:
+            told = await self._ports.files.tell_again(position, count)
+        except (HeadroomError, OSError) as error:
+            return "failed", str(error)[:200]
+        return "done", f"{told} decisions told again"
+
     async def refused(self, refused: Refused, unrecorded: int) -> None:
         more = {"unrecorded": unrecorded} if unrecorded else {}
         await self._order(Nothing(), REFUSED, {**refused.as_entry(), **more})
@@ -305,12 +320,12 @@ class UtilitySide:
             self._tell_alarms()
             self._tell_available()
             now = clock.monotonic()
-            if now >= report_s:
-                report_s = now + every_s
-                self._tell_report(now)
             if now >= head_s:
                 head_s = now + CHECKPOINT_S
                 await self._tell_head()
+            if now >= report_s:  # after the head, without waiting: mostly both become durable with one commit
+                report_s = now + every_s
+                self._tell_report(now)
             if now >= weeks_s:
                 weeks_s = now + WEEKS_S
                 await self._tell_weeks()

@@ -70,6 +70,10 @@ class Attacker:
         for frame in frames:
             self._deliver(frame)
 
+    def say(self, to: str, sender: str, data: bytes) -> None:
+        """Deliver something of his own, from the address of this end."""
+        self._deliver(Kept(to, EUI48[sender], data))
+
     def _deliver(self, frame: Kept) -> None:
         self.delivered += 1
         self._heard[frame.receiver](sap.DataReceived(frame.sender, 1, 1, frame.data))

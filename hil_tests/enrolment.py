@@ -6,10 +6,12 @@ Every street is protected as a real one is; a bystander without keys would see n
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Final
 
+from dcu.accusations import Accusation
 from dcu.keys import KeyRing, new_ring, save_ring
 from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId
@@ -79,6 +81,7 @@ class DcuVault(MemoryVault):
     def __init__(self, ring: KeyRing) -> None:
         super().__init__()
         self.ring = ring
+        self.alarms: dict[MeterId, Accusation] = {}
         self._given = ring
 
     def start(self) -> None:
@@ -91,6 +94,9 @@ class DcuVault(MemoryVault):
         self._given = self.ring
         return self.ring
 
+    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
+        self.alarms = dict(alarms)
+
 
 class Eavesdropper:
     """Reads what is protected, as nobody on the line can."""
@@ -98,12 +104,12 @@ class Eavesdropper:
     def __init__(self, ring: KeyRing) -> None:
         self._pairs: dict[str, list[PairKeys]] = {}
         self._titles: dict[tuple[str, bool], list[bytes]] = {}
-        self._group = ring.group
+        self._groups: list[PairKeys] = []
         self.learn(ring)
 
     def learn(self, ring: KeyRing) -> None:
         """Keys that are used from now on; those before still open what they have closed."""
-        self._group = ring.group
+        self._groups.insert(0, ring.group.newest)
         for meter, entry in ring.meters.items():
             if entry.pair is not None:
                 self._pairs.setdefault(meter, []).insert(0, entry.pair)
@@ -113,7 +119,8 @@ class Eavesdropper:
         titles = {title for (_, down), known in self._titles.items() if down for title in known}
         try:
             envelope = parse(data)
-            found = [plain for title in titles if (plain := reveal(envelope, self._group, title)) is not None]
+            opened = (reveal(envelope, group, title) for title, group in product(titles, self._groups))
+            found = [plain for plain in opened if plain is not None]
         except DecodeError:
             return None
         return found[0] if envelope.group and found else None

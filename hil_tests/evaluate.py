@@ -321,8 +321,8 @@ def _check(question: Question) -> None:
         faults.append(Fault("--learn-days", f"{question.learn_days}", "1 to 14"))
     if question.errors not in ERRORS:
         faults.append(Fault("--errors", question.errors, " or ".join(ERRORS)))
-    if not 0 < question.band_pct <= 20:
-        faults.append(Fault("--band-pct", f"{question.band_pct:g}", "above 0 and at most 20"))
+    if not 0 < question.band_pct <= 10:
+        faults.append(Fault("--band-pct", f"{question.band_pct:g}", "above 0 and at most 10"))
     if question.no_load_pu is not None and not 0.8 <= question.no_load_pu <= 1.2:
         faults.append(Fault("--no-load-pu", f"{question.no_load_pu:g}", "0.8 to 1.2, or file"))
     if question.nominal_w is not None and not 0 <= question.nominal_w <= 100_000:

@@ -24,7 +24,7 @@ from hil_tests.enrolment import DcuVault, MeterVault
 from hil_tests.observation import Observation
 from hil_tests.player import Ear
 from hil_tests.scenario import CLIENTS, Scenario
-from hil_tests.utility_bench import Commander, DirectOutbox, memory_ports
+from hil_tests.utility_bench import Commander, DirectOutbox, kill_outbox, memory_ports
 from hil_tests.virtual.broker import MemoryBroker
 from hil_tests.virtual.feeder import Feeder
 from hil_tests.virtual.gpio import VirtualRelay
@@ -233,7 +233,7 @@ class JumpStreet:
                 self._store.close()
             self._ledger = self._dcu = self._store = None
             if self._outbox is not None:
-                self._outbox.close()
+                kill_outbox(self._outbox)
                 self._outbox = None
         else:
             del self._meters[who]

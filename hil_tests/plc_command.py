@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, field_validator
@@ -120,7 +121,7 @@ def _pings(pings: dict[int, list[float | None]]) -> str:
     lines = []
     for number, trips in pings.items():
         good = sorted(trip for trip in trips if trip is not None)
-        spread = f"{good[0]:g} / {good[len(good) // 2]:g} / {good[-1]:g} s" if good else "-"
+        spread = f"{good[0]:g} / {median(good):g} / {good[-1]:g} s" if good else "-"
         lines.append(f"meter {number}: {len(good)} of {len(trips)} came back; least / median / longest {spread}")
     return "\n".join(lines)
 
@@ -221,7 +222,7 @@ def words(found: PlcResult) -> str:
         times = sorted(failed.recovery_s) or [0.0]
         lines.append(
             f"failures: {failed.failures} switches with {failed.orphans} nodes below them; {len(failed.lost)} lost; "
-            f"everybody reports again after {times[len(times) // 2]:g} s (median), {times[-1]:g} s (longest)"
+            f"everybody reports again after {median(times):g} s (median), {times[-1]:g} s (longest)"
         )
     airtime = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in sorted(found.airtime.items(), key=_share))
     lines += [

@@ -25,6 +25,7 @@ from dcu.utility_real import (
     remembered,
     rule_of,
     settings_of,
+    tell_again,
 )
 from dcu.utility_side import UtilityPorts
 from hil_tests.virtual.broker import MemoryBroker
@@ -43,6 +44,13 @@ class DirectOutbox:
 
     async def call(self, work: Callable[[Outbox], ResultT]) -> ResultT:
         return work(self.outbox)
+
+
+def kill_outbox(outbox: Outbox) -> None:
+    """As SIGKILL does: what only memory knew is gone."""
+    outbox._recent.clear()
+    outbox._cursor = outbox._written_cursor()
+    outbox.close()
 
 
 class DirectFiles:
@@ -68,6 +76,9 @@ class DirectFiles:
 
     async def refill(self) -> bool:
         return refill(self._outbox, self._config, self._ledger.position)
+
+    async def tell_again(self, position: int, count: int) -> int:
+        return tell_again(self._outbox, self._config, position, count)
 
     async def rule(self, sha256: str) -> Rule:
         return rule_of(self._config, sha256)

@@ -23,17 +23,24 @@ class _Client(SteadyClient):
     """Takes each message where it arrives: what waits in a queue is gone with the connection."""
 
     taker: MemoryUtility
+    pause_s = 0.0
+    _free_s = 0.0
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         del client, userdata
-        self.taker.take(message.topic, bytes(message.payload), asyncio.get_running_loop().time())
+        loop, mid, qos = asyncio.get_running_loop(), message.mid, message.qos
+        self.taker.take(message.topic, bytes(message.payload), loop.time())
+        if self.pause_s:
+            self._free_s = max(loop.time(), self._free_s) + self.pause_s
+            loop.call_at(self._free_s, lambda: self._client.ack(mid, qos))
 
 
 class Consumer:
-    """The utility; `run` until cancelled."""
+    """The utility; `run` until cancelled. A slow one acknowledges a message each ``pause_s``, so that the broker keeps
+    the rest to itself."""
 
-    def __init__(self, host: str, port: int, files: TlsFiles) -> None:
-        self._host, self._port, self._context = host, port, files.context()
+    def __init__(self, host: str, port: int, files: TlsFiles, pause_s: float = 0.0) -> None:
+        self._host, self._port, self._context, self._pause_s = host, port, files.context(), pause_s
         self.utility = MemoryUtility()
         self.client: _Client | None = None
         self.ready = asyncio.Event()
@@ -54,7 +61,8 @@ class Consumer:
             self._host, self._port, identifier="utility", protocol=ProtocolVersion.V5, clean_start=False,
             tls_context=self._context, properties=properties, timeout=5.0, keepalive=5,
         )  # fmt: skip
-        client.taker = self.utility
+        client.taker, client.pause_s = self.utility, self._pause_s
+        client._client.manual_ack_set(self._pause_s > 0)
         async with client:
             await client.subscribe("headroom/+/up/#", qos=1)
             self.client = client

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,8 @@ RENEW_S: Final = 15.0
 REPORT_S: Final = 60.0
 BEFORE_S: Final = 120.0
 """[s] With the link up, before it goes."""
+FULL_TAIL_S: Final = 4200.0
+"""[s] In which twenty grants fill the tail of decisions, and its slack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,49 @@ def play(outage: Outage, directory: Path, seed: int = 1) -> Found:
     return run_virtual(lambda: _play(outage, directory, seed))
 
 
-async def _play(outage: Outage, directory: Path, seed: int) -> Found:
+@dataclass(frozen=True, slots=True)
+class Wear:
+    """What a link that is up writes.
+
+    Attributes:
+        decisions: told while it was counted.
+        written_bytes: through write calls meanwhile.
+        lost: of all decisions, at the consumer.
+    """
+
+    decisions: int
+    written_bytes: int
+    lost: int
+
+
+def wear(outage: Outage, directory: Path, written: Callable[[], int]) -> Wear:
+    """A street and its utility for `Outage.hours`, counted once the tails are full.
+
+    Args:
+        outage: the street; its broker stays.
+        directory: for the outbox.
+        written: bytes so far that this process has written.
+    """
+
+    async def main() -> Wear:
+        broker, outbox, street, tasks = _begin(outage, directory, 1)
+        await asyncio.sleep(FULL_TAIL_S)
+        written_before, told_before = written(), street.position
+        await asyncio.sleep(3600.0 * outage.hours)
+        found = written() - written_before, street.position - told_before
+        street.stop = True
+        await asyncio.sleep(60.0)
+        await _end(tasks)
+        outbox.close()
+        lost = sum(_decision(n) not in broker.utility.items for n in range(street.position))
+        return Wear(written_bytes=found[0], decisions=found[1], lost=lost)
+
+    return run_virtual(main)
+
+
+def _begin(
+    outage: Outage, directory: Path, seed: int
+) -> tuple[MemoryBroker, Outbox, _Street, list[asyncio.Future[None]]]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop), loop
     clock = LoopClock(loop, loop.utc_s)
@@ -95,10 +140,19 @@ async def _play(outage: Outage, directory: Path, seed: int) -> Found:
     outbox._database.connection.execute("PRAGMA synchronous = OFF")  # no power fails in virtual time
     link = UtilityLink(DCU, 1, DirectOutbox(outbox), broker, Judge(DCU, ()), clock, random.Random(seed))
     street = _Street(link, outage, loop)
-    tasks = [
-        asyncio.ensure_future(work)
-        for work in (link.run_outbox(_ignore), link.run_sender(_ignore), street.renew(), street.report())
-    ]
+    works = (link.run_outbox(_ignore), link.run_sender(_ignore), street.renew(), street.report())
+    return broker, outbox, street, [asyncio.ensure_future(work) for work in works]
+
+
+async def _end(tasks: list[asyncio.Future[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _play(outage: Outage, directory: Path, seed: int) -> Found:
+    loop = asyncio.get_running_loop()
+    broker, outbox, street, tasks = _begin(outage, directory, seed)
     try:
         await asyncio.sleep(BEFORE_S)
         broker.go()
@@ -116,9 +170,7 @@ async def _play(outage: Outage, directory: Path, seed: int) -> Found:
         street.stop = True
         await asyncio.sleep(120.0)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
     left = sum(outbox.waiting.values())
     dropped = outbox.dropped
     outbox.close()

@@ -18,7 +18,7 @@ from dlms_cosem import dlms_data
 from meter.core import MeterCore
 from shared.axdr import Boolean, CosemValue, null, obis_bytes, octets, structure
 from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, ReadRequest, encode_read_answer
-from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK, date_time
+from shared.cosem_security import CLASS_CLOCK, CLOCK_STATUS_UNKNOWN, OBIS_CLOCK, date_time
 from shared.ids import Phase
 from shared.messages import PerPhase, Reading, RelayState
 
@@ -178,7 +178,17 @@ class CosemServer:
         return {2: scaled, 3: structure(dlms_data.IntegerData(scaler), dlms_data.EnumData(UNIT[unit]))}
 
     def _clock(self, _now: float) -> Attributes:
-        return {2: octets(date_time(self._utc_s())), 3: dlms_data.LongData(0)}
+        """Class 8 in UTC, without daylight saving; nobody vouches for it, and its base is not defined."""
+        return {
+            2: octets(date_time(self._utc_s())),
+            3: dlms_data.LongData(0),
+            4: dlms_data.UnsignedIntegerData(CLOCK_STATUS_UNKNOWN),
+            5: octets(TIME_UNKNOWN),
+            6: octets(TIME_UNKNOWN),
+            7: dlms_data.IntegerData(0),
+            8: Boolean(False),
+            9: dlms_data.EnumData(0),
+        }
 
     def _device_name(self, _now: float) -> Attributes:
         return {2: octets(self._name.encode("ascii"))}

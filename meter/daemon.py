@@ -342,13 +342,14 @@ class MeterDaemon:
         if keys is None:
             self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.TEMPORARY_FAILURE))
             return
-        if keys.pair == self._gate.keys.pair:  # said again, because our answer was lost: we have them
+        if keys is self._gate.keys:  # said again, because our answer was lost: we have them
             self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
             return
         await self._ports.vault.save(keys)
         self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+        what = "new group keys" if keys.pair == self._gate.keys.pair else "new keys"
         self._gated(self._gate.rekey(keys, self._ports.clock.monotonic()))
-        event(_LOG, logging.INFO, "new keys", generation=keys.generation)
+        event(_LOG, logging.INFO, what, generation=keys.generation)
 
     # ---- world to core -----------------------------------------------------------------------------------------------
 

@@ -11,14 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from shared.cosem_security import KEY_AUTHENTICATION, KEY_ENCRYPTION, KeysSent
+from shared.cosem_security import (
+    KEY_AUTHENTICATION,
+    KEY_BROADCAST,
+    KEY_BROADCAST_AUTHENTICATION,
+    KEY_ENCRYPTION,
+    KeysSent,
+)
 from shared.ids import Eui48, format_eui48
 from shared.keys import MeterKeys
 from shared.protection import PairKeys, unwrap
 from shared.session import Own, Refusal, Refusals, Session
 
-TRANSFERRED: Final = {KEY_ENCRYPTION, KEY_AUTHENTICATION}
-"""Keys that change together."""
+PAIR: Final = (KEY_ENCRYPTION, KEY_AUTHENTICATION)
+GROUP: Final = (KEY_BROADCAST, KEY_BROADCAST_AUTHENTICATION)
+"""Keys that change together; pair and group come in messages of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +112,27 @@ class Gate:
         return outputs
 
     def unwrapped(self, sent: KeysSent) -> MeterKeys | None:
-        """Our keys as they will be; None if what was sent are not two keys for us."""
+        """Our keys as they will be, ``self.keys`` if we have them; None if what was sent are not two keys for us."""
         found = {number: unwrap(self.keys.master, wrapped) for number, wrapped in sent.keys}
-        encryption, authentication = found.get(KEY_ENCRYPTION), found.get(KEY_AUTHENTICATION)
-        if found.keys() != TRANSFERRED or encryption is None or authentication is None:
+        numbers = next((some for some in (PAIR, GROUP) if found.keys() == set(some)), None)
+        if numbers is None:
             return None
-        return replace(self.keys, generation=self.keys.generation + 1, pair=PairKeys(encryption, authentication))
+        encryption, authentication = (found[number] for number in numbers)
+        if encryption is None or authentication is None:
+            return None
+        keys = PairKeys(encryption, authentication)
+        if keys == (self.keys.pair if numbers == PAIR else self.keys.group):
+            return self.keys
+        if numbers == GROUP:
+            return replace(self.keys, group=keys)
+        return replace(self.keys, generation=self.keys.generation + 1, pair=keys)
 
     def rekey(self, keys: MeterKeys, now: float) -> list[Output]:
-        """New keys are on disk: from now on only they count."""
-        self.keys = keys
+        """New keys are on disk: from now on only they count. Group keys leave the session open."""
+        before, self.keys = self.keys, keys
+        if keys.pair == before.pair:
+            self._session.regroup(keys.group)
+            return []
         self._session = self._new_session()
         return [LinkIs(False), *self.tick(now)]
 

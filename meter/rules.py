@@ -27,6 +27,10 @@ ABOVE_LIMIT_SHARE: Final = 0.05
 ABOVE_LIMIT_W: Final = 100.0
 """Share of the limit, or [W], whichever is more, that export may exceed it by."""
 
+FOLLOW_S: Final = 2.0
+"""[s] Export is judged by the highest limit of so long: a plant takes its time to follow one that falls, however often
+it falls. With `ABOVE_LIMIT_S` and a poll this stays below the ten seconds of invariant I8."""
+
 OVERVOLTAGE_S: Final = 10.0
 """[s] Voltage at the local threshold or above for so long: nominal (invariant I15)."""
 
@@ -61,6 +65,8 @@ class LocalRules:
         self._relay_since: float | None = None
         self._above_since: float | None = None
         self._high_since: float | None = None
+        self._limit_w = 0.0
+        self._limits_before: list[tuple[float, float]] = []
 
     def wake_at(self, *, raised: bool) -> float | None:
         """When silence alone breaks a rule [s]."""
@@ -92,13 +98,22 @@ class LocalRules:
             return None
         self.reading, self.read_s = result, taken_s
         self.alarms &= ~READING_ALARMS
-        allowed_w = limit_w + max(ABOVE_LIMIT_SHARE * limit_w, ABOVE_LIMIT_W)
+        lately_w = self._limit_lately_w(limit_w, now)
+        allowed_w = lately_w + max(ABOVE_LIMIT_SHARE * lately_w, ABOVE_LIMIT_W)
         self._above_since = _since(self._above_since, now, lasts=result.export_w > allowed_w)
         self._high_since = _since(self._high_since, now, lasts=self._voltage_too_high(result))
         if _over(self._above_since, ABOVE_LIMIT_S, now) and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms:
             why = f"export {result.export_w:g} W, limit {limit_w:g} W for {ABOVE_LIMIT_S:g} s"
             return FallBack(why, Alarm.EXPORT_ABOVE_LIMIT)
         return None
+
+    def _limit_lately_w(self, limit_w: float, now: float) -> float:
+        """The highest limit [W] of the last `FOLLOW_S`, this one included."""
+        if limit_w != self._limit_w:
+            self._limits_before.append((now, self._limit_w))
+            self._limit_w = limit_w
+        self._limits_before = [(until_s, w) for until_s, w in self._limits_before if 0 <= now - until_s < FOLLOW_S]
+        return max([limit_w, *(w for _, w in self._limits_before)])
 
     def command(self, state: RelayState, now: float) -> None:
         """The relay is told to move; contact and inverter get their time to follow."""

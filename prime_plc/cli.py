@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from prime_plc.phy import PhyMode
 from prime_plc.survey import Survey, trip_words
-from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Told, as_pcap, read_capture, tell
+from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Raw, Told, as_pcap, read_capture, read_tap, tell
 from prime_plc.tree_picture import picture
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.errors import ConfigError, DecodeError, DeviceError, Fault
 from shared.ids import format_eui48, parse_eui48
-from shared.status_socket import PIB, PING, ask
+from shared.status_socket import PIB, PING, TRACE, ask
 
 FRAME_TYPES: Final = {"A": PhyMode.TYPE_A, "B": PhyMode.TYPE_B, "BC": PhyMode.TYPE_BC}
 PINGS_MAX: Final = 1000
@@ -31,6 +31,7 @@ EXAMPLE: Final = """examples:
   headroom-plc trace capture.hex
   headroom-plc trace --format serial port.bin --json
   headroom-plc trace port.bin --pcap port.pcap
+  headroom-plc trace --config /etc/headroom/dcu.toml --pcap now.pcap
   headroom-plc survey --config /etc/headroom/dcu.toml --svg tree.svg
   headroom-plc survey --config /etc/headroom/dcu.toml --ping 3
   headroom-plc ping AA:BB:CC:00:00:01 --status-socket /run/headroom-dcu/status.sock
@@ -38,7 +39,8 @@ EXAMPLE: Final = """examples:
   cat capture.hex | headroom-plc trace --sna 40:40:22:01:C7:9A -
 
 A capture is text with one PDU in hex on each line (a time in front and # comments are allowed), or the bytes of the
-modem's serial port (protocol 22h, or the sniffer's 13h), or a pcap file that --pcap has written (link type 147).
+modem's serial port (protocol 22h, or the sniffer's 13h), or a pcap file that --pcap has written (link type 147). A
+running DCU keeps the last 256 KiB of its port.
 """
 
 
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trace = commands.add_parser(
         "trace", help="print a capture in words", epilog=EXAMPLE, formatter_class=parser.formatter_class
     )
-    trace.add_argument("file", help="the capture; - for standard input")
+    trace.add_argument("file", nargs="?", help="the capture; - for standard input")
+    _running(trace, required=False)
     trace.add_argument("--format", choices=[kind.value for kind in Format], default=Format.AUTO.value)
     trace.add_argument(
         "--frame-type",
@@ -88,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_cli(lambda: int(options.command(options)))
 
 
-def _running(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+def _running(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._MutuallyExclusiveGroup:
     """Where the DCU is asked."""
-    where = parser.add_mutually_exclusive_group(required=True)
+    where = parser.add_mutually_exclusive_group(required=required)
     where.add_argument("--config", type=Path, help="the DCU's configuration")
     where.add_argument("--status-socket", "--socket", dest="socket", type=Path, help="its status socket")
     return where
@@ -121,7 +124,7 @@ def _count(text: str) -> int:
 
 def _trace(options: argparse.Namespace) -> int:
     sna = None if options.sna is None else parse_eui48(options.sna)
-    raws = list(read_capture(_read(options.file), Format(options.format), FRAME_TYPES[options.frame_type]))
+    raws = _captured(options)
     if options.pcap is not None:
         written, count = as_pcap(raws)
         options.pcap.write_bytes(written)
@@ -133,6 +136,25 @@ def _trace(options: argparse.Namespace) -> int:
         bad += told.fault is not None
     print(f"{good} frames decoded, {bad} not", file=sys.stderr)
     return EXIT_FAILED if bad else EXIT_OK
+
+
+def _captured(options: argparse.Namespace) -> list[Raw]:
+    """Every frame of a file, or of what a running DCU has kept."""
+    running = options.config is not None or options.socket is not None
+    if running == (options.file is not None):
+        seen = "both" if running else "neither"
+        raise ConfigError("trace", [Fault("capture", seen, "a file, or a running DCU by --config or --status-socket")])
+    if not running:
+        return list(read_capture(_read(options.file), Format(options.format), FRAME_TYPES[options.frame_type]))
+    path = options.socket or _socket(options.config)
+    kept = ask(path, "DCU", TRACE).get("serial")
+    try:
+        chunks = [(float(utc_s), str(way), bytes.fromhex(data)) for utc_s, way, data in kept or ()]
+    except (TypeError, ValueError) as error:
+        raise DeviceError(f"{path}: expected the bytes of a serial port ({error})") from error
+    if not chunks:
+        raise DeviceError(f"{path}: seen no bytes of a serial port (an older DCU, or no modem?)")
+    return list(read_tap(chunks))
 
 
 def _survey(options: argparse.Namespace) -> int:

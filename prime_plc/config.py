@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prime_plc.modem_host import ModemSettings, TypeAFraming
-from prime_plc.settings import MacSettings
+from prime_plc.settings import SLOT_SYMBOLS_MAX, MacSettings
 from prime_plc.stack import StackSettings
 from shared.config import Section
+
+STOCK_SLOT_SYMBOLS_MIN: Final = 6
+"""A beacon takes 13.25 ms with stock firmware's three bytes, a symbol 2.24 ms."""
+
+
+class Mac(Section):
+    """What a foreign network may have otherwise: values that are recalled from the specification, or that it lets one
+    choose. Ranges are published ones where there are any; what is left out is as `MacSettings` has it and says why."""
+
+    beacon_slot_symbols: Annotated[int, Field(ge=5, le=SLOT_SYMBOLS_MAX)] | None = None
+    beacon_slots_max: Annotated[int, Field(ge=1, le=5)] | None = None
+    search_s: Annotated[float, Field(ge=16.0, le=32.0)] | None = None
+    promotions_max: Annotated[int, Field(ge=1, le=4)] | None = None
+    promotion_period_s: Annotated[float, Field(ge=2.0, le=8.0)] | None = None
+    promotion_ignore_max: Annotated[int, Field(ge=0, le=15)] | None = None
+    missed_beacons_max: Annotated[int, Field(ge=2, le=20)] | None = None
+    control_repeats_max: Annotated[int, Field(ge=3, le=5)] | None = None
+    transmit_attempts_max: Annotated[int, Field(ge=2, le=5)] | None = None
+    ema_smoothing: Annotated[int, Field(ge=0, le=7)] | None = None
+    keep_alive_code: Annotated[int, Field(ge=0, le=7)] | None = None
+    window_start: Annotated[int, Field(ge=1, le=31)] | None = None
 
 
 class Plc(Section):
@@ -20,9 +41,18 @@ class Plc(Section):
     channel: Annotated[int, Field(ge=1, le=8)] = 1
     attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
     control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 5.0
+    mac: Mac = Mac()
+
+    @model_validator(mode="after")
+    def _slots_hold_a_beacon(self) -> Plc:
+        symbols = self.mac.beacon_slot_symbols
+        if symbols is not None and symbols < STOCK_SLOT_SYMBOLS_MIN and self.framing == "stock":
+            raise ValueError(f"mac.beacon_slot_symbols of at least {STOCK_SLOT_SYMBOLS_MIN} with stock framing")
+        return self
 
     @property
     def stack_settings(self) -> StackSettings:
         """For the stack."""
         modem = ModemSettings(TypeAFraming(self.framing), self.channel, self.attenuation_db)
-        return StackSettings(MacSettings(control_repeat_s=self.control_repeat_s), modem)
+        chosen = self.mac.model_dump(exclude_none=True)
+        return StackSettings(MacSettings(control_repeat_s=self.control_repeat_s, **chosen), modem)

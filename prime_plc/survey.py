@@ -7,6 +7,7 @@ them in with `Survey.with_links`.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -229,4 +230,7 @@ def _surveyed(eui48: str, node: Mapping[str, Any]) -> Surveyed:
 def link_seen(link: Mapping[str, Any]) -> LinkSeen:
     """From `Links.summary`."""
     numbers = (int(link[key]) for key in ("heard", "delivered", "lost"))
-    return LinkSeen(float(link["snr_db"]), str(link["scheme"]), *numbers)
+    snr_db = float(link["snr_db"])
+    if not math.isfinite(snr_db):
+        raise ValueError(f"number in {snr_db}")
+    return LinkSeen(snr_db, str(link["scheme"]), *numbers)

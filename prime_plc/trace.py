@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import string
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntFlag
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from prime_plc.pdu import BEACON_BYTES, HT_BEACON, SID_NONE, Beacon, GenericPdu,
 from prime_plc.pdu14 import Beacon14, Pdu14, decode_pdu14
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
-from prime_plc.usi import PROTOCOL_PHY, PROTOCOL_SNIFFER, UsiDecoder, UsiFrame
+from prime_plc.usi import PROTOCOL_PHY, PROTOCOL_SNIFFER, Fault, UsiDecoder, UsiFrame
 from shared.cosem import Pushed, Written, decode_apdu
 from shared.errors import DecodeError
 from shared.ids import format_eui48
@@ -162,6 +163,22 @@ def _read_serial(data: bytes) -> Iterator[Raw]:
             yield raw
     for fault, count in decoder.faults.items():
         yield Raw("stream", b"", Scheme.DBPSK_C, fault=f"seen {count} x {fault.value}, expected USI frames only")
+
+
+def read_tap(chunks: Iterable[tuple[float, str, bytes]]) -> Iterator[Raw]:
+    """The frames in what a running node has kept of its port: time, way, bytes. It may begin and end in a frame."""
+    decoders: defaultdict[str, UsiDecoder] = defaultdict(UsiDecoder)
+    number = 0
+    for utc_s, way, data in chunks:
+        for frame in decoders[way].feed(data):
+            number += 1
+            raw = _from_usi(f"message {number}", frame)
+            if raw is not None:
+                yield replace(raw, time=f"{utc_s:.6f}")
+    for way, decoder in decoders.items():
+        for fault, count in decoder.faults.items():
+            if fault is not Fault.GARBAGE:
+                yield Raw(way, b"", Scheme.DBPSK_C, fault=f"seen {count} x {fault.value}, expected USI frames only")
 
 
 def _from_usi(where: str, frame: UsiFrame) -> Raw | None:

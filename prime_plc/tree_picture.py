@@ -6,7 +6,7 @@ Readable on light and dark pages; whoever looks at one node finds everything abo
 from __future__ import annotations
 
 from typing import Final
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
 from prime_plc.survey import Survey, Surveyed, words
 
@@ -38,6 +38,11 @@ path, line { fill: none; stroke-width: 1.6; }
 .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); }
 .node { fill: var(--page); stroke: var(--ink); stroke-width: 1.4; } .switch { fill: var(--ink); }
 """
+
+
+def escape(text: str) -> str:
+    """Text as XML may hold it; a status file's names are not ours."""
+    return saxutils.escape("".join(letter if letter.isprintable() else "?" for letter in text))
 
 
 def picture(survey: Survey) -> str:

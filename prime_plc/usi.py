@@ -86,12 +86,12 @@ class UsiDecoder:
     def feed(self, data: bytes) -> list[UsiFrame]:
         """The frames that end in ``data``."""
         frames: list[UsiFrame] = []
-        first = True
-        for part in data.split(b"\x7e"):
-            if not first:
-                self._mark(frames)
-            first = False
-            self._collect(part)
+        start = 0
+        while (mark := data.find(0x7E, start)) >= 0:  # one at a time: there may be as many marks as bytes
+            self._collect(data[start:mark])
+            self._mark(frames)
+            start = mark + 1
+        self._collect(data[start:])
         return frames
 
     def _collect(self, part: bytes) -> None:

@@ -4,7 +4,8 @@
 OBIS                object                 service       value
 ==================  =====================  ============  =================================================
 0-0:128.8.0.255     session (class 1)      push, SET     challenge, echo or null, known
-0-0:43.0.0.255      security setup (64)    ACTION 2      array of key id and wrapped key (global_key_transfer)
+0-0:43.0.0.255      security setup (64)    ACTION 2      array of key id and wrapped key (global_key_transfer): a
+                                                         meter's pair, or its street's group keys
 0-0:1.0.0.255       clock (8)              SET 2         date-time in UTC
 ==================  =====================  ============  =================================================
 
@@ -40,6 +41,9 @@ WRAPPED_KEYS_MAX: Final = 3
 KEY_ENCRYPTION: Final = 0
 KEY_BROADCAST: Final = 1
 KEY_AUTHENTICATION: Final = 2
+
+KEY_BROADCAST_AUTHENTICATION: Final = 128
+"""Ours: DLMS knows one authentication key for everything, a street's group has one of its own."""
 
 CLOCK_STATUS_UNKNOWN: Final = 0xFF
 """Nobody vouches for a wall clock here; nothing is decided by one."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
-from typing import NewType
+from typing import Final, NewType
 
 from shared.errors import DecodeError
 
@@ -34,19 +35,19 @@ class Phase(IntEnum):
     L3 = 2
 
 
+_EUI48: Final = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}")
+
+
 def parse_eui48(text: str) -> Eui48:
     """Six bytes from ``AA:BB:CC:DD:EE:01`` (or with ``-``).
 
     Raises:
         DecodeError: the text is not six pairs of hexadecimal digits.
     """
-    parts = text.replace("-", ":").split(":")
-    if len(parts) != 6 or any(len(part) != 2 for part in parts):
-        raise DecodeError(f"EUI-48: seen {text!r}, expected six pairs of hexadecimal digits such as AA:BB:CC:DD:EE:01")
-    try:
-        return Eui48(bytes(int(part, 16) for part in parts))
-    except ValueError as error:
-        raise DecodeError(f"EUI-48: seen {text!r}, expected hexadecimal digits") from error
+    if not _EUI48.fullmatch(text):
+        seen = text if len(text) < 40 else f"{text[:40]}..."
+        raise DecodeError(f"EUI-48: seen {seen!r}, expected six pairs of hexadecimal digits such as AA:BB:CC:DD:EE:01")
+    return Eui48(bytes.fromhex(text.replace("-", "").replace(":", "")))
 
 
 def format_eui48(eui48: bytes) -> str:

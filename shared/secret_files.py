@@ -44,6 +44,7 @@ class DiskFiles:
         return path.read_bytes()
 
     def replace(self, path: Path, data: bytes) -> None:
+        path = path.resolve()  # behind a link it is the file that changes: there shall not be two of it afterwards
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.new")
         with contextlib.suppress(FileNotFoundError):

@@ -136,6 +136,11 @@ class ReplayWindow:
         self._highest = first
         self._seen = (1 << WINDOW) - 1
 
+    @property
+    def highest(self) -> int:
+        """The highest counter that was accepted."""
+        return self._highest
+
     def accept(self, counter: int) -> bool:
         """Whether this counter is new; it is not the next time."""
         ahead = counter - self._highest
@@ -143,10 +148,15 @@ class ReplayWindow:
             self._seen = (self._seen << ahead | 1) & ((1 << WINDOW) - 1) if ahead < WINDOW else 1
             self._highest = counter
             return True
-        if -ahead >= WINDOW or self._seen >> -ahead & 1:
+        if self.used(counter):
             return False
         self._seen |= 1 << -ahead
         return True
+
+    def used(self, counter: int) -> bool:
+        """Whether this counter was accepted before, or is too old to say."""
+        behind = self._highest - counter
+        return behind >= WINDOW or (behind >= 0 and bool(self._seen >> behind & 1))
 
 
 class Pace:
@@ -235,6 +245,19 @@ class Session:
     def peer(self) -> bytes:
         """The other end's system title; empty before it has shown to be alive."""
         return self._peer or b""
+
+    def regroup(self, group: PairKeys) -> None:
+        """Other group keys have come in this session, and those before count no more.
+
+        Nor does what somebody has done to the window under those: it starts anew, behind everything the other end had
+        said when they came, for pair and group share its counter.
+        """
+        self._group = group
+        self._group_window = ReplayWindow(self._window.highest)
+
+    def repeats(self, envelope: Envelope) -> bool:
+        """Whether the other end's present start has said this before, if it is authentic: then it is a recording."""
+        return self._peer is not None and envelope.title in {b"", self._peer} and self._window.used(envelope.counter)
 
     def protect(self, plain: bytes) -> bytes | None:
         """An APDU in its envelope; None without a counter."""

@@ -19,6 +19,9 @@ PING: Final = "ping"
 PIB: Final = "pib"
 """The MAC's management information base."""
 
+TRACE: Final = "trace"
+"""What its serial port of the power line has carried lately."""
+
 QUESTION_BYTES_MAX: Final = 64
 QUESTION_S: Final = 0.25
 """[s] Who says nothing for so long, and does not end his side either, asks for the status."""

@@ -136,6 +136,22 @@ def solve_few(
     return u, i
 
 
+def solve_each(
+    model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float, near_u_v: Complexes | None = None
+) -> tuple[Complexes, Complexes]:
+    """`solve_one` of some states, draws (n_state, n) [W], which start alike: (n_state, n), to the last bit as one after
+    the other."""
+    walker = _walker(model)
+    if walker is not None:
+        u, i, reached = walker.walk(p_w, q_var, tolerance_pu, near_u_v, alone=True)
+        u[~reached] = i[~reached] = np.nan + 0j
+        return u, i
+    u, i = np.empty((2, *p_w.shape), dtype=np.complex128)
+    for k, p in enumerate(p_w):
+        u[k], i[k] = _solve(model, p, q_var, tolerance_pu, near_u_v)
+    return u, i
+
+
 def _solve(
     model: PortModel, p_w: Reals, q_var: Reals, tolerance_pu: float, near_u_v: Complexes | None
 ) -> tuple[Complexes, Complexes]:

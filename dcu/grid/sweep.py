@@ -123,6 +123,8 @@ class Walker:
         tolerance_pu: float,
         near_u_v: NDArray[np.complex128] | None = None,
         steps_max: int = STEPS_MAX,
+        *,
+        alone: bool = False,
     ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.bool_]]:
         """Port voltages [V], injected currents [A] (n_state, n), and whether the tolerance was reached (n_state).
 
@@ -132,6 +134,7 @@ class Walker:
             tolerance_pu: as in `sweep`.
             near_u_v: voltages (n) [V] from which every state begins; None for no load.
             steps_max: steps after which it stops.
+            alone: each state to the last bit as if it were the only one; else steps go on while a neighbour needs them.
         """
         assert _sweep is not None, "ask available() first"
         p = np.ascontiguousarray(p_w, dtype=np.float64)
@@ -142,7 +145,7 @@ class Walker:
         error, ratio, steps = np.empty(states), np.empty(states), np.empty(states, dtype=np.int32)
         start = None if near_u_v is None else np.ascontiguousarray(near_u_v).view(np.float64)
         law = (self._plan, self._elements, p, q, None, tolerance_pu, steps_max, 1, self.KERNELS, False)
-        _sweep.solve(*law, error, ratio, steps, u, i, None, None, start)
+        _sweep.solve(*law, error, ratio, steps, u, i, None, None, start, alone)
         return u.view(np.complex128)[:, :, 0], i.view(np.complex128)[:, :, 0], error <= tolerance_pu
 
 

@@ -17,17 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache, partial
-from itertools import chain, repeat
-from typing import Final, NamedTuple
+from functools import partial
+from types import ModuleType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcu.hosting.compiled import share
-from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Near, Wishes, fill_in_order, fill_most, fill_near, fill_together
-from dcu.hosting.headroom import Constraint, Onto, Prospect
+from dcu.hosting.fill import FREE, PUSH_MIN, Filled, Wishes, fill_in_order, fill_most, fill_together
+from dcu.hosting.headroom import Constraint, Prospect
 from dcu.hosting.measurements import SUBSTATION
+from dcu.hosting.spread import Claim, Spread, worst_case
 
 Reals = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -60,10 +61,10 @@ DUST: Final = 5e-9
 """[limit] Two power flows of one state differ by their tolerance."""
 NO_FLOW: Final = Constraint("power_flow", SUBSTATION)
 """Exceeded where not even the nominal limits have a power-flow solution."""
+EITHER_WAY: Final = frozenset({"current", "unbalance"})
+"""Kinds of constraints that may be too much one way, and the other."""
 SLACK: Final = 1e-6
 """[limit] Linear steps aim this far inside, so that they end inside: 0.2 mV, a fraction of a watt."""
-SPREADS_KEPT: Final = 8
-PHASES: Final = 3
 SPARE: Final = 4e-6
 """[limit] What is not worth another step: 1 mV."""
 
@@ -85,22 +86,10 @@ _FILL: Final[dict[Policy, Callable[[Reals, Reals, Wishes], Filled]]] = {
 }
 
 
-_TURN: Final = {Policy.EQUAL: False, Policy.PROPORTIONAL: False, Policy.FIRST_COME: True}
-"""Whether claims are filled in turn, by the policies that fill."""
-
-
-class Claim(NamedTuple):
-    """A customer's wish: ports it exports through, nominal and wanted limit [W], least it would take [W]; the phase of
-    each port, if all of an increase may flow through any one of them (else it does so evenly); what it is measured to
-    export although it may not, and is not expected to fall below [W]."""
-
-    name: str
-    ports: tuple[int, ...]
-    nominal_w: float
-    wanted_w: float
-    minimum_w: float = 0.0
-    phases: tuple[int, ...] = ()
-    exports_w: float = -np.inf
+_KIND: Final = {Policy.EQUAL: 0, Policy.PROPORTIONAL: 0, Policy.FIRST_COME: 1, Policy.MAX_TOTAL: 2}
+"""How the compiled loops fill: together, in order, for the largest sum."""
+NO_STATE, TOO_LITTLE = -2, -2
+"""Among the constraints of the compiled loops: what is exceeded without a flow; what binds below a claim's minimum."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,98 +131,84 @@ def allocate(
         rough: whether the first limits that an exact flow finds good will do, a few per cent of an increase short.
     """
     others = prospect.now.p_w if others_p_w is None else others_p_w
+    if share is not None and claims and not prospect.widens:
+        return _compiled(share, prospect, claims, policy, np.atleast_2d(others), missing, rough=rough)
     return _Sharing(prospect, claims, policy, others, missing, rough).run()
 
 
-class Spread:
-    """How claims lie on the ports: draws from limits, and slopes by claim from slopes by port.
-
-    A customer on several phases may use all of an increase on any one of them. There are as many *cases* as phases
-    then: in each, all of them use theirs on the same phase, which is the worst for what is measured on that phase.
-    """
-
-    def __init__(self, ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> None:
-        counts = np.fromiter(map(len, ports), dtype=np.int64)
-        assert all(ports), "everybody is connected"
-        self.ports = np.fromiter(chain.from_iterable(ports), dtype=np.int64)
-        """Of all claims, one after the other."""
-        self._owner = np.repeat(np.arange(len(ports)), counts)
-        self._minus_share = -1 / counts[self._owner]
-        self._starts = np.cumsum(counts) - counts
-        self._alike = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
-        self._free = np.fromiter(map(bool, phases), dtype=bool)
-        self.onto = Onto(self.ports, self._starts, self._minus_share, self._free)
-        self.cases = PHASES if self._free.any() else 1
-        through = chain.from_iterable(map(_through, map(len, ports), phases, repeat(self.cases)))
-        self._through = np.fromiter(through, dtype=np.int64).reshape(-1, self.cases).T.copy()
-
-    @staticmethod
-    def of(claims: tuple[Claim, ...]) -> Spread:
-        """Of some claims; the same street wishes window after window."""
-        return _spread(tuple(c.ports for c in claims), tuple(c.phases for c in claims))
-
-    @staticmethod
-    def at(ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> Spread:
-        """Of claims at some ports, of some phases."""
-        return _spread(ports, phases)
-
-    def exports_w(self, p_w: Reals) -> Reals:
-        """What each claim exports with some draws (n) [W], below 0 if it draws."""
-        return np.asarray(np.bincount(self._owner, -p_w[self.ports], len(self._starts)), dtype=float)
-
-    def powers(self, limits_w: Reals, others_p_w: Reals, now_w: Reals) -> Reals:
-        """Draws at the ports [W] with each claim's limit (n_claim) fully used: (n_case, n); or of several states,
-        (n_state, n_claim): (n_state, n_case, n).
-
-        Args:
-            limits_w: [W].
-            others_p_w: draws (n) where there is no claim, or in each case (n_case, n).
-            now_w: what is measured (n): what each phase of a customer carries to begin with.
-        """
-        cases = max(self.cases, 1 if others_p_w.ndim == 1 else len(others_p_w))
-        p = np.empty((*limits_w.shape[:-1], cases, len(now_w)))
-        if share is not None:
-            limits = limits_w if limits_w.ndim > 1 else limits_w[None]
-            others = np.ascontiguousarray(others_p_w if others_p_w.ndim > 1 else others_p_w[None])
-            found = p if p.ndim > 2 else p[None]
-            share.powers(limits, others, now_w, *self.onto, self._through, found)
-            return p
-        p[...] = others_p_w
-        if self._alike == 1:
-            p.T[self.ports] = -limits_w.T[:, None]
-            return p
-        more = limits_w - self.exports_w(now_w)
-        for k in range(cases):
-            p[..., k, self.ports] = now_w[self.ports] - self._by_port(more, now_w, min(k, self.cases - 1))
-        return p
-
-    def _by_port(self, more_w: Reals, now_w: Reals, case: int) -> Reals:
-        """How much more each port exports when each claim does (..., n_claim): (..., n_port_of_claims). Where a claim
-        exports less, others of its phases fall first."""
-        of_owner = more_w[..., self._owner]
-        even = -of_owner * self._minus_share
-        if not self._free.any():
-            return np.asarray(even)
-        first = self._starts + self._through[case]
-        through = np.zeros(len(self.ports), dtype=bool)
-        through[first] = True
-        elsewhere = np.where(through, 0.0, np.maximum(-now_w[self.ports], 0.0))
-        there = np.bincount(self._owner, elsewhere, len(self._starts))
-        fall = np.minimum(np.maximum(-more_w, 0.0), there)
-        share = np.divide(fall, there, out=np.zeros(fall.shape), where=there > 0)
-        found = np.where(through, of_owner + fall[..., self._owner], -share[..., self._owner] * elsewhere)
-        return np.where(self._free[self._owner], found, even)
+def _compiled(
+    loops: ModuleType,
+    prospect: Prospect,
+    claims: tuple[Claim, ...],
+    policy: Policy,
+    others_p_w: Reals,
+    missing: Reals | None,
+    *,
+    rough: bool,
+) -> Allocation:
+    """The same as one call, which asks the prospect for flows and slopes."""
+    places, ports, *watts, phases, exports_w = zip(*claims, strict=True)
+    nominal, wanted, minimum, least = np.array((*watts, exports_w), dtype=float)
+    spread = Spread.at(ports, phases)
+    by_case = None if missing is None else np.ascontiguousarray(np.atleast_2d(missing))
+    asked = _Asked(prospect, spread, max(spread.cases, len(others_p_w)), 1 if by_case is None else len(by_case))
+    limits, binding = np.empty(len(claims)), np.empty(len(claims), dtype=np.int64)
+    floor = np.empty(len(prospect.names))
+    exceeded, flows = loops.Sharing(
+        *(nominal, wanted, minimum, least, _weight(policy, nominal), *spread.onto, spread.through),
+        *(np.ascontiguousarray(others_p_w), prospect.now.p_w, by_case, *asked.seen),
+    ).run(*asked.answers, _KIND[policy], rough, limits, binding, floor)
+    if exceeded == NO_STATE:
+        return Allocation(nominal, (NO_FLOW,) * len(claims), 1.0, NO_FLOW, floor, flows)
+    names, rows = prospect.names, binding.tolist()
+    why = {row: names[row] for row in set(rows) if row >= 0} | {FREE: None, TOO_LITTLE: None}
+    named = [why[row] for row in rows]
+    if TOO_LITTLE in rows:
+        named = [Constraint("minimum", places[k]) if row == TOO_LITTLE else named[k] for k, row in enumerate(rows)]
+    over = None if exceeded == FREE else names[exceeded]
+    return Allocation(limits, tuple(named), jain(limits - nominal), over, floor, flows)
 
 
-@lru_cache
-def _through(count: int, phases: tuple[int, ...], cases: int) -> tuple[int, ...]:
-    """Which of a claim's ports is the one on each phase, or one of them if there is none."""
-    return tuple(phases.index(case) if case in phases else case % count for case in range(cases))
+class _Asked:
+    """What the compiled loops ask of a prospect: flows and guesses of states, slopes at a state, by arrays that both
+    see."""
+
+    def __init__(self, prospect: Prospect, spread: Spread, cases: int, enough: int) -> None:
+        self._prospect, self._onto = prospect, spread.onto
+        c = len(prospect.names)
+        self._states, self._at = np.empty((2, cases, len(prospect.now.p_w)))
+        self._enough = np.empty((enough, c))
+        self._rows, self._cases = np.empty((2, c), dtype=np.int64)
+
+    @property
+    def seen(self) -> tuple[Reals, Reals, Reals, Rows, Rows]:
+        """States (n_case, n) that are asked for, and the one of the slopes; what is small enough (1 or n_case, c); some
+        constraints and the case of each (c)."""
+        return self._states, self._at, self._enough, self._rows, self._cases
+
+    @property
+    def answers(self) -> tuple[Callable[..., object], ...]:
+        """Functions of what is seen: excess, guess, slopes of the first few rows, whether a row works either way."""
+        return self._excess, self._guess, self._slopes, self._either_way
+
+    def _excess(self) -> Reals:
+        return self._prospect.excess(self._states)
+
+    def _guess(self) -> Reals:
+        return self._prospect.guess(self._states, self._enough)
+
+    def _slopes(self, count: int) -> Reals:
+        return self._prospect.slopes_by_limit(self._at, self._rows[:count], self._cases[:count], self._onto)
+
+    def _either_way(self, row: int) -> bool:
+        return self._prospect.names[row].kind in EITHER_WAY
 
 
-@lru_cache(maxsize=SPREADS_KEPT)
-def _spread(ports: tuple[tuple[int, ...], ...], phases: tuple[tuple[int, ...], ...]) -> Spread:
-    return Spread(ports, phases)
+def _weight(policy: Policy, nominal_w: Reals) -> Reals:
+    """How fast each claim grows."""
+    if policy is Policy.PROPORTIONAL:
+        return np.where(nominal_w > 0, nominal_w, 1.0)
+    return np.ones(len(nominal_w))
 
 
 def jain(gained_w: Reals) -> float:
@@ -303,9 +278,7 @@ class _Sharing:
         assert ((self.nominal >= 0) & (self.nominal <= self.wanted) & (self.wanted < np.inf)).all()
         assert (self.minimum <= self.wanted).all()
         self.most = self.wanted.copy()
-        self.weight = np.ones(len(self.claims))
-        if self.policy is Policy.PROPORTIONAL:
-            self.weight = np.where(self.nominal > 0, self.nominal, 1.0)
+        self.weight = _weight(self.policy, self.nominal)
         self.out = np.zeros(len(self.claims), dtype=bool)
         self.frozen = np.full(len(self.claims), FREE)
 
@@ -397,7 +370,7 @@ class _Sharing:
         self.limit[found[lost]] = np.inf
         # A current that is too much one way, pushed by nobody, may become too much the other way.
         for row in found[lost & ~pushes.any(axis=1)].tolist():
-            if self.prospect.names[row].kind in {"current", "unbalance"}:
+            if self.prospect.names[row].kind in EITHER_WAY:
                 self.limit[row] = borne[row]
         return True
 
@@ -464,10 +437,6 @@ class _Sharing:
 
     def _filling(self, at_w: Reals, near: NDArray[np.bool_], room: Reals) -> Callable[[Wishes], Filled]:
         """Fills between any limits under these constraints, which are named as they stand among all."""
-        if share is not None and self.policy in _TURN and not self.prospect.widens:
-            some = Near(*self.known.table(near & np.isfinite(room)), near, room, SLACK, at_w)
-            in_order = _TURN[self.policy]
-            return lambda wishes: fill_near(some, wishes, in_order=in_order)
         rows = np.flatnonzero(near & np.isfinite(self.limit))
         slope = self.known.of(rows)
         left = room[rows] - SLACK + slope @ at_w
@@ -514,16 +483,6 @@ class _Sharing:
         return tuple(found)
 
 
-def worst_case(found: Reals, extra: Reals | None = None) -> tuple[Reals, Rows]:
-    """The worst of some cases (n_case, c), each with something of its own added; and which it is (c)."""
-    if share is not None:
-        worst, case = np.empty(found.shape[1]), np.empty(found.shape[1], dtype=np.int64)
-        share.worst_case(found, extra, worst, case)
-        return worst, case
-    found = found if extra is None else found + extra
-    return np.asarray(found.max(axis=0)), np.asarray(found.argmax(axis=0))
-
-
 class _Slopes:
     """Slopes by claim at one state, each constraint's worked out once, in the case that exceeds it most."""
 
@@ -536,11 +495,6 @@ class _Slopes:
         """Of some constraints (rows, n_claim) [1/W]."""
         self._know(rows[self._place[rows] == FREE])
         return np.asarray(self._found.take(self._place[rows], axis=0))
-
-    def table(self, near: NDArray[np.bool_]) -> tuple[Reals, Rows]:
-        """Of near constraints (c), and maybe others: slopes (k, n_claim), and the place of each among them (c)."""
-        self._know(np.flatnonzero(near & (self._place == FREE)))
-        return self._found, self._place
 
     def _know(self, new: Rows) -> None:
         if len(new):

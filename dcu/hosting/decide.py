@@ -84,14 +84,15 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
-    more may be given at all; what those are measured to export [W] who do not keep to that; and how many grants may be
-    raised before they are due (None: all that may)."""
+    more may be given at all; what those are measured to export [W] who do not keep to that; how many grants may be
+    raised before they are due (None: all that may); and whose newest decision should long have been acknowledged."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
     places: int
     beyond_w: Mapping[MeterId, float] = field(default_factory=dict)
     raises: int | None = None
+    unheard: frozenset[MeterId] = frozenset()
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -116,6 +117,7 @@ class Question:
             "places": self.places,
             "beyond_w": beyond,
             "raises": self.raises,
+            "unheard": sorted(str(meter) for meter in self.unheard),
         }
 
     @staticmethod
@@ -136,7 +138,8 @@ class Question:
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
         beyond = {MeterId(meter): float(export_w) for meter, export_w in entry.get("beyond_w", {}).items()}
-        return Question(wishes, reserved, entry["places"], beyond, entry.get("raises"))
+        unheard = frozenset(MeterId(meter) for meter in entry.get("unheard", ()))
+        return Question(wishes, reserved, entry["places"], beyond, entry.get("raises"), unheard)
 
 
 def _real(value: float | None) -> float | None:

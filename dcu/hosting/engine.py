@@ -359,6 +359,7 @@ class HostingEngine:
         rising, raises = self._may_rise(now)
         standings = dict.fromkeys(rising, Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
         question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises)
+        question = replace(question, unheard=self.book.unheard(now))
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -564,11 +565,13 @@ class HostingEngine:
         decision = self._journal.next_decision()
         part_w = limit_w if limit_w > self.table[meter].entry.nominal_limit_w else 0.0
         if part_w:
-            self.book.lower(meter, decision, part_w)
+            self.book.lower(meter, decision, part_w, now)
         else:
             self.book.revoke(meter, decision)
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
+        self._raises.take()
+        self._questions.voided(meter)
         message = Revoke(decision, binding.reason, binding.point, binding.value, part_w)
         told = {"meter": meter, **binding.as_entry(), "limit_w": part_w, "decision": str(decision)}
         return [

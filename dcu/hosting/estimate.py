@@ -28,7 +28,7 @@ from dcu.grid.port_model import PortModel
 from dcu.hosting.balance import Balance
 from dcu.hosting.decide import Binding, unknown
 from dcu.hosting.headroom import FLOW_TOLERANCE_PU, Situation
-from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
+from dcu.hosting.measurements import BLOCKED_PCT, SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.residuals import Residuals, Seen
 from dcu.meters import MeterEntry
 from shared.errors import ConfigError, Fault
@@ -41,6 +41,9 @@ Complexes = NDArray[np.complex128]
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
 SOURCE_MIN, SOURCE_MAX = 0.5, 1.5
+OPEN_MIN, OPEN_MAX = 0.8, 1.25
+"""[nominal] What a model's ports may show without load: beyond, it is of another feeder or voltage level, and currents
+would be taken for other volts than they make."""
 SOURCE_STEP: Final = 0.005
 """The model's source follows the busbar in steps; the rest is a factor on the voltages, exact to second order."""
 SOURCES_MAX: Final = 8
@@ -77,7 +80,7 @@ class Accuracy:
     balance_w: float = 500.0
     noise_v: float = 0.1
     told_w: float | None = None
-    blocked_pct: float = 100 * (250 / 230 - 1)
+    blocked_pct: float = BLOCKED_PCT
     power_class_pct: float = 1.0
 
 
@@ -223,9 +226,16 @@ class Estimator:
                 source stays as it is and only differences of it are used.
 
         Raises:
-            ConfigError: a balancing bus that the model does not observe.
+            ConfigError: a balancing bus that the model does not observe, or a model of another voltage level.
         """
         self._model, self._ports, self._nominal_v, self._accuracy = model, ports, nominal_v, accuracy
+        share = np.abs(model.u_open_v) / nominal_v
+        odd = np.flatnonzero(~((share >= OPEN_MIN) & (share <= OPEN_MAX)))
+        if len(odd):
+            k = int(odd[0])
+            seen = f"{abs(model.u_open_v[k]):.1f} V without load at {model.ports[k]}, one of {len(odd)}"
+            wanted = f"{OPEN_MIN * nominal_v[k]:.1f} to {OPEN_MAX * nominal_v[k]:.1f} V, as site.nominal_voltage_v says"
+            raise ConfigError(f"model {model.name}", [Fault("voltage", seen, wanted)])
         self._busbar = [
             k for k, n in enumerate(model.nodes) if n.bus == balancing_bus and n.conductor in {"L1", "L2", "L3"}
         ]
@@ -266,11 +276,14 @@ class Estimator:
 
     def take(self, measurements: MeasurementSet, now: float) -> Estimate:
         """The estimate at ``now`` [s]; remembers residuals of new readings."""
-        missing = self._ports.missing(measurements)
         busbar, *customers = measurements.points
+        readable = [point for point in customers if _readable(point)]
+        # Who is readable says what he draws: only where somebody is not are all of them asked.
+        all_are = len(readable) == len(customers)
+        missing = unknown(measurements.points) if all_are else self._ports.missing(measurements)
         if not missing and self._busbar and len(busbar.u_v) != len(self._busbar):
             missing = (Binding(Reason.SUBSTATION_UNKNOWN, SUBSTATION),)
-        seen = self._seen([point for point in customers if _readable(point)], now)
+        seen = self._seen(readable, now)
         # Also where nothing can be decided: a report that nobody remembers would make a draw that went and came back
         # look as if it had never changed.
         volts = [v for v in busbar.u_v if v is not None and busbar.quality is not Quality.INVALID]
@@ -399,8 +412,10 @@ class Estimator:
 
 def _readable(point: Point) -> bool:
     """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
-    known = bool(point.u_v) and None not in point.u_v and point.powers_known and point.quality is not Quality.INVALID
-    return known and point.age_s is not None and point.age_s >= 0
+    u_v, age_s = point.u_v, point.age_s
+    if not u_v or None in u_v or not point.powers_known:
+        return False
+    return point.quality is not Quality.INVALID and age_s is not None and age_s >= 0
 
 
 def _round(*draws: Reals) -> None:

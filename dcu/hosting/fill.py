@@ -10,7 +10,7 @@ Nomenclature: c constraints, m claims; x limits [W] (m); a (c, m) [1/W], b (c).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,18 +56,6 @@ class Filled:
     binding: NDArray[np.int64]
 
 
-class Near(NamedTuple):
-    """Constraints that are `near` (c), out of many: slopes (k, m) of which each has a `place` (c); the room (c) that is
-    left, infinite where one has been given up, at the limits `at_w` (m), and what of it to leave."""
-
-    slopes: Reals
-    place: NDArray[np.int64]
-    near: NDArray[np.bool_]
-    room: Reals
-    margin: float
-    at_w: Reals
-
-
 def fill_together(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     """Max-min fair in units of the weights."""
     if share is not None:
@@ -93,14 +81,6 @@ def fill_in_order(a: Reals, b: Reals, wishes: Wishes) -> Filled:
         slack = _in_order(by_claim, slack, x, wishes.wanted_w, binding)
         if x.sum() - before < max(WORTH_W, WORTH_SHARE * before):
             break
-    return Filled(x, binding)
-
-
-def fill_near(near: Near, wishes: Wishes, *, in_order: bool) -> Filled:
-    """The same under some constraints out of many, for where the loops were compiled."""
-    assert share is not None
-    x, binding = wishes.start_w.copy(), np.full(len(wishes.start_w), FREE)
-    share.fill_near(*near, wishes.wanted_w, wishes.weight, in_order, x, binding)
     return Filled(x, binding)
 
 
@@ -149,6 +129,10 @@ def fill_most(a: Reals, b: Reals, wishes: Wishes) -> Filled:
     Degenerate optima are settled in favour of earlier claims by a millionth of a watt for each watt.
     """
     low, high = wishes.start_w, wishes.wanted_w
+    if share is not None:
+        x, binding = np.empty(len(low)), np.empty(len(low), dtype=np.int64)
+        share.fill_most(np.ascontiguousarray(a), np.ascontiguousarray(b), low, high, x, binding)
+        return Filled(x, binding)
     may = np.flatnonzero(a @ low + np.maximum(a, 0.0) @ (high - low) >= b)  # the others have room for all wishes
     if not len(may):
         return Filled(high.copy(), np.full(len(low), FREE))

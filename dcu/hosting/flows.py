@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
+from dcu.hosting.moves import Moved
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
@@ -137,13 +138,13 @@ class _Worst:
 class Flows:
     """How far currents and unbalance are beyond their limits in a state."""
 
-    def __init__(self, linear: Linear, measured: Measured, moved: Callable[[], Reals], u_nominal_v: Reals) -> None:
+    def __init__(self, linear: Linear, measured: Measured, moved: Callable[[], Moved], u_nominal_v: Reals) -> None:
         """Of a situation.
 
         Args:
             linear: what is looked at.
             measured: what is known now.
-            moved: gives by how much a watt at each port moves each voltage at most (n, n) [share of nominal/W].
+            moved: gives by how much watts move voltages at most.
             u_nominal_v: (n) [V].
         """
         self._linear, self._measured, self._moved, self._u_nominal_v = linear, measured, moved, u_nominal_v
@@ -219,5 +220,5 @@ class Flows:
 
     def _absent(self, absent_w: Reals, u_v: Complexes) -> Reals:
         """Share by which every current is another at most where so much export does not come (..., n)."""
-        moved = (1 + CURVED) * (absent_w @ self._moved()) * (self._u_nominal_v / np.abs(u_v)) ** 2
+        moved = (1 + CURVED) * (absent_w @ self._moved().by_port) * (self._u_nominal_v / np.abs(u_v)) ** 2
         return np.asarray(moved / np.maximum(1 - moved, 0.5))

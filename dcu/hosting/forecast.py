@@ -27,9 +27,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.hosting.allocate import Claim
 from dcu.hosting.fill import PUSH_MIN
 from dcu.hosting.headroom import Prospect
+from dcu.hosting.spread import Claim
 
 Reals = NDArray[np.float64]
 

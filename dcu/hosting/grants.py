@@ -16,6 +16,9 @@ DRIFT: Final = 2 * 500e-6
 RESERVE_MARGIN_S: Final = 2.0
 """[s] Actuation and transport margins of the lease rule, one second each."""
 
+HEARD_S: Final = 10.0
+"""[s] A decision that is not acknowledged after this is not believed to have been heard."""
+
 
 def reserved_for_s(lease_s: float) -> float:
     """How long capacity is held after a decision [s]; the meter counts from before it, so this always covers it."""
@@ -74,6 +77,7 @@ class GrantBook:
         self._live: dict[MeterId, LiveGrant] = {}
         self._reservations: list[Reservation] = []
         self._newest: dict[MeterId, DecisionId] = {}
+        self._told_s: dict[MeterId, float] = {}
         self._fell_s: dict[MeterId, float] = {}
 
     @property
@@ -98,6 +102,10 @@ class GrantBook:
     def newest(self, meter: MeterId) -> DecisionId | None:
         """The newest grant or revoke of a meter."""
         return self._newest.get(meter)
+
+    def unheard(self, now: float) -> frozenset[MeterId]:
+        """Whose newest decision should long have been acknowledged."""
+        return frozenset(meter for meter, told_s in self._told_s.items() if now >= told_s + HEARD_S)
 
     def fell_s(self, meter: MeterId) -> float:
         """When what a meter may export at most sank last [s]; long ago if never."""
@@ -124,9 +132,11 @@ class GrantBook:
         self._reservations.append(Reservation(grant.decision, grant.meter, grant.limit_w, until_s))
         self._live[grant.meter] = grant
         self._newest[grant.meter] = grant.decision
+        self._told_s[grant.meter] = grant.decided_at_s
 
     def end(self, meter: MeterId) -> LiveGrant | None:
         """No more renewals; the capacity stays held."""
+        self._told_s.pop(meter, None)
         return self._live.pop(meter, None)
 
     def revoke(self, meter: MeterId, decision: DecisionId) -> LiveGrant | None:
@@ -134,10 +144,12 @@ class GrantBook:
         self._newest[meter] = decision
         return self.end(meter)
 
-    def lower(self, meter: MeterId, decision: DecisionId, limit_w: float) -> None:
-        """Leave a part of a grant by a decision of ours; its acknowledgement will free the rest."""
+    def lower(self, meter: MeterId, decision: DecisionId, limit_w: float, now: float) -> None:
+        """Leave a part of a grant by a decision of ours; its acknowledgement will free the rest. Who has not heard the
+        one before is no more believed to hear this one."""
         grant = self._live[meter]
         self._newest[meter] = decision
+        self._told_s.setdefault(meter, now)
         self._live[meter] = replace(grant, decision=decision, limit_w=min(limit_w, grant.limit_w))
         held = [r for r in self._reservations if r.meter == meter]
         part = Reservation(decision, meter, limit_w, max(r.until_s for r in held))
@@ -148,6 +160,7 @@ class GrantBook:
     def acknowledged(self, meter: MeterId, applied: DecisionId | None, now: float) -> None:
         """A meter names the decision it has applied: only the newest one frees, and only what it superseded."""
         if applied is not None and applied == self._newest.get(meter):
+            self._told_s.pop(meter, None)
             self._keep(lambda held: held.meter != meter or held.decision == applied, now)
 
     def released(self, meter: MeterId, applied: DecisionId | None, now: float) -> None:
@@ -169,5 +182,5 @@ class GrantBook:
         self._keep(lambda held: now < held.until_s, now)
         ended = [grant for grant in self._live.values() if now >= grant.expires_s]
         for grant in ended:
-            del self._live[grant.meter]
+            self.end(grant.meter)
         return ended

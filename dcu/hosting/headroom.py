@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcu.grid.one_state import solve_few, solve_from_idle, step_few
+from dcu.grid.one_state import solve_each, solve_few, solve_from_idle, step_few
 from dcu.grid.port_model import PortModel
 from dcu.hosting.compiled import share
 from dcu.hosting.flows import Flows, Linear, Measured
+from dcu.hosting.moves import along, choices, moved, relieved
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
@@ -29,16 +30,9 @@ FLOW_TOLERANCE_PU: Final = 1e-9
 """Of a power flow behind a decision: far below any meter, so that two of them may be compared."""
 
 
-CURVED: Final = 0.2
-"""Share by which relief may be more than to first order about no load: what relieves may flow at a lower voltage, and
-moves the currents of others. It decides little: where it would, flows are made."""
 SAG_MIN: Final = 0.5
 """[nominal] Where a voltage is at its lower limit, what relieves it flows at about that voltage, with more current than
 about no load; a limit below this is none."""
-WORST_FLOWS_MAX: Final = 6
-"""In which different exports come: three phases, lifted and lowered."""
-ALIKE: Final = 5e-5
-"""[limit] A flow made for another constraint will do for one that it may miss by no more: 12 mV."""
 BENT: Final = 5e-5
 """[limit] What an export pushes by a little, seen from no load, it may relieve by a little in the end: 12 mV."""
 
@@ -197,6 +191,7 @@ class Outlook:
         solved = solve_from_idle(model, now.p_w, now.q_var, FLOW_TOLERANCE_PU)
         self._solved: dict[bytes, tuple[Complexes, Complexes]] = {now.p_w.tobytes(): solved}
         self._known: dict[bytes, Reals] = {}
+        self._relieved: dict[bytes, Reals] = {}
         self._last = solved[0]
         self._u_model = np.abs(solved[0])
         self._flows = self._linear_now(*solved)
@@ -228,7 +223,11 @@ class Outlook:
             linear.i_max_a,
             linear.vuf_max,
             *linear.forward,
-            np.zeros((0, 0)) if self._flows is None else moved(model),
+            *(
+                (np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0, dtype=np.int64))
+                if self._flows is None
+                else moved(model)
+            ),
             now.p_w,
             u_v,
             i_a,
@@ -300,13 +299,18 @@ class Outlook:
 
     def relief(self, unused_w: Reals) -> Reals:
         """Of voltages only: an excess of a current or an unbalance counts on no export beyond what is measured."""
-        n = unused_w.shape[1]
         found = np.zeros((len(unused_w), len(self.names)))
-        by_volts = _relieved(self.model, unused_w)
-        by_volts *= 1 + CURVED
-        by_volts[:, n:] *= self._sag
-        found[:, : 2 * n] = by_volts
+        found[:, : 2 * unused_w.shape[1]] = self._relief(unused_w)
         return found
+
+    def _relief(self, unused_w: Reals) -> list[Reals]:
+        """Of voltages, of some states (n_state, n): of each (2n)."""
+        keys = [unused.tobytes() for unused in unused_w]
+        new = [k for k, key in enumerate(keys) if key not in self._relieved]
+        if new:
+            found = relieved(self.model, unused_w[new], self._sag)
+            self._relieved.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        return [self._relieved[key] for key in keys]
 
     def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
         """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes
@@ -319,28 +323,36 @@ class Outlook:
         volts = np.flatnonzero(rows < 2 * n)
         if not len(volts) or not unseen_w.any():
             return found
-        rows, by_draw = rows[volts], rise(self.model)
-        other, sag, left = (rows + n) % (2 * n), np.where(rows < n, 1.0, self._sag[rows % n]), np.arange(len(rows))
-        least, most, moved_by_all = self.excess(p_w)[0][rows], found[volts], self.relief(unseen_w[None, :])[0][other]
-        for _ in range(WORST_FLOWS_MAX):
-            row = int(rows[left[0]])
-            pushes = by_draw[row % n] > 0 if row >= n else by_draw[row % n] < 0
-            used_w, absent_w = np.where(pushes, unseen_w, 0.0), np.where(pushes, 0.0, unseen_w)
-            p = p_w + absent_w
-            (u,), _ = self._at(p[None, :], [p.tobytes()])
-            flow = self._exceed_volts(u, np.empty(2 * n))[rows]
-            if not np.isfinite(flow).all():
-                return np.full(len(found), np.inf)
-            # What exports relieve that come, and what others would push that do not: lifting one limit is relieving the
-            # other one of the same voltage.
-            (moved_by_used,) = self.relief(used_w[None, :])
-            otherwise = moved_by_used[rows] + sag * np.maximum(moved_by_all - moved_by_used[other], 0.0)
-            least, most = np.maximum(least, flow), np.minimum(most, flow + otherwise)
-            left = left[1:][otherwise[left[1:]] > ALIKE]
-            if not len(left):
-                break
-        found[volts] = np.maximum(least, most + BENT)
+        rows = rows[volts]
+        used = self.excess(p_w)[0][rows]
+        (by_all,) = self._relief(unseen_w[None, :])
+        pushes, otherwise = choices(self.model, unseen_w, rows, self._sag, by_all)
+        u = self._each_at(p_w + np.where(pushes, 0.0, unseen_w))
+        found[volts] = self._worst(u, rows, otherwise, used)
         return found
+
+    def _each_at(self, p_w: Reals) -> Complexes:
+        """Port voltages of some states (n_state, n), each sought from the one that was solved last."""
+        keys = [p.tobytes() for p in p_w]
+        new = [k for k, key in enumerate(keys) if key not in self._solved]
+        if new:
+            near = None if np.isnan(self._last[0]) else self._last
+            found = solve_each(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
+        return np.array([self._solved[key][0] for key in keys])
+
+    def _worst(self, u_v: Complexes, rows: Rows, otherwise: Reals, used: Reals) -> Reals:
+        """Of some voltages' limits (r), from the flows of some choices (k, n), what another choice may do (k, r), and
+        the excess with all exports."""
+        if self._compiled is not None:
+            found = np.empty(len(rows))
+            self._compiled.at_worst(u_v, rows, otherwise, used, BENT, found)
+            return found
+        flow = np.array([self._exceed_volts(u, np.empty(2 * len(u)))[rows] for u in u_v])
+        if not np.isfinite(flow).all():
+            return np.full(len(rows), np.inf)
+        least, most = np.maximum(used, flow.max(axis=0)), (flow + otherwise).min(axis=0)
+        return np.asarray(np.maximum(least, most + BENT))
 
     def slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """First term of the implicit derivative: the current of a port follows its power, and its own voltage not."""
@@ -362,7 +374,7 @@ class Outlook:
         change = np.abs(u[port]) - self._u_model[port]
         sign = np.where((rows if only_volts else rows[volts]) < n, 1.0, -1.0)
         factor: Reals = (sign + self.now.model_error * np.sign(change)) / self.model.u_nominal_v[port]
-        by_volts = _along(u[port], self.model.z_ohm[port], di, factor)
+        by_volts = along(u[port], self.model.z_ohm[port], di, factor)
         if only_volts:
             return by_volts
         found[volts] = by_volts
@@ -394,57 +406,9 @@ def slopes_by_limit(prospect: Prospect, p_w: Reals, rows: Rows, at: Rows, onto: 
     return onto.by_limit(found)
 
 
-def rise(model: PortModel) -> Reals:
-    """Of all voltages by each draw, first order about no load (n, n) [share of nominal/W]; kept with the model."""
-    if "rise" not in model.memo:
-        u = model.u_open_v
-        model.memo["rise"] = _along(u, model.z_ohm, np.asarray(-1 / np.conj(u)), 1 / model.u_nominal_v)
-    found: Reals = model.memo["rise"]
-    return found
-
-
-def moved(model: PortModel) -> Reals:
-    """By how much a watt at each port moves each voltage at most, in size or in angle (n, n) [share of nominal/W]; kept
-    with the model."""
-    if "moved" not in model.memo:
-        by_port = np.abs(model.z_ohm).T / np.abs(model.u_open_v)[:, None] / model.u_nominal_v
-        model.memo["moved"] = np.ascontiguousarray(by_port)
-    found: Reals = model.memo["moved"]
-    return found
-
-
 def _z_rows(model: PortModel) -> Complexes:
     """Z [ohm] (n, n), row after row whichever way it was made; kept with the model."""
     if "z rows" not in model.memo:
         model.memo["z rows"] = np.ascontiguousarray(model.z_ohm)
     found: Complexes = model.memo["z rows"]
     return found
-
-
-def _order(model: PortModel) -> Rows:
-    """Ports with those of one phase together (n)."""
-    return np.argsort(np.array(model.port_labels), kind="stable")
-
-
-def _relieved(model: PortModel, unused_w: Reals) -> Reals:
-    """By how much some exports (n_state, n) lower every voltage, and beside that by how much they lift it (n_state, 2n)
-    [share of nominal]; in single precision."""
-    if "relieving" not in model.memo:
-        order = _order(model)
-        model.memo["relieving"] = order, np.ascontiguousarray(rise(model)[:, order], dtype=np.float32)
-    order, by_draw = model.memo["relieving"]
-    n = len(order)
-    found = np.empty((len(unused_w), 2 * n))
-    if share is not None:
-        share.relief(by_draw, order, np.ascontiguousarray(unused_w), found)
-    else:
-        unused = unused_w[:, order].astype(np.float32)
-        found[:, :n] = unused @ np.maximum(by_draw, 0.0).T
-        found[:, n:] = unused @ np.maximum(-by_draw, 0.0).T
-    return found
-
-
-def _along(value: Complexes, transfer: Complexes, di: Complexes, factor: Reals) -> Reals:
-    """Derivative of `|value|` (m) by each draw (n), value being linear in the currents, times a factor (m): (m, n)."""
-    turn = np.conj(value) * factor / np.maximum(np.abs(value), 1e-12)
-    return np.asarray((transfer * (turn[:, None] * di)).real)

@@ -22,6 +22,8 @@ VOLTAGE_SHARES: Final = (0.5, 1.5)
 FUSE_A: Final = 100.0
 """[A] The largest house connection: at 1.5 times nominal voltage it bounds what a phase may draw or feed (34.5 kW at
 230 V), or twice the contract does if that is more."""
+BLOCKED_PCT: Final = 100 * (250 / 230 - 1)
+"""[% of nominal] Above it a one-minute mean blocks increases (invariant I15)."""
 BUSBAR_W: Final = 1e6
 """[W, var] Of one phase: the largest distribution transformers have 2.5 MVA."""
 
@@ -58,7 +60,8 @@ class Point:
     @property
     def powers_known(self) -> bool:
         """Whether every connected phase has both powers."""
-        return len(self.p_w) == len(self.u_v) and None not in self.p_w and None not in self.q_var
+        p_w = self.p_w
+        return len(p_w) == len(self.u_v) and None not in p_w and None not in self.q_var
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -170,8 +173,9 @@ def _point(
     )
     export_w = _finite(reading.export_w)
     quality = Quality.GOOD
-    if not age_s <= credible.age_s_max:
-        quality = Quality.STALE
-    elif not (u_v and age_s >= 0 and credible.voltages(u_v) and _within((*p_w, *q_var), draw_w_max)):
+    # What cannot be is that at any age: of an old reading the rules still believe what it says of its own instant.
+    if not (u_v and credible.voltages(u_v) and _within((*p_w, *q_var), draw_w_max)) or age_s < 0:
         quality = Quality.INVALID
+    elif not age_s <= credible.age_s_max:
+        quality = Quality.STALE
     return Point(name, quality, u_v, export_w, age_s, p_w, q_var, at_s)

@@ -44,6 +44,7 @@ class Questions:
         self._denied: dict[tuple[MeterId, RequestId], Denial] = {}
         self._told_s: dict[MeterId, float] = {}
         self._asked: dict[MeterId, deque[float]] = {}
+        self._voided: dict[MeterId, Pending] = {}
 
     @property
     def wake_at(self) -> float | None:
@@ -82,7 +83,7 @@ class Questions:
             return Reason.TOO_MANY_REQUESTS if place == REQUESTS_MAX + 1 else None
         objection = _objection(request, meter)
         if objection is None:
-            self.pending[name] = Pending(request, now)
+            self.pending[name] = Pending(request, self._since(name, request, now))
         return objection
 
     def answered(self, meter: MeterId) -> Request:
@@ -97,9 +98,23 @@ class Questions:
 
     def withdrawn(self, meter: MeterId, request_id: RequestId) -> None:
         """The household needs it no longer."""
+        self._voided.pop(meter, None)
         pending = self.pending.get(meter)
         if pending is not None and pending.request.request_id == request_id:
             del self.pending[meter]
+
+    def voided(self, meter: MeterId) -> None:
+        """Its grant is lowered, which voids its nonces: no answer can use this one. The meter asks again at once with
+        another; it counts from when it came first."""
+        pending = self.pending.pop(meter, None)
+        if pending is not None:
+            self._voided[meter] = pending
+
+    def _since(self, meter: MeterId, request: Request, now: float) -> float:
+        """Since when a question waits [s]."""
+        voided = self._voided.pop(meter, None)
+        again = voided is not None and voided.request.request_id == request.request_id
+        return voided.since_s if voided is not None and again else now
 
     def overdue(self, now: float) -> list[tuple[MeterId, Request]]:
         """Those that have waited too long; they wait no longer."""

@@ -49,7 +49,12 @@ class Raises:
         self._kept = {m: (r, at_s) for m, (r, at_s) in self._kept.items() if now <= at_s + self._young_s}
         if share >= self._airtime.share_max:  # what was saved is for a line that has room
             return frozenset(), 0
-        return frozenset(self._kept), int(self._saved)
+        return frozenset(self._kept), max(0, int(self._saved))
+
+    def take(self) -> None:
+        """A lowering takes as much air as a raise, and does not wait for it: raises do. What is owed is no more than
+        may be saved."""
+        self._saved = max(-SAVED_MAX, self._saved - 1.0)
 
     def spend(self, meter: MeterId) -> Request:
         """The question that a raise answers; its nonce is used with it."""

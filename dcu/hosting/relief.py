@@ -37,6 +37,7 @@ class Sober:
         self._inner, self._believed = prospect, believed
         self._missing = np.zeros((1, 1)) if missing is None else np.atleast_2d(missing)
         self._known: dict[bytes, Reals] = {}
+        self._asked: dict[tuple[bytes, bytes], Reals] = {}
         self.now: Situation = prospect.now
         self.names: tuple[Constraint, ...] = prospect.names
         self.widens: bool = prospect.widens
@@ -45,10 +46,17 @@ class Sober:
         """As `Prospect` has it. What relief may be missing is bounded to first order; of constraints that could be
         exceeded by that, and of those named ``exact``, flows without those exports say it."""
         states = np.atleast_2d(p_w)
+        used = self._inner.excess(states)
+        key = states.tobytes(), exact.tobytes()
+        if key not in self._asked:
+            self._asked[key] = self._worst(states, used, exact)
+        return self._asked[key]
+
+    def _worst(self, states: Reals, used: Reals, exact: Rows) -> Reals:
+        """Of some states, by how far they exceed all used."""
         missing = self._missing
         if len(missing) > 1:  # of each case, whichever states there are
             missing = missing[np.arange(len(states)) % len(missing)]
-        used = self._inner.excess(states)
         found = used + self._doubted(states, missing)
         least = used.max(axis=0)  # what is no worse in one case than this is worse in another
         for k, p in enumerate(states):

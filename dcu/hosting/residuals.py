@@ -42,7 +42,8 @@ from numpy.typing import NDArray
 
 from dcu.grid.one_state import solve_one
 from dcu.grid.port_model import PortModel
-from dcu.hosting.headroom import FLOW_TOLERANCE_PU, rise
+from dcu.hosting.headroom import FLOW_TOLERANCE_PU
+from dcu.hosting.moves import rise
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
@@ -165,7 +166,10 @@ class Residuals:
         """Newest readings of those who are known, the busbar's mean voltage [V], if it is, and when it was read [s]."""
         new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
         fresh = np.flatnonzero(new)
-        self._kept[:, fresh, :-1] = self._kept[:, fresh, 1:]
+        if len(fresh) == len(new):  # everybody has reported
+            self._kept[:, :, :-1] = self._kept[:, :, 1:]
+        else:
+            self._kept[:, fresh, :-1] = self._kept[:, fresh, 1:]
         for table, values in zip(self._kept, (seen.taken_s, seen.p_w, seen.q_var), strict=True):
             table[fresh, -1] = values[fresh]
         readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])

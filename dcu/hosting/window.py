@@ -2,7 +2,9 @@
 
 1. *Share.* The policy allocates limits to all wishes, those that last and those that ask, from the nominal limits up.
    An export on another phase that holds a voltage down counts here until its meter shows that it does not happen.
-2. *Shed.* If what is reserved now is more than the grid bears, grants above their share are lowered to it at once.
+2. *Shed.* If the limits that customers have been told are more than the grid bears, some are lowered at once: by the
+   policy, or where that would move everybody a little, few by more (`lowering`). The others come down to their share
+   with their renewals. What has been told is not told again while its acknowledgement is on its way.
 3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
    capacity that another customer still holds is not given twice. Relief counts here only as far as it is measured, and
    half a guard more (`relief`). A wish that must wait for held capacity gets what is there now, or waits while the
@@ -15,7 +17,7 @@ of a voltage nor the last watt of somebody else's grant tosses grants up and dow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,11 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcu.grid.port_model import PortModel
-from dcu.hosting.allocate import DUST, NO_FLOW, Allocation, Claim, Policy, Spread, allocate, worst_case
-from dcu.hosting.decide import LEAST_W, STEP_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
+from dcu.hosting.allocate import NO_FLOW, Allocation, Policy, allocate
+from dcu.hosting.decide import LEAST_W, Act, Answer, Band, Binding, Question, Standing, Verdict, Verdicts, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, PortMap
 from dcu.hosting.headroom import Constraint, Prospect
+from dcu.hosting.judge import Judge, down, down_each
+from dcu.hosting.lowering import TOGETHER, Told, lower_few
 from dcu.hosting.relief import Sober
+from dcu.hosting.spread import Claim, Spread
 from shared.ids import MeterId
 from shared.messages import Reason
 
@@ -36,18 +41,10 @@ Reals = NDArray[np.float64]
 RISE_W: Final = 50.0
 RISE_SHARE: Final = 0.02
 """[W], share of the grant: a limit is raised before its renewal is due if it grows by more."""
-HALVINGS_MAX: Final = 5
-"""Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
 BELIEVED: Final = 0.5
 """[guard] Relief that is counted on before it is seen: raises are confirmed half a guard inside the band."""
-ROWS_MAX: Final = 64
-"""Constraints looked at when a step is cut short; an exact flow looks at all."""
-CHORDS_MAX: Final = 4
-SHORT: Final = 0.98
-"""A chord is as far off as the flow is not linear."""
 NEVER_W: Final = -math.inf
 """What nobody exports less than."""
-TINY: Final = 1e-30
 IN_TURN: Final = (Standing.DUE, Standing.ASKS, Standing.MAY_RISE)
 """Who is served first, second, third."""
 
@@ -154,210 +151,21 @@ def refusals(question: Question, why: Binding) -> tuple[Verdict, ...]:
 def _least(wish: Wish) -> float:
     """What a limit must be to be of use [W]. A renewal goes on below its minimum while others let go; a question, also
     one that replaces a grant, does not."""
-    return max(wish.minimum_w if wish.standing is Standing.ASKS else 0.0, wish.nominal_w + LEAST_W)
+    least_w = wish.nominal_w + LEAST_W
+    return max(wish.minimum_w, least_w) if wish.standing is Standing.ASKS else least_w
 
 
 def _objection(wish: Wish) -> Binding | None:
     return None if wish.objection is None else Binding(wish.objection, wish.meter)
 
 
-def _down(limit_w: float) -> float:
-    """To what the power line can carry."""
-    return round(math.floor(limit_w / STEP_W + 1e-6) * STEP_W, 1)
-
-
-def _all_down(limits_w: Reals) -> list[float]:
-    """Each as `_down`."""
-    found: list[float] = np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1).tolist()
-    return found
-
-
 def _worth_a_raise(wish: Wish, to_w: float) -> bool:
-    held_w = wish.granted_w or 0.0
-    return to_w > held_w + max(RISE_W, RISE_SHARE * held_w)
+    return _worth_a_word(to_w, wish.granted_w or 0.0)
 
 
-class _Rise:
-    """Limits on their way from a start to their targets, by levels: of the limits themselves where the policy is to
-    have them alike, in proportion to the nominal ones where it is that, else of the share of each one's own way."""
-
-    def __init__(self, start_w: Reals, low: Reals, high: Reals, gain_w: Reals) -> None:
-        self._start_w, self._low, self._high, self._gain_w = start_w, low, high, gain_w
-
-    @staticmethod
-    def of(targets: tuple[Claim, ...], start_w: Reals, policy: Policy) -> _Rise:
-        """All the way."""
-        way_w = np.maximum(np.array([c.wanted_w for c in targets]) - start_w, 0.0)
-        if policy not in {Policy.EQUAL, Policy.PROPORTIONAL}:
-            return _Rise(start_w, np.zeros(len(way_w)), np.ones(len(way_w)), way_w)
-        weight = np.array([c.nominal_w if policy is Policy.PROPORTIONAL and c.nominal_w else 1.0 for c in targets])
-        return _Rise(start_w, start_w / weight, (start_w + way_w) / weight, weight)
-
-    @property
-    def limits_w(self) -> Reals:
-        """As far as they may go now."""
-        return self._start_w + self._gain_w * (self._high - self._low)
-
-    def cut(self, slopes: Reals, share: Reals) -> None:
-        """Nobody above the level at which a constraint (r) that he pushes (r, m) has been moved by a share (r) of what
-        all would move it by."""
-        edges = np.concatenate([self._low, self._high])
-        order = np.argsort(edges, kind="stable")
-        edges, rate = edges[order], slopes * self._gain_w
-        rates = np.cumsum(np.concatenate([rate, -rate], axis=1)[:, order], axis=1)
-        moved = np.concatenate([np.zeros((len(rate), 1)), np.cumsum(rates[:, :-1] * np.diff(edges), axis=1)], axis=1)
-        most, rows = share * moved[:, -1], np.arange(len(rate))
-        place = (moved <= most[:, None]).sum(axis=1) - 1
-        more = (most - moved[rows, place]) / np.maximum(rates[rows, place], TINY)
-        level = np.where(slopes > 0, (edges[place] + more)[:, None], np.inf).min(axis=0, initial=np.inf)
-        self._high = np.clip(level, self._low, self._high)
-
-
-class _Judge:
-    """Whether reservations, fully used, stay within the limits, or at least make nothing worse that is too much
-    anyway. Nobody is taken to export less than is measured; only where it is judged whether what is held is too much,
-    who is above his limit by no more than readings may lag behind is believed to follow it."""
-
-    def __init__(
-        self, prospect: Sober, claims: tuple[Claim, ...], others_p_w: Reals, floor: Reals, *, lenient: bool = False
-    ) -> None:
-        self._prospect, self._others_p_w = prospect, others_p_w
-        self._floor, self._looked = floor, False
-        self._claims, self._lenient = claims, lenient
-        self._spread = Spread.of(claims)
-        self._exports_w = self._spread.exports_w(prospect.now.p_w)
-        least_w = np.array([c.exports_w for c in claims]) if lenient else self._exports_w
-        self._nominal_w = np.array([c.nominal_w for c in claims])
-        self._least_w = np.maximum(self._nominal_w, least_w)
-        self._names = [MeterId(c.name) for c in claims]
-        self._known: dict[bytes, Reals] = {}
-        self._present = np.full(len(floor), -np.inf)
-        self._worst = np.full(len(floor), np.inf)
-        if prospect.widens:  # what is measured to be too much may not be doubted into more
-            at_now = np.asarray(prospect.excess(prospect.now.p_w[None, :])[0])
-            self._worst = np.where(at_now > 0, at_now + DUST, np.inf)
-
-    def _powers(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        """In each case (n_case, n)."""
-        limits_w = np.maximum(self._least_w, [reserved_w.get(name, 0.0) for name in self._names])
-        return self._spread.powers(limits_w, self._others_p_w, self._prospect.now.p_w)
-
-    def _excess(self, reserved_w: Mapping[MeterId, float]) -> Reals:
-        """In the worst case."""
-        return self._at(self._powers(reserved_w))
-
-    def _at(self, p_w: Reals) -> Reals:
-        key = p_w.tobytes()
-        if key not in self._known:
-            self._known[key], _ = worst_case(self._prospect.excess(p_w))
-        return self._known[key]
-
-    def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
-        """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
-        if not reserved_w:
-            return False
-        present = self._present = self._excess(reserved_w)
-        if not np.isfinite(present).all():
-            self._present = np.full(len(present), -np.inf)
-            return True
-        if bool((present <= self._tolerated(tolerance)).all()):
-            return False
-        if self._lenient or bool((self._least_w <= self._nominal_w).all()):
-            return not self._within(present, lambda: self._tolerated(tolerance))
-        lenient = _Judge(self._prospect, self._claims, self._others_p_w, self._floor, lenient=True)
-        return lenient.too_much(reserved_w, tolerance)
-
-    def _within(self, excess: Reals, limit: Callable[[], Reals]) -> bool:
-        """Whether limits are kept; where they are not, the nominal limits may be as far beyond them, with their exports
-        too relieving only as far as they are measured."""
-        if bool((excess <= limit()).all()):
-            return True
-        if self._looked:
-            return False
-        nominal = self._spread.powers(self._nominal_w, self._others_p_w, self._prospect.now.p_w)
-        at_nominal, self._looked = self._at(nominal), True
-        if np.isfinite(at_nominal).all():
-            self._floor = np.maximum(self._floor, at_nominal)
-        return bool((excess <= limit()).all())
-
-    def _tolerated(self, tolerance: float) -> Reals:
-        return np.asarray(self._floor + np.where(self._floor > 0, DUST, tolerance))
-
-    def _limit(self, tolerance: float) -> Reals:
-        borne = np.maximum(self._tolerated(tolerance), self._present + DUST)
-        return np.asarray(np.minimum(borne, self._worst))
-
-    def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
-        """Judged with a tolerance on every limit that the nominal limits keep."""
-        excess = self._excess(reserved_w)
-        return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
-
-    def raised(
-        self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy
-    ) -> dict[MeterId, float]:
-        """How far each of some claims, in their order, can grow now from what is reserved, with all of it held on to
-        [W]; what comes out was solved."""
-        if not targets:
-            return {}
-        names = [MeterId(c.name) for c in targets]
-        start = {m: max(c.nominal_w, reserved_w.get(m, 0.0)) for m, c in zip(names, targets, strict=True)}
-        found_w = self._part_way(targets, start, reserved_w, tolerance, policy)
-        if found_w is not None:
-            return found_w
-        exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
-        rising = tuple(
-            c._replace(nominal_w=start[MeterId(c.name)], exports_w=exported[MeterId(c.name)])
-            for c in targets
-            if c.wanted_w > start[MeterId(c.name)]
-        )
-        if not rising:
-            return start
-        grown = allocate(
-            self._prospect, rising, Policy.FIRST_COME, self._powers(reserved_w), -self._limit(tolerance), rough=True
-        ).limits_w
-        held_w = np.array([c.nominal_w for c in rising])
-        for _ in range(HALVINGS_MAX):
-            found = {MeterId(c.name): max(c.nominal_w, _down(float(x))) for c, x in zip(rising, grown, strict=True)}
-            if self.bears({**reserved_w, **found}, tolerance):
-                return start | found
-            grown = (grown + held_w) / 2
-        return start
-
-    def _part_way(
-        self,
-        targets: tuple[Claim, ...],
-        start_w: Mapping[MeterId, float],
-        reserved_w: Mapping[MeterId, float],
-        tolerance: float,
-        policy: Policy,
-    ) -> dict[MeterId, float] | None:
-        """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
-        reserved; None where that does not get there."""
-        names = [MeterId(c.name) for c in targets]
-        start = np.array([start_w[name] for name in names])
-        rise, spread = _Rise.of(targets, start, policy), Spread.of(targets)
-        held, limit = self._powers(reserved_w), self._limit(tolerance)
-        for _ in range(CHORDS_MAX):
-            found = {m: max(start_w[m], x) for m, x in zip(names, _all_down(rise.limits_w), strict=True)}
-            all_w = {**reserved_w, **found}
-            there = self._excess(all_w)
-            over = np.flatnonzero(there > limit)
-            if not np.isfinite(there).all():
-                return None
-            if not len(over):
-                return found
-            here, _ = worst_case(self._prospect.excess(held, over))
-            if not np.isfinite(here).all():
-                return None
-            room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
-            worst = np.argsort(room)[:ROWS_MAX]
-            rise.cut(np.maximum(self._slopes(self._powers(all_w), over[worst], spread), 0.0), SHORT * room[worst])
-        return None
-
-    def _slopes(self, p_w: Reals, rows: NDArray[np.int64], spread: Spread) -> Reals:
-        """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
-        case = worst_case(self._prospect.excess(p_w))[1][rows]
-        return self._prospect.slopes_by_limit(p_w, rows, case, spread.onto)
+def _worth_a_word(more_w: float, less_w: float) -> bool:
+    """Whether the step between two limits cannot wait for a renewal."""
+    return more_w > less_w + max(RISE_W, RISE_SHARE * less_w)
 
 
 @dataclass(slots=True, eq=False)
@@ -385,11 +193,11 @@ class _Window:
         shares, judge = self._shares(wishes)
         if shares.exceeded is NO_FLOW:
             return self._nothing(wishes, shares)
-        share_w = {w.meter: x for w, x in zip(wishes, _all_down(shares.limits_w), strict=True)}
+        share_w = {w.meter: x for w, x in zip(wishes, down_each(shares.limits_w).tolist(), strict=True)}
         why = self._whys(wishes, shares)
-        reserved = question.reserved_w
-        overdrawn = judge.too_much(reserved, self.settings.guard_pct / 100)
-        shed_w = self._shed(wishes, share_w) if overdrawn else {}
+        reserved, guard = question.reserved_w, self.settings.guard_pct / 100
+        shed_w = self._shed(wishes, shares.floor, share_w, judge)
+        overdrawn = judge.too_much(reserved, guard) or bool(shed_w)
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
         movers = due + asking
         if not overdrawn:
@@ -415,8 +223,8 @@ class _Window:
                 self.verdicts.add(wish, Act.WAIT, None, binding)
             elif wish.granted_w is not None:  # its share has shrunk to nothing, but it may grow again
                 self._keep_or_end(wish, binding or self._why_not(wish, shares))
-        if overdrawn or short:
-            self._lower(wishes, share_w | shed_w, why, shares, overdrawn=overdrawn)
+        if shed_w or short:
+            self._lower(wishes, shed_w, share_w if short else {}, why, shares)
         return Answer(tuple(self.verdicts.found), round(shares.fairness, 6))
 
     def _nothing(self, wishes: tuple[Wish, ...], shares: Allocation) -> Answer:
@@ -429,32 +237,46 @@ class _Window:
                 self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
         return Answer(tuple(self.verdicts.found))
 
-    def _shed(self, wishes: tuple[Wish, ...], share_w: Mapping[MeterId, float]) -> dict[MeterId, float]:
-        """What is left for those who hold something, if nobody gets more: neither a newcomer, nor a customer on another
-        phase whose export would help."""
-        live = tuple(w for w in wishes if w.granted_w is not None)
-        if not live:
+    def _shed(
+        self, wishes: tuple[Wish, ...], floor: Reals, share_w: Mapping[MeterId, float], judge: Judge
+    ) -> dict[MeterId, float]:
+        """What is left for those who must have less than they were told, if nobody gets more: neither a newcomer, nor a
+        customer on another phase whose export would help."""
+        guard, unheard = self.settings.guard_pct / 100, self.question.unheard
+        live = tuple(w for w in wishes if w.granted_w is not None and w.meter not in unheard)
+        granted_w = {w.meter: w.granted_w or 0.0 for w in live}
+        due_w = {w.meter: min(granted_w[w.meter], share_w[w.meter]) for w in live if w.standing is Standing.DUE}
+        told_w = {**self.question.reserved_w, **granted_w, **due_w}
+        if not live or not judge.too_much(told_w, guard):
             return {}
-        held_w = [min(w.granted_w or 0.0, max(w.wanted_w, w.nominal_w)) for w in live]
-        claims = tuple(self._claim(w, x, 0.0) for w, x in zip(live, held_w, strict=True))
+        held_w = np.array([min(told_w[w.meter], max(w.wanted_w, w.nominal_w)) for w in live])
+        claims = self._claims(live, held_w.tolist(), [0.0] * len(live))
         others_p_w = self._others(live)
+        if self.settings.policy in TOGETHER:
+            fair_w, useful_w = np.array([(share_w[w.meter], w.minimum_w) for w in live]).T
+            told = Told(claims, fair_w, useful_w, others_p_w, np.maximum(floor, 0.0))
+            less_w = self._less(live, held_w, lower_few(judge.prospect, told, guard))
+            if not judge.too_much(told_w | less_w, guard):
+                return less_w
         missing = self._missing(others_p_w, live)
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
-        less = (shares.limits_w < np.array(held_w) - LEAST_W).tolist()
-        return {
-            w.meter: min(x, share_w[w.meter]) if short else share_w[w.meter]
-            for w, x, short in zip(live, _all_down(shares.limits_w), less, strict=True)
-        }
+        less_w = self._less(live, held_w, shares.limits_w)
+        return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
 
-    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, _Judge]:
+    def _less(self, live: tuple[Wish, ...], held_w: Reals, limits_w: Reals) -> dict[MeterId, float]:
+        """The limits of those who lose something."""
+        loses = (limits_w < held_w - LEAST_W).tolist()
+        return {w.meter: x for w, x, less in zip(live, down_each(limits_w).tolist(), loses, strict=True) if less}
+
+    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Judge]:
         """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
         not by no more than keeps everybody inside the band if it does not come."""
         others_p_w = self._others(wishes)
         missing = self._missing(others_p_w, tuple(w for w in wishes if w.used_w is not None))
-        claims = tuple(self._claim(w, w.wanted_w, w.minimum_w) for w in wishes)
+        claims = self._claims(wishes, [w.wanted_w for w in wishes], [w.minimum_w for w in wishes])
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
-        return shares, _Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
+        return shares, Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
 
     def _missing(self, others_p_w: Reals, seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
@@ -481,21 +303,26 @@ class _Window:
 
     def _keep_or_end(self, wish: Wish, why: Binding) -> None:
         """A grant that is worth nothing now is kept alive by a watt, unless that is below what its owner can use."""
-        least_w = _down(wish.nominal_w + LEAST_W)
+        least_w = down(wish.nominal_w + LEAST_W)
         if least_w >= wish.minimum_w:
             self.verdicts.accept(wish, least_w, why)
         else:
             self.verdicts.add(wish, Act.LOWER, wish.nominal_w, why)
 
-    def _claim(self, wish: Wish, wanted_w: float, minimum_w: float) -> Claim:
-        """What a wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
-        meter, nominal_w = wish.meter, wish.nominal_w
-        wanted_w = max(wanted_w, nominal_w)
-        if self.high and self._pushed(meter) is not None:
-            wanted_w = min(wanted_w, max(nominal_w, wish.granted_w or 0.0))
-        least_w = min(max(minimum_w, nominal_w + LEAST_W), wanted_w)
-        ports, phases = self.ports.of_meter[meter], self.ports.phases.get(meter, ())
-        return Claim(meter, ports, nominal_w, wanted_w, least_w, phases, self.question.beyond_w.get(meter, NEVER_W))
+    def _claims(self, wishes: tuple[Wish, ...], wanted_w: list[float], minimum_w: list[float]) -> tuple[Claim, ...]:
+        """What each wish may grow to: nothing beyond what it has where a voltage is out of band or long high."""
+        ports, phases, beyond_w = self.ports.of_meter, self.ports.phases, self.question.beyond_w
+        found = list[Claim]()
+        for wish, wanted, minimum in zip(wishes, wanted_w, minimum_w, strict=True):
+            meter, nominal = wish.meter, wish.nominal_w
+            most, least = wanted if wanted > nominal else nominal, nominal + LEAST_W
+            if self.high and self._pushed(meter) is not None:
+                most = min(most, max(nominal, wish.granted_w or 0.0))
+            least = minimum if minimum > least else least
+            least = most if most < least else least
+            beyond = beyond_w.get(meter, NEVER_W)
+            found.append(Claim(meter, ports[meter], nominal, most, least, phases.get(meter, ()), beyond))
+        return tuple(found)
 
     def _pushed(self, meter: MeterId) -> Binding | None:
         """The first point out of band or long high that a customer's export pushes."""
@@ -529,13 +356,13 @@ class _Window:
 
     def _targets(self, movers: list[Wish], target_w: Mapping[MeterId, float]) -> tuple[Claim, ...]:
         """Claims of those who would get something of use, up to their targets."""
-        found = ((w, target_w[w.meter], _least(w)) for w in movers)
-        ports = self.ports
-        return tuple(
-            Claim(w.meter, ports.of_meter[w.meter], w.nominal_w, x, least, ports.phases.get(w.meter, ()))
-            for w, x, least in found
-            if x >= least
-        )
+        ports, phases, found = self.ports.of_meter, self.ports.phases, list[Claim]()
+        for wish in movers:
+            meter, least_w = wish.meter, _least(wish)
+            to_w = target_w[meter]
+            if to_w >= least_w:
+                found.append(Claim(meter, ports[meter], wish.nominal_w, to_w, least_w, phases.get(meter, ())))
+        return tuple(found)
 
     def _step(
         self, wish: Wish, target_w: float, room_w: Mapping[MeterId, float], why: Binding | None
@@ -548,7 +375,7 @@ class _Window:
         now_w = max(room_w[wish.meter], wish.granted_w or 0.0)
         if target_w <= now_w:
             return target_w, why
-        got_w = _down(now_w)
+        got_w = down(now_w)
         return (got_w if got_w >= least_w else None), why or Binding(Reason.SHARED, wish.meter)
 
     def _asks_too_much(self, wish: Wish, share_w: float) -> bool:
@@ -557,22 +384,27 @@ class _Window:
     def _lower(
         self,
         wishes: tuple[Wish, ...],
+        shed_w: Mapping[MeterId, float],
         share_w: Mapping[MeterId, float],
         why: Mapping[MeterId, Binding | None],
         shares: Allocation,
-        *,
-        overdrawn: bool,
     ) -> None:
-        """Down to their share with those who have more, unless this window has answered them already."""
+        """Down with those who must have less; and for those who wait, to their share with those who have so much more
+        that it is worth a word. Not who has been answered in this window already."""
         answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
         for wish in wishes:
-            to_w = share_w[wish.meter]
-            if wish.granted_w is None or wish.meter in answered or to_w >= wish.granted_w - 2 * LEAST_W:
+            if wish.granted_w is None or wish.meter in answered:
+                continue
+            to_w = min(wish.granted_w, shed_w.get(wish.meter, math.inf))
+            fair_w = share_w.get(wish.meter, math.inf)
+            if _worth_a_word(wish.granted_w, fair_w):
+                to_w = min(to_w, fair_w)
+            if to_w >= wish.granted_w - LEAST_W:
                 continue
             binding = why[wish.meter] or self._why_not(wish, shares)
-            if wish.minimum_w <= _down(wish.nominal_w + LEAST_W):
-                to_w = max(to_w, _down(wish.nominal_w + LEAST_W))
-            self.verdicts.add(wish, Act.LOWER, to_w, binding if overdrawn else Binding(Reason.SHARED, wish.meter))
+            if wish.minimum_w <= down(wish.nominal_w + LEAST_W):
+                to_w = max(to_w, down(wish.nominal_w + LEAST_W))
+            self.verdicts.add(wish, Act.LOWER, to_w, binding if shed_w else Binding(Reason.SHARED, wish.meter))
 
     def _whys(self, wishes: tuple[Wish, ...], shares: Allocation) -> dict[MeterId, Binding | None]:
         """What keeps each wish from more; many share one constraint."""

@@ -9,8 +9,9 @@ import pytest
 from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
 from dcu.grid.tests.golden import day, feeder
-from dcu.hosting.allocate import Claim, Policy, allocate
+from dcu.hosting.allocate import Policy, allocate
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
+from dcu.hosting.spread import Claim
 
 BAND_PCT = 12.0  # the published feeder stands at 1.05 pu without load
 

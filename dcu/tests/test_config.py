@@ -27,7 +27,9 @@ def example() -> dict[str, Any]:
 def test_the_shipped_example_is_good(capsys: pytest.CaptureFixture[str]) -> None:
     """`headroom-dcu check-config deploy/dcu.toml` says so."""
     assert main(["check-config", str(EXAMPLE)]) == 0
-    assert "good; DCU" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "good; DCU" in told
+    assert "rule present-voltages/1: no network model" in told
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,9 @@ def test_the_shipped_example_is_good(capsys: pytest.CaptureFixture[str]) -> None
         ("site", "lease_s", float("nan"), ["site.lease_s", "nan"]),
         ("balancing", "bus", "a\x00b", ["balancing.bus"]),
         ("site", "band_pct", -5.0, ["site.band_pct", "-5.0"]),
+        ("site", "band_pct", 10.1, ["site.band_pct", "10.1"]),
+        ("site", "band_pct", 9.0, ["band of at most 8.69 % for decision.rule present", "9"]),
+        ("site", "reading_age_s_max", 3600.0, ["site.reading_age_s_max", "3600", "900"]),
         ("site", "nominal_voltage_v", float("nan"), ["site.nominal_voltage_v", "nan"]),
         ("site", "renew_interval_s", 60.0, ["site", "renew_interval_s below lease_s"]),
         ("site", "bandpct", 5.0, ["site.bandpct", "no such key"]),

@@ -17,6 +17,7 @@ from shared.ids import MeterId, parse_eui48
 from shared.keys import load_meter_keys
 
 DCU = "02:48:44:52:00:01"
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
 ONE, TWO = "02:48:44:52:01:01", "02:48:44:52:01:02"
 ELSEWHERE = "02:48:44:52:01:03"
 METER = MeterId("meter-1")
@@ -46,12 +47,14 @@ def secrets_in(content: Any) -> list[str]:
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     """Newest and previous keys, generations, a revoked meter."""
-    changed = ring().rotated(METER, random.Random(5).randbytes).without(MeterId("meter-2"))
+    draw = random.Random(5)
+    changed = ring().rotated(METER, draw.randbytes).without([MeterId("meter-2")], draw.randbytes).acknowledged(METER)
     save_ring(tmp_path / "k", changed)
     assert load_ring(tmp_path / "k") == changed
     assert changed.meters[METER].generation == 2
     assert changed.meters[METER].earlier == (ring().meters[METER].pair,)
     assert changed.meters[MeterId("meter-2")].revoked
+    assert (changed.group.generation, changed.group.earlier) == (2, ring().group.newest)
 
 
 def test_a_meter_gets_its_own_keys_and_nobody_elses(tmp_path: Path) -> None:
@@ -84,10 +87,11 @@ def test_no_key_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     """Not by any command, in words or JSON, not by a fault in a file, and not by a repr."""
     keys = made(tmp_path)
     for form in ([], ["--json"]):
-        for command in ("rotate", "export", "list", "revoke"):
-            names = [] if command == "list" else ["meter-1" if not form else "meter-2"]
+        for command in ("rotate", "export", "list", "acknowledge", "revoke", "rotate --group"):
+            names = [] if command in {"list", "rotate --group"} else ["meter-1" if not form else "meter-2"]
             out = ["--out", str(tmp_path / f"out{len(form)}")] if command == "export" else []
-            assert main([command, str(keys), *names, *out, *form]) == 0
+            word, *flags = command.split()
+            assert main([word, str(keys), *flags, *names, *out, *form]) == 0
     content = ring_content(ring())
     content["meters"]["meter-1"]["pair"]["encryption"] = "Z" * 31
     (tmp_path / "bad").write_text(json.dumps(content))
@@ -97,7 +101,7 @@ def test_no_key_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     hidden = secrets_in(json.loads(keys.read_text())) + secrets_in(content)
     assert len(hidden) > 20
     assert [secret for secret in hidden if secret in shown] == []
-    assert repr(ring().group.encryption) not in shown
+    assert repr(ring().group.newest.encryption) not in shown
 
 
 def test_rotation_and_revocation_keep_their_rules() -> None:
@@ -107,7 +111,7 @@ def test_rotation_and_revocation_keep_their_rules() -> None:
     assert before.made({METER: parse_eui48(ONE)}, draw.randbytes) == before
     with pytest.raises(DeviceError, match="enrolled as"):
         before.made({METER: parse_eui48(TWO)}, draw.randbytes)
-    shut = before.without(METER)
+    shut = before.without([METER], draw.randbytes)
     for refused in (lambda: shut.exported(METER), lambda: shut.rotated(METER, draw.randbytes)):
         with pytest.raises(DeviceError, match="revoked"):
             refused()
@@ -134,7 +138,7 @@ def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
     draw = random.Random(6)
     with pytest.raises(DeviceError, match="the address of meter-1"):
         ring().made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
-    given = ring().without(METER).made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
+    given = ring().without([METER], draw.randbytes).made({MeterId("meter-3"): parse_eui48(ONE)}, draw.randbytes)
     assert [name for name, entry in given.meters.items() if entry.eui48 == parse_eui48(ONE)] == [METER, "meter-3"]
     content = ring_content(ring())
     content["meters"]["meter-2"]["eui48"] = ONE
@@ -153,12 +157,23 @@ def test_no_two_meters_share_an_address(tmp_path: Path) -> None:
         ["make", "{keys}", "--meter", f"meter-1={TWO}"],
         ["make", "{keys}", "--meter", "meter-9"],
         ["make", "{keys}", "--meter", f"a meter={ONE}"],
+        ["make", "{keys}", "--meter", "meter-9=+2:48:44:52:01:01"],
+        ["make", "{keys}", "--meter", f"meter-9={DCU}"],
+        ["make", "{keys}", "--meter", "meter-9=FF:FF:FF:FF:FF:FF"],
+        ["make", "{keys}", "--meter", "meter-9=00:00:00:00:00:00"],
+        ["make", "{keys}", "--meter", "meter-9=02:48:44:52:01:09", "--meter", "meter-9=02:48:44:52:01:0A"],
+        ["make", "{dir}/new.json", "--dcu", "01:00:00:00:00:01", "--meter", f"meter-1={ONE}"],
+        ["make", "{keys}", "--config", "{example}", "--dcu", ONE],
+        ["make", "{keys}", "--config", "{example}", "--meter", f"meter-1={TWO}"],
+        ["export", "{keys}", "meter-1", "--out", "{dir}/link"],
         ["make", "{dir}/file/new.json", "--dcu", DCU, "--meter", f"meter-1={ONE}"],
         ["make", "{dir}/new.json", "--config", "{dir}/none.toml"],
         ["export", "{keys}", "meter-3", "--out", "{dir}/x"],
         ["export", "{keys}", "meter-1", "--out", "{keys}"],
         ["export", "{dir}/none", "meter-1", "--out", "{dir}/x"],
         ["rotate", "{keys}", "nobody"],
+        ["revoke", "{keys}", "meter-1", "nobody"],
+        ["acknowledge", "{keys}", "nobody"],
         ["revoke", "{dir}", "meter-1"],
         ["list", "{dir}/file"],
         ["list", "{dir}/deep"],
@@ -174,17 +189,71 @@ def test_bad_input_is_one_line_and_exit_code_two(
     for name, text in (("file", "keys"), ("deep", "[" * 100_000), ("twice", '{"format": "a", "format": "b"}')):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     capsys.readouterr()
-    assert main([word.format(dir=tmp_path, keys=keys) for word in arguments]) == 2
+    assert main([word.format(dir=tmp_path, keys=keys, example=EXAMPLE) for word in arguments]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert keys.read_bytes() == before
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_by_another_name_it_is_the_same_file(tmp_path: Path) -> None:
+    """A link to the file of keys: what is rotated behind it is rotated for the DCU that reads the file itself."""
+    keys = made(tmp_path)
+    (tmp_path / "link").symlink_to(keys)
+    assert main(["rotate", str(tmp_path / "link"), "meter-1"]) == 0
+    assert load_ring(keys).meters[METER].generation == 2
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys.json", "keys.json.lock", "link"]
+
+
+def test_who_is_revoked_never_gets_the_group_keys_that_come_with_it(tmp_path: Path) -> None:
+    """They change in the same replacement of the file; who is left, and who comes back, gets them by export; to revoke
+    somebody again, or another one that does not exist, changes nothing."""
+    keys = made(tmp_path)
+    before = load_ring(keys)
+    assert main(["revoke", str(keys), "meter-1"]) == 0
+    ring = load_ring(keys)
+    assert ring.group.newest != before.group.newest
+    assert (ring.group.generation, ring.group.earlier) == (2, before.group.newest)
+    with pytest.raises(DeviceError, match="revoked"):
+        ring.exported(METER)
+    assert ring.exported(MeterId("meter-2")).group == ring.group.newest
+    assert main(["revoke", str(keys), "meter-1"]) == 0
+    assert load_ring(keys) == ring
+    assert main(["make", str(keys), "--meter", f"meter-1={ONE}"]) == 0
+    assert load_ring(keys).exported(METER).group == ring.group.newest
+
+
+def test_group_keys_are_rotated_for_all_or_one_meters_pair_is(tmp_path: Path) -> None:
+    """Neither touches the other; to name both, or nothing, is a mistake."""
+    keys = made(tmp_path)
+    before = load_ring(keys)
+    assert main(["rotate", str(keys), "--group"]) == 0
+    ring = load_ring(keys)
+    assert ring.meters == before.meters
+    assert ring.group.newest not in {before.group.newest, *(entry.pair for entry in ring.meters.values())}
+    assert main(["rotate", str(keys), "meter-1"]) == 0
+    assert load_ring(keys).group == ring.group
+    for wrong in ([], ["meter-1", "--group"]):
+        with pytest.raises(SystemExit) as left:
+            main(["rotate", str(keys), *wrong])
+        assert left.value.code == 2
+
+
+def test_a_street_that_was_never_changed_writes_what_earlier_versions_read() -> None:
+    """A rotation, a revoke or an acknowledgement adds entries that they do not know; nothing else does."""
+    content = ring_content(ring())
+    assert content.keys() == {"format", "eui48", "group", "meters"}
+    known = {"eui48", "generation", "master", "pair", "earlier", "client"}
+    assert all(entry.keys() == known for entry in content["meters"].values())
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """Of the command and of each part."""
-    for part in ([], ["make"], ["export"], ["rotate"], ["revoke"], ["list"]):
+    for part in ([], ["make"], ["export"], ["rotate"], ["revoke"], ["acknowledge"], ["list"]):
         with pytest.raises(SystemExit) as left:
             main([*part, "--help"])
         assert left.value.code == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
+from asyncio import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dcu import status
 from dcu.cli import main
 from dcu.config import DcuConfig
 from dcu.grid.port_model import save_model
@@ -29,6 +32,15 @@ from shared.messages import Denial, Reason, Request
 
 MODEL = feeder("eulv").model
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
+
+
+class NoLedger:
+    """For a status."""
+
+    position, head = 0, bytes(32)
+
+    def append(self, entry: dict[str, Any]) -> Future[int]:
+        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +102,27 @@ def test_the_rule_follows_from_what_there_is(model_file: Path) -> None:
 
 
 def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Path, tmp_path: Path) -> None:
-    """Another network's hash, no file, a damaged file, a model without our buses: refused by check, denied by a
-    daemon."""
+    """Another network's hash, no file, a damaged file, a model without our buses, one of medium voltage with all of
+    them: refused by check, denied by a daemon."""
     damaged = tmp_path / "damaged.npz"
     data = bytearray(model_file.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     foreign = tmp_path / "foreign.npz"
     save_model(feeder("four wires").model, foreign)
+    medium = tmp_path / "medium.npz"
+    open_circuit = ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
+    save_model(replace(MODEL, tree=None, **{name: 26 * getattr(MODEL, name) for name in open_circuit}), medium)
     wrong = [
         {"file": str(model_file), "network_sha256": "0" * 64},
         {"file": str(tmp_path / "none.npz")},
         {"file": str(damaged)},
         {"file": str(foreign)},
+        {"file": str(medium)},
     ]
-    for model in wrong:
-        with pytest.raises(ConfigError):
+    why = ["network_sha256", "file", "file|sha256", "meter m0", "voltage: seen 6[0-9]{3}"]
+    for model, fault in zip(wrong, why, strict=True):
+        with pytest.raises(ConfigError, match=fault):
             load_rule(config(model))
         rule = rule_or_nothing(config(model))
         assert isinstance(rule, NoModel)
@@ -116,6 +133,26 @@ def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Pat
         (denial,) = (o.message for o in engine.wake(71.0) if isinstance(o, SendDown))
         assert isinstance(denial, Denial)
         assert denial.reason is Reason.MODEL_UNUSABLE
+        shown = status.table(status.snapshot(engine, NoLedger(), 71.0, {}, settings))
+        assert f"ALARM model: {rule.why}"[:300] in shown
+        assert "nothing is granted" in shown
+
+
+def test_the_check_names_the_model_and_says_when_nothing_pins_it(
+    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hash that it prints is the one that pins; with it there, no warning."""
+    path = tmp_path / "dcu.toml"
+    path.write_text(toml(content({"file": str(model_file)})), encoding="utf-8")
+    assert main(["check-config", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "rule predicted/" in told
+    assert f"network_sha256 {MODEL.network_sha256}" in told
+    assert "warning" in told
+    pinned = {"file": str(model_file), "network_sha256": MODEL.network_sha256}
+    path.write_text(toml(content(pinned)), encoding="utf-8")
+    assert main(["check-config", str(path)]) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_ledger_is_decided_again_from_the_command_line(

@@ -15,7 +15,8 @@ from dcu.available import CUSTOMERS_MAX
 from dcu.cli import main
 from dcu.config import DcuConfig
 from dcu.hosting.forecast import STEPS
-from dcu.ledger.layout import current
+from dcu.ledger.forget import forget
+from dcu.ledger.layout import LedgerError, current
 from dcu.ledger.store import Ledger
 from dcu.store.database import WAL_KEPT_BYTES, Database
 from dcu.store.retention import STORE_BYTES_MAX
@@ -23,7 +24,8 @@ from dcu.store.schema import EVENTS, TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class, available
-from dcu.utility.outbox import UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox_file import UTILITY
 from dcu.utility_real import (
     RECOVER_MAX,
     catch_up,
@@ -36,6 +38,7 @@ from dcu.utility_real import (
     remembered,
     rule_of,
     settings_of,
+    tell_again,
     utility_ports,
 )
 from dcu.utility_side import HOLD, ordered_config
@@ -145,6 +148,11 @@ def test_a_model_is_loaded_by_its_hash_and_only_where_there_is_one(tmp_path: Pat
 # ---- the start -------------------------------------------------------------------------------------------------------
 
 
+def start(epoch: int) -> dict[str, Any]:
+    limits_w = {"meter-1": 1.0, "meter-2": 1.0}
+    return {"kind": "start", "epoch": epoch, "seq": 0, "rule": "r", "facts": {}, "nominal_limit_w": limits_w}
+
+
 def grant(seq: int) -> dict[str, Any]:
     return {"kind": "grant", "epoch": 1, "seq": seq, "meter": "meter-1", "limit_w": 2000.0}
 
@@ -157,7 +165,7 @@ def command(number: int, order: dict[str, Any], outcome: str = "done") -> dict[s
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     found = Ledger(tmp_path, "substation-1")
-    found.append({"kind": "start", "epoch": 1, "seq": 0, "rule": "r", "facts": {}, "nominal_limit_w": {"meter-1": 1.0}})
+    found.append(start(1))
     yield found
     found.close()
 
@@ -236,6 +244,46 @@ def test_after_another_log_has_begun_everything_of_it_is_told(tmp_path: Path, le
     assert outbox.waiting == {"decision": 3}
     assert outbox.cursor == Cursor(2, 3)
     assert RECOVER_MAX > 3
+    outbox.close()
+
+
+def test_the_end_of_a_log_that_damage_has_ended_is_told_too(tmp_path: Path) -> None:
+    """What was in memory when the power went is read from the log as it was left; then all of the next one."""
+    subject = config(tmp_path)
+    first = Ledger(tmp_path, "substation-1")
+    first.append(start(1))
+    outbox = open_outbox(subject, first)
+    first.append_all([grant(1), grant(2)])
+    outbox.close()
+    first.close()
+    (tmp_path / "ledger").rename(tmp_path / "ended-1")
+    second = Ledger(tmp_path, "substation-1")
+    second.append(start(2))
+    outbox = open_outbox(subject, second)
+    assert outbox.outbox.cursor == Cursor(2, second.position)
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [1, 2, second.position - 1]
+    outbox.close()
+    outbox = open_outbox(subject, second)
+    assert outbox.outbox.waiting == {}
+    outbox.close()
+    second.close()
+
+
+def test_what_is_asked_for_again_is_told_without_what_a_customer_has_taken_back(tmp_path: Path) -> None:
+    """Of a customer who left nothing, of entries that nobody is told nothing, of what does not exist an error."""
+    subject, ledger = config(tmp_path), Ledger(tmp_path, "substation-1")
+    ledger.append(start(1))
+    outbox = open_outbox(subject, ledger)
+    ledger.append_all([grant(1), {"kind": "view", "epoch": 1, "seq": None}, {**grant(2), "meter": "meter-2"}, grant(3)])
+    ledger.close()
+    forget(tmp_path, "substation-1", "meter-2")
+    assert tell_again(outbox.outbox, subject, 1, 3) == 1
+    assert tell_again(outbox.outbox, subject, 3, 1000) == 1
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [1, 4]
+    with pytest.raises(LedgerError, match="position 6"):
+        tell_again(outbox.outbox, subject, 6, 1)
     outbox.close()
 
 

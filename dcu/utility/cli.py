@@ -28,6 +28,8 @@ EXAMPLE: Final = """examples:
   headroom-utility sign command.key --dcu substation-1 --order '{"kind": "revoke_all", "hold_s": 600}'
   headroom-utility send command.key --dcu substation-1 --url mqtts://broker.example --files tls/utility \\
       --order '{"kind": "set_nominal_limits", "limits": {"meter-1": 800}}'
+  headroom-utility send command.key --dcu substation-1 --url mqtts://broker.example --files tls/utility \\
+      --order '{"kind": "tell_again", "position": 4711, "count": 20}'
   headroom-utility listen --url mqtts://broker.example --files tls/utility
   headroom-utility certificates tls --broker broker.example --for substation-1 --for utility
 

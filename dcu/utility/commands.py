@@ -130,9 +130,23 @@ class GiveReceipt(Section):
     meter: MeterName | None = None
 
 
-Order = SetNominalLimits | SetPolicy | SetBand | LoadModel | RevokeAll | GiveReceipt
+TELL_AGAIN_MAX: Final = 1000
+"""Entries of the ledger that one command has looked at."""
+
+
+class TellAgain(Section):
+    """The decisions among some entries of the ledger are told once more, under their names."""
+
+    kind: Literal["tell_again"]
+    position: Whole
+    count: Annotated[int, Field(ge=1, le=TELL_AGAIN_MAX)]
+
+
+Order = SetNominalLimits | SetPolicy | SetBand | LoadModel | RevokeAll | GiveReceipt | TellAgain
 _ORDER: Final[TypeAdapter[Order]] = TypeAdapter(Annotated[Order, Field(discriminator="kind")])
-KINDS: Final = frozenset({"set_nominal_limits", "set_policy", "set_band", "load_model", "revoke_all", "give_receipt"})
+KINDS: Final = frozenset(
+    {"set_nominal_limits", "set_policy", "set_band", "load_model", "revoke_all", "give_receipt", "tell_again"}
+)
 
 
 class _Heading(Section):

@@ -1,7 +1,9 @@
 """Which batch leaves next, how large it is, and when to try again. Pure.
 
-Live goes before backlog, and never takes more than `LIVE_IN_A_ROW` messages in a row while backlog waits, so that both
-move. A message is as large as the line carries in about `MESSAGE_S`: a live decision waits for one message at most.
+Live goes before what is older, and never takes more than `LIVE_IN_A_ROW` messages in a row while that waits, so that
+both move. Backlog and what is offered again take turns: neither does a long outage keep the second back until the
+broker dies once more, nor a link that dies every minute the first. A message is as large as the line carries in about
+`MESSAGE_S`: a live decision waits for one message at most.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Final
 from dcu.utility.outbox import Batch, Lane
 
 LIVE_IN_A_ROW: Final = 3
-"""A quarter of the messages belongs to the backlog while there is one."""
+"""A quarter of the messages belongs to what is older while there is any."""
 
 MESSAGE_S: Final = 1.0
 """[s] What one message may take of the line."""
@@ -48,6 +50,7 @@ class Courier:
         """``draw`` spreads the attempts of many DCUs."""
         self._draw = draw
         self._live_run = 0
+        self._older = (Lane.AGAIN, Lane.BACKLOG)
         self._bytes = BYTES_START
         self._attempts = 0
         self._failures: dict[int, int] = {}
@@ -60,7 +63,7 @@ class Courier:
 
     def ask(self) -> Ask:
         """What to take next."""
-        lanes = (Lane.BACKLOG, Lane.LIVE) if self._live_run >= LIVE_IN_A_ROW else (Lane.LIVE, Lane.BACKLOG)
+        lanes = (*self._older, Lane.LIVE) if self._live_run >= LIVE_IN_A_ROW else (Lane.LIVE, *self._older)
         return Ask(lanes, self._bytes)
 
     def wary(self, batch: Batch) -> Batch:
@@ -74,7 +77,11 @@ class Courier:
         self._attempts = 0
         for row in batch.rows:
             self._failures.pop(row, None)
-        self._live_run = self._live_run + 1 if batch.lane is Lane.LIVE else 0
+        if batch.lane is Lane.LIVE:
+            self._live_run += 1
+        else:
+            self._live_run = 0
+            self._older = (Lane.AGAIN, Lane.BACKLOG) if batch.lane is Lane.BACKLOG else (Lane.BACKLOG, Lane.AGAIN)
         if took_s > MESSAGE_S:
             self._bytes = max(BYTES_MIN, self._bytes // 2)
         elif took_s < MESSAGE_S / 4 and size > self._bytes // 2:

@@ -28,7 +28,7 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Cursor, Item, Outbox, OutboxFull
+from dcu.utility.outbox import Batch, Item, Lane, Outbox, OutboxFull, Span
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -41,6 +41,9 @@ PENDING_MAX: Final = 8192
 """Items on their way to the outbox. Decisions beyond it are found again in the ledger at the next start."""
 PUT_MAX: Final = 512
 """Items of one commit."""
+FLUSH_S: Final = 90.0
+"""[s] For so long a decision and what the broker acknowledges may be in memory only: after a crash the ledger tells
+them, and what was acknowledged leaves once more. Reports and heads mostly come sooner, and take both with them."""
 ARRIVED_MAX: Final = 1024
 ARRIVED_BYTES_MAX: Final = 4 << 20
 """[byte] Commands that wait to be judged. A broker may bring at once all that it has kept for days, whatever we say of
@@ -82,8 +85,8 @@ class Arrival:
 class Session(Protocol):
     """An open connection."""
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Returns once the broker has acknowledged (QoS 1).
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Returns once the broker has acknowledged (QoS 1): whether it has anybody to give this to, as far as it says.
 
         Raises:
             MessageRefused: it says no to this message.
@@ -161,9 +164,12 @@ class UtilityLink:
         self._arrived_bytes = 0
         self._deaf_until_s: float | None = None
         self._gap = self._full = False
+        self._flush_s = clock.monotonic() + FLUSH_S
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
         None where nobody can."""
+        self._unheard: set[Class] = set()
+        """Classes whose newest message had nobody to go to."""
         self._online: bool | None = None
         self._lost: str | None = None
         self.epoch = 0
@@ -212,6 +218,8 @@ class UtilityLink:
         while True:
             await self._put_now.wait(self._clock, self._clock.monotonic() + IDLE_S)
             self._put_now.take()
+            if self._clock.monotonic() >= self._flush_s:
+                await self._flush()
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(PUT_MAX, len(self._pending)))]
                 await self._keep(batch)
@@ -222,12 +230,15 @@ class UtilityLink:
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
-        cursor = Cursor(self._log, positions[-1] + 1) if positions and not self._gap else None
+        span = Span(self._log, positions[0], positions[-1] + 1) if positions and not self._gap else None
+        if any(waiting.position is None for waiting in batch):
+            self._flush_s = self._clock.monotonic() + FLUSH_S  # not all is in the ledger: it is written now
         try:
-            self._waiting = await self._outbox.call(lambda outbox: _put(outbox, items, cursor))
+            self._waiting, follows = await self._outbox.call(lambda outbox: _keep(outbox, items, span))
+            self._gap = self._gap or not follows
         except OutboxFull as full:
             self.counters["not put"] += len(items)
-            self._note_full(full, gap=bool(positions))
+            self._note_full(full)
         except ValueError as error:  # one item that cannot be kept takes neither the others nor the daemon with it
             if len(batch) > 1:
                 for waiting in batch:
@@ -236,11 +247,19 @@ class UtilityLink:
                 self.counters["not put"] += 1
                 event(_LOG, logging.ERROR, "item cannot be kept", why=str(error))
 
-    def _note_full(self, full: OutboxFull, *, gap: bool) -> None:
+    async def _flush(self) -> None:
+        self._flush_s = self._clock.monotonic() + FLUSH_S
+        try:
+            await self._outbox.call(Outbox.flush)
+        except OutboxFull as full:
+            self._note_full(full)
+
+    def _note_full(self, full: OutboxFull) -> None:
         """No room: the link goes on with what it has; decisions are in the ledger, and are put once there is room."""
         if not self._full:
             event(_LOG, logging.ERROR, "outbox full", why=str(full))
-        self._full, self._gap = True, self._gap or gap
+        self.counters["outbox full"] += 1
+        self._full = self._gap = True
 
     # ---- to the broker -----------------------------------------------------------------------------------------------
 
@@ -256,7 +275,7 @@ class UtilityLink:
             except LinkLost as lost:
                 self._note(online=False, why=str(lost))
             except OutboxFull as full:  # even what has left cannot be crossed out; it goes again under the same names
-                self._note_full(full, gap=False)
+                self._note_full(full)
                 self._note(online=False, why=str(full))
             finally:
                 if session is not None:
@@ -265,6 +284,7 @@ class UtilityLink:
 
     async def _serve(self, session: Session, progress: Progress) -> None:
         dropped = await self._outbox.call(_connected)
+        self._unheard.clear()
         now_utc_s = self._clock.utc_s()
         hello = encode(state(now_utc_s, online=True, epoch=self.epoch, dropped=dropped))
         await session.publish(state_topic(self._dcu), hello, retain=True)
@@ -290,7 +310,7 @@ class UtilityLink:
         try:
             more = await refill()
         except OutboxFull as full:
-            self._note_full(full, gap=True)
+            self._note_full(full)
             await self._pause(IDLE_S, progress)
         else:
             self._gap = self._gap or more
@@ -299,7 +319,7 @@ class UtilityLink:
         payload = message(self._dcu, batch.kind, batch.items)
         began_s = self._clock.monotonic()
         try:
-            await session.publish(up(self._dcu, batch.kind), pack(payload))
+            heard = await session.publish(up(self._dcu, batch.kind), pack(payload))
         except (MessageRefused, LinkLost) as error:
             self.counters["messages failed"] += 1
             if self._courier.failed(batch):
@@ -312,7 +332,17 @@ class UtilityLink:
         else:
             self._courier.sent(batch, self._clock.monotonic() - began_s, len(payload))
             self._waiting = await self._outbox.call(lambda outbox: _settle(outbox, batch))
-            self.counters["items sent"] += len(batch.rows)
+            self.counters["items sent again" if batch.lane is Lane.AGAIN else "items sent"] += len(batch.rows)
+            await self._note_heard(batch, heard=heard)
+
+    async def _note_heard(self, batch: Batch, *, heard: bool) -> None:
+        """A broker that lost its subscriptions drops what it acknowledges: once somebody is back, tails leave again."""
+        if not heard:
+            self.counters["items sent to nobody"] += len(batch.rows)
+            self._unheard.add(batch.kind)
+        elif batch.kind in self._unheard:
+            self._unheard.remove(batch.kind)
+            await self._outbox.call(Outbox.offer_again)
 
     async def _pause(self, pause_s: float, progress: Progress) -> None:
         until_s = self._clock.monotonic() + pause_s
@@ -356,7 +386,7 @@ class UtilityLink:
             try:
                 await self._outbox.call(lambda outbox: outbox.accept(command, settings))
             except OutboxFull as full:  # not acknowledged, so it comes again; and those behind it not before it
-                self._note_full(full, gap=False)
+                self._note_full(full)
                 self._leave(arrival, DEAF_S)
                 while (behind := self._arrived.take()) is not None:
                     self._arrived_bytes -= len(behind.payload)
@@ -393,7 +423,7 @@ class UtilityLink:
                 again = await self._outbox.call(lambda outbox: _refuse(outbox, refused))
             except OutboxFull as full:
                 again = False
-                self._note_full(full, gap=False)
+                self._note_full(full)
             self.counters["commands repeated"] += again
             self._send_now.put(None)
         if refused.number is None or refused.why in CHEAP:  # it has spent no number: anybody can send it again
@@ -436,9 +466,9 @@ class UtilityLink:
 # ---- in the outbox's thread ------------------------------------------------------------------------------------------
 
 
-def _put(outbox: Outbox, items: Sequence[Item], cursor: Cursor | None) -> dict[str, int]:
-    outbox.put(items, cursor)
-    return outbox.waiting
+def _keep(outbox: Outbox, items: Sequence[Item], span: Span | None) -> tuple[dict[str, int], bool]:
+    follows = outbox.keep(items, span)
+    return outbox.waiting, follows
 
 
 def _settle(outbox: Outbox, batch: Batch) -> dict[str, int]:
@@ -448,6 +478,7 @@ def _settle(outbox: Outbox, batch: Batch) -> dict[str, int]:
 
 def _connected(outbox: Outbox) -> dict[str, int]:
     outbox.connected()
+    outbox.offer_again()
     return outbox.dropped
 
 

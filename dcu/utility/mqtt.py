@@ -39,6 +39,8 @@ SESSION_S: Final = 7 * 86_400
 QUEUE_MAX: Final = 16
 FAILED: Final = 0x80
 """Reason codes from here on are refusals (MQTT 5 §2.4)."""
+NO_SUBSCRIBERS: Final = 0x10
+"""The reason code of what was taken and goes to nobody (MQTT 5 §3.4.2.1); a broker need not say so."""
 
 _LOG: Final = logging.getLogger("headroom.utility.mqtt")
 _LOG.addHandler(logging.NullHandler())
@@ -86,6 +88,7 @@ class _Client(SteadyClient):
         )
         self._five, self._dcu, self._arrived, self._on_lost = five, dcu, arrived, lost
         self._reasons: dict[int, str] = {}
+        self._heard = True
         self._open = False
         self._client.manual_ack_set(True)
 
@@ -107,15 +110,17 @@ class _Client(SteadyClient):
             raise LinkLost(f"subscribing: {error}") from error
         return _Session(self)
 
-    async def publish_once(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        """One message until its acknowledgement."""
+    async def publish_once(self, topic: str, payload: bytes, *, retain: bool) -> bool:
+        """One message until its acknowledgement; whether it goes to anybody, as far as the broker says."""
         self._reasons.clear()
+        self._heard = True
         try:
             await self.publish(topic, payload, 1, retain, timeout=PUBLISH_S)
         except (MqttError, OSError, ValueError) as error:
             raise LinkLost(f"publishing: {error}") from error
         if self._reasons:
             raise MessageRefused(f"{topic}: {next(iter(self._reasons.values()))}")
+        return self._heard
 
     async def close(self) -> None:
         """Leave, and let the broker say so to the others: its copy of our state is what they see."""
@@ -145,8 +150,10 @@ class _Client(SteadyClient):
             acknowledge()
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        if getattr(reason_code, "value", 0) >= FAILED:
+        code = getattr(reason_code, "value", 0)
+        if code >= FAILED:
             self._reasons[mid] = str(reason_code)
+        self._heard = code != NO_SUBSCRIBERS
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
     def _ended(self, ended: Any) -> None:
@@ -161,8 +168,8 @@ class _Session:
     def __init__(self, client: _Client) -> None:
         self._client = client
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        await self._client.publish_once(topic, payload, retain=retain)
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        return await self._client.publish_once(topic, payload, retain=retain)
 
     async def close(self) -> None:
         await self._client.close()

@@ -1,68 +1,46 @@
 """What waits for the utility, and what it has commanded: one SQLite file, every commit on the medium.
 
-An item leaves the outbox when the broker has acknowledged the message that carried it, and in no other way but its
-class's quota. Commands are kept beside it, because a command and its first answer must become durable together.
+Cards wear by the page and by the commit, so a decision, which the ledger has already, waits in memory (`recent`) with
+what the broker acknowledges, and both are written with whatever is written next: something that is nowhere else and
+must be durable at once, or `flush`. The cursor says how much of the ledger the file has; the rest is read there.
 
-Lanes: what was there when the link came up is *backlog*, what came since is *live*. Each lane keeps its order within a
-class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
+An item waits until the broker has acknowledged the message that carried it, and stops waiting in no other way but its
+class's quota. A broker that is killed loses what it has acknowledged and neither written nor passed on; so the newest
+of what was acknowledged stays as its class's *tail*, and each session offers again what earlier ones had acknowledged.
+Commands are kept beside it, because a command and its first answer must become durable together.
+
+Lanes: what was there when the link came up is *backlog*, what came since is *live*, tails are *again*. Each lane keeps
+its order within a class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sqlite3
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from dcu.store.database import Aside, Connect, Database, Durability, FileKind
+from dcu.store.database import Aside, Connect, Database
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
+from dcu.utility.outbox_file import UTILITY, packed, unpacked
+from dcu.utility.recent import Recent, Told
 from shared.errors import DecodeError, HeadroomError
-
-TABLES: Final = (
-    # What waits. `name` is the item's stable id; NULL where the row's own number makes it. `aside`: set aside because
-    # nothing that carried it was ever acknowledged.
-    """CREATE TABLE items (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        class INTEGER NOT NULL,
-        name TEXT UNIQUE,
-        aside INTEGER NOT NULL DEFAULT 0,
-        body BLOB NOT NULL
-    ) STRICT""",
-    "CREATE INDEX items_by_class ON items (class, aside, id)",
-    # Authentic commands, by number; the newest `COMMANDS_KEPT`. `done` is NULL until the effect is recorded.
-    """CREATE TABLE commands (
-        number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, done INTEGER
-    ) STRICT""",
-    # As JSON: `birth`, `last` number that is spent, `dropped`, `cursor` in the ledger, and what commands have set.
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
-)
-LAST_ANSWERS: Final = ("ALTER TABLE commands ADD COLUMN answer TEXT",)
-"""The last answer to a command as JSON, for who sends it again; NULL in files of before."""
-
-UTILITY: Final = FileKind("utility", 0x4852554F, Durability.EVERY_COMMIT, (TABLES, LAST_ANSWERS), 192 << 20)
-"""72 h at a hundred meters, twenty of them with grants that are renewed every 15 s, take half of it."""
-
-WORDS: Final = (
-    b'"SUBSTATION_UNKNOWN""READING_INVALID""NO_CAPACITY""OVERVOLTAGE""quarantine ended","why":"expired""denial"'
-    b'{"log":1,"position":,"entry":{"kind":"renewal","epoch":1,"seq":,"meter":"meter-1","window":,"request":{"id":,'
-    b'"nonce":"0123456789abcdef","limit_w":2400.0,"minimum_limit_w":2400.0},"limit_w":2400.0,"lease_s":60.0,'
-    b'"reason":"GRANTED","kept_by":{"reason":"OVERVOLTAGE","binding":"meter-1","value":null}}}'
-)
-"""What bodies mostly say (the dictionary of RFC 1950). Never edited: bodies on disk need it; another one would take
-another column."""
 
 COMMAND: Final = "command"
 """Kind of the ledger's entry about an accepted command."""
 
 COMMANDS_KEPT: Final = 1000
+
+NEWEST: Final = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
+"""The newest row that there ever was: numbers, and with them names, are never used twice."""
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
@@ -82,6 +60,19 @@ minute and hundred meters, so this is a month of a hundred meters, or 72 h of a 
 
 assert set(QUOTA) | KEPT == set(Class), "every class has a quota or is kept"
 
+TAIL: Final[Mapping[Class, int]] = {
+    Class.ANSWER: 1_000,
+    Class.ALARM: 1_000,
+    Class.DECISION: 5_000,
+    Class.CHECKPOINT: 100,
+    Class.STATISTICS: 1_000,
+}
+"""Items that a session may have had acknowledged and the next one offers again; the oldest go first. So many decisions
+are an hour of a hundred meters, twenty of them with grants: twice as long as mosquitto keeps things to itself where
+nobody tells it to write (autosave_interval, 1800 s). Reports and forecasts are left out: newer ones follow."""
+TAIL_SLACK: Final = 256
+"""More than its tail that a class may have, so that old rows are deleted many at a time: cards are worn by the page."""
+
 
 class OutboxFull(HeadroomError):
     """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
@@ -92,6 +83,14 @@ class Lane(Enum):
 
     LIVE = "live"
     BACKLOG = "backlog"
+    AGAIN = "again"
+
+
+_ROWS: Final = {
+    Lane.LIVE: "session = 0 AND id > :live_after",
+    Lane.BACKLOG: "session = 0 AND id <= :live_after",
+    Lane.AGAIN: "session > 0 AND session < :session",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +112,21 @@ class Batch:
     items: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Cursor:
     """All entries below ``position`` of the ledger's log number ``log`` have been put."""
 
     log: int
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Entries from ``first`` to below ``end`` of a log."""
+
+    log: int
+    first: int
+    end: int
 
 
 class Outbox:
@@ -141,8 +149,12 @@ class Outbox:
             with self._database.transaction():
                 self._remember("birth", self._birth)
         self._dropped: Counter[str] = Counter(self._fact("dropped", {}))
-        self._count = {kind: self._waiting(kind) for kind in Class}
-        self._live_after = self._newest()
+        self._session = self._one("SELECT MAX(1, COALESCE(MAX(session), 1)) FROM items")
+        self._recent = Recent()
+        self._cursor = self._written_cursor()
+        self._count = self._counted()
+        self._settled: Counter[Class] = Counter()
+        self._live_after = self._one(NEWEST)
 
     @property
     def aside(self) -> Aside | None:
@@ -162,7 +174,7 @@ class Outbox:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Items by class."""
+        """Items by class that wait, or are to be offered again in this session."""
         return {kind.word: number for kind, number in self._count.items() if number}
 
     @property
@@ -171,22 +183,82 @@ class Outbox:
         return self._database.size_bytes
 
     def close(self) -> None:
-        """Give the file back."""
-        self._database.close()
+        """Give the file back; where the medium refuses, the ledger knows what memory knew."""
+        try:
+            with contextlib.suppress(OutboxFull, sqlite3.Error):
+                self.flush()
+        finally:
+            self._database.close()
 
     # ---- items -------------------------------------------------------------------------------------------------------
 
+    def keep(self, items: Sequence[Item], span: Span | None = None) -> bool:
+        """Keep what the DCU tells, and that this ``span`` of the ledger is in it; whether all entries before it are.
+
+        Durable on return, but for decisions alone: those the ledger has, and until `flush` only the ledger.
+
+        Raises:
+            OutboxFull, sqlite3.Error, ValueError: as `put`.
+        """
+        follows = span is None or self._follows(span)
+        cursor = Cursor(span.log, span.end) if span is not None and follows else None
+        if cursor is not None and self._cursor is not None:
+            cursor = max(cursor, self._cursor)
+        if self._cursor is None or not all(_in_ledger_alone(item) for item in items):
+            self.put(items, cursor)
+            return follows
+        bodies = [(item.name, _encoded(item)) for item in items]
+        first = 1 + (max(self._recent.told, default=0) or self._one(NEWEST))
+        for row, (name, body) in enumerate(bodies, first):
+            assert name is not None, "entries of the ledger have names"
+            self._recent.add(row, Told(name, body))
+            self._count[Class.DECISION] += 1
+        self._cursor = cursor or self._cursor
+        if self._recent.full:
+            self.flush()
+        return follows
+
+    def _follows(self, span: Span) -> bool:
+        """Whether all entries before a span have been put; where nothing is known of the ledger, there are none."""
+        known = self._cursor
+        return known is None or span.first == 0 or (known.log == span.log and span.first <= known.position)
+
     def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
-        """Keep items, and how far the ledger has been taken; durable on return.
+        """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew.
 
         An item that is the ledger's entry about a command ends that command: it is answered in the same transaction,
         so that after any crash a command is unfinished exactly if the ledger does not have it.
 
         Raises:
-            OutboxFull: there is no room; nothing was kept.
+            OutboxFull: there is no room, not even without the tails; nothing was kept, and what memory knew is let go:
+                the ledger has it from the cursor on.
             sqlite3.Error: the medium refuses; nothing was kept.
             ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
         """
+        try:
+            self._put(items, cursor)
+        except OutboxFull:
+            try:
+                if not self._cut_tails():
+                    raise
+                self._put(items, cursor)
+            except OutboxFull:
+                self._recent.clear()
+                self._cursor = self._written_cursor()
+                raise
+            finally:
+                self._count = self._counted()
+
+    def flush(self) -> None:
+        """Write what memory knows.
+
+        Raises:
+            OutboxFull, sqlite3.Error: as `put`.
+        """
+        if self._recent or self._cursor != self._written_cursor():
+            self.put([])
+
+    def _put(self, items: Sequence[Item], cursor: Cursor | None) -> None:
         with self._changing() as connection:
             for item in items:
                 self._insert(connection, item)
@@ -194,22 +266,55 @@ class Outbox:
                     self._finish(connection, item.content["position"], item.content["entry"])
             if cursor is not None:
                 self._remember("cursor", [cursor.log, cursor.position])
+        self._cursor = cursor or self._cursor
+
+    def _write_recent(self, connection: sqlite3.Connection) -> None:
+        self._write_settled(connection)
+        known = False
+        for row, told in self._recent.told.items():
+            values = (row, Class.DECISION, told.name, told.session, packed(told.body))
+            done = connection.execute(
+                "INSERT INTO items (id, class, name, session, body) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (name) DO NOTHING",
+                values,
+            )
+            if not done.rowcount:  # taken from the ledger meanwhile: what we know of it is newer
+                known = True
+                connection.execute(
+                    "UPDATE items SET session = :session WHERE name = :name AND (:session > 0 OR session = :present)",
+                    {"name": told.name, "session": told.session, "present": self._session},
+                )
+        if known:
+            self._count = self._counted()
+        if self._cursor is not None and self._cursor != self._written_cursor():
+            self._remember("cursor", [self._cursor.log, self._cursor.position])
+        for kind, settled in self._settled.items():
+            if settled > TAIL[kind] + TAIL_SLACK:
+                self._shorten(connection, kind, first_session=self._session)
+                self._settled[kind] = TAIL[kind]
+
+    def _write_settled(self, connection: sqlite3.Connection) -> None:
+        for number, rows in self._recent.settled.items():
+            kind, marks = Class(number), ",".join("?" * len(rows))
+            if kind in TAIL:
+                connection.execute(f"UPDATE items SET session = ? WHERE id IN ({marks})", (self._session, *rows))  # noqa: S608  # marks
+            else:
+                connection.execute(f"DELETE FROM items WHERE id IN ({marks})", tuple(rows))  # noqa: S608  # marks
 
     def _insert(self, connection: sqlite3.Connection, item: Item) -> None:
-        body = encode(item.content)
-        if len(body) > ITEM_BYTES_MAX and item.kind is Class.DECISION:
-            body = encode(_without_most(item.content))
-        if not 2 < len(body) <= ITEM_BYTES_MAX:
-            raise ValueError(f"{item.kind.word}: {len(body)} bytes, expected at most {ITEM_BYTES_MAX}")
-        done = connection.execute(
-            "INSERT OR IGNORE INTO items (class, name, body) VALUES (?, ?, ?)", (item.kind, item.name, _packed(body))
+        body = _encoded(item)
+        done = connection.execute(  # one that this session has had acknowledged waits again; one that waits stays
+            "INSERT INTO items (class, name, body) VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET session = 0 WHERE session = ?",
+            (item.kind, item.name, packed(body), self._session),
         )
         self._count[item.kind] += done.rowcount
         excess = self._count[item.kind] - QUOTA.get(item.kind, self._count[item.kind])
         if excess > 0:
             connection.execute(
-                "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? ORDER BY id LIMIT ?)",
-                (item.kind, excess),
+                "DELETE FROM items WHERE id IN "
+                "(SELECT id FROM items WHERE class = ? AND session != ? ORDER BY id LIMIT ?)",
+                (item.kind, self._session, excess),
             )
             self._count[item.kind] -= excess
             self._dropped[item.kind.word] += excess
@@ -217,7 +322,18 @@ class Outbox:
 
     def connected(self) -> None:
         """From now on what is there is backlog."""
-        self._live_after = self._newest()
+        self.flush()
+        self._live_after = self._one(NEWEST)
+
+    def offer_again(self) -> None:
+        """Another session: what was acknowledged before is offered again."""
+        self.flush()
+        self._session += 1
+        self._settled.clear()
+        with contextlib.suppress(OutboxFull), self._changing() as connection:
+            for kind in TAIL:
+                self._shorten(connection, kind, first_session=1)
+        self._count = self._counted()
 
     def pardon(self) -> int:
         """What was set aside may try again; how many items that are."""
@@ -226,42 +342,68 @@ class Outbox:
 
     def next(self, lane: Lane, bytes_max: int) -> Batch | None:
         """The next items of a lane that fit into a message, at least one; None if there are none."""
-        where = "id > ?" if lane is Lane.LIVE else "id <= ?"
         for kind in Class:
             if not self._count[kind]:
                 continue
-            found = self._database.connection.execute(
-                f"SELECT id, name, body FROM items WHERE class = ? AND aside = 0 AND {where} ORDER BY id LIMIT ?",  # noqa: S608  # two fixed texts
-                (kind, self._live_after, self.batch_items_max),
-            )
-            rows: list[int] = []
-            items: list[bytes] = []
-            size = MESSAGE_BYTES
-            for row, name, body in found:
-                item = with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", _unpacked(body))
-                size += len(item) + 1
-                if rows and size > bytes_max:
-                    break
-                rows.append(row)
-                items.append(item)
-            found.close()
-            if rows:
-                return Batch(kind, lane, tuple(rows), tuple(items))
+            for found in (self._lying(kind, lane), self._told(kind, lane)):
+                if (batch := _batch(kind, lane, found, bytes_max)) is not None:
+                    return batch
         return None
 
+    def _lying(self, kind: Class, lane: Lane) -> Iterator[tuple[int, bytes]]:
+        """In the file."""
+        settled = self._recent.settled.get(kind, frozenset[int]())
+        most = self.batch_items_max
+        found = self._database.connection.execute(
+            f"SELECT id, name, body FROM items WHERE class = :kind AND aside = 0 AND {_ROWS[lane]} "  # noqa: S608  # fixed texts
+            "ORDER BY session, id LIMIT :most",
+            {"kind": kind, "live_after": self._live_after, "session": self._session, "most": most + len(settled)},
+        )
+        with contextlib.closing(found):
+            new = ((row, name, body) for row, name, body in found if row not in settled)
+            for row, name, body in islice(new, most):
+                yield row, with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", unpacked(body))
+
+    def _told(self, kind: Class, lane: Lane) -> Iterator[tuple[int, bytes]]:
+        """In memory: all since the link came up, as the file takes them then."""
+        if (kind, lane) == (Class.DECISION, Lane.LIVE):
+            for row, told in islice(self._recent.waiting().items(), self.batch_items_max):
+                yield row, with_id(told.name, told.body)
+
     def settle(self, batch: Batch) -> None:
-        """The broker has acknowledged these."""
-        with self._changing() as connection:
-            marks = ",".join("?" * len(batch.rows))
-            gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608  # marks
-            self._count[batch.kind] -= gone.rowcount
+        """The broker has acknowledged these: they become their class's tail, or leave if it has none. A crash before
+        it is written lets them leave once more.
+
+        Raises:
+            OutboxFull, sqlite3.Error: as `put`.
+        """
+        new = self._recent.settle(batch.kind, batch.rows, self._session)
+        self._count[batch.kind] -= new
+        if batch.kind in TAIL:
+            self._settled[batch.kind] += new
+        if self._recent.full:
+            self.flush()
+
+    def _shorten(self, connection: sqlite3.Connection, kind: Class, first_session: int) -> None:
+        """Of what a class has had acknowledged from a session on, its tail stays."""
+        connection.execute(
+            "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? AND aside = 0 AND session >= ? "
+            "ORDER BY session DESC, id DESC LIMIT -1 OFFSET ?)",
+            (kind, first_session, TAIL[kind]),
+        )
+
+    def _cut_tails(self) -> bool:
+        """Room for what is new: what was acknowledged goes; whether there was any."""
+        with self._transaction() as connection:
+            self._write_settled(connection)
+            return connection.execute("DELETE FROM items WHERE session > 0").rowcount > 0
 
     def set_aside(self, batch: Batch) -> None:
         """Nothing that carried these was ever acknowledged: kept ones wait for a pardon, others are dropped."""
         with self._changing() as connection:
             marks = ",".join("?" * len(batch.rows))
             if batch.kind in KEPT:
-                connection.execute(f"UPDATE items SET aside = 1 WHERE id IN ({marks})", batch.rows)  # noqa: S608
+                connection.execute(f"UPDATE items SET aside = 1, session = 0 WHERE id IN ({marks})", batch.rows)  # noqa: S608
             else:
                 gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608
                 self._count[batch.kind] -= gone.rowcount
@@ -270,7 +412,10 @@ class Outbox:
 
     @property
     def cursor(self) -> Cursor | None:
-        """How far the ledger has been taken; None if it never was."""
+        """How far the ledger has been taken, in the file and in memory; None if it never was."""
+        return self._cursor
+
+    def _written_cursor(self) -> Cursor | None:
         match self._fact("cursor", None):
             case [int(log), int(position)]:
                 return Cursor(log, position)
@@ -368,15 +513,15 @@ class Outbox:
         self._database.connection.execute("PRAGMA secure_delete = ON")
         said = encode_text(meter)
         with self._changing() as connection:
-            rows = connection.execute("SELECT id, class, body FROM items").fetchall()
-            named = [(row, Class(kind), body) for row, kind, packed in rows if said in (body := _unpacked(packed))]
-            for row, kind, body in named:
-                if kind is Class.DECISION:
-                    less = _packed(encode(_without_most(json.loads(body))))
+            rows = connection.execute("SELECT id, class, session, body FROM items").fetchall()
+            named = [(*about, body) for *about, kept in rows if said in (body := unpacked(kept))]
+            for row, kind, session, body in named:
+                if kind == Class.DECISION:
+                    less = packed(encode(_without_most(json.loads(body))))
                     connection.execute("UPDATE items SET body = ? WHERE id = ?", (less, row))
                 else:
                     connection.execute("DELETE FROM items WHERE id = ?", (row,))
-                    self._count[kind] -= 1
+                    self._count[Class(kind)] -= session != self._session
             done = connection.execute("SELECT number, body, answer FROM commands WHERE done IS NOT NULL").fetchall()
             gone = [(number,) for number, body, last in done if json.dumps(meter) in body or meter in (last or "")]
             connection.executemany("UPDATE commands SET body = '', answer = NULL WHERE number = ?", gone)
@@ -405,8 +550,16 @@ class Outbox:
 
     # ---- the file ----------------------------------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that writes what memory knew as well, so that rows keep their order and their numbers."""
+        with self._transaction() as connection:
+            self._write_recent(connection)
+            yield connection
+        self._recent.clear()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction; if it fails, what is counted in memory is as it was."""
         count, dropped = dict(self._count), Counter(self._dropped)
         try:
@@ -418,29 +571,50 @@ class Outbox:
                 raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
             raise
 
-    def _waiting(self, kind: Class) -> int:
-        row = self._database.connection.execute("SELECT COUNT(*) FROM items WHERE class = ?", (kind,)).fetchone()
-        return int(row[0])
+    def _counted(self) -> dict[Class, int]:
+        """Items by class that no broker has acknowledged in this session."""
+        rows = self._database.connection.execute(
+            "SELECT class, COUNT(*) FROM items WHERE session != ? GROUP BY class", (self._session,)
+        )
+        return dict.fromkeys(Class, 0) | {Class(kind): number for kind, number in rows}
 
-    def _newest(self) -> int:
-        row = self._database.connection.execute("SELECT COALESCE(MAX(id), 0) FROM items").fetchone()
-        return int(row[0])
+    def _one(self, question: str) -> int:
+        return int(self._database.connection.execute(question).fetchone()[0])
+
+
+def _in_ledger_alone(item: Item) -> bool:
+    """Whether the ledger is enough to have this item again; not so where it ends a command: somebody waits for that."""
+    return item.kind is Class.DECISION and item.name is not None and item.content["entry"].get("kind") != COMMAND
+
+
+def _batch(kind: Class, lane: Lane, found: Iterable[tuple[int, bytes]], bytes_max: int) -> Batch | None:
+    """As many of these as a message carries, at least one."""
+    rows: list[int] = []
+    items: list[bytes] = []
+    size = MESSAGE_BYTES
+    for row, item in found:
+        size += len(item) + 1
+        if rows and size > bytes_max:
+            break
+        rows.append(row)
+        items.append(item)
+    return Batch(kind, lane, tuple(rows), tuple(items)) if rows else None
+
+
+def _encoded(item: Item) -> bytes:
+    """An item's body (ValueError: none that can be kept)."""
+    body = encode(item.content)
+    if len(body) > ITEM_BYTES_MAX and item.kind is Class.DECISION:
+        body = encode(_without_most(item.content))
+    if not 2 < len(body) <= ITEM_BYTES_MAX:
+        raise ValueError(f"{item.kind.word}: {len(body)} bytes, expected at most {ITEM_BYTES_MAX}")
+    return body
 
 
 def _without_most(content: Mapping[str, Any]) -> dict[str, Any]:
     """Of an entry that is too long: where it stands in the ledger, and what it is."""
     entry = {key: content["entry"].get(key) for key in ("kind", "epoch", "seq")}
     return {"log": content["log"], "position": content["position"], "entry": entry, "left_out": True}
-
-
-def _packed(body: bytes) -> bytes:
-    """As it lies on the disk: a decision takes a third, a report a tenth."""
-    packer = zlib.compressobj(6, zdict=WORDS)
-    return packer.compress(body) + packer.flush()
-
-
-def _unpacked(body: bytes) -> bytes:
-    return zlib.decompressobj(zdict=WORDS).decompress(body)
 
 
 def _stored(body: str) -> Order | None:

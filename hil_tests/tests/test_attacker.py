@@ -8,6 +8,7 @@ recorded once.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,12 @@ from hil_tests.player import Ear, play
 from hil_tests.scenario import Action, Ask, Expectation, Process, Release, Scenario, load_scenario
 from hil_tests.verdict import judge
 from hil_tests.virtual.loop import run_virtual
-from hil_tests.world import DCU
-from shared.messages import Grant
+from hil_tests.world import DCU, EUI48
+from shared.cosem import encode_down
+from shared.ids import Epoch, format_eui48
+from shared.messages import DecisionId, Grant, Reason, Revoke
+from shared.protection import PairKeys, protect_group
+from shared.session import BLOCK, End, InvocationCounter, Own, Session
 
 LIMIT_W = 2400.0
 
@@ -159,16 +164,83 @@ def test_keys_are_rotated_under_way_and_the_grant_outlives_it(tmp_path: Path) ->
     assert falls == []
 
 
+def test_group_keys_are_rotated_under_way_and_the_old_ones_are_worth_nothing(tmp_path: Path) -> None:
+    """They reach both meters within seconds, the grant outlives it, and who still has the old ones cannot lower it."""
+    old: list[PairKeys] = []
+
+    def rotate(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        old.append(vault.ring.group.newest)
+        vault.ring = vault.ring.regrouped(street._draw.randbytes)
+        street.world.reader.keys.learn(vault.ring)
+
+    def forge(street: TappedStreet) -> None:
+        before, refused = state(street), refusals(street, "client1").get("not_authentic", 0)
+        title: bytes = street.daemon(DCU)._gate._own.title
+        everything = Revoke(DecisionId(Epoch(1), 99), Reason.OPERATOR, None, None)
+        data = protect_group(encode_down(everything, 1), old[0], title, 0xFFFFFFFF)
+        street.attacker.say("client1", DCU, data)
+        assert state(street) == before
+        assert refusals(street, "client1")["not_authentic"] == refused + 1
+
+    seen, street = attacked(tmp_path, [ASK], {8.0: rotate, 35.0: forge}, 10.0)
+    assert {vault.keys.group for vault in street.vaults.values()} == {street.dcu_vault.ring.group.newest}
+    assert seen.status["client1"]["protection"]["key_generation"] == 1
+    falls = [move for move in seen.relay_moves if move.client == "client1" and not move.raised and move.t_s > 6.0]
+    assert falls == []
+
+
+@pytest.mark.parametrize("who", ["dcu", "client1"])
+def test_a_death_while_group_keys_change_leaves_them_changed(who: Literal["dcu", "client1"], tmp_path: Path) -> None:
+    """One end dies just when the keys are on their way, and starts on the disk it had."""
+
+    def rotate(street: TappedStreet) -> None:
+        street.dcu_vault.ring = street.dcu_vault.ring.regrouped(street._draw.randbytes)
+        street.world.reader.keys.learn(street.dcu_vault.ring)
+
+    deaths: list[Action] = [Process(do="kill", at_s=10.4, who=who), Process(do="start", at_s=12.0, who=who)]
+    seen, street = attacked(tmp_path, deaths, {8.0: rotate}, 5.0)
+    assert {vault.keys.group for vault in street.vaults.values()} == {street.dcu_vault.ring.group.newest}
+    assert seen.status["client1"]["link"] == "up"
+
+
+def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: Path) -> None:
+    """A thief with a meter's keys at another address; the DCU dies and starts again; the operator acknowledges."""
+    found: list[dict[str, str]] = []
+
+    def steal(street: TappedStreet) -> None:
+        draw = random.Random(9)
+        own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
+        (hello,) = Session(own, street.vaults["client1"].keys.pair, draw).hello(0.0)
+        street.attacker.say(DCU, "client2", hello)
+
+    def look(street: TappedStreet) -> None:
+        found.append(street.daemon(DCU).status()["protection"]["alarms"])
+
+    def acknowledge(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        vault.ring = vault.ring.acknowledged(street.vaults["client1"].keys.meter)
+
+    actions: list[Action] = [Process(do="kill", at_s=15.0, who="dcu"), Process(do="start", at_s=16.0, who="dcu")]
+    strikes: dict[float, Strike] = {13.0: steal, 14.0: look, 30.0: look, 31.0: acknowledge, 50.0: look}
+    _, street = attacked(tmp_path, actions, strikes, 5.0)
+    assert found == [{"client1": f"keys used by {format_eui48(EUI48['client2'])}"}] * 2 + [{}]
+    assert street.dcu_vault.alarms == {}
+
+
 def test_a_revoked_meter_loses_its_grant_by_silence(tmp_path: Path) -> None:
     """Its keys are withdrawn: nothing reaches it any more, and the lease ends at the meter by itself."""
 
     def revoke(street: TappedStreet) -> None:
         vault = street.dcu_vault
-        vault.ring = vault.ring.without(street.vaults["client1"].keys.meter)
+        vault.ring = vault.ring.without([street.vaults["client1"].keys.meter], street._draw.randbytes)
+        street.world.reader.keys.learn(vault.ring)
 
     refused: list[dict[str, int]] = []
     strikes: dict[float, Strike] = {12.0: revoke, 39.0: lambda street: refused.append(refusals(street, DCU))}
-    seen, _ = attacked(tmp_path, [ASK], strikes, 5.0)
+    seen, street = attacked(tmp_path, [ASK], strikes, 5.0)
     assert any(isinstance(frame.message, Grant) for frame in seen.frames)
     assert seen.status["client1"]["source"] == "LEASE_ENDED"
     assert refused[0]["no_key"] > 0
+    newest = street.dcu_vault.ring.group.newest
+    assert [street.vaults[name].keys.group == newest for name in ("client1", "client2")] == [False, True]

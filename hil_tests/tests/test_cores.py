@@ -11,7 +11,7 @@ from dcu.grid.feeder import Feeder, solve
 from dcu.grid.injections import Injections
 from dcu.hosting.headroom import GridLimits
 from hil_tests.cores import Street, StreetRun
-from hil_tests.day import Day, at_no_load_pu, make_day
+from hil_tests.day import Day, at_no_load_pu, make_day, open_feeder
 from hil_tests.household import REMEMBERED_S, RETRY_S, Household
 from hil_tests.instruments import Instruments
 from hil_tests.queue_line import ANSWER_BYTES, OVERHEAD_BYTES, LineSettings, QueueLine
@@ -69,6 +69,25 @@ def test_the_grants_keep_the_band() -> None:
     assert (run.u_mean_v - high).max() < 0.1
     assert (run.u_peak_v - high).max() < 0.5
     assert run.u_peak_v.max() > high.max() - 1.5, "the grid is what limits here"
+
+
+@pytest.mark.parametrize("policy", ["equal", "proportional"])
+def test_a_rising_sun_that_moves_everybodys_share_leaves_the_line_free(policy: str) -> None:
+    """55 meters, 33 plants at their limits, a clear morning, houses that change by the minute: every second moves every
+    share by some watts. No message is dropped or waits long, no meter refuses a grant for a void nonce, and fewer
+    lowerings are told than one in three seconds; the grid is used all the same."""
+    whole = Feeder(open_feeder("eulv"))
+    whole = Feeder(at_no_load_pu(whole.network, np.abs(whole.model.u_open_v), whole.u_nominal_v, 1.05))
+    day = make_day(whole.network, "clear", 0.6, 1, (660, 664))
+    flow = StreetFlow(whole, np.flatnonzero(np.isfinite(whole.model.rating_a)))
+    settings = StreetSettings(1700.0, 230.0, 8.0, policy, report_s=27.5)
+    run = Street(flow, day, settings).run()
+    assert run.line.messages_dropped == run.counts.get("meter: grant refused", 0) == 0
+    assert run.line.waiting_s / run.line.messages < 1.0
+    assert 0 < run.counts["lowered"] < run.seconds / 3
+    assert run.reasons.get("denial READING_STALE", 0) == 0
+    assert run.generated_w.sum() > 1.15 * day.generated_w(1700.0).sum()
+    assert (run.u_mean_v - GridLimits.of(whole.model, 8.0).u_high_v).max() < 0.1
 
 
 def test_the_same_seed_gives_the_same_street_and_another_does_not() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from hil_tests.tests.test_attacker import ASK, TappedStreet, attacked, state
 from hil_tests.world import DCU, EUI48
 from prime_plc.survey import Survey
+from prime_plc.trace import read_tap, tell
 from shared.ids import format_eui48
 
 
@@ -22,7 +23,7 @@ def test_people_ping_a_meter_while_its_grant_lives(tmp_path: Path) -> None:
         daemon = street.daemon(DCU)
         before.append((state(street), daemon.status()["protection"]["refused"]))
         questions = [f"ping {format_eui48(EUI48['client1'])}", *(["ping AA:AA:AA:AA:AA:AA"] * 50), "raise 9999", "ping"]
-        questions.append("pib")
+        questions += ["pib", "trace"]
         asked.extend(asyncio.ensure_future(daemon.answer(question)) for question in questions)
 
     def look(street: TappedStreet) -> None:
@@ -35,13 +36,16 @@ def test_people_ping_a_meter_while_its_grant_lives(tmp_path: Path) -> None:
         return {key: found[key] for key in ("limit_w", "source", "epoch", "nominal_limit_w")}
 
     attacked(tmp_path, [ASK], {11.3: strike, 28.0: look}, 10.0)
-    pong, *others, pib, status = [task.result() for task in asked]
+    pong, *others, pib, trace, status = [task.result() for task in asked]
     assert pong["result"] == "answered"
     assert 0.02 < pong["round_trip_s"] < 5.0
     assert all(one.get("refused") or "error" in one for one in others)
     assert sum("error" in one for one in others) == 2
     assert pib["pib"]["0x0024"] == "03"  # a base
     assert len(pib["pib"]["0x0023"]) == 12
+    frames = list(read_tap([(utc_s, way, bytes.fromhex(data)) for utc_s, way, data in trace["serial"]]))
+    assert {frame.way for frame in frames} == {"sent", "received"}
+    assert all(told.fault is None for told in tell(frames, None))
     (first, refused), (last, refused_after) = before
     assert keys(first) == keys(last)
     assert refused == refused_after

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hil_tests.cli import main
-from hil_tests.plc_command import LineFile
+from hil_tests.plc_command import LineFile, _pings
 from hil_tests.plc_street import STREET, PlcStreet, PlcStreetSettings, frame_kind, with_burst_loss
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.line import LineSettings
@@ -183,3 +183,11 @@ def test_a_ping_takes_as_long_as_its_way() -> None:
     rest = [trip for number, found in trips.items() if number != 1 for trip in found]
     assert len(rest) == 10
     assert all(trip is not None and 0.01 < trip < 10.0 for trip in rest)
+
+
+def test_the_median_of_two_round_trips_lies_between_them() -> None:
+    """And of those that came back only."""
+    shown = _pings({1: [0.2, None, 0.4], 2: [None], 3: [0.5, 0.1, 0.3]}).splitlines()
+    assert shown[0].endswith("2 of 3 came back; least / median / longest 0.2 / 0.3 / 0.4 s")
+    assert shown[1].endswith("0 of 1 came back; least / median / longest -")
+    assert shown[2].endswith("0.1 / 0.3 / 0.5 s")

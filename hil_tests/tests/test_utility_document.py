@@ -67,6 +67,7 @@ def test_everything_a_street_tells_is_as_documented(tmp_path: Path, monkeypatch:
     play_with(
         tmp_path,
         (6.0, command({"kind": "give_receipt", "position": 0})),
+        (6.5, command({"kind": "tell_again", "position": 0, "count": 9})),
         (7.0, command({"kind": "set_nominal_limits", "limits": {"client2": 1100.0}})),
         (8.0, command({"kind": "set_policy", "policy": "equal"})),
         (9.0, command({"kind": "set_band", "band_pct": 4.9})),
@@ -102,6 +103,9 @@ def test_the_documented_form_of_commands_is_the_one_that_is_read() -> None:
         ({"kind": "revoke_all", "hold_s": 3601}, False),
         ({"kind": "give_receipt", "position": 1, "meter": None}, True),
         ({"kind": "give_receipt", "position": -1}, False),
+        ({"kind": "tell_again", "position": 0, "count": 1000}, True),
+        ({"kind": "tell_again", "position": 0, "count": 0}, False),
+        ({"kind": "tell_again", "position": 0, "count": 1001}, False),
         ({"kind": "load_model", "sha256": "A" * 64}, False),
         ({"kind": "set_policy", "policy": "max_total", "and": 1}, False),
         ({"kind": "reboot"}, False),

@@ -17,8 +17,9 @@ from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX
 from dcu.utility.documents import Class, decision
 from dcu.utility.link import DEAF_S, REFUSALS_RECORDED_MAX, STRANGER_S, Arrival, UtilityLink
 from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
+from dcu.utility_real import catch_up
 from hil_tests import utility_outage
-from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox
+from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox, kill_outbox
 from hil_tests.utility_outage import Outage
 from hil_tests.virtual.broker import MemoryBroker, MemoryUtility
 from hil_tests.virtual.loop import VirtualLoop, run_virtual
@@ -79,7 +80,7 @@ class Bench:
             task.cancel()
         ends = await asyncio.gather(*self._tasks, return_exceptions=True)
         assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
-        self.outbox.close()
+        kill_outbox(self.outbox)
 
     def order(self, order: dict[str, Any], *, retained: bool = False, **other: Any) -> bytes:
         """Give a command; its bytes."""
@@ -133,6 +134,66 @@ def test_lost_acknowledgements_repeat_items_under_the_same_id(tmp_path: Path) ->
     subject = bench(tmp_path, play)
     assert sorted(item["n"] for item in subject.broker.utility.of("alarm")) == list(range(200))
     assert subject.broker.utility.doubled > 5
+
+
+def test_a_broker_that_dies_with_what_it_has_acknowledged_loses_nothing(tmp_path: Path) -> None:
+    """It keeps back up to twenty messages, and is killed at random twelve times within bursts; the DCU is, too, now and
+    then. What its utility gets it gets once, and nothing is missing: decisions, alarms, heads."""
+
+    async def play(subject: Bench) -> None:
+        draw, position = random.Random(5), 0
+        for kill in range(12):
+            subject.broker.keeps_back = draw.randrange(21)
+            for n in range(20):
+                subject.outbox.batch_items_max = draw.randrange(1, 8)
+                subject.link.recorded(position, {"kind": "grant", "seq": position})
+                if n < 15:  # the last decisions are in memory only when the DCU is killed
+                    subject.link.tell(Item(Class.ALARM, {"n": position}))
+                    subject.link.tell(Item(Class.CHECKPOINT, {"n": position}))
+                position += 1
+                await asyncio.sleep(draw.uniform(0.0, 0.5))
+            subject.broker.go()
+            if kill % 4 == 3:
+                await asyncio.sleep(0.0)  # what was told is on its way into the outbox
+                await subject.kill()
+                again = Bench(tmp_path, subject.broker, subject.commander, Desk())
+                subject.link, subject.outbox, subject._tasks = again.link, again.outbox, again._tasks
+                found = subject.outbox.cursor
+                assert found is not None
+                assert found.position < position  # the rest was in memory, and is in the ledger
+                ledger = [{"kind": "grant", "seq": n} for n in range(found.position, position)]
+                catch_up(subject.outbox, DCU, found, position, iter(ledger))
+            await asyncio.sleep(draw.uniform(0.0, 5.0))
+            subject.broker.up = True
+            await asyncio.sleep(BACK_OFF_S_MAX)
+        subject.broker.keeps_back = 0
+        subject.link.tell(Item(Class.REPORT, {"n": 0}))  # with which everything is passed on
+        await asyncio.sleep(BACK_OFF_S_MAX)
+        assert subject.outbox.waiting == {}
+
+    found = bench(tmp_path, play).broker.utility
+    assert sorted(item["position"] for item in found.of("decision")) == list(range(240))
+    rest = [n for n in range(240) if n % 20 < 15]
+    assert [sorted(item["n"] for item in found.of(word)) for word in ("alarm", "checkpoint")] == [rest] * 2
+    assert found.doubled > 240
+
+
+def test_what_was_told_to_nobody_is_told_once_somebody_is_back(tmp_path: Path) -> None:
+    """The broker has lost its subscriptions and says so; an hour later the utility comes, the session still the same.
+    What it did hear before, it knows; nothing leaves a third time."""
+
+    async def play(subject: Bench) -> None:
+        for n in range(300):
+            subject.broker.subscribed = not 100 <= n < 200
+            subject.link.recorded(n, {"kind": "grant", "seq": n})
+            await asyncio.sleep(36.0)
+        assert subject.outbox.waiting == {}
+        assert subject.link.counters["items sent to nobody"] == 100
+        assert subject.link.counters["items sent again"] == 201
+
+    subject = bench(tmp_path, play)
+    assert subject.broker.connects == 1
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(300))
 
 
 def test_a_message_that_kills_the_link_stands_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -437,17 +498,49 @@ def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
         connection = subject.outbox._database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-        for n in range(100):
+        for n in range(200):
             ledger.append({"kind": "grant", "text": random.Random(n).randbytes(1000).hex()})
             subject.link.recorded(n, ledger[-1])
             await asyncio.sleep(1.0)
-        assert subject.link.counters["not put"] > 20
+        assert subject.link.counters["outbox full"] >= 2
         connection.execute("PRAGMA max_page_count = 100000")
         subject.broker.up = True
         await asyncio.sleep(BACK_OFF_S_MAX + 30.0)
 
     subject = bench(tmp_path, play)
-    assert [item["position"] for item in subject.broker.utility.of("decision")] == list(range(100))
+    assert sorted(item["position"] for item in subject.broker.utility.of("decision")) == list(range(200))
+    assert subject.outbox.waiting == {}
+
+
+def test_what_was_missed_is_found_in_pieces_while_new_decisions_come(tmp_path: Path) -> None:
+    """A hundred missed, ten looked at in one go, each of which takes half a second: what comes meanwhile must not say
+    that the rest was told. One entry that nobody told of is noticed by the next."""
+    ledger: list[dict[str, Any]] = []
+
+    async def play(subject: Bench) -> None:
+        async def refill() -> bool:
+            await asyncio.sleep(0.5)
+            first = subject.outbox.cursor
+            assert first is not None
+            until = min(len(ledger), first.position + 10)
+            catch_up(subject.outbox, DCU, first, until, iter(ledger[first.position :]))
+            return until < len(ledger)
+
+        subject.link.refill = refill
+        ledger.extend({"kind": "grant", "seq": n} for n in range(101))
+        subject.link.recorded(0, ledger[0])
+        await asyncio.sleep(1.0)
+        subject.link.missed()
+        for n in range(101, 141):
+            ledger.append({"kind": "grant", "seq": n})
+            if n != 138:
+                subject.link.recorded(n, ledger[n])
+            await asyncio.sleep(0.3)
+        await asyncio.sleep(60.0)
+        assert subject.outbox.cursor == Cursor(1, 141)
+
+    subject = bench(tmp_path, play)
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(141))
     assert subject.outbox.waiting == {}
 
 

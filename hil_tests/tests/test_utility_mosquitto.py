@@ -48,8 +48,8 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @contextlib.asynccontextmanager
-async def consumer(broker: Mosquitto) -> AsyncIterator[Consumer]:
-    subject = Consumer(HOST, broker.port, broker.files("utility"))
+async def consumer(broker: Mosquitto, pause_s: float = 0.0) -> AsyncIterator[Consumer]:
+    subject = Consumer(HOST, broker.port, broker.files("utility"), pause_s)
     task = asyncio.ensure_future(subject.run())
     async with asyncio.timeout(WAIT_S):
         await subject.ready.wait()
@@ -168,8 +168,8 @@ async def test_ten_mebibytes_never_reach_us(broker: Mosquitto) -> None:
 async def test_the_broker_is_killed_and_nothing_is_missing(broker: Mosquitto, tmp_path: Path) -> None:
     """Three times in six hundred decisions, with commands between; `benchmarks/utility.py` kills it twenty times.
 
-    What the broker has acknowledged and not yet written is lost with it, and nobody else could know: it is killed
-    once it has written who listens, and each command that the DCU has not taken.
+    What it has acknowledged and not yet written is lost with it; the DCU offers its own share again. The utility's is
+    not: the broker is killed once it has written who listens, and each command that the DCU has not taken.
     """
     commander = Commander(DCU)
     outbox = Outbox(tmp_path, DCU)
@@ -203,6 +203,43 @@ async def test_the_broker_is_killed_and_nothing_is_missing(broker: Mosquitto, tm
         await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: not utility.utility.states[-1]["online"])
     assert desk.done == [1, 2, 3]
+    outbox.close()
+
+
+async def test_the_broker_says_that_nobody_is_there(broker: Mosquitto) -> None:
+    """Before anybody has subscribed; then for one who is there, and for one who will come back."""
+    session = await port(broker).connect(nothing, nothing)
+    heard = [await session.publish(up(DCU, Class.ALARM), b"{}")]
+    async with consumer(broker):
+        heard.append(await session.publish(up(DCU, Class.ALARM), b"{}"))
+    heard.append(await session.publish(up(DCU, Class.ALARM), b"{}"))
+    await session.close()
+    assert heard == [False, True, True]
+
+
+async def test_the_broker_is_killed_with_what_a_slow_utility_has_not_taken_and_nothing_is_missing(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Messages of one decision, four times as fast as they are taken; killed once it has acknowledged sixty more. It
+    writes what it keeps after it has acknowledged it: one in three of such kills loses the newest of that."""
+    outbox = Outbox(tmp_path, DCU)
+    outbox.batch_items_max = 1
+    link = UtilityLink(DCU, 1, DirectOutbox(outbox), port(broker), Judge(DCU, ()), LoopClock(), random.Random(1))
+    tasks = [asyncio.ensure_future(work(lambda: None)) for work in (link.run_outbox, link.run_sender)]
+    async with consumer(broker, pause_s=0.01) as utility:
+        await until(lambda: broker.keeps(UP))
+        for kill in range(4):
+            for n in range(100):
+                link.recorded(100 * kill + n, {"kind": "grant", "seq": n})
+            await until(lambda kill=kill: link.counters["items sent"] >= 100 * kill + 60)  # type: ignore[misc]
+            broker.kill()
+            broker.start()
+        await until(lambda: len(utility.utility.of("decision")) == 400 and outbox.waiting == {})
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert {decision["position"] for decision in utility.utility.of("decision")} == set(range(400))
+    assert link.counters["items sent again"] > 100
     outbox.close()
 
 

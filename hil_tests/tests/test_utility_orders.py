@@ -42,6 +42,9 @@ class Files:
     async def refill(self) -> bool:
         return False
 
+    async def tell_again(self, position: int, count: int) -> int:
+        raise NotImplementedError
+
     async def rule(self, sha256: str) -> Rule:
         if sha256 != GOOD:
             raise ConfigError(sha256, [Fault("file", "nothing", "a model")])

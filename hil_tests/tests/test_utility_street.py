@@ -7,6 +7,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from dcu.ledger.note import Verifier
+from dcu.ledger.policy import Policy
+from dcu.ledger.receipt import check_receipt
+from dcu.ledger.store import Ledger
+from dcu.utility.documents import DECISIONS
 from hil_tests.jump import JumpStreet, Utility
 from hil_tests.observation import Observation
 from hil_tests.player import Ear, play
@@ -172,3 +177,55 @@ def test_a_receipt_is_given_and_verifies(tmp_path: Path) -> None:
     answers = {a["outcome"]: a for a in utility.broker.utility.of("answer")}
     assert set(answers) == {"accepted", "receipt", "done"}
     assert answers["receipt"]["receipt"].startswith("c2sp.org/tlog-proof@v1")
+
+
+def test_a_hole_in_the_numbers_is_closed_by_asking_for_it(tmp_path: Path) -> None:
+    """All that was told from the second entry on has never arrived. One command brings it, under the same names, and
+    nothing else: no window, no view, nothing of another log. What it has already it has once."""
+    hidden: dict[str, dict[str, Any]] = {}
+
+    def lose_and_ask(_street: JumpStreet, utility: Utility) -> None:
+        items = utility.broker.utility.items
+        for name in [name for name in items if "/decision/" in name][1:]:
+            hidden[name] = items.pop(name).item
+        utility.broker.command(utility.commander.command({"kind": "tell_again", "position": 0, "count": 1000}, UTC_S))
+        utility.broker.command(utility.commander.command({"kind": "tell_again", "position": 10**6, "count": 1}, UTC_S))
+
+    seen, utility = play_with(tmp_path, (70.0, lose_and_ask), duration_s=75.0, expect=False)
+    found = {name: taken.item for name, taken in utility.broker.utility.items.items() if "/decision/" in name}
+    assert len(hidden) > 3
+    assert [found[name]["entry"] for name in hidden] == [item["entry"] for item in hidden.values()]
+    assert len(found) == len([entry for entry in seen.ledger if entry["kind"] in DECISIONS])
+    last = [a for a in utility.broker.utility.of("answer") if a["outcome"] != "accepted"]
+    assert [(a["number"], a["outcome"]) for a in last] == [(1, "done"), (2, "failed")]
+    assert int(last[0]["detail"].split()[0]) >= len(hidden) + 1
+    assert "no such entry" in last[1]["detail"]
+
+
+def test_a_hole_in_the_numbers_is_closed_with_receipts(tmp_path: Path) -> None:
+    """A grant has never arrived. Its number is missing between its neighbours'; the utility asks for each entry between
+    their positions, for each customer, and holds what comes against the log's key."""
+    hidden: list[dict[str, Any]] = []
+
+    def lose_and_ask(_street: JumpStreet, utility: Utility) -> None:
+        items = utility.broker.utility.items
+        lost = next(name for name, taken in items.items() if taken.item.get("entry", {}).get("kind") == "grant")
+        hidden.append(items.pop(lost).item)
+        entries = {taken.item["position"]: taken.item["entry"] for taken in items.values() if "position" in taken.item}
+        numbers = {entry["seq"]: place for place, entry in entries.items() if entry["seq"] is not None}
+        seq = next(number for number in range(max(numbers)) if number not in numbers)
+        for position in range(numbers[seq - 1] + 1, numbers[seq + 1]):
+            for client in ("client1", "client2") if position not in entries else ():
+                order = {"kind": "give_receipt", "position": position, "meter": client}
+                utility.broker.command(utility.commander.command(order, UTC_S))
+
+    _, utility = play_with(tmp_path, (70.0, lose_and_ask), duration_s=75.0, expect=False)
+    ledger = Ledger(tmp_path / "state" / DCU, DCU)
+    key = Policy.of_log(Verifier.parse(ledger.vkey))
+    ledger.close()
+    texts = [answer["receipt"] for answer in utility.broker.utility.of("answer") if "receipt" in answer]
+    receipts = [check_receipt(text.encode(), key) for text in texts]
+    lost = hidden[0]["entry"]
+    found = [receipt for receipt in receipts if receipt.entry["seq"] == lost["seq"] and not receipt.closed]
+    assert [(receipt.position, receipt.customer) for receipt in found] == [(hidden[0]["position"], lost["meter"])]
+    assert found[0].entry == {**found[0].entry, **lost}

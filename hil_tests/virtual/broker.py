@@ -62,6 +62,8 @@ class MemoryBroker:
         lose_messages: of so many messages to come, it dies before it takes them.
         refuses: says no to messages that hold these bytes.
         kills: dies by messages that hold these bytes.
+        keeps_back: so many messages it has acknowledged and not yet passed on; they die with it.
+        subscribed: whether the utility has; else what comes is acknowledged and dropped, and the broker says so.
     """
 
     utility: MemoryUtility
@@ -72,12 +74,15 @@ class MemoryBroker:
     lose_messages: int = 0
     refuses: bytes | None = None
     kills: bytes | None = None
+    keeps_back: int = 0
+    subscribed: bool = True
     attempts: int = 0
     connects: int = 0
     connected_s: float = 0.0
     messages: int = 0
     queued: list[tuple[bytes, bool]] = field(default_factory=list)
     """Commands that no session has acknowledged."""
+    kept_back: list[tuple[str, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._session: _MemorySession | None = None
@@ -99,8 +104,15 @@ class MemoryBroker:
     def go(self) -> None:
         """Away, at once."""
         self.up = False
+        self.kept_back.clear()
         if self._session is not None:
             self._session.die("gone")
+
+    def pass_on(self, topic: str, payload: bytes) -> None:
+        """To the utility, as soon as there is more than it keeps back."""
+        self.kept_back.append((topic, payload))
+        while len(self.kept_back) > self.keeps_back:
+            self.utility.take(*self.kept_back.pop(0), asyncio.get_running_loop().time())
 
     def command(self, payload: bytes, *, retained: bool = False) -> None:
         """The utility says something; kept until it is acknowledged."""
@@ -126,7 +138,7 @@ class _MemorySession:
 
         self._arrived(Arrival(payload, retained, acknowledge))
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         del retain
         broker = self._broker
         await asyncio.sleep(broker.delay_s + len(payload) / broker.bytes_per_s)
@@ -140,11 +152,13 @@ class _MemorySession:
             broker.lose_messages -= 1
             self.die("lost")
             raise LinkLost("before it was taken")
-        broker.utility.take(topic, payload, asyncio.get_running_loop().time())
+        if broker.subscribed:
+            broker.pass_on(topic, payload)
         if broker.lose_acknowledgements > 0 and not topic.endswith("/state"):
             broker.lose_acknowledgements -= 1
             self.die("lost")
             raise LinkLost("before it was acknowledged")
+        return broker.subscribed
 
     async def close(self) -> None:
         self.alive = False

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 from dlms_cosem import cosem, enumerations, exceptions, security, utils
-from dlms_cosem.client import DataResultError, DlmsClient
+from dlms_cosem.client import DataResultError, DlmsClient, HLSError
 from dlms_cosem.cosem.association import AccessRight
 from dlms_cosem.io import BlockingTcpIO, TcpTransport
 from dlms_cosem.parsers import AssociationObjectListParser
@@ -32,6 +32,7 @@ from shared.axdr import obis_bytes, octets, to_obis
 from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, encode_read_request
 from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK, OBIS_SECURITY_SETUP, date_time, encode_clock
 from shared.messages import RelayState
+from shared.protection import protect, protect_group
 from shared.session import End, Own
 
 T = TypeVar("T")
@@ -246,14 +247,13 @@ def test_wrong_credentials_open_nothing() -> None:
     assert sum(tested.clients.refused.values()) == 8
 
 
-def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() -> None:
-    """The counter object says where to go on; recorded bytes of a whole session are refused from the first one on."""
-    tested = meter()
+def wired(tested: Meter, client: DlmsClient) -> tuple[DlmsClient, Association, list[bytes]]:
+    """The library's client on a direct wire, its association, and everything it sends."""
     association = Association(tested.clients)
     sent: list[bytes] = []
 
     class Wire(TcpTransport):
-        """The library's transport on a direct wire."""
+        """The library's transport without a connection."""
 
         def connect(self) -> None:
             """There is nothing to connect."""
@@ -262,9 +262,94 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
             sent.append(bytes(data))
             return association.handle(Level.MANAGEMENT.value, bytes(data), 0.0)
 
-    client = Client(1).management(7)
     client.transport = Wire(1, 1, client.transport.io)
     client.transport.connect()
+    return client, association, sent
+
+
+def test_a_wrong_answer_to_the_challenge_opens_nothing_and_uses_the_challenge_up() -> None:
+    """One bit of his GMAC is wrong; with the right one to the same challenge he comes too late."""
+    tested = meter()
+    right: list[bytes] = []
+
+    class Guess(security.HighLevelSecurityGmacAuthentication):
+        def hls_generate_reply_data(self, connection: Any) -> bytes:
+            right.append(super().hls_generate_reply_data(connection))
+            return right[-1][:-1] + bytes((right[-1][-1] ^ 1,))
+
+    manager = Client(1).management(7)
+    client, association, _ = wired(tested, manager)
+    guess: Any = Guess(challenge_length=16)
+    client.authentication = client.dlms_connection.authentication = guess
+    with pytest.raises(HLSError):
+        client.associate()
+    assert association.level is None
+    assert len(right) == 1
+    assert tested.clients.refused == {"wrong answer to the challenge": 1}
+    assert association._reply_to_hls(right[0]) is None
+
+
+def test_what_an_associated_manager_does_not_cipher_is_not_his() -> None:
+    """Somebody else writes on his connection: plain, as a broadcast, with an old counter, from another address."""
+    tested = meter()
+    client, association, sent = wired(tested, Client(1).management(7))
+    client.associate()
+    assert association.level is Level.MANAGEMENT
+    pair, own = KEYS.client.pair, 1000
+    write, read = encode_clock(UTC_S), encode_read_request(8, OBIS_CLOCK, 2, 1)
+    for data, refusal in (
+        (write, "protection"),
+        (read, "protection"),
+        (protect_group(write, pair, TITLE, own), "deciphering"),
+        (protect(write, KEYS.pair, TITLE, own), "deciphering"),
+        (sent[-1], "deciphering"),
+    ):
+        before = tested.clients.refused[refusal]
+        assert association.handle(Level.MANAGEMENT.value, data, 0.0)[0] == xdlms.ExceptionResponse.TAG
+        assert tested.clients.refused[refusal] == before + 1
+    for sap in (Level.PUBLIC, Level.READER):
+        answer = association.handle(sap.value, protect(write, pair, TITLE, own), 0.0)
+        assert answer[0] == xdlms.ExceptionResponse.TAG
+    assert tested.clients.refused["not associated"] == 2
+    assert tested.clock == []
+    association.handle(Level.MANAGEMENT.value, protect(write, pair, TITLE, own), 0.0)
+    assert tested.clock == [UTC_S]
+
+
+@pytest.mark.parametrize("control", [(True, False, False), (False, True, False), (True, True, True)])
+def test_a_proposal_that_is_not_authenticated_and_encrypted_opens_nothing(
+    control: tuple[bool, bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the right keys, but authenticated only, encrypted only, or marked as a broadcast."""
+    authenticated, encrypted, broadcast = control
+    tested = meter()
+    manager = Client(1).management(7)
+    wrong = security.SecurityControlField(0, authenticated, encrypted, broadcast)
+    monkeypatch.setattr(type(manager.dlms_connection), "security_control", property(lambda _: wrong))
+    client, association, sent = wired(tested, manager)
+    with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
+        client.associate()
+    assert association.level is None
+    assert len(sent) == 1
+    assert tested.clients.counter == -1
+
+
+def test_a_client_with_the_meters_own_title_opens_nothing() -> None:
+    """Our own answers would be his questions."""
+    tested = meter()
+    manager = Client(1).management(7)
+    manager.dlms_connection.client_system_title = manager.client_system_title = tested.clients.own.title
+    client, association, _ = wired(tested, manager)
+    with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
+        client.associate()
+    assert association.level is None
+    assert tested.clients.refused == {"no system title of his own": 1}
+
+
+def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() -> None:
+    """The counter object says where to go on; recorded bytes of a whole session are refused from the first one on."""
+    tested = meter()
+    client, association, sent = wired(tested, Client(1).management(7))
     client.associate()
     client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
     assert association.level is Level.MANAGEMENT

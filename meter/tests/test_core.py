@@ -33,7 +33,7 @@ from meter.core import (
 from meter.dialogue import DialogueSettings, State
 from meter.limits import Limit, Limiter
 from meter.outbox import QUOTA, Outbox
-from meter.rules import ABOVE_LIMIT_S, OVERVOLTAGE_S, READING_S_MAX, RELAY_S_MAX
+from meter.rules import ABOVE_LIMIT_S, FOLLOW_S, OVERVOLTAGE_S, READING_S_MAX, RELAY_S_MAX
 from meter.status import snapshot
 from shared.cosem import Written, decode_apdu, encode_down
 from shared.em330 import Invalid, InvalidKind
@@ -610,7 +610,7 @@ def test_export_above_the_household_cap_is_above_the_limit() -> None:
     bench.up()
     bench.reading = exporting(901.0)
     bench.give(HouseholdCapped(800.0))
-    bench.run(ABOVE_LIMIT_S + 1.0)
+    bench.run(FOLLOW_S + ABOVE_LIMIT_S + 1.0)
     assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
 
 
@@ -846,6 +846,33 @@ def test_an_inverter_gets_its_time_to_follow_the_relay() -> None:
     bench.reading = GOOD
     bench.run(20.0)
     assert bench.core.rules.alarms is Alarm.NONE
+
+
+def test_a_limit_that_falls_again_and_again_gives_a_plant_its_time_each_time() -> None:
+    """A tenth less every two seconds; the plant follows each time, a second after its meter has been read: no alarm,
+    though the export read is always above the limit of that moment."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1250.0))
+    bench.granted()
+    limit_w = 2400.0
+    for seq in range(2, 8):
+        bench.reading = exporting(limit_w)
+        limit_w *= 0.9
+        bench.hear(revoke(seq, limit_w=limit_w))
+        bench.run(2.0)
+    assert bench.core.rules.alarms is Alarm.NONE
+
+
+def test_a_plant_that_follows_no_limit_is_an_alarm_within_ten_seconds_however_often_it_falls() -> None:
+    """The same limits, and always the first export (I8)."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1250.0))
+    bench.granted()
+    bench.reading = exporting(2400.0)
+    limit_w = 2400.0
+    for seq in range(2, 7):
+        limit_w *= 0.9
+        bench.hear(revoke(seq, limit_w=limit_w))
+        bench.run(2.0)
+    assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
 
 
 def test_gaps_in_the_readings_do_not_excuse_an_export_above_the_limit() -> None:

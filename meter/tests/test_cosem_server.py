@@ -143,6 +143,9 @@ def test_the_clock_is_utc_and_does_not_vouch_for_itself() -> None:
     time = bytes((0x07, 0xEA, 9, 21, 1, 14, 13, 20, 25, 0, 0, 0xFF))
     assert read(tested, CLASS_CLOCK, OBIS_CLOCK) == time
     assert read(tested, CLASS_CLOCK, OBIS_CLOCK, 3) == 0
+    rest = [read(tested, CLASS_CLOCK, OBIS_CLOCK, number) for number in range(4, 10)]
+    assert rest == [0xFF, b"\xff" * 12, b"\xff" * 12, 0, False, 0]
+    assert read(tested, CLASS_CLOCK, OBIS_CLOCK, 10) is AccessResult.READ_WRITE_DENIED
 
 
 def test_the_device_name_begins_with_its_manufacturer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,14 @@ from meter.tests.jumping import run_jumping
 from meter.tests.test_daemon import FakeRunner, House
 from prime_plc import sap
 from shared.cosem import ReadAnswer, decode_apdu, encode_down, encode_read_request
-from shared.cosem_security import KEY_AUTHENTICATION, KEY_BROADCAST, KEY_ENCRYPTION, encode_clock, encode_keys
+from shared.cosem_security import (
+    KEY_AUTHENTICATION,
+    KEY_BROADCAST,
+    KEY_BROADCAST_AUTHENTICATION,
+    KEY_ENCRYPTION,
+    encode_clock,
+    encode_keys,
+)
 from shared.ids import Epoch, Nonce, RequestId, parse_eui48
 from shared.messages import (
     DecisionId,
@@ -116,6 +124,7 @@ def test_the_right_keys_from_another_address_latch_an_alarm() -> None:
         await asyncio.sleep(30.0)
         status = house.meter.status()
         assert (status["link"], status["epoch"]) == ("down", 0)
+        assert status["protection"]["session"] == "none"
         assert "02:48:44:52:00:99" in status["protection"]["alarm"]
         house.line.peer = DCU
         await house.link()
@@ -269,6 +278,73 @@ def test_rotated_keys_are_on_disk_before_they_are_used() -> None:
         await asyncio.sleep(20.0)
         assert house.meter.status()["link"] == "up"
         assert house.meter.status()["protection"]["key_generation"] == 2
+        await house.end()
+
+    run_jumping(world)
+
+
+GROUP = PairKeys(bytes(range(128, 144)), bytes(range(144, 160)))
+OFFER = {
+    KEY_BROADCAST: wrap(KEYS.master, GROUP.encryption),
+    KEY_BROADCAST_AUTHENTICATION: wrap(KEYS.master, GROUP.authentication),
+}
+
+
+def test_new_group_keys_are_on_disk_before_they_are_used_and_the_grant_outlives_them() -> None:
+    """Half of them, mixed ones and those of another master key are refused; the session goes on; said again they are
+    answered and not written again. Under the old ones nothing is obeyed any more, under the new ones a revoke is, and
+    nothing that raises."""
+
+    async def world() -> None:
+        house = House()
+        await house.granted()
+        bad = [
+            {KEY_BROADCAST: OFFER[KEY_BROADCAST]},
+            OFFER | {KEY_BROADCAST: wrap(bytes(16), GROUP.encryption)},
+            {KEY_BROADCAST: OFFER[KEY_BROADCAST], KEY_AUTHENTICATION: OFFER[KEY_BROADCAST_AUTHENTICATION]},
+            OFFER | {KEY_ENCRYPTION: wrap(KEYS.master, bytes(16))},
+        ]
+        for some in bad:
+            house.line.say(encode_keys(some, 5))
+            await asyncio.sleep(0.1)
+        assert house.vault.saved == []
+        for _ in range(2):
+            house.line.say(encode_keys(OFFER, 6))
+            await asyncio.sleep(0.1)
+        (saved,) = house.vault.saved
+        assert saved == replace(KEYS, group=GROUP)
+        assert (house.meter.status()["link"], house.meter.status()["limit_w"]) == ("up", 2400.0)
+        title = house.line.dcu.title
+        house.line.inject(protect_group(REVOKE, KEYS.group, title, 1000))
+        request = next(item for item in house.line.messages() if isinstance(item, Request))
+        grant = Grant(DecisionId(Epoch(3), 50), request.request_id, newest_nonce(house.line.messages()), 2400.0, 60.0)
+        house.line.inject(protect_group(encode_down(grant, 1), GROUP, title, 1001))
+        await asyncio.sleep(0.1)
+        assert refused(house) == {"not_authentic": 1, "group_raises": 1}
+        raised: RelayState = house.relay.read_back()
+        assert raised is RelayState.RAISED
+        house.line.inject(protect_group(REVOKE, GROUP, title, 1002))
+        await asyncio.sleep(0.1)
+        assert house.relay.commanded is RelayState.NOMINAL
+        await house.end()
+
+    run_jumping(world)
+
+
+def test_a_disk_that_refuses_group_keys_leaves_the_old_ones() -> None:
+    """They go on to be heard, as those on the disk; nothing more is written, and the grant ends."""
+
+    async def world() -> None:
+        house = House()
+        await house.granted()
+        house.vault.error = OSError("No space left on device")
+        house.line.say(encode_keys(OFFER, 6))
+        await asyncio.sleep(1.0)
+        assert house.relay.commanded is RelayState.NOMINAL
+        house.line.inject(protect_group(REVOKE, KEYS.group, house.line.dcu.title, 1000))
+        assert "not_authentic" not in refused(house)
+        house.line.inject(protect_group(REVOKE, GROUP, house.line.dcu.title, 1001))
+        assert refused(house)["not_authentic"] == 1
         await house.end()
 
     run_jumping(world)

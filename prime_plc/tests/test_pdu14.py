@@ -99,7 +99,7 @@ def test_nodes_of_one_version_leave_frames_of_the_other_alone() -> None:
     frame = FrameReceived(beacon, Scheme.DBPSK_C, 2, 0.0, 0.026, 20.0, 80, precise=False, mode=PhyMode.TYPE_B)
     ether.run(0.5)
     ether.put("n1", frame)
-    ether.run_until(ether.connected, 60.0)
+    assert ether.run_until(ether.connected, 60.0) < 60.0
     before = ether.node(1).summary()
     ether.put("n1", frame)
     ether.put("base", frame)

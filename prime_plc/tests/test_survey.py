@@ -25,7 +25,7 @@ def summary() -> dict[str, Any]:
     ether.add_base()
     for number in (1, 2, 3):
         ether.add_node(number)
-    ether.run_until(ether.connected, UNTIL_S)
+    assert ether.run_until(ether.connected, UNTIL_S) < UNTIL_S
     found: dict[str, Any] = json.loads(json.dumps(ether.base().summary()))
     return found | {"sent_s": {"beacons": 2.0, "other": 1.0}}  # which a whole stack adds
 
@@ -103,6 +103,22 @@ def test_a_number_that_no_node_has_is_refused(summary: dict[str, Any]) -> None:
     nodes = {name: node | {"lnid": float("inf")} for name, node in summary["nodes"].items()}
     with pytest.raises(DecodeError):
         Survey.of(summary | {"nodes": nodes})
+
+
+@pytest.mark.parametrize("snr_db", [float("nan"), float("inf")])
+def test_a_signal_that_is_no_number_is_refused(snr_db: float, summary: dict[str, Any]) -> None:
+    """JSON as Python reads it knows NaN."""
+    (name, node), *_ = summary["nodes"].items()
+    with pytest.raises(DecodeError):
+        Survey.of(summary | {"nodes": {name: node | {"link": node["link"] | {"snr_db": snr_db}}}})
+
+
+def test_names_of_a_file_make_no_broken_picture(summary: dict[str, Any]) -> None:
+    """Control characters and markup, which XML does not hold."""
+    nodes = dict(zip(("a\x01<b", "\x00&\ud800", "]]>\x1b"), summary["nodes"].values(), strict=True))
+    drawn = picture(Survey.of(summary | {"nodes": nodes, "sna": "\x02<sna>"}))
+    assert "?&lt;sna&gt;" in drawn.encode("utf-8").decode()
+    ET.fromstring(drawn)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def network(state: State) -> tuple[Ether, ServiceNode]:
     if state is State.REGISTERING:
         ether.lose = lambda sender, _receiver, _pdu: sender == "n1"
     if state is State.LEFT:
-        ether.run_until(ether.connected, 60.0)
+        assert ether.run_until(ether.connected, 60.0) < 60.0
         ether.put("n1", Want(Wish.LEAVE))
     ether.run_until(lambda: node.state is state, 120.0, step_s=0.1)
     assert node.state is state
@@ -180,7 +180,7 @@ def _base(*, running: bool) -> tuple[Ether, BaseNode]:
     base = ether.add_base()
     if running:
         ether.add_node(1)
-        ether.run_until(ether.connected, 60.0)
+        assert ether.run_until(ether.connected, 60.0) < 60.0
     return ether, base
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -158,3 +159,15 @@ def test_a_refused_noise_capture_is_two_bytes() -> None:
     """More than eight symbols: only result 7 comes back."""
     assert decode_answer(b"\x0a\x07") == NoiseReply(7, None)
     assert decode_answer(NoiseReply(3, b"\x01\x02").encode()) == NoiseReply(3, b"\x01\x02")
+
+
+def test_a_flood_of_marks_takes_no_memory() -> None:
+    """A megabyte of nothing but 7Eh in one call: once it took eight; and a frame behind it is found."""
+    decoder, data = UsiDecoder(), b"\x7e" * (1 << 20) + encode_usi(0x22, b"abc")
+    tracemalloc.start()
+    try:
+        frames = decoder.feed(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
+    assert frames == [UsiFrame(0x22, b"abc")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from shared.errors import DeviceError
 from shared.ids import Epoch, Nonce, RequestId
 from shared.messages import DecisionId, Grant, NominalLimit, Reason, Release, Revoke
 from shared.protection import COUNTER_MAX, PairKeys, parse, protect, protect_group
-from shared.secret_files import CounterFile
+from shared.secret_files import CounterFile, DiskFiles
 from shared.session import (
     BLOCK,
     HELLO_S,
@@ -204,6 +206,23 @@ def test_recordings_of_an_earlier_start_are_refused_after_both_have_restarted() 
     assert wire.say(End.DCU, DOWN).plain == DOWN
 
 
+@pytest.mark.parametrize("end", list(End))
+def test_what_the_other_end_said_to_our_last_start_is_refused_by_this_one(end: End) -> None:
+    """Only this end has restarted: the other one goes on under the same title and the same keys, and a recording of
+    what it said before is authentic, known by its title, and was never seen by this start."""
+    wire = Wire()
+    wire.meet()
+    for _ in range(WINDOW // 2):
+        wire.say(end.other, DOWN)
+    recorded = [data for sender, data in wire.heard if sender is end.other]
+    wire.restart(end, first=BLOCK)
+    wire.meet(end)
+    for data in recorded:
+        found = wire.ends[end].receive(data, wire.now)
+        assert (found.plain, found.began, found.refusal) == (None, False, Refusal.REPLAYED)
+    assert wire.say(end.other, DOWN).plain == DOWN
+
+
 def named(data: bytes, title: bytes) -> bytes:
     """The same content in an envelope that names its sender: nothing authenticates an envelope's own header."""
     envelope = parse(data)
@@ -373,6 +392,28 @@ def test_a_damaged_reservation_is_refused(content: bytes) -> None:
     files.content[Path("c")] = content
     with pytest.raises(DeviceError):
         CounterFile(Path("c"), files).start()
+
+
+def test_a_secret_file_is_durable_before_it_is_put_in_its_place_and_that_is_durable_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order that a power cut tests: content, rename, directory."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synchronised(file: int) -> None:
+        done.append("directory" if stat.S_ISDIR(os.fstat(file).st_mode) else "content")
+        fsync(file)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synchronised)
+    monkeypatch.setattr(Path, "replace", renamed)
+    DiskFiles().replace(tmp_path / "c", b"1")
+    assert done == ["content", "rename", "directory"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_disk_that_refuses_stops_the_start() -> None:

@@ -78,6 +78,7 @@ struct Batch {
   const double* start = nullptr;                    // [V] (ports) pairs from which every state begins; null: no load
   double tolerance = 0.0;
   int steps_max = 60;
+  bool alone = false;                               // u and i of a state as if it were the only one
   double* u = nullptr;                              // [V] (states, ports) pairs
   double* i = nullptr;                              // [A] (states, ports) pairs
   double* u_min = nullptr;                          // [pu] (states)

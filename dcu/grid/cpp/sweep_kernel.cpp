@@ -61,7 +61,8 @@ class Block {
     load(first, live);
     start();
     // q is the larger of the last two ratios of steps, and at least 0.3 where only one is known: one may be small by
-    // chance. A lane that is done keeps its figures, whatever its neighbours still need.
+    // chance. A lane that is done keeps its figures, whatever its neighbours still need; its voltages go on, unless each
+    // state is to come out as if it were alone.
     V error = all(T(1e30)), contraction{}, before{}, steps{}, q_before = all(T(0.3));
     int count = 0;
     for (bool busy = true; busy && count < batch_.steps_max;) {
@@ -82,6 +83,8 @@ class Block {
         steps = (now <= target) & (steps == V{}) ? all(static_cast<T>(count)) : steps;
         busy = false;
         for (int l = 0; l < W; ++l) busy |= steps[l] == T(0);  // a NaN never gets there
+        for (int l = 0; l < live && batch_.alone; ++l)
+          if (steps[l] == static_cast<T>(count)) put(first, l);
       }
       before = step;
     }
@@ -403,8 +406,18 @@ class Block {
       batch_.iterations[state] = steps[l] > 0 ? static_cast<std::int32_t>(steps[l]) : batch_.steps_max;
       if (batch_.u_min) batch_.u_min[state] = low[l], batch_.u_max[state] = high[l];
     }
+    for (int l = 0; l < live && batch_.alone; ++l)
+      if (steps[l] == T(0)) put(first, l);
+    if (batch_.alone) return;
     if (batch_.u) scatter(batch_.u, u_, first, live);
     if (batch_.i) scatter(batch_.i, i_, first, live);
+  }
+
+  // One lane's state as it is.
+  void put(std::int64_t first, int lane) const {
+    const std::size_t width = 2 * ports_, at = (first + lane) * width;
+    for (std::size_t c = 0; c < width && batch_.u; ++c) batch_.u[at + c] = u_[c][lane];
+    for (std::size_t c = 0; c < width && batch_.i; ++c) batch_.i[at + c] = i_[c][lane];
   }
 
   void scatter(double* to, const V* from, std::int64_t first, int live) const {

@@ -145,6 +145,24 @@ def test_a_cable_of_another_impedance_is_found_with_its_factor(top: str, end: st
     assert finding.value == pytest.approx(factor, rel=0.1)
 
 
+def _late(readings: Readings, share: float) -> Readings:
+    """Each meter's reading is of the minute before in a share of the sets, as meters report one after the other; the
+    busbar's is not, and its voltage has jumped meanwhile."""
+    n, m = readings.u_v.shape
+    late = np.random.default_rng(3).random((n, m)) < share
+    late[0] = False
+    at = np.arange(n)[:, None] - late, np.arange(m)[None, :]
+    return replace(readings, u_v=readings.u_v[at], p_w=readings.p_w[at], q_var=readings.q_var[at])
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_readings_that_are_not_of_one_instant_find_less_and_nothing_that_is_not_there(share: float) -> None:
+    """A fifth, or half, of all readings a minute old, which alone disagree by 0.7 and 1.1 V."""
+    assert _said(calibrate(NETWORK, _late(_readings(), share))) == []
+    wrong = _late(_readings(_at_phase("load21", "L3"), _reversed("load18")), share)
+    assert set(_said(calibrate(NETWORK, wrong))) == {("wrong_phase", "load21"), ("reversed", "load18")}
+
+
 def test_a_voltmeter_that_is_constantly_off_is_found() -> None:
     def change(truth: Truth) -> None:
         truth.u_v[:, PORTS.index("load8")] *= 1.01

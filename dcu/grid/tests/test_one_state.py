@@ -10,7 +10,7 @@ import pytest
 from benchmarks.feeders import tree_feeder
 from dcu.grid.compiler import compile_network
 from dcu.grid.injections import Injections, prepare
-from dcu.grid.one_state import solve_from_idle, solve_one, step_few
+from dcu.grid.one_state import solve_each, solve_from_idle, solve_one, step_few
 from dcu.grid.port_engine import solve_ports
 from dcu.grid.port_model import Lines, PortModel
 
@@ -52,6 +52,18 @@ def test_a_step_is_right_to_first_order(model: PortModel) -> None:
     there, _ = solve_one(model, 1.2 * p, q, TOLERANCE_PU)
     guessed = step_few(model, (1.2 * p)[None, :], q, here)[0][0]
     assert np.abs(guessed - there).max() < 0.2 * np.abs(here - there).max()
+
+
+def test_each_of_some_states_is_as_if_it_were_the_only_one(model: PortModel) -> None:
+    """To the last bit, though states that need few steps stand beside one that needs many and one without solution."""
+    p, q = draws(model, 3)
+    near, _ = solve_one(model, p, q, TOLERANCE_PU)
+    states = np.array([1.0, 1.0001, 1.7, 1.2, 300.0, 0.0])[:, None] * p
+    found = solve_each(model, states, q, TOLERANCE_PU, near)
+    alone = [solve_one(model, state, q, TOLERANCE_PU, near) for state in states]
+    for k, wanted in enumerate(zip(*alone, strict=True)):
+        assert np.array_equal(found[k], np.array(wanted), equal_nan=True)
+    assert np.isnan(found[0]).any(axis=1).tolist() == [False, False, False, False, True, False]
 
 
 def test_beyond_the_nose_there_is_nothing(model: PortModel) -> None:

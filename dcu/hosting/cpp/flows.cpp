@@ -96,18 +96,20 @@ class Flows {
  public:
   Flows(Numbers over_v, Numbers under_v, Numbers u_model_v, Numbers u_nominal_v, double model_error, ComplexTable z_ohm,
         Complexes open, ComplexTable h, Table reach, Numbers i_max_a, double vuf_max, Complexes forward_open_v,
-        ComplexTable forward_h, Table moved, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
+        ComplexTable forward_h, Table moved, Table moved_by_group, Indices group, Numbers p_now_w, Complexes u_now_v, Complexes i_now_a, Numbers blur,
         double wrong)
       : over_v_(over_v), under_v_(under_v), u_model_v_(u_model_v), u_nominal_v_(u_nominal_v), z_ohm_(z_ohm), open_(open),
         h_(h), reach_(reach), i_max_a_(i_max_a), forward_open_v_(forward_open_v), forward_h_(forward_h), moved_(moved),
-        p_now_w_(p_now_w), i_now_a_(i_now_a), blur_(blur), model_error_(model_error), vuf_max_(vuf_max),
+        moved_by_group_(moved_by_group), group_(group), p_now_w_(p_now_w), i_now_a_(i_now_a), blur_(blur), model_error_(model_error), vuf_max_(vuf_max),
         wrong_(wrong), n_(p_now_w.size()), k_(open.size()) {
     const std::size_t n = n_, b = forward_open_v.size();
     check(over_v.size() == n && under_v.size() == n && u_model_v.size() == n && u_nominal_v.size() == n);
     check(z_ohm.shape(0) == n && z_ohm.shape(1) == n && u_now_v.size() == n && i_now_a.size() == n);
     check(h.shape(0) == k_ && h.shape(1) == n && reach.shape(0) == k_ && reach.shape(1) == n && blur.size() == k_);
     check(i_max_a.size() + b == k_ && forward_h.shape(0) == b && forward_h.shape(1) == n);
-    if (k_) check(moved.shape(0) == n && moved.shape(1) == n);
+    if (k_) check(moved.shape(0) == n && moved.shape(1) == n && moved_by_group.shape(1) == n && group.size() == n);
+    for (std::size_t j = 0; j < group.size(); ++j)
+      check(group(j) >= 0 && static_cast<std::size_t>(group(j)) < moved_by_group.shape(0));
     turned_.reserve(n);
     for (std::size_t j = 0; j < n; ++j) turned_.push_back(times(i_now_a(j), std::conj(u_now_v(j))));
   }
@@ -129,6 +131,32 @@ class Flows {
       voltages(state, to);
       if (k_) rows(state, enough ? enough->data() + s * each + 2 * n_ : nullptr, to + 2 * n_);
     }
+  }
+
+  // How far limits of voltages (r) are exceeded at worst, from the flows of some choices of exports (k, n), what another
+  // choice may do (k, r) and the excess with all of them; infinite where a flow has no solution.
+  void at_worst(ComplexTable u_v, Indices constraint, Table otherwise, Numbers used, double bent, Out out) const {
+    const std::size_t choices = u_v.shape(0), r = constraint.size();
+    check(u_v.shape(1) == n_ && otherwise.shape(0) == choices && otherwise.shape(1) == r);
+    check(used.size() == r && out.size() == r);
+    for (std::size_t k = 0; k < r; ++k) check(constraint(k) >= 0 && static_cast<std::size_t>(constraint(k)) < 2 * n_);
+    constexpr double infinite = std::numeric_limits<double>::infinity();
+    std::vector<double> least(used.data(), used.data() + r), most(r, infinite), found(2 * n_);
+    double* to = out.data();
+    for (std::size_t choice = 0; choice < choices; ++choice) {
+      const State state(*this, nullptr, u_v.data() + choice * n_, nullptr, false);
+      if (!state.finite) {
+        std::fill_n(to, r, infinite);
+        return;
+      }
+      voltages(state, found.data());
+      const double* more = otherwise.data() + choice * r;
+      for (std::size_t k = 0; k < r; ++k) {
+        const double flow = found[constraint(k)];
+        least[k] = std::max(least[k], flow), most[k] = std::min(most[k], flow + more[k]);
+      }
+    }
+    for (std::size_t k = 0; k < r; ++k) to[k] = std::max(least[k], most[k] + bent);
   }
 
   // About how some constraints follow each draw (rows, n), each at the state (s) that is named for it.
@@ -163,10 +191,12 @@ class Flows {
     bool finite = true;
     std::vector<double> u_size;
     // Of exports that are not measured: which they are, by how much each port exports more [W], the currents of what is
-    // drawn now at these voltages, the larger current of both, the share by which each grows where all of them are absent.
+    // drawn now at these voltages, the larger current of both; the share by which each grows where all of them are absent,
+    // once it is asked for.
     std::vector<std::size_t> unseen;
-    std::vector<double> absent_w, larger_a, share;
+    std::vector<double> absent_w, larger_a;
     std::vector<Complex> beyond_a;
+    mutable std::vector<double> share;
     // Shares by which currents grow without some of them, for choices that have been looked at.
     mutable std::vector<std::pair<std::vector<std::uint8_t>, std::vector<double>>> known;
 
@@ -186,7 +216,6 @@ class Flows {
         larger_a[j] = std::max(size(i[j]), size(at_now));
         beyond_a[j] = i[j] - at_now;
       }
-      share = by.absent(*this, absent_w);
     }
   };
 
@@ -244,24 +273,33 @@ class Flows {
   void rows(const State& state, const double* enough, double* to) const {
     std::vector<double> changed(n_);
     for (std::size_t j = 0; j < n_; ++j) changed[j] = size(state.i[j] - i_now_a_(j));
-    std::vector<double> doubt;  // with all exports that are not measured, used or not
-    if (!state.unseen.empty()) {
-      doubt.resize(n_);
-      for (std::size_t j = 0; j < n_; ++j) doubt[j] = state.larger_a[j] * state.share[j];
-      for (const std::size_t j : state.unseen) doubt[j] += size(state.beyond_a[j]);
-    }
+    std::vector<double> rough, doubt;  // with all exports that are not measured, used or not
+    if (!state.unseen.empty() && enough) rough = doubted(state, bound_of_absent(state));
     for (std::size_t row = 0; row < k_; ++row) {
       const double *reach = reach_.data() + row * n_, limit = most(state, row);
       const Complex full = open_(row) + product(h_.data() + row * n_, state.i, n_);
       const double blur = blur_(row) + wrong_ * product(reach, changed.data(), n_);
       double value = size(full) + blur;
       if (!state.unseen.empty()) {
-        value += product(reach, doubt.data(), n_);
-        if (value > near_share * limit && !(enough && value / limit - 1.0 <= enough[row]))
-          value = blur + worst(state, row, full).bound;
+        const auto will_do = [&](double x) { return enough && x / limit - 1.0 <= enough[row]; };
+        const double certain = value;
+        if (enough) value = certain + product(reach, rough.data(), n_);
+        if (!will_do(value)) {
+          if (doubt.empty()) doubt = doubted(state, share_of_absent(state));
+          value = certain + product(reach, doubt.data(), n_);
+          if (value > near_share * limit && !will_do(value)) value = blur + worst(state, row, full).bound;
+        }
       }
       to[row] = value / limit - 1.0;
     }
+  }
+
+  // What may come to the currents where they grow by these shares, and unseen exports are used or not [A].
+  std::vector<double> doubted(const State& state, const std::vector<double>& share) const {
+    std::vector<double> found(n_);
+    for (std::size_t j = 0; j < n_; ++j) found[j] = state.larger_a[j] * share[j];
+    for (const std::size_t j : state.unseen) found[j] += size(state.beyond_a[j]);
+    return found;
   }
 
   // What any choice of the exports makes largest of a row, with the current that others' absence adds.
@@ -277,7 +315,7 @@ class Flows {
       parts.re[e] = part.real(), parts.im[e] = part.imag();
       without -= part;
     }
-    const double of_all = grown(state, reach, state.share);
+    const double of_all = grown(state, reach, share_of_absent(state));
     Worst best{full, std::vector<std::uint8_t>(m, 1), size(full)};
     std::vector<std::uint8_t> used(m);
     std::vector<std::vector<std::uint8_t>> tried;
@@ -325,9 +363,29 @@ class Flows {
 
   // Share by which every current is another at most where so much export does not come.
   std::vector<double> absent(const State& state, const std::vector<double>& absent_w) const {
-    std::vector<double> moved(n_, 0.0), share(n_);
+    std::vector<double> moved(n_, 0.0);
     for (std::size_t j = 0; j < n_; ++j)
       if (absent_w[j] != 0.0) add(moved_.data() + j * n_, n_, absent_w[j], moved.data());
+    return shares(state, moved);
+  }
+
+  // The same where all of them are absent: exactly, or a bound.
+  const std::vector<double>& share_of_absent(const State& state) const {
+    if (state.share.empty()) state.share = absent(state, state.absent_w);
+    return state.share;
+  }
+
+  std::vector<double> bound_of_absent(const State& state) const {
+    std::vector<double> watts(moved_by_group_.shape(0), 0.0), moved(n_, 0.0);
+    for (const std::size_t j : state.unseen) watts[group_(j)] += state.absent_w[j];
+    for (std::size_t g = 0; g < watts.size(); ++g)
+      if (watts[g] != 0.0) add(moved_by_group_.data() + g * n_, n_, watts[g], moved.data());
+    return shares(state, moved);
+  }
+
+  // Where voltages move by so much to first order about no load [share of nominal].
+  std::vector<double> shares(const State& state, const std::vector<double>& moved) const {
+    std::vector<double> share(n_);
     for (std::size_t j = 0; j < n_; ++j) {
       const double ratio = u_nominal_v_(j) / state.u_size[j], far = (1.0 + curved) * moved[j] * (ratio * ratio);
       share[j] = far / std::max(1.0 - far, moved_max);
@@ -380,7 +438,8 @@ class Flows {
   Numbers i_max_a_;
   Complexes forward_open_v_;
   ComplexTable forward_h_;
-  Table moved_;
+  Table moved_, moved_by_group_;
+  Indices group_;
   Numbers p_now_w_;
   Complexes i_now_a_;
   std::vector<Complex> turned_;  // current of now times the conjugate of the voltage that it goes with
@@ -394,12 +453,14 @@ class Flows {
 void define_flows(nb::module_& m) {
   nb::class_<Flows>(m, "Flows", "How far the constraints of a state are exceeded, in one situation.")
       .def(nb::init<Numbers, Numbers, Numbers, Numbers, double, ComplexTable, Complexes, ComplexTable, Table, Numbers,
-                    double, Complexes, ComplexTable, Table, Numbers, Complexes, Complexes, Numbers, double>(),
+                    double, Complexes, ComplexTable, Table, Table, Indices, Numbers, Complexes, Complexes, Numbers, double>(),
            array("over_v"), array("under_v"), array("u_model_v"), array("u_nominal_v"), nb::arg("model_error"), array("z_ohm"), array("open"), array("h"), array("reach"),
-           array("i_max_a"), nb::arg("vuf_max"), array("forward_open_v"), array("forward_h"), array("moved"), array("p_now_w"), array("u_now_v"),
+           array("i_max_a"), nb::arg("vuf_max"), array("forward_open_v"), array("forward_h"), array("moved"), array("moved_by_group"), array("group"), array("p_now_w"), array("u_now_v"),
            array("i_now_a"), array("blur"), nb::arg("wrong"))
       .def("excess", &Flows::excess, array("p_w"), array("u_v"), array("i_a"), array("enough").none(), array("out"),
            "Of some states (n_state, n): (n_state, n_constraint); a bound will do where it is not above `enough`.")
+      .def("at_worst", &Flows::at_worst, array("u_v"), array("constraint"), array("otherwise"), array("used"), nb::arg("bent"), array("out"),
+           "How far limits of voltages are exceeded at worst, from the flows of some choices of exports.")
       .def("slopes", &Flows::slopes, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), array("out"),
            "How some constraints follow each draw, each at the state named for it: (n_row, n).")
       .def("slopes_by_limit", &Flows::slopes_by_limit, array("p_w"), array("u_v"), array("i_a"), array("constraint"), array("at"), nb::arg("seen"),

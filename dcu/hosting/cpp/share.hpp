@@ -6,8 +6,9 @@
 #include <algorithm>
 #include <complex>
 #include <cstdint>
-#include <cstring>
 #include <stdexcept>
+
+#include "four.hpp"
 
 namespace headroom_share {
 
@@ -25,22 +26,9 @@ using SingleTable = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::devi
 using Flags = nb::ndarray<const bool, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutTable = nb::ndarray<double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutFlagTable = nb::ndarray<bool, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutCube = nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using OutIndices = nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// A few numbers side by side: sums come out the same, however wide a processor's registers are.
-typedef double Four __attribute__((vector_size(4 * sizeof(double))));
-typedef float Eight __attribute__((vector_size(8 * sizeof(float))));
-
-template <typename V, typename T>
-inline V load(const T* from) {
-  V found;
-  std::memcpy(&found, from, sizeof found);
-  return found;
-}
-
-inline double total(Four x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-inline double total(Eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
 
 // An array as it stands: none is converted, so that what is written is never a copy.
 inline auto array(const char* name) { return nb::arg(name).noconvert(); }
@@ -85,6 +73,16 @@ struct Claims {
   }
 };
 
+// Draws (n) with each claim's limit (m) used in full, in place of what is measured (n); of a claim that is free all of an
+// increase on one of its ports, which `through` (m) names.
+void use_all(const Claims& claims, const double* limits, const double* now, const std::int64_t* through, double* to);
+
+// The worst of some cases (s, c), each with something of its own added (s, c; or null), and which it is.
+void worst_of(const double* found, const double* extra, std::size_t states, std::size_t c, double* worst, std::int64_t* which);
+
 void define_flows(nb::module_& m);
+void define_level(nb::module_& m);
+void define_moves(nb::module_& m);
+void define_sharing(nb::module_& m);
 
 }  // namespace headroom_share

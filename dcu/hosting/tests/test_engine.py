@@ -173,6 +173,40 @@ def test_outside_or_unknown_is_no_and_names_the_point(
     assert street.engine.book.reservations == ()
 
 
+@pytest.mark.parametrize("age_s", [math.nan, math.inf, -math.inf, -30.0])
+def test_a_reading_of_an_impossible_age_is_none(age_s: float) -> None:
+    """Nobody can tell when it was taken: invalid now and when the age that was claimed has passed, and what is recorded
+    can be written."""
+    street = Street()
+    state = street.engine.table[TWO]
+    street.put(SubstationRead(reading(240.0)))
+    late = Report(
+        7,
+        900,
+        Nonce(9),
+        EPOCH,
+        reading(241.0),
+        age_s,
+        1200.0,
+        LimitSource.BOOT,
+        RelayState.NOMINAL,
+        0.0,
+        None,
+        Alarm.NONE,
+    )
+    street.put(ReportArrived(TWO, late))
+    assert state.reading is None
+    denials = sent(street.ask(), Denial)
+    street.pass_time(3.0)
+    street.put(SubstationRead(reading(240.0)))
+    street.report(ONE)
+    denials += sent(street.ask(request_id=2, nonce=12), Denial)
+    told = [down.message for down in denials if isinstance(down.message, Denial)]
+    assert [(denial.reason, denial.binding) for denial in told] == [(Reason.READING_INVALID, TWO)] * 2
+    for output in street.outputs:
+        canonical(output.entry if isinstance(output, Record) else {})
+
+
 def test_a_reading_that_is_too_old_is_no() -> None:
     """Nobody reports for longer than the limit: stale, and last-known never says yes."""
     street = Street()

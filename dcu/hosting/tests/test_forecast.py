@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.allocate import Claim, Policy, allocate
+from dcu.hosting.allocate import Policy, allocate
 from dcu.hosting.forecast import DAYS_MAX, SLOT_S, SLOTS_A_DAY, STEPS, Available, History, _headroom, forecast
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
+from dcu.hosting.spread import Claim
 from dcu.hosting.tests.pv_street import PORTS, Street, Weather, street
 
 Reals = NDArray[np.float64]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dcu.hosting.grants import GrantBook, LiveGrant, Reservation, reserved_for_s
+from dcu.hosting.grants import HEARD_S, GrantBook, LiveGrant, Reservation, reserved_for_s
 from shared.ids import Epoch, MeterId, RequestId
 from shared.messages import DecisionId
 
@@ -24,11 +24,30 @@ def test_lowering_forty_times_unheard_holds_no_more_reservations_than_the_grants
     book.reserve(grant(1, 5000.0, 0.0), LEASE_S)
     book.reserve(grant(2, 4900.0, 15.0), LEASE_S)
     for k in range(40):
-        book.lower(METER, DecisionId(Epoch(1), 3 + k), 4800.0 - 10.0 * k)
+        book.lower(METER, DecisionId(Epoch(1), 3 + k), 4800.0 - 10.0 * k, 15.0)
     assert [r.limit_w for r in book.reservations] == [5000.0, 4900.0, 4410.0]
     assert book.places == 197
     book.acknowledged(METER, DecisionId(Epoch(1), 42), 16.0)
     assert [(r.limit_w, r.until_s) for r in book.reservations] == [(4410.0, 15.0 + reserved_for_s(LEASE_S))]
+
+
+def test_a_decision_is_believed_to_be_heard_for_ten_seconds_and_again_once_it_is_acknowledged() -> None:
+    """Who has not heard a lowering is no more believed to hear the next one."""
+    book, first, second = GrantBook(200), DecisionId(Epoch(1), 2), DecisionId(Epoch(1), 3)
+    book.reserve(grant(1, 5000.0, 0.0), LEASE_S)
+    book.acknowledged(METER, DecisionId(Epoch(1), 1), 1.0)
+    assert book.unheard(60.0) == frozenset()
+    book.lower(METER, first, 4000.0, 5.0)
+    assert book.unheard(5.0 + HEARD_S - 0.1) == frozenset()
+    book.lower(METER, second, 3000.0, 12.0)
+    assert book.unheard(5.0 + HEARD_S) == {METER}
+    book.acknowledged(METER, first, 16.0)
+    assert book.unheard(16.0) == {METER}, "an old acknowledgement says nothing"
+    book.acknowledged(METER, second, 17.0)
+    assert book.unheard(60.0) == frozenset()
+    book.lower(METER, DecisionId(Epoch(1), 4), 2000.0, 18.0)
+    book.end(METER)
+    assert book.unheard(60.0) == frozenset(), "nobody is left to be lowered"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -50,7 +69,7 @@ def test_what_is_held_at_any_time_to_come_is_what_all_decisions_together_hold(se
             case 2:
                 limit_w = max(600.0, limit_w - 100.0 * random.integers(0, 5))
                 until_s = max(r.until_s for r in all_held)
-                book.lower(METER, decision, limit_w)
+                book.lower(METER, decision, limit_w, now)
                 all_held.append(Reservation(decision, METER, limit_w, until_s))
             case 3:
                 named = book.newest(METER)

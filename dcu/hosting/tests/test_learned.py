@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.allocate import Allocation, Claim, Policy, allocate
+from dcu.hosting.allocate import Allocation, Policy, allocate
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
 from dcu.hosting.learned import (
     CURVATURE_OTHER,
@@ -21,6 +21,7 @@ from dcu.hosting.learned import (
 )
 from dcu.hosting.learned_outlook import LearnedOutlook, MixedOutlook
 from dcu.hosting.regression import Regression
+from dcu.hosting.spread import Claim
 from dcu.hosting.tests.pv_street import PORTS, Street, flow, seen_by_meters, street
 
 Reals = NDArray[np.float64]

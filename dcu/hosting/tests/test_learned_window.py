@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dcu.hosting.allocate import Claim, Policy, allocate
+from dcu.hosting.allocate import Policy, allocate
 from dcu.hosting.decide import Act, Question, Standing, Verdict, Wish
 from dcu.hosting.estimate import Estimate, PortMap
 from dcu.hosting.headroom import GridLimits, Situation
 from dcu.hosting.learned import LearnedSensitivity
 from dcu.hosting.learned_outlook import LearnedOutlook
+from dcu.hosting.spread import Claim
 from dcu.hosting.window import GridSettings, Site, answer_window
 from shared.ids import MeterId
 

@@ -76,6 +76,17 @@ def test_the_balancing_meter_shows_every_phase_of_the_customers_and_nothing_impo
     assert measure_one(None, busbar, CREDIBLE, 100.0).quality is expected
 
 
+@pytest.mark.parametrize(
+    ("u_v", "p_w", "expected"),
+    [(230.0, 300.0, Quality.STALE), (0.0, 300.0, Quality.INVALID), (230.0, 2e8, Quality.INVALID)],
+)
+def test_what_is_impossible_is_no_better_for_being_old(u_v: float, p_w: float, expected: Quality) -> None:
+    """A stale reading still says what was at its instant, and the rules remember that; an impossible one does not."""
+    reading = Reading(_one(0, u_v), _one(0, 1.0), _one(0, p_w), _one(0, 0.0), 50.0, 0, 0)
+    state = MeterState(ENTRY, reading=reading, reading_at_s=10.0)
+    assert measure_one(state, Substation(), CREDIBLE, 100.0).quality is expected
+
+
 def test_where_all_customers_are_on_one_phase_the_balancing_meter_may_be_there_alone() -> None:
     credible = Credible.of((ENTRY,), 40.0, 230.0)
     busbar = Substation(_reading(_one(0, 231.0), _one(0, 100.0)), 99.0)

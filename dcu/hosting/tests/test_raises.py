@@ -72,3 +72,17 @@ def test_a_grant_that_was_lowered_or_has_ended_is_not_raised_by_an_older_nonce()
     raises.keep(question(1), A, 10.0)
     raises.drop(A)
     assert raises.possible(0.0, 10.0)[0] == frozenset()
+
+
+def test_a_lowering_takes_air_time_from_raises_and_owes_no_more_than_a_burst() -> None:
+    """A raise a second; ten are saved. Three lowerings leave seven; a hundred owe ten seconds, not a hundred."""
+    raises = Raises(LINE, LEASE_S, 0.0)
+    raises.keep(question(1), A, 100.0)
+    raises.possible(0.25, 100.0)
+    for _ in range(3):
+        raises.take()
+    assert raises.possible(0.25, 100.0)[1] == 7
+    for _ in range(100):
+        raises.take()
+    assert raises.possible(0.25, 105.0)[1] == 0
+    assert raises.possible(0.25, 112.0)[1] == 2

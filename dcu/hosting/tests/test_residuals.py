@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dcu.grid.feeder import solve
 from dcu.grid.injections import Injections
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.headroom import rise
+from dcu.hosting.moves import rise
 from dcu.hosting.residuals import NOISE_MIN_V, Residuals, Seen
 
 Reals = NDArray[np.float64]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from dcu.grid.tests.golden import feeder
+from dcu.hosting.allocate import Policy
 from dcu.hosting.decide import Act, Answer, Binding, Question, Standing, View, Wish
 from dcu.hosting.estimate import Accuracy
 from dcu.hosting.site_settings import SiteSettings
@@ -40,7 +42,7 @@ def answer(world: Neighbourhood, *wishes: Wish, seen: View | None = None) -> Ans
     """The rule's answer when everybody holds what it was granted."""
     assert world.rule is not None
     reserved = {w.meter: w.granted_w for w in wishes if w.granted_w is not None}
-    return world.rule.answer(view(world) if seen is None else seen, Question(wishes, reserved, 10))
+    return world.rule.answer(view(world) if seen is None else seen, Question(wishes, reserved, 40))
 
 
 def asks(meter: MeterId, minimum_w: float = 0.0, granted_w: float | None = None) -> Wish:
@@ -78,6 +80,55 @@ def test_a_question_that_waits_does_not_shield_its_grant_from_being_lowered(worl
     assert acts(found)[NEW] == [Act.WAIT, Act.LOWER]
     lowered = next(v.limit_w for v in found.verdicts if v.act is Act.LOWER)
     assert NOMINAL_W < lowered <= alone.limit_w + 50.0
+
+
+def test_what_has_been_told_is_not_told_again_until_it_should_have_been_heard(world: Neighbourhood) -> None:
+    """A customer was lowered to what the grid bears and has not said that he heard: what he may still use stays
+    reserved, so that nobody rises, but neither he nor his neighbour is lowered (by the reservation alone they would
+    be). Once he should long have been heard the neighbour makes room instead."""
+    (alone,) = answer(world, asks(OLD)).verdicts
+    told, beside = holds(OLD, alone.limit_w / 2), holds(NEW, alone.limit_w / 4)
+    may_rise = Wish(NEW, Standing.MAY_RISE, NOMINAL_W, ALL_W, 0.0, beside.granted_w)
+    reserved = {OLD: alone.limit_w, NEW: alone.limit_w / 4}
+    seen = view(world)
+    assert world.rule is not None
+    assert world.rule.answer(seen, Question((told, may_rise), reserved, 10)).verdicts == ()
+    risen = world.rule.answer(seen, Question((told, may_rise), {**reserved, OLD: alone.limit_w / 2}, 10))
+    assert [(v.meter, v.act) for v in risen.verdicts] == [(NEW, Act.RENEW)]
+    unheard = Question((told, may_rise), reserved, 10, unheard=frozenset({OLD}))
+    (verdict,) = world.rule.answer(seen, unheard).verdicts
+    assert (verdict.meter, verdict.act) == (NEW, Act.LOWER)
+    assert unheard == Question.from_entry(json.loads(json.dumps(unheard.as_entry())))
+
+
+@pytest.mark.parametrize("policy", [Policy.EQUAL, Policy.PROPORTIONAL])
+def test_few_are_lowered_by_more_and_that_is_enough(policy: Policy) -> None:
+    """Thirty customers hold one per cent more of an increase than the grid bears. Lowering all would be thirty words;
+    a fifth of them do, nobody loses more than half of his increase, and with that the grid bears what is held."""
+    site = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0)
+    world = Neighbourhood(feeder("eulv"), replace(GRID, policy=policy), site, "1")
+    world.pass_time(60.0)
+    names = tuple(MeterId(f"m{k}") for k in range(30))
+    shares = {v.meter: v.limit_w for v in answer(world, *(asks(m) for m in names)).verdicts}
+    held_w = {m: NOMINAL_W + 1.01 * (w - NOMINAL_W) for m, w in shares.items()}
+    found = answer(world, *(holds(m, w) for m, w in held_w.items()))
+    lowered = {v.meter: v.limit_w for v in found.verdicts}
+    assert {v.act for v in found.verdicts} == {Act.LOWER}
+    assert 0 < len(lowered) <= 6
+    assert all(w >= NOMINAL_W + 0.5 * (shares[m] - NOMINAL_W) - 1.0 for m, w in lowered.items())
+    assert answer(world, *(holds(m, w) for m, w in (held_w | lowered).items())).verdicts == ()
+    p = world.draws()
+    for m, w in (held_w | lowered).items():
+        p[int(m[1:])] = -w
+    assert world.voltages(p).max() <= 240.0 * 1.08
+
+
+def test_who_needs_a_minimum_is_not_lowered_below_it_while_others_can_be(world: Neighbourhood) -> None:
+    """The one who relieves most needs all he has; his neighbour does not."""
+    (new,), (old,) = answer(world, asks(NEW)).verdicts, answer(world, asks(OLD)).verdicts
+    holder, beside = holds(NEW, 0.6 * new.limit_w), holds(OLD, 0.5 * old.limit_w)
+    assert acts(answer(world, holder, beside)) == {NEW: [Act.LOWER]}
+    assert acts(answer(world, replace(holder, minimum_w=0.6 * new.limit_w), beside)) == {OLD: [Act.LOWER]}
 
 
 def test_a_step_that_must_be_short_is_about_as_long_as_the_grid_bears(world: Neighbourhood) -> None:

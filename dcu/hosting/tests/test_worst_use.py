@@ -13,12 +13,12 @@ from benchmarks.feeders import tree_feeder
 from dcu.grid.feeder import Feeder
 from dcu.grid.one_state import solve_one
 from dcu.grid.tests.golden import feeder
-from dcu.hosting.allocate import Claim, Spread
 from dcu.hosting.decide import Act, Question, Standing, Wish
 from dcu.hosting.estimate import Accuracy, Estimate, Estimator, PortMap
 from dcu.hosting.headroom import GridLimits, Outlook, Situation
 from dcu.hosting.measurements import SUBSTATION, MeasurementSet, Point, Quality
 from dcu.hosting.predicted import Predicted
+from dcu.hosting.spread import Claim, Spread
 from dcu.hosting.view import GridView
 from dcu.hosting.window import GridSettings
 from dcu.meters import MeterEntry

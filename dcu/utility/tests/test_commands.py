@@ -71,6 +71,7 @@ def test_a_good_command_is_believed() -> None:
         {"kind": "revoke_all"},
         {"kind": "give_receipt", "position": 0, "meter": "meter-1"},
         {"kind": "give_receipt", "position": 12},
+        {"kind": "tell_again", "position": 12, "count": 1000},
     ],
 )
 def test_every_order_can_be_given(order: dict[str, Any]) -> None:

@@ -32,10 +32,20 @@ def test_the_backlog_gets_a_quarter_while_live_items_keep_coming() -> None:
     """A thousand messages of an endless live lane and an endless backlog."""
     subject, backlog = courier(), 0
     for _ in range(1000):
-        lane = subject.ask().lanes[0]
+        lane = next(lane for lane in subject.ask().lanes if lane is not Lane.AGAIN)
         backlog += lane is Lane.BACKLOG
         subject.sent(batch(lane), 0.5, 1000)
     assert backlog == 1000 // (LIVE_IN_A_ROW + 1)
+
+
+def test_backlog_and_what_is_offered_again_take_turns() -> None:
+    """Eight hundred messages with all three lanes endless: an eighth each, what is offered again first."""
+    subject, lanes = courier(), list[Lane]()
+    for _ in range(800):
+        lanes.append(subject.ask().lanes[0])
+        subject.sent(batch(lanes[-1]), 0.5, 1000)
+    assert [lane for lane in lanes if lane is not Lane.LIVE] == [Lane.AGAIN, Lane.BACKLOG] * 100
+    assert set(subject.ask().lanes) == set(Lane)
 
 
 def test_messages_grow_on_a_fast_line_and_shrink_on_a_slow_one() -> None:

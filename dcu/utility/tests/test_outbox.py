@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from dcu.store.database import Database
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, UTILITY, Cursor, Item, Lane, Outbox, OutboxFull
+from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Lane, Outbox, OutboxFull, Span
+from dcu.utility.outbox_file import UTILITY, packed
+from dcu.utility.recent import ITEMS_MAX
 
 NOW = 1_790_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -183,6 +186,20 @@ def test_a_customer_who_leaves_is_in_no_byte_and_no_decision_is_missing(tmp_path
     assert b"meter_1" not in (tmp_path / "utility.sqlite").read_bytes().replace(b"meter_11", b"")
 
 
+def test_a_customer_who_leaves_is_in_no_tail_either(tmp_path: Path) -> None:
+    """What was told of him lies there for the next session: it gets the place of his decision, and no alarm."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([entry(0, meter="meter_1"), entry(1, meter="other"), Item(Class.ALARM, {"source": "meter_1"})])
+    drain(outbox)
+    outbox.put([Item(Class.ALARM, {"source": "meter_1"})])
+    assert outbox.forget("meter_1") == 3
+    assert outbox.waiting == {}
+    outbox.offer_again()
+    assert [item.get("left_out", False) for item in drain(outbox, Lane.AGAIN)] == [True, False]
+    outbox.close()
+    assert b"meter_1" not in (tmp_path / "utility.sqlite").read_bytes()
+
+
 def done(ordered: Command, position: int) -> Item:
     """The ledger's entry about a command."""
     told = {"kind": "command", "epoch": 1, "seq": None, **ordered.as_entry(), "outcome": "done", "detail": ""}
@@ -223,6 +240,268 @@ def test_what_never_gets_through_stands_aside_and_comes_back_by_pardon(outbox: O
     assert (outbox.waiting, outbox.dropped) == ({"decision": 1}, {"report": 1})
     assert outbox.pardon() == 1
     assert [item["position"] for item in drain(outbox)] == [0]
+
+
+# ---- what only memory and the ledger know ----------------------------------------------------------------------------
+
+
+def told(outbox: Outbox, first: int, end: int, **more: Any) -> bool:
+    """Entries of the ledger, as the link tells of them."""
+    return outbox.keep([entry(n, **more) for n in range(first, end)], Span(1, first, end))
+
+
+def test_a_minute_of_decisions_that_leave_at_once_is_written_with_one_commit(tmp_path: Path) -> None:
+    """Eighty, each kept, sent and acknowledged by itself, with a report: nothing of them is on the disk before the
+    minute is over, and then it is some tens of pages; 2.8 MB if each were written twice. Another process finds them."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([], Cursor(1, 0))
+    outbox.offer_again()
+    before = outbox._database.wal_bytes
+    for n in range(80):
+        assert told(outbox, n, n + 1)
+        assert places(outbox, Lane.LIVE) == [n]
+    assert outbox._database.wal_bytes == before
+    assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
+    outbox.keep([report(1)])
+    drain(outbox)
+    outbox.flush()
+    assert outbox._database.wal_bytes - before < 160_000
+    found = reopened(tmp_path, 2)
+    assert found.cursor == outbox.cursor == Cursor(1, 80)
+    found.offer_again()
+    assert (places(found), found.waiting) == (list(range(80)), {})
+
+
+def test_memory_takes_so_many_decisions_and_bytes_and_then_the_disk_does(tmp_path: Path) -> None:
+    """One less than may be in memory, and one more; then long ones."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([], Cursor(1, 0))
+    told(outbox, 0, ITEMS_MAX - 1)
+    assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
+    told(outbox, ITEMS_MAX - 1, ITEMS_MAX)
+    assert reopened(tmp_path, 2).cursor == Cursor(1, ITEMS_MAX)
+    for n in range(3):
+        told(outbox, ITEMS_MAX + n, ITEMS_MAX + n + 1, text="x" * 400_000)
+    assert reopened(tmp_path, 3).cursor == Cursor(1, ITEMS_MAX + 3)
+    assert outbox.waiting == {"decision": ITEMS_MAX + 3}
+    outbox.connected()
+    told(outbox, ITEMS_MAX + 3, ITEMS_MAX + 5)
+    assert places(outbox, Lane.LIVE) == [ITEMS_MAX + 3, ITEMS_MAX + 4]
+    assert places(outbox, Lane.BACKLOG) == list(range(ITEMS_MAX + 3))
+    assert outbox.waiting == {}
+
+
+def test_where_nothing_is_known_of_the_ledger_decisions_are_on_the_disk_at_once(tmp_path: Path) -> None:
+    """Without a cursor no start would look for them."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    told(outbox, 0, 2)
+    assert reopened(tmp_path, 1).waiting == {"decision": 2}
+
+
+def test_the_cursor_passes_no_entry_that_was_not_told(outbox: Outbox) -> None:
+    """Entries 2 and 3 are missing: said, and looked for from there, until they come; those of before change nothing."""
+    outbox.put([], Cursor(1, 0))
+    assert told(outbox, 0, 2)
+    assert not told(outbox, 4, 6)
+    outbox.flush()
+    assert outbox.cursor == Cursor(1, 2)
+    outbox.put([entry(n) for n in range(2, 6)], Cursor(1, 6))
+    assert told(outbox, 3, 5)
+    outbox.keep([entry(5), report(1)], Span(1, 5, 6))
+    assert outbox.cursor == Cursor(1, 6)
+    outbox.keep([entry(3), report(1)], Span(1, 3, 4))
+    assert outbox.cursor == Cursor(1, 6)
+    assert told(outbox, 6, 7)
+    assert outbox.cursor == Cursor(1, 7)
+    assert not outbox.keep([], Span(2, 3, 4))
+    assert outbox.keep([], Span(2, 0, 4))
+    assert outbox.cursor == Cursor(2, 4)
+    assert sorted(set(places(outbox, Lane.LIVE))) == list(range(7))
+
+
+def test_numbers_of_rows_in_memory_are_given_to_nothing_else(outbox: Outbox) -> None:
+    """A command is accepted, refused, answered once more, and a setting kept, between decisions that wait in memory."""
+    outbox.put([], Cursor(1, 0))
+    outbox.connected()
+    order = command(1)
+    told(outbox, 0, 1)
+    outbox.accept(order, {})
+    told(outbox, 1, 2)
+    outbox.refuse(Refused(Refusal.EXPIRED, "", "ab" * 32, authentic=True, number=8, key="k"))
+    told(outbox, 2, 3)
+    outbox.repeat(Refused(Refusal.OLD_NUMBER, "", order.sha256, authentic=True, number=1, key="k"))
+    told(outbox, 3, 4)
+    outbox.keep_setting("policy", "equal")
+    found = drain(outbox)
+    assert [item["number"] for item in found if "number" in item] == [1, 8]
+    assert [item["position"] for item in found if "position" in item] == list(range(4))
+
+
+def test_what_a_full_file_lets_go_is_where_the_cursor_says(tmp_path: Path) -> None:
+    """No room for what memory knows: it is let go, and the ledger has it from the cursor on."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    outbox.put([report(1)], Cursor(1, 0))
+    pages = outbox._database.connection.execute("PRAGMA page_count").fetchone()[0]
+    outbox._database.connection.execute(f"PRAGMA max_page_count = {pages}")
+    told(outbox, 0, 5, text=random.Random(1).randbytes(9000).hex())
+    assert outbox.waiting == {"decision": 5, "report": 1}
+    with pytest.raises(OutboxFull):
+        outbox.flush()
+    assert (outbox.waiting, outbox.cursor) == ({"report": 1}, Cursor(1, 0))
+    assert not told(outbox, 5, 6)
+    assert [item.get("n") for item in drain(outbox)] == [None, 1]
+
+
+# ---- tails -----------------------------------------------------------------------------------------------------------
+
+
+def offer(outbox: Outbox) -> None:
+    """A session begins."""
+    outbox.connected()
+    outbox.offer_again()
+
+
+def places(outbox: Outbox, lane: Lane = Lane.AGAIN) -> list[int]:
+    """Positions of the decisions that leave a lane, in order."""
+    return [item["position"] for item in drain(outbox, lane) if "position" in item]
+
+
+def test_what_a_session_had_acknowledged_is_offered_again_to_the_next_one_under_the_same_ids(tmp_path: Path) -> None:
+    """Within a session it is gone. Then to each other session, also over a restart and however often, bytes and all;
+    not a report, after which a newer one comes."""
+    outbox = Outbox(tmp_path, "dcu-1")
+    alarm, head = Item(Class.ALARM, {"n": 1}), Item(Class.CHECKPOINT, {"n": 2})
+    offer(outbox)
+    outbox.put([entry(0), alarm, head, report(3), Item(Class.AVAILABLE, {"n": 4}), Item(Class.STATISTICS, {"n": 5})])
+    first = drain(outbox)
+    for lane in Lane:
+        assert (drain(outbox, lane), outbox.waiting) == ([], {})
+    for restarts in (False, True, False):
+        if restarts:
+            outbox.close()
+            outbox = Outbox(tmp_path, "dcu-1")
+        offer(outbox)
+        assert outbox.waiting == {"alarm": 1, "decision": 1, "checkpoint": 1, "statistics": 1}
+        assert [drain(outbox, lane) for lane in (Lane.LIVE, Lane.BACKLOG)] == [[], []]
+        again = drain(outbox, Lane.AGAIN)
+        assert again == [item for item in first if "/report/" not in item["id"] and "/available/" not in item["id"]]
+        assert outbox.waiting == {}
+    outbox.close()
+
+
+def test_a_session_that_ends_early_leaves_what_it_did_not_offer_to_the_next_one_first(outbox: Outbox) -> None:
+    """Ten acknowledged; another session takes four of them and something new; the third begins with the other six."""
+    offer(outbox)
+    outbox.put([entry(n) for n in range(10)])
+    drain(outbox)
+    offer(outbox)
+    outbox.batch_items_max = 4
+    outbox.put([entry(10)])
+    for lane in (Lane.AGAIN, Lane.LIVE):
+        batch = outbox.next(lane, MANY)
+        assert batch is not None
+        outbox.settle(batch)
+    assert outbox.waiting == {"decision": 6}
+    offer(outbox)
+    assert places(outbox) == [*range(4, 10), *range(4), 10]
+
+
+def test_a_tail_is_bounded_and_its_newest_stay(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five to offer again, and some slack so that rows go many at a time. Heads are not pushed out by decisions, and
+    what waits never counts: neither one that no broker has had, nor one that stands aside."""
+    monkeypatch.setattr(module, "TAIL", {**module.TAIL, Class.DECISION: 5})
+    monkeypatch.setattr(module, "TAIL_SLACK", 3)
+    offer(outbox)
+    outbox.put([Item(Class.CHECKPOINT, {"n": 1}), entry(100)])
+    waits = outbox.next(Lane.LIVE, MANY)
+    assert waits is not None
+    outbox.set_aside(waits)
+    rows = []
+    for n in range(50):
+        outbox.put([entry(n)])
+        drain(outbox)
+        rows.append(outbox._one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
+    assert (max(rows), rows[-1] >= 5) == (5 + 3, True)
+    outbox.put([entry(200 + n) for n in range(7)])
+    offer(outbox)
+    assert outbox.waiting == {"decision": 1 + 5 + 7, "checkpoint": 1}
+    assert len(drain(outbox, Lane.BACKLOG)) == 7
+    again = drain(outbox, Lane.AGAIN)
+    assert [item["position"] for item in again if "position" in item] == list(range(45, 50))
+    assert [item["n"] for item in again if "n" in item] == [1]
+    assert outbox.pardon() == 1
+
+
+def test_sessions_that_end_at_once_let_no_tail_grow(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes three of a backlog and nothing that was had before; fifty times."""
+    monkeypatch.setattr(module, "TAIL", {**module.TAIL, Class.DECISION: 5})
+    outbox.batch_items_max = 3
+    outbox.put([entry(n) for n in range(150)])
+    for _ in range(50):
+        offer(outbox)
+        batch = outbox.next(Lane.BACKLOG, MANY)
+        assert batch is not None
+        outbox.settle(batch)
+        assert outbox._one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
+    offer(outbox)
+    assert (places(outbox), outbox.waiting) == (list(range(145, 150)), {})
+
+
+def test_an_item_that_is_put_again_after_it_was_acknowledged_waits_again_once(outbox: Outbox) -> None:
+    """In the same session it waits; where it is offered again anyway, and where it waits, nothing changes."""
+    offer(outbox)
+    outbox.put([entry(0), entry(1)])
+    drain(outbox)
+    for _ in range(2):
+        outbox.put([entry(0)])
+        assert outbox.waiting == {"decision": 1}
+    assert places(outbox, Lane.LIVE) + places(outbox, Lane.BACKLOG) == [0]
+    offer(outbox)
+    outbox.put([entry(1)])
+    assert (outbox.waiting, places(outbox), outbox.waiting) == ({"decision": 2}, [0, 1], {})
+
+
+def test_a_tail_gives_way_to_what_is_new(outbox: Outbox) -> None:
+    """The file is full of what was acknowledged: there is room for a decision, and then for no more."""
+    text = random.Random(1).randbytes(3000).hex()
+    offer(outbox)
+    outbox.put([entry(n, text=text + str(n)) for n in range(20)])
+    drain(outbox)
+    connection = outbox._database.connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    outbox.put([entry(100 + n, text=text) for n in range(15)])
+    assert outbox.waiting == {"decision": 15}
+    with pytest.raises(OutboxFull):
+        outbox.put([entry(200 + n, text=text) for n in range(15)])
+    offer(outbox)
+    assert (outbox.waiting, places(outbox)) == ({"decision": 15}, [])
+
+
+def test_what_fails_when_it_is_offered_again_stands_aside_and_is_not_lost(outbox: Outbox) -> None:
+    """A decision waits for its pardon; an alarm goes, counted."""
+    offer(outbox)
+    outbox.put([entry(0), Item(Class.ALARM, {"n": 1})])
+    drain(outbox)
+    offer(outbox)
+    for _ in range(2):
+        batch = outbox.next(Lane.AGAIN, MANY)
+        assert batch is not None
+        outbox.set_aside(batch)
+    assert (outbox.waiting, outbox.dropped, outbox.next(Lane.AGAIN, MANY)) == ({"decision": 1}, {"alarm": 1}, None)
+    assert outbox.pardon() == 1
+    assert places(outbox, Lane.BACKLOG) == [0]
+
+
+def test_a_quota_counts_and_drops_only_what_waits(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alarms that were acknowledged are neither; a quota of three."""
+    monkeypatch.setattr(module, "QUOTA", {**QUOTA, Class.ALARM: 3})
+    offer(outbox)
+    outbox.put([Item(Class.ALARM, {"n": n}) for n in range(3)])
+    drain(outbox)
+    outbox.put([Item(Class.ALARM, {"n": n}) for n in range(3, 7)])
+    assert (outbox.waiting, outbox.dropped) == ({"alarm": 3}, {"alarm": 1})
+    assert [item["n"] for item in drain(outbox)] == [4, 5, 6]
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
@@ -273,23 +552,26 @@ def test_a_command_that_comes_again_gets_every_answer_again_under_the_same_ids(t
     outbox = Outbox(tmp_path, "dcu-1")
     for again in (order, waits):
         outbox.repeat(Refused(Refusal.OLD_NUMBER, "", again.sha256, authentic=True, number=again.number, key="k"))
-    assert drain(outbox) == first
+    assert drain(outbox, Lane.BACKLOG) == first
     assert [(item["number"], item["outcome"]) for item in first] == [(5, "accepted"), (5, "failed"), (6, "accepted")]
     assert (first[1]["position"], first[1]["detail"]) == (9, "no such file")
     outbox.close()
 
 
-def test_a_file_of_before_keeps_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Version 1 knows no last answers: a command of then is answered that it was accepted."""
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "UTILITY", replace(UTILITY, steps=UTILITY.steps[:1]))
-        older = Outbox(tmp_path, "dcu-1")
-        order = command(5)
-        older.accept(order, {"policy": "equal"})
-        drain(older)
-        older.close()
+def test_a_file_of_before_keeps_its_commands_and_what_waits(tmp_path: Path) -> None:
+    """Version 1 knows no last answers and no tails: a command of then is answered that it was accepted."""
+    order = command(5)
+    older = Database(tmp_path, replace(UTILITY, steps=UTILITY.steps[:1]), "dcu-1")
+    with older.transaction() as connection:
+        values = (5, order.sha256, order.key, json.dumps({"kind": "revoke_all"}))
+        connection.execute("INSERT INTO commands (number, sha256, key, body) VALUES (?, ?, ?, ?)", values)
+        facts = [("birth", '"00"'), ("last", "5"), ("set policy", '"equal"')]
+        connection.executemany("INSERT INTO facts VALUES (?, ?)", facts)
+        connection.execute("INSERT INTO items (class, body) VALUES (?, ?)", (Class.REPORT, packed(b'{"n":7}')))
+    older.close()
     outbox = Outbox(tmp_path, "dcu-1")
     assert (outbox.aside, outbox.last_number, outbox.setting("policy")) == (None, 5, "equal")
+    assert [item["n"] for item in drain(outbox, Lane.BACKLOG)] == [7]
     outbox.repeat(Refused(Refusal.OLD_NUMBER, "", order.sha256, authentic=True, number=5, key="k"))
     assert answers(outbox) == [(5, "accepted")]
     outbox.close()

@@ -1,0 +1,76 @@
+"""What only memory knows of the outbox: decisions that the ledger has as well, and rows that the broker has taken.
+
+Nothing here is lost with the process: a decision is told again from the ledger, whose entries from the outbox's cursor
+on are looked at in every start, and a row that still waits on the disk leaves once more under its name. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+ITEMS_MAX: Final = 512
+"""Decisions and rows that may be in memory only; beyond it they are written."""
+BYTES_MAX: Final = 1 << 20
+"""[byte] Of the decisions' bodies."""
+
+
+@dataclass(slots=True)
+class Told:
+    """A decision on its way; ``session`` is 0 while it waits, then the one in which the broker acknowledged it."""
+
+    name: str
+    body: bytes
+    session: int = 0
+
+
+@dataclass(slots=True)
+class Recent:
+    """Both of them.
+
+    Attributes:
+        told: decisions by the row that they will have, in order.
+        settled: rows of the file that the broker has acknowledged, by class.
+    """
+
+    told: dict[int, Told] = field(default_factory=dict)
+    settled: dict[int, set[int]] = field(default_factory=dict)
+    _bytes: int = 0
+    _rows: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.told or self._rows)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to write."""
+        return len(self.told) + self._rows >= ITEMS_MAX or self._bytes >= BYTES_MAX
+
+    def add(self, row: int, told: Told) -> None:
+        """One more decision."""
+        self.told[row] = told
+        self._bytes += len(told.body)
+
+    def settle(self, kind: int, rows: tuple[int, ...], session: int) -> int:
+        """The broker has acknowledged these rows, in memory or in the file; how many it had not before."""
+        new = 0
+        for row in rows:
+            if (told := self.told.get(row)) is not None:
+                new += not told.session
+                told.session = session
+            elif row not in (of_kind := self.settled.setdefault(kind, set())):
+                of_kind.add(row)
+                self._rows += 1
+                new += 1
+        return new
+
+    def waiting(self) -> Mapping[int, Told]:
+        """Decisions that no broker has acknowledged, in order."""
+        return {row: told for row, told in self.told.items() if not told.session}
+
+    def clear(self) -> None:
+        """All of it is on the disk, or has to come from there."""
+        self.told.clear()
+        self.settled.clear()
+        self._bytes = self._rows = 0
