@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dcu.utility.tests.test_outbox_kills import outbox_kills
-
 from benchmarks.store import written_bytes
 from dcu.utility.broker import Address
 from dcu.utility.commands import Judge
@@ -29,6 +27,7 @@ from dcu.utility.documents import Class
 from dcu.utility.link import UtilityLink
 from dcu.utility.mqtt import MqttBroker
 from dcu.utility.outbox import Item, Lane, Outbox
+from dcu.utility.tests.test_outbox_kills import outbox_kills
 from dcu.utility_real import ThreadedOutbox
 from hil_tests.mosquitto import HOST, Mosquitto, find_mosquitto
 from hil_tests.utility_bench import UTC_S, Commander
