@@ -316,7 +316,7 @@ class BaseNode:
         prm, node = item.control, item.node
         if prm.response and node.sid == SID_BASE:
             self._robustness.answered(node.lnid)
-            self.transmitter.taken(node.lnid, now)
+            self.transmitter.taken(node.lnid, prm.signs, now)
         elif node.sid == SID_BASE:
             known = self.transmitter.links.told(node.lnid, prm.snr, now)
             self._downlink.control(node, ControlType.PRM, Prm(True, not known, prm.snr).encode(), now)

@@ -360,22 +360,34 @@ class Mul:
         return cls(bool(flags & 0x8000), flags & 0x1FF, data[2], bytes(data[4:]))
 
 
+PRM_ACKNOWLEDGED: Final = 0b10
+"""R and N of a PRM acknowledgement."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prm:
-    """Robustness management of the next hop: request, acknowledgement (``response``), rejection (both)."""
+    """Robustness management of the next hop: request, acknowledgement (``response``), rejection (both).
+
+    Attributes:
+        signs: of packets that have come twice (`custody.sign`), two bytes each behind an acknowledgement (ours).
+    """
 
     response: bool
     negative: bool
     snr: int
+    signs: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        return bytes((self.response << 7 | self.negative << 6 | self.snr,))
+        head = bytes((self.response << 7 | self.negative << 6 | self.snr,))
+        return head + b"".join(sign.to_bytes(2, "big") for sign in self.signs)
 
     @classmethod
     def decode(cls, data: bytes) -> Prm:
-        _need(data, 1, "PRM")
+        if not data or len(data) % 2 == 0 or (len(data) > 1 and data[0] >> 6 != PRM_ACKNOWLEDGED):
+            raise DecodeError(f"PRM: {len(data)} bytes, expected 1, or 1 and two for each sign of an acknowledgement")
         _zero(data[0] & 0x38, "PRM")
-        return cls(bool(data[0] & 0x80), bool(data[0] & 0x40), data[0] & 7)
+        signs = tuple(int.from_bytes(data[at : at + 2], "big") for at in range(1, len(data), 2))
+        return cls(bool(data[0] & 0x80), bool(data[0] & 0x40), data[0] & 7, signs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ most of its bytes fit: the reports of two nodes of one switch have the same head
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 from operator import ne
 
@@ -44,6 +45,10 @@ TAKEN_S_MAX = 1.0
 
 DAMAGE_MAX = 0.5
 """Share of the bytes of a damaged relay that may be wrong; those of another report are nearly all different."""
+
+DAMAGE_ALONE_MAX = 0.85
+"""The same where nothing else that waits has its header: another node's report has more than nine tenths wrong, and
+what is modulated for the hop beyond comes more damaged than half."""
 
 HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
@@ -145,7 +150,7 @@ class Custody:
             if len(body) == len(seen) and body[:robust] == seen[:robust]
         }
         likest = min(wrong, key=wrong.__getitem__, default=None)
-        if likest is None or wrong[likest] > DAMAGE_MAX * len(seen):
+        if likest is None or wrong[likest] > (DAMAGE_MAX if len(wrong) > 1 else DAMAGE_ALONE_MAX) * len(seen):
             return []
         return self._release([likest], now)
 
@@ -161,6 +166,10 @@ class Custody:
             if same and kept.outgoing.downlink != downlink and confirms(packet, mine):
                 done.append(body)
         return self._release(done, now)
+
+    def signed(self, signs: tuple[int, ...], now: float) -> list[int]:
+        """A neighbour says that it has these; keys of the neighbours that have them."""
+        return self._release([body for body in {**self._kept, **self._again} if sign(body) in signs], now)
 
     def taken(self, neighbour: int, now: float) -> bool:
         """The neighbour has answered a repetition; whether it is clear which one, and still in our keeping."""
@@ -230,6 +239,11 @@ class Custody:
             self._deadlines.set(body, None)
         for body in [body for body, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
             self._again.pop(body).outgoing.needless = True
+
+
+def sign(body: bytes) -> int:
+    """By which a neighbour names a packet that it has: the lower half of the ordinary CRC-32 of its bytes (ours)."""
+    return zlib.crc32(body) & 0xFFFF
 
 
 def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:

@@ -55,6 +55,11 @@ class Downlink:
         self.sent["data"] += 1
         self._send(Packet(False, PRIORITY_DATA, False, node.lcid, node.sid, node.lnid, payload), now, asks=asks)
 
+    def first_hop_cost(self, node: Node) -> int:
+        """Cost of the last hop of its packets, as they are heard here: it may not know of it (ours)."""
+        top = self._registry.top_of(node.sid, node.lnid)
+        return 0 if top is None else self._transmitter.links.ear_cost(top)
+
     def expect_after(self, seconds: float, node: Node, ctype: ControlType, payload: bytes, now: float) -> None:
         """The same as `expect` some time later, unless the answer has come by then."""
         node.pending[ctype] = Pending(payload, now + seconds, repeats=-1)

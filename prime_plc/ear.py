@@ -112,7 +112,7 @@ class Ear:
         self._transmitter.answered(pdu, now)
         self._switching.down(pdu, now)
         if self._switching.again:
-            neighbours.has_it(PARENT, item.snr_db, now)
+            neighbours.has_it(PARENT, item.snr_db, self._switching.again, now)
         return pdu
 
     def below(self, item: FrameReceived, neighbours: Neighbours, now: float) -> bool:
@@ -133,7 +133,7 @@ class Ear:
             except DecodeError:
                 self.undecodable += 1
         if self._switching.again and child is not None:
-            neighbours.has_it(child, item.snr_db, now)
+            neighbours.has_it(child, item.snr_db, self._switching.again, now)
         return True
 
     def passed_on(self, data: bytes, now: float) -> None:

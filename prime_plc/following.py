@@ -110,9 +110,18 @@ class Following:
         if link is None or now - self.since_s <= self._stay_s:
             return False
         settings = self._settings
-        least_db = least_ear_db = settings.tree_weak_db
-        if self._switching.lsid is None:
-            least_db, least_ear_db = settings.weak_snr_db, settings.weak_ear_db
+        if self._switching.lsid is not None:
+            return self.hardly(now)
+        return self._below(settings.weak_snr_db, settings.weak_ear_db, now)
+
+    def hardly(self, now: float) -> bool:
+        """Whether it is so weak that a longer way is better."""
+        return self._below(self._settings.tree_weak_db, self._settings.tree_weak_db, now)
+
+    def _below(self, least_db: float, least_ear_db: float, now: float) -> bool:
+        link = self._transmitter.links.get(PARENT)
+        if link is None:
+            return False
         return link.snr_db < least_db or (now < link.told_until_s and link.told_db < least_ear_db)
 
     def wait(self, now: float) -> None:

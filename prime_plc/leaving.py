@@ -6,12 +6,13 @@ is not moved. Where to is chosen from the beacons heard (`search.py`), never fro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 from prime_plc.following import Following
 from prime_plc.links import PARENT
-from prime_plc.search import BeaconsHeard, Heard
+from prime_plc.search import HOP_PENALTY, BeaconsHeard, Heard
 from prime_plc.settings import MacSettings
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -55,6 +56,7 @@ class Leaving:
         self._following = following
         self._switching = switching
         self._beacons = beacons
+        self._look_s = 0.0
 
     @property
     def _own_tree(self) -> set[int]:
@@ -66,6 +68,11 @@ class Leaving:
     def _level_max(self) -> int:
         """Of another switch to go to: one that has a tree of its own goes little deeper, for its tree does too."""
         return LEVEL_MAX if self._switching.lsid is None else self._switching.least_level - 1 + DEEPER_MAX
+
+    @property
+    def _better_level_max(self) -> int:
+        """Of one to go to although we have one: never much deeper."""
+        return min(self._level_max, self._uplink.level + DEEPER_MAX)
 
     def elsewhere(self, now: float) -> Heard | None:
         """The best other switch."""
@@ -95,8 +102,31 @@ class Leaving:
         """The switch above is weak, and another one clearly better."""
         if not self._following.weak(now):
             return None
-        other = self._beacons.stronger(now, self._own_tree, self._level_max)
-        return None if other is None else Leave("a better switch is heard", other)
+        hardly = self._following.hardly(now)
+        other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
+        if other is None and hardly:
+            other = self._beacons.stronger(now, self._own_tree, self._level_max)
+        if other is None or not (hardly or self._beacons.cost(other)[0] < self._cost):
+            return None
+        return Leave("a better switch is heard", other)
+
+    @property
+    def _cost(self) -> float:
+        """Of the present way, as other ways are compared (`BeaconsHeard.cost`)."""
+        parent = self._following.parent
+        if parent is None:
+            return math.inf
+        hop = self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level
+        return parent.up_cost + parent.down_cost + 2 * hop
+
+    def detour(self, now: float) -> Leave | None:
+        """The way over the switch above is much longer than over another one."""
+        if now < self._look_s or now < self._following.since_s + self._settings.detour_s:
+            return None
+        self._look_s = now + self._settings.detour_s
+        cost_max = self._cost - self._settings.detour_cost
+        other = self._beacons.shorter(now, self._own_tree, self._uplink.level - 1, cost_max)
+        return None if other is None else Leave("a shorter way is heard", other)
 
     def takes_nothing(self, now: float) -> bool:
         """Whether the switch above takes hardly anything of what we send; said once for what is known."""
@@ -108,5 +138,7 @@ class Leaving:
 
     def deafness(self, now: float) -> Leave | None:
         """The switch above hears us too badly: another one that is not below us, if there is one."""
-        other = self._beacons.other_ear(now, self._own_tree, self._level_max)
+        other = self._beacons.other_ear(now, self._own_tree, self._better_level_max)
+        if other is None:
+            other = self._beacons.other_ear(now, self._own_tree, self._level_max)
         return None if other is None else Leave("the switch hardly hears us", other)

@@ -48,8 +48,9 @@ HOP_COST: Final = {
 """Cost of one hop in UPCOST and DNCOST (recalled; 4 for DBPSK_C is captured, those of the robust schemes are ours)."""
 
 BAD_HOP_COST: Final = HOP_COST[Scheme.ROBUST_DBPSK]
-POOR_SHARE: Final = 0.5
-"""Of frames taken, below which a hop is one to stay away from (ours)."""
+USUAL_SHARE: Final = 0.6
+"""Of frames seen to be taken in the long run, below which a hop costs more, by the tries that it needs. Bursts that
+take a third of everything leave 0.45 to 0.55 on a hop that is as good as any (ours)."""
 
 COST_MAX: Final = 255
 STEP_DB: Final = 3.0
@@ -74,6 +75,16 @@ LONG_MEMORY: Final = 64
 DEAF_CHANCE: Final = 1e-5
 UNANSWERED_TIMES_MAX: Final = 4
 """That a link as it was has so many losses in a row by chance; but not more than so many times the usual limit."""
+
+FALLING: Final = 0.4
+"""Weight of a frame that came weaker than those before it, against one that came stronger: bursts and collisions weaken
+single frames, and what is left between them is the signal."""
+
+WEAKER_MAX: Final = 5
+"""Weaker frames in a row that may be disturbed; more are a signal that fades."""
+
+LOST_FIRST: Final = 4
+"""Losses in a row that end a step of which nothing has been taken yet."""
 
 DOUBTS: Final = 2
 """What a share of frames taken starts from counts like so many of them."""
@@ -104,6 +115,7 @@ class Link:
         unanswered: losses since the neighbour last took something; ``deliveries`` and ``losses`` are all of them.
         rise: deliveries that try the next step again; twice as many after each try that failed.
         taken, sent: share of all frames taken in the long run, and of how many.
+        weaker: frames in a row that came weaker than those before.
         unanswered_max: losses in a row that such a link does not have by chance.
     """
 
@@ -124,6 +136,7 @@ class Link:
     taken: float = 1.0
     sent: int = 0
     unanswered_max: int = 0
+    weaker: int = 0
 
     def forget(self, steps: int) -> None:
         """Nothing is known of any scheme."""
@@ -192,7 +205,9 @@ class Links:
             link.forget(len(self._enter))
             link.step = self._fitting(snr_db - self._settings.asymmetry_db)
         else:
-            link.snr_db += self._weight * (snr_db - link.snr_db)
+            link.weaker = 0 if snr_db > link.snr_db else link.weaker + 1
+            disturbed = 0 < link.weaker <= WEAKER_MAX
+            link.snr_db += self._weight * (snr_db - link.snr_db) * (FALLING if disturbed else 1.0)
             link.heard_s = now
         link.frames += 1
         while link.step > 0 and self._ear_db(link) < self._leave[link.step]:
@@ -269,6 +284,9 @@ class Links:
         link.note(0.0, settings.share_memory)
         if link.step == 0:
             return
+        if link.good == 0 and link.lost >= LOST_FIRST:
+            self._step_down(link)
+            return
         if link.heard_s < link.told_until_s and link.step <= self._fitting(link.told_db):
             # It has said that this is right, so bursts and collisions take them, and slow ones more often.
             if link.lost >= 2 * settings.losses_to_doubt:
@@ -285,7 +303,7 @@ class Links:
         failed = link.counts[link.step] < settings.share_memory
         link.rise = min(2 * link.rise, settings.deliveries_to_rise_max) if failed else settings.deliveries_to_rise
         link.step -= 1
-        link.good = link.lost = 0
+        link.good = link.lost = link.unanswered = 0
 
     def delivered(self, key: int) -> None:
         """A frame to the neighbour was taken."""
@@ -329,11 +347,22 @@ class Links:
         """Modulation that a signal allows, without history."""
         return self._settings.schemes[self._fitting(snr_db)]
 
+    def ear_cost(self, key: int) -> int:
+        """Cost of the hop from a neighbour to us, by its signal here; 0 if it is not known."""
+        link = self._links.get(key)
+        if link is None:
+            return 0
+        weak = link.snr_db < self._settings.weak_ear_db
+        return BAD_HOP_COST if weak else HOP_COST[self.allowed(link.snr_db)]
+
     def hop_cost(self, key: int) -> int:
         """Cost of the hop to a neighbour; one that hears us badly, or takes few of our frames, costs most."""
         link = self._links.get(key)
         if link is None:
             return HOP_COST[self._settings.scheme]
-        told_weak = link.heard_s < link.told_until_s and link.told_db < self._enter[0]
-        poor = link.counts[link.step] >= self._settings.share_memory and link.shares[link.step] < POOR_SHARE
-        return BAD_HOP_COST if told_weak or poor else HOP_COST[self._settings.schemes[link.step]]
+        if link.heard_s < link.told_until_s and link.told_db < self._enter[0]:
+            return BAD_HOP_COST
+        cost = HOP_COST[self._settings.schemes[link.step]]
+        if link.sent < self._settings.share_memory or link.taken >= USUAL_SHARE:
+            return cost
+        return min(BAD_HOP_COST, round((1 + cost) * USUAL_SHARE / link.taken) - 1)

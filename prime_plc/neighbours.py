@@ -6,6 +6,7 @@ from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, Keep
 from prime_plc.control import ControlType, Prm
+from prime_plc.custody import sign
 from prime_plc.links import PARENT, quality_index
 from prime_plc.modem_host import FrameReceived
 from prime_plc.pdu import Packet, glance
@@ -23,6 +24,7 @@ class Neighbours:
     """Part of a service node: its parent, and as a switch its children."""
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter, uplink: Uplink, switching: Switching) -> None:
+        self._settings = settings
         self._transmitter = transmitter
         self._uplink = uplink
         self._switching = switching
@@ -43,9 +45,10 @@ class Neighbours:
             return
         self._tell(key, Prm(False, False, index), now)
 
-    def has_it(self, key: int, snr_db: float, now: float) -> None:
-        """A neighbour repeats what we have passed on already: say so."""
-        self._tell(key, Prm(True, False, quality_index(snr_db)), now)
+    def has_it(self, key: int, snr_db: float, packets: list[Packet], now: float) -> None:
+        """A neighbour repeats what we have passed on already: say so, and of what."""
+        signs = tuple(sign(packet.encode()) for packet in packets) if self._settings.hop_signs else ()
+        self._tell(key, Prm(True, False, quality_index(snr_db), signs), now)
 
     def _tell(self, key: int, prm: Prm, now: float) -> None:
         if key == PARENT:
@@ -57,7 +60,7 @@ class Neighbours:
         """The switch above says how it hears us; whether that is too badly to stay."""
         if prm.response:
             self._watch.answered(PARENT)
-            self._transmitter.taken(PARENT, now)
+            self._transmitter.taken(PARENT, prm.signs, now)
             return False
         known = self._transmitter.links.told(PARENT, prm.snr, now)
         self._uplink.control(ControlType.PRM, Prm(True, not known, prm.snr).encode(), now, keep=Keep.NO)
@@ -72,7 +75,7 @@ class Neighbours:
         prm = Prm.decode(packet.payload)
         if prm.response:
             self._watch.answered(packet.lnid)
-            self._transmitter.taken(packet.lnid, now)
+            self._transmitter.taken(packet.lnid, prm.signs, now)
             return
         known = self._transmitter.links.told(packet.lnid, prm.snr, now)
         self._tell_child(packet.lnid, Prm(True, not known, prm.snr), now)

@@ -95,6 +95,11 @@ class Node:
         return at
 
 
+LNID_STEP: Final = 65
+"""From one number to the next: the upper eight bits travel in the frame's robust header, and tell nodes apart whose
+frames are damaged (ours)."""
+
+
 class Registry:
     """All nodes by each of their addresses."""
 
@@ -224,7 +229,7 @@ class Registry:
         while (sid, self._next_lnid) in self._by_address:
             self._next_lnid = self._next_lnid % (LNID_MULTICAST - 1) + 1
         lnid = self._next_lnid
-        self._next_lnid = lnid % (LNID_MULTICAST - 1) + 1
+        self._next_lnid = (lnid + LNID_STEP - 1) % (LNID_MULTICAST - 1) + 1
         return lnid
 
     def promote(self, node: Node, now: float) -> int | None:

@@ -24,11 +24,15 @@ WEAK_INDEX_MAX = 4
 """SNR index up to which a signal is told in any case; 4 is below 12 dB."""
 
 NEWS_STEPS = 2
-"""Steps of the index by which such a signal must have changed to be told before its time."""
+"""Steps of the index by which such a signal must have fallen to be told before its time; one that has risen is told in
+any case, as its sender is slower than it need be."""
 
 
 ANSWER_S = 8.0
 """[s] A word without an answer was lost perhaps; it is said again after this, and twice as long each time."""
+
+FRAMES_KNOWN = 2
+"""Frames of a neighbour before its signal is known well enough to say a word about it."""
 
 TRIES_MAX = 8
 """Doublings; who never answers has the longest time between two words by then."""
@@ -67,6 +71,9 @@ class RobustnessWatch:
             if len(self._seen) >= self._settings.nodes_max:
                 self._seen.clear()
             seen = self._seen[key] = _Seen()
+        link = self._links.get(key)
+        if link is not None:  # what disturbs one frame says nothing of the signal
+            snr_db = max(snr_db, link.snr_db)
         bears = self._bears(scheme, snr_db)
         if not (bears and control):
             seen.misfits = 0 if bears and self._fits(scheme, snr_db) else seen.misfits + 1
@@ -76,6 +83,8 @@ class RobustnessWatch:
         # Of frames that are too fast most are lost, so that each that comes stands for some.
         frames = self._settings.robustness_frames if bears else self._settings.robustness_frames / 2
         if seen.misfits < frames and not self._news(key, seen, now):
+            return None
+        if link is not None and link.frames < FRAMES_KNOWN:
             return None
         seen.misfits = 0
         seen.told, seen.told_s = index, now
@@ -99,7 +108,7 @@ class RobustnessWatch:
         if min(index, seen.told) > WEAK_INDEX_MAX:
             return False
         old = now - seen.told_s > self._settings.robustness_hold_s / 2
-        return old or seen.tries > 0 or abs(index - seen.told) >= NEWS_STEPS
+        return old or seen.tries > 0 or index > seen.told or seen.told - index >= NEWS_STEPS
 
     def _fits(self, scheme: Scheme, snr_db: float) -> bool:
         ladder = self._settings.schemes

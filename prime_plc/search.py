@@ -134,6 +134,15 @@ class BeaconsHeard:
         """The same, clearly above what is joined."""
         return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, except_sids, level_max)
 
+    def shorter(self, now: float, except_sids: Collection[int], level_max: int, cost_max: float) -> Heard | None:
+        """The best one with a way that costs so much at most, even if it hears us worse than we hear it; no deeper than
+        that."""
+        other = self._hearing(now, self._settings.join_snr_db, except_sids, level_max)
+        if other is None or other.beacon.quality < self._settings.promotion_quality_min:
+            return None
+        ear_db = other.ear_db if now < other.ear_until_s else other.snr_db - self._settings.asymmetry_db
+        return other if ear_db >= self._settings.weak_ear_db and self.cost(other)[0] <= cost_max else None
+
     def _hearing(self, now: float, snr_db_min: float, except_sids: Collection[int], level_max: int) -> Heard | None:
         usable = self._usable(now, snr_db_min, except_sids)
         hearing = [one for one in usable if not self._deaf(one, now) and one.beacon.level <= level_max]
@@ -165,8 +174,9 @@ class BeaconsHeard:
     def cost(self, heard: Heard) -> tuple[float, int, float]:
         """Lowest path cost, then quality, then signal; a weak signal is worse than any cost."""
         beacon = heard.beacon
-        ear_db = heard.ear_db if heard.last_s < heard.ear_until_s else heard.snr_db
-        weak = heard.snr_db < self._settings.join_snr_db or ear_db < self._settings.weak_ear_db
+        known = heard.last_s < heard.ear_until_s
+        ear_db = heard.ear_db if known else heard.snr_db - self._settings.asymmetry_db / 2
+        weak = heard.snr_db < self._settings.join_snr_db or (known and ear_db < self._settings.weak_ear_db)
         path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
         hop = HOP_COST[self._links.allowed(heard.snr_db)] + HOP_COST[self._links.allowed(ear_db)]
         return (1000.0 if weak else 0.0) + path + hop, -beacon.quality, -heard.snr_db

@@ -382,7 +382,9 @@ class ServiceNode:
                 self.switching.shift(beacon.level + 1)
         if doubted and self._following.doubted_s is None:
             self.llc.hurry(now)
-        return self._leave(self._leaving.weakness(now), now) if self._free_to_move else []
+        if not self._free_to_move:
+            return []
+        return self._leave(self._leaving.weakness(now) or self._leaving.detour(now), now)
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
         call = self._ear.call(item.pdu)

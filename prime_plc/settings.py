@@ -78,6 +78,8 @@ class MacSettings:
         tree_weak_db: both for a switch with a tree below it, which is not moved for little (ours).
         weak_stay_s, weak_stay_s_max: but not sooner than this after it came; twice as long each time, up to the second,
             unless it has stayed for that long (ours).
+        detour_s, detour_cost: a node looks so often for another way, and takes one that costs so much less, in units
+            of UPCOST and DNCOST together (ours).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
@@ -132,6 +134,8 @@ class MacSettings:
         uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
             that buffer ARQ are not established).
+        hop_signs: whether a switch that gets a packet again names it when it says so: two bytes behind a PRM
+            acknowledgement, whose length is one byte elsewhere (ours).
         crowded_queue: with more frames waiting nothing is repeated (ours).
         hop_wait_s: for that relaying, at least; it follows what relays usually take (ours).
         hop_memory_s: a packet relayed within this time is not relayed again (ours).
@@ -193,6 +197,8 @@ class MacSettings:
     ear_memory_s: float = 1800.0
     weak_stay_s: float = 30.0
     weak_stay_s_max: float = 600.0
+    detour_s: float = 60.0
+    detour_cost: int = 10
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0
@@ -237,6 +243,7 @@ class MacSettings:
     data_ahead: int = 2
     uplink_aggregation: bool = False
     hop_repeats_max: int = 5
+    hop_signs: bool = True
     crowded_queue: int = 10
     hop_wait_s: float = 0.5
     hop_memory_s: float = 3.0

@@ -181,7 +181,8 @@ class Switches:
     def _asked(self, node: Node, pro: Pro, now: float) -> None:
         assert pro.request is not None
         known = self._registry.nodes.get(Eui48(pro.request.pna))
-        asked = Asked(node.eui48, pro.request.pna, pro.quality, pro.request.up_cost + pro.request.down_cost + node.hops)
+        cost = pro.request.up_cost + pro.request.down_cost + node.hops + 2 * self._downlink.first_hop_cost(node)
+        asked = Asked(node.eui48, pro.request.pna, pro.quality, cost)
         able = node.lsid is None and Capabilities.SWITCH in node.capabilities
         able &= len(self._registry.switches) < self._settings.switches_max
         fresh = known is None or now - known.last_heard_s > FRESH_S or now - known.registered_s > SETTLED_S

@@ -41,7 +41,7 @@ class Switching:
         lsid: own switch number; known from the promotion on, before the slot is.
         level: of our own beacons, one more than the parent's.
         least_level: the least that it has been since we began.
-        again: whether the last PDU brought something that had been passed on before.
+        again: what the last PDU brought that had been passed on before.
         suspended_until_s: while we have lost our own place we go on beaconing, with quality 0, until then [s]: whoever
             hangs on us waits, and nobody new comes; None otherwise.
     """
@@ -58,7 +58,7 @@ class Switching:
         self.level = self.least_level = 0
         self.table = SwitchTable(settings.switch_entry_s)
         self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
-        self.again = False
+        self.again: list[Packet] = []
         self.answered = 0
         self.beacons = 0
         self._former_level = self._former_until = 0
@@ -202,7 +202,7 @@ class Switching:
             self._begun_anew(packet)
             if not self._answer_again(packet, now):
                 onward.append(packet)
-        self.again = False
+        self.again = []
         if onward:
             level = self.level - 1
             keep = Keep.LAST if level == 0 else Keep.ONWARD
@@ -242,7 +242,7 @@ class Switching:
 
     def down(self, pdu: GenericPdu, now: float) -> None:
         """Pass on what comes from above for somebody below."""
-        self.again = False
+        self.again = []
         if self.lsid is None:
             return
         routes: dict[tuple[int | None, Keep], list[Packet]] = {}
@@ -259,7 +259,7 @@ class Switching:
                 self._begun_anew(packet)
         for (neighbour, keep), packets in routes.items():
             again = self._transmitter.relay(packets, neighbour, now, downlink=True, level=self.level, keep=keep)
-            self.again |= again and neighbour is not None
+            self.again += [] if neighbour is None else again
 
     def _route(self, packet: Packet) -> tuple[int | None, Keep] | None:
         """Next hop of a downlink packet; None if it does not go through us."""

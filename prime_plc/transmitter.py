@@ -81,10 +81,10 @@ class Transmitter:
 
     def relay(
         self, packets: Iterable[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
-    ) -> bool:
-        """Pass packets on, once; ``neighbour`` None sends them to everybody. Whether some had been passed on before."""
+    ) -> list[Packet]:
+        """Pass packets on, once; ``neighbour`` None sends them to everybody. Those that had been passed on before."""
         fresh = []
-        again = False
+        again = []
         for packet in packets:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):
@@ -92,7 +92,7 @@ class Transmitter:
                 hop_data = neighbour is not None and expects_acknowledgement(packet)
                 self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
-                again = True
+                again.append(packet)
         if len(self._recent) > RECENT_MAX:
             self._recent = {body: until for body, until in self._recent.items() if until > now}
         if not fresh:
@@ -119,9 +119,12 @@ class Transmitter:
         for neighbour in self.custody.overheard_damaged(data, now):
             self.links.delivered(neighbour)
 
-    def taken(self, neighbour: int, now: float) -> None:
-        """A neighbour says that it has passed on already what we have just repeated."""
-        if self.custody.taken(neighbour, now):
+    def taken(self, neighbour: int, signs: tuple[int, ...], now: float) -> None:
+        """A neighbour says that it has passed on already what we have just repeated, by its signs or without."""
+        if signs:
+            for key in self.custody.signed(signs, now):
+                self.links.delivered(key)
+        elif self.custody.taken(neighbour, now):
             self.links.delivered(neighbour)
 
     def answered(self, pdu: GenericPdu, now: float) -> None:

@@ -274,7 +274,7 @@ def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> N
     question = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
 
     def relay(packet: Packet, now: float, neighbour: int | None = -1) -> bool:
-        return transmitter.relay([packet], neighbour, now, downlink=False, level=0, keep=Keep.NO)
+        return bool(transmitter.relay([packet], neighbour, now, downlink=False, level=0, keep=Keep.NO))
 
     late_s = SETTINGS.data_memory_s - 1.0
     for packet in (data, question):
@@ -337,3 +337,21 @@ def test_a_connection_that_begins_anew_is_not_answered_for_the_old_one(anew: Con
     relayed = transmitter.relayed
     switching.up(data(0, 0, b"\x00y"), 3.0)
     assert (switching.answered, transmitter.relayed) == (1, relayed + 1)
+
+
+def test_a_node_leaves_a_detour_for_a_short_way_and_not_for_a_doubtful_one() -> None:
+    """n4 hangs on a chain of three and begins to hear the base; what it hears at 12 dB may not hear it at all."""
+    ether = Ether(lambda one, other: snr_db.get(frozenset((one, other))))
+    snr_db = {frozenset(pair): 12.0 for pair in (("base", "n1"), ("n1", "n2"), ("n2", "n3"), ("n3", "n4"))}
+    ether.add_base()
+    for number in (1, 2, 3, 4):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 600.0)
+    node = ether.node(4)
+    assert node.level == 3
+    for signal_db, level in ((12.0, 3), (25.0, 0)):
+        snr_db[frozenset(("base", "n4"))] = signal_db
+        ether.retune()
+        ether.run(4 * SETTINGS.detour_s)
+        assert node.level == level
+    assert ether.of("n4", LinkDown) == []

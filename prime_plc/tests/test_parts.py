@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
 from prime_plc.channel import ChannelAccess, Keep, Outgoing
-from prime_plc.control import Capabilities, ControlType, Mul, Pro
-from prime_plc.custody import Custody
+from prime_plc.control import Capabilities, ControlType, Mul, Prm, Pro
+from prime_plc.custody import Custody, sign
 from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
 from prime_plc.groups import Groups
 from prime_plc.links import BAD_HOP_COST, HOP_COST, Links
 from prime_plc.modem_host import FrameReceived, TransmitFrame
 from prime_plc.modem_messages import TransmitResult
-from prime_plc.pdu import Beacon, GenericPdu, Packet, decode_pdu
+from prime_plc.pdu import LNID_MULTICAST, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
 from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import Node, Registry
@@ -32,6 +32,7 @@ from prime_plc.tests.captured_frames import SNA
 from prime_plc.tests.ether import MODEM, eui
 from prime_plc.timers import Deadlines
 from prime_plc.transmitter import Transmitter
+from shared.errors import DecodeError
 
 SETTINGS = MacSettings()
 
@@ -342,6 +343,49 @@ def test_a_relay_that_came_damaged_counts_by_its_header_and_length() -> None:
     torn[-44:] = bytes(44)
     assert custody.overheard_damaged(bytes(torn), 0.1) == [-1]
     assert custody.overheard_damaged(relayed[:-6] + bytes(6), 0.1) == [-1]
+
+
+def test_a_relay_damaged_beyond_half_counts_where_no_other_has_its_header() -> None:
+    """Four of five bytes wrong, as in a modulation made for the next hop: it is still nearer than another report would
+    be; where two packets share the header it is not enough."""
+    custody = Custody(SETTINGS, random.Random(1))
+    first, second = (data(number, body=bytes((number,)) * 100) for number in (1, 2))
+    torn = bytearray(GenericPdu(False, 1, (first,)).encode(SNA))
+    torn[-84:-4] = bytes(80)
+    custody.sent(Outgoing(2, False, 2, -1, [first], keep=Keep.ONWARD), 0.02, 0.0)
+    custody.sent(Outgoing(2, False, 2, -1, [second], keep=Keep.ONWARD), 0.02, 0.0)
+    assert custody.overheard_damaged(bytes(torn), 0.1) == []
+    custody.overheard(GenericPdu(False, 1, (second,)), 0.1)
+    assert custody.overheard_damaged(bytes(torn), 0.1) == [-1]
+
+
+def test_a_neighbour_that_names_what_it_has_ends_that_and_nothing_else() -> None:
+    """Two packets have been repeated, so its word alone would be ambiguous; a sign means one."""
+    custody = Custody(SETTINGS, random.Random(1))
+    packets = [data(number) for number in (1, 2)]
+    for packet in packets:
+        custody.sent(Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD, tries=1), 0.02, 0.0)
+    assert not custody.taken(-1, 0.1)
+    assert custody.signed((sign(data(3).encode()),), 0.1) == []
+    assert custody.signed((sign(packets[1].encode()),), 0.1) == [-1]
+    (again,), _ = custody.due(60.0, crowded=False)
+    assert again.packets == packets[:1]
+
+
+def test_signs_stand_behind_an_acknowledgement_only() -> None:
+    """Whole ones: a question with a tail, or half a sign, is no PRM."""
+    for payload in (b"", b"\x03\0\1", b"\xc3\0\1", b"\x83\0", b"\x40\0\1"):
+        with pytest.raises(DecodeError):
+            Prm.decode(payload)
+
+
+def test_numbers_given_one_after_the_other_differ_in_what_the_robust_header_carries() -> None:
+    """Their upper eight bits; and none is given twice."""
+    registry = Registry(random.Random(1), 900.0)
+    numbers = [registry.new_lnid(0) for _ in range(3000)]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 < number < LNID_MULTICAST for number in numbers)
+    assert all(len({number >> 6 for number in numbers[at : at + 200]}) == 200 for at in range(0, 3000, 200))
 
 
 def channel(settings: MacSettings = SETTINGS) -> ChannelAccess:

@@ -75,7 +75,12 @@ CONTROLS: dict[ControlType, list[Control]] = {
     ControlType.CFP: [Cfp(False, False, 1, 256, 10, 200, 0, 5)],
     ControlType.ALV: [Alv(1, 2, 2, 0xFF)],
     ControlType.MUL: [Mul(False, 7, 3, b"g"), Mul(True, 7, 3)],
-    ControlType.PRM: [Prm(False, False, 3), Prm(True, False, 3), Prm(True, True, 3)],
+    ControlType.PRM: [
+        Prm(False, False, 3),
+        Prm(True, False, 3),
+        Prm(True, True, 3),
+        Prm(True, False, 3, (0, 0xBEEF)),
+    ],
     ControlType.SEC: [Sec(b"\x01\x02\x03")],
 }
 
