@@ -30,7 +30,7 @@ SERVICE_OHM_PER_M: Final = (complex(0.0018, 0.00008), complex(0.0072, 0.0003))
 """The same of a 16 mm2 copper-equivalent service line."""
 
 
-def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
+def tree_feeder(buses: int, ports_at: str, seed: int = 1, stretch: float = 1.0) -> Network:
     """A made-up feeder: 400 kVA Dyn11, a random tree of 20-60 m cables.
 
     Args:
@@ -38,6 +38,7 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
         ports_at: "each" one single-phase customer at every bus, phases in turn; "three" a three-phase one; "service"
             one single-phase customer for every bus, at the end of a service line of its own.
         seed: of the tree.
+        stretch: of all cables.
     """
     random = np.random.default_rng(seed)
     z = sequence_matrix(complex(0.05, 0.5), complex(0.05, 0.5))
@@ -45,7 +46,7 @@ def tree_feeder(buses: int, ports_at: str, seed: int = 1) -> Network:
     lines, points = [], []
     for k in range(1, buses):
         parent = int(random.integers(max(0, k - 6), k))
-        length = float(random.uniform(20, 60)) * min(1.0, 40 / buses)
+        length = stretch * float(random.uniform(20, 60)) * min(1.0, 40 / buses)
         ends = (BranchEnd(names[1 + parent], PHASES), BranchEnd(names[1 + k], PHASES))
         lines.append(Branch(f"l{k}", *ends, matrix(length * sequence_matrix(*CABLE_OHM_PER_M))))
     for k in range(buses if ports_at == "service" else 0):
