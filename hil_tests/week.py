@@ -118,7 +118,7 @@ def play(network: Path, plants: dict[str, float], count: int, seed: int, out: Pa
     day = days_of(feeder.network, plants, count, seed)
     flow = StreetFlow(feeder, np.flatnonzero(np.isfinite(feeder.model.rating_a)))
     settings = StreetSettings(
-        NOMINAL_W, 230.0, 10.0, seed=seed, reading_s=REPORT_S, report_s=REPORT_S, window_s=60.0, rule="present"
+        NOMINAL_W, 230.0, 8.5, seed=seed, reading_s=REPORT_S, report_s=REPORT_S, window_s=60.0, rule="present"
     )
     street = Street(flow, day, settings)
     out.mkdir(parents=True, exist_ok=True)
