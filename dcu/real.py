@@ -155,12 +155,13 @@ class DiskVault:
     async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._accusations.save, alarms)
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """Also of owner and mode: a file that could not be read may be given to us afterwards."""
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def door_of_page(config: DcuConfig) -> PageDoor | None:

@@ -54,6 +54,8 @@ class DiskFiles:
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]
+            if os.geteuid() == 0 and path.exists():  # the one who reads it keeps it, whoever changes it
+                os.fchown(file, path.stat().st_uid, path.stat().st_gid)
             os.fsync(file)
         finally:
             os.close(file)

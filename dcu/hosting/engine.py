@@ -498,14 +498,14 @@ class HostingEngine:
 
     def _revoke_all(self, now: float) -> list[Output]:
         """Nobody keeps anything, and who has asked hears no."""
+        denied: list[Output] = []
+        for meter in list(self._questions.pending):
+            request = self._questions.answered(meter)
+            denied += self._deny(meter, request, Binding(Reason.OPERATOR, meter), {})
         outputs: list[Output] = []
         for grant in self.book.live:
             outputs += self._lower(grant.meter, 0.0, Binding(Reason.OPERATOR, grant.meter), {}, now)
-        outputs += self._to_all(outputs)
-        for meter in list(self._questions.pending):
-            request = self._questions.answered(meter)
-            outputs += self._deny(meter, request, Binding(Reason.OPERATOR, meter), {})
-        return outputs
+        return outputs + self._to_all(outputs) + denied
 
     # ---- revocation --------------------------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class Judge:
     def too_much(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether what is held now exceeds a limit; from now on, nothing worse than this is borne."""
         if not reserved_w:
+            self._present = np.full(len(self._floor), -np.inf)
             return False
         present = self._present = self._excess(reserved_w)
         if not np.isfinite(present).all():

@@ -114,7 +114,7 @@ class Questions:
         """Since when a question waits [s]."""
         voided = self._voided.pop(meter, None)
         again = voided is not None and voided.request.request_id == request.request_id
-        return voided.since_s if voided is not None and again else now
+        return voided.since_s if voided is not None and again and now < voided.since_s + REQUEST_S_MAX else now
 
     def overdue(self, now: float) -> list[tuple[MeterId, Request]]:
         """Those that have waited too long; they wait no longer."""

@@ -242,13 +242,35 @@ class _Window:
     ) -> dict[MeterId, float]:
         """What is left for those who must have less than they were told, if nobody gets more: neither a newcomer, nor a
         customer on another phase whose export would help."""
-        guard, unheard = self.settings.guard_pct / 100, self.question.unheard
-        live = tuple(w for w in wishes if w.granted_w is not None and w.meter not in unheard)
+        guard, reserved_w = self.settings.guard_pct / 100, self.question.reserved_w
+        live = tuple(w for w in wishes if w.granted_w is not None and not self._deaf(w))
         granted_w = {w.meter: w.granted_w or 0.0 for w in live}
         due_w = {w.meter: min(granted_w[w.meter], share_w[w.meter]) for w in live if w.standing is Standing.DUE}
-        told_w = {**self.question.reserved_w, **granted_w, **due_w}
+        told_w = {**reserved_w, **granted_w, **due_w}
         if not live or not judge.too_much(told_w, guard):
             return {}
+        less_w = self._taken(live, told_w, floor, share_w, judge)
+        if not judge.too_much(told_w | less_w, guard):
+            return less_w
+        above_w = {w.meter: share_w[w.meter] for w in live if share_w[w.meter] < told_w[w.meter] - LEAST_W}
+        return {meter: min(x, less_w.get(meter, x)) for meter, x in (less_w | above_w).items()}
+
+    def _deaf(self, wish: Wish) -> bool:
+        """Whether a lowering should long have been heard and was not: it is told again by itself, and until then the
+        others make room. A grant whose acknowledgement is missing protects nobody from a lowering."""
+        reserved_w = self.question.reserved_w.get(wish.meter, 0.0)
+        return wish.meter in self.question.unheard and (wish.granted_w or 0.0) < reserved_w - LEAST_W
+
+    def _taken(
+        self,
+        live: tuple[Wish, ...],
+        told_w: dict[MeterId, float],
+        floor: Reals,
+        share_w: Mapping[MeterId, float],
+        judge: Judge,
+    ) -> dict[MeterId, float]:
+        """What is left of what some hold, by few if that is enough, else by the policy."""
+        guard = self.settings.guard_pct / 100
         held_w = np.array([min(told_w[w.meter], max(w.wanted_w, w.nominal_w)) for w in live])
         claims = self._claims(live, held_w.tolist(), [0.0] * len(live))
         others_p_w = self._others(live)
@@ -258,8 +280,7 @@ class _Window:
             less_w = self._less(live, held_w, lower_few(judge.prospect, told, guard))
             if not judge.too_much(told_w | less_w, guard):
                 return less_w
-        missing = self._missing(others_p_w, live)
-        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
+        shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(others_p_w, live))
         less_w = self._less(live, held_w, shares.limits_w)
         return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
 
@@ -404,7 +425,9 @@ class _Window:
             binding = why[wish.meter] or self._why_not(wish, shares)
             if wish.minimum_w <= down(wish.nominal_w + LEAST_W):
                 to_w = max(to_w, down(wish.nominal_w + LEAST_W))
-            self.verdicts.add(wish, Act.LOWER, to_w, binding if shed_w else Binding(Reason.SHARED, wish.meter))
+            self.verdicts.add(
+                wish, Act.LOWER, to_w, binding if wish.meter in shed_w else Binding(Reason.SHARED, wish.meter)
+            )
 
     def _whys(self, wishes: tuple[Wish, ...], shares: Allocation) -> dict[MeterId, Binding | None]:
         """What keeps each wish from more; many share one constraint."""

@@ -377,12 +377,23 @@ class Outbox:
         Raises:
             OutboxFull, sqlite3.Error: as `put`.
         """
-        new = self._recent.settle(batch.kind, batch.rows, self._session)
+        new = self._recent.settle(batch.kind, self._still_there(batch), self._session)
         self._count[batch.kind] -= new
         if batch.kind in TAIL:
             self._settled[batch.kind] += new
         if self._recent.full:
             self.flush()
+
+    def _still_there(self, batch: Batch) -> tuple[int, ...]:
+        """Rows of a batch that still are what was sent: a quota, a full file or a second look into the ledger may have
+        taken one away on its way, and another item may have its number by now."""
+        marks = ",".join("?" * len(batch.rows))
+        found = self._database.connection.execute(
+            f"SELECT id FROM items WHERE class = ? AND session != ? AND id IN ({marks})",  # noqa: S608  # marks
+            (batch.kind, self._session, *batch.rows),
+        )
+        here = {row for (row,) in found}
+        return tuple(row for row in batch.rows if row in here or row in self._recent.told)
 
     def _shorten(self, connection: sqlite3.Connection, kind: Class, first_session: int) -> None:
         """Of what a class has had acknowledged from a session on, its tail stays."""

@@ -101,6 +101,21 @@ def test_what_has_been_told_is_not_told_again_until_it_should_have_been_heard(wo
     assert unheard == Question.from_entry(json.loads(json.dumps(unheard.as_entry())))
 
 
+@pytest.mark.parametrize("policy", list(Policy))
+def test_who_has_not_been_heard_is_lowered_where_nobody_else_can_make_room(policy: Policy) -> None:
+    """A renewal whose acknowledgement is lost protects nobody from a lowering."""
+    site = SiteSettings(nominal_voltage_v=240.0, band_pct=8.0)
+    world = Neighbourhood(feeder("eulv"), replace(GRID, policy=policy), site, "1")
+    world.pass_time(60.0)
+    (alone,) = answer(world, asks(OLD)).verdicts
+    held = holds(OLD, 1.3 * alone.limit_w)
+    assert world.rule is not None
+    question = Question((held,), {OLD: 1.3 * alone.limit_w}, 10, unheard=frozenset({OLD}))
+    (verdict,) = world.rule.answer(view(world), question).verdicts
+    assert (verdict.meter, verdict.act) == (OLD, Act.LOWER)
+    assert verdict.limit_w <= alone.limit_w
+
+
 @pytest.mark.parametrize("policy", [Policy.EQUAL, Policy.PROPORTIONAL])
 def test_few_are_lowered_by_more_and_that_is_enough(policy: Policy) -> None:
     """Thirty customers hold one per cent more of an increase than the grid bears. Lowering all would be thirty words;

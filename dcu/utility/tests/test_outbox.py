@@ -125,6 +125,17 @@ def test_kept_classes_are_never_dropped_others_by_quota_oldest_first_and_counted
     assert [item["n"] for item in found if item["id"].startswith("dcu-1/available")] == [9]
 
 
+def test_an_item_that_a_quota_takes_while_it_is_on_its_way_hides_no_later_one(outbox: Outbox) -> None:
+    """A forecast is sent, a newer one takes its place, and only then the broker acknowledges the first."""
+    for n in range(4):
+        outbox.put([Item(Class.AVAILABLE, {"n": 2 * n})])
+        batch = outbox.next(Lane.LIVE, MANY)
+        outbox.put([Item(Class.AVAILABLE, {"n": 2 * n + 1})])
+        assert batch is not None
+        outbox.settle(batch)
+        assert [item["n"] for item in drain(outbox)] == [2 * n + 1]
+
+
 def test_what_is_dropped_is_known_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The utility hears how many reports are missing, however long ago."""
     monkeypatch.setattr(module, "QUOTA", dict.fromkeys(QUOTA, 2))
