@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from meter.dialogue import Dialogue, DialogueSettings, Happening
@@ -27,6 +27,7 @@ from shared.messages import (
     LEASE_S_MAX,
     Acknowledgement,
     Alarm,
+    DecisionId,
     Denial,
     Downward,
     Grant,
@@ -345,6 +346,8 @@ class MeterCore:
             case Denial():
                 outputs += self._was_denied(message, now)
             case Revoke():
+                if item.to_all:  # it may take from others what is left here: it acknowledges no decision about us
+                    message = replace(message, decision=DecisionId(epoch, 0))
                 takes_nothing = not self.limiter.live or message.limit_w >= self.limiter.limit_w
                 if item.to_all and takes_nothing:
                     self.limiter.revoke(message)  # nonces are void all the same; the wish goes on, and no report

@@ -291,6 +291,20 @@ def test_a_revoke_lowers_at_once_and_clears_the_wish() -> None:
     assert "withdrawn the last grant. The reason: the voltage is too high at client2 (258 V)." in why
 
 
+def test_what_is_said_to_all_acknowledges_nothing() -> None:
+    """It carries the number of a revoke of ours that was lost, and leaves more than that did: we obey it, but only our
+    own, said again, is named as heard."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1250.0))
+    bench.granted()
+    for limit_w, left_w in ((2400.0, 2400.0), (2000.0, 2000.0)):
+        bench.give(MessageArrived(revoke(3, limit_w=limit_w), to_all=True))
+        bench.run(1.0)
+        assert (bench.core.limiter.applied, bench.core.limiter.limit_w) == (DecisionId(Epoch(3), 1), left_w)
+    bench.hear(revoke(2, limit_w=1500.0))
+    report = newest_report(bench.run(REPORT_SOON_S))
+    assert (report.applied, report.limit_w) == (DecisionId(Epoch(3), 2), 1500.0)
+
+
 def test_a_denial_ends_the_wish_and_says_where_it_bound() -> None:
     """The household reads who was in the way, and with how many volts."""
     bench = Bench()
