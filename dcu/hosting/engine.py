@@ -359,8 +359,7 @@ class HostingEngine:
         self._changed_since = None
         rising, raises = self._may_rise(now)
         standings = dict.fromkeys(rising, Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
-        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises)
-        question = replace(question, unheard=self.book.unheard(now))
+        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises, now)
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -569,7 +568,7 @@ class HostingEngine:
         if part_w:
             self.book.lower(meter, decision, part_w, now)
         else:
-            self.book.revoke(meter, decision)
+            self.book.revoke(meter, decision, now)
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
         self._raises.take()
