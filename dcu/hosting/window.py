@@ -289,7 +289,7 @@ class _Window:
         return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
 
     def _less(self, live: tuple[Wish, ...], before_w: Reals, limits_w: Reals) -> dict[MeterId, float]:
-        """The limits of those who lose something of what they were told: who has asked for less, what he will not use."""
+        """The limits of those who lose something of what they were told: who asks for less, what he will not use."""
         loses = (limits_w < before_w - LEAST_W).tolist()
         return {w.meter: x for w, x, less in zip(live, down_each(limits_w).tolist(), loses, strict=True) if less}
 

@@ -51,7 +51,7 @@ def test_a_decision_is_believed_to_be_heard_for_ten_seconds_and_again_once_it_is
 
 
 def test_a_revoke_is_believed_to_be_heard_for_ten_seconds_too() -> None:
-    """Counted from a lowering before it that was not heard; until an acknowledgement, a new grant or the lease's end."""
+    """Counted from a lowering before it that was not heard; until acknowledged, granted anew, or the lease is over."""
     book, revoked = GrantBook(200), DecisionId(Epoch(1), 3)
     book.reserve(grant(1, 5000.0, 0.0), LEASE_S)
     book.acknowledged(METER, DecisionId(Epoch(1), 1), 1.0)
