@@ -108,9 +108,11 @@ class LocalRules:
         """The limit [W] from now on, however often it is said."""
         if limit_w == self._limit_w:
             return
-        lately = [(until_s, w) for until_s, w in self._limits_before if now - until_s < FOLLOW_S + READING_S_MAX]
-        self._limits_before = [*lately, (now, self._limit_w)]
-        self._limit_w = limit_w
+        before_w, self._limit_w = self._limit_w, limit_w
+        oldest_s = now - FOLLOW_S - READING_S_MAX
+        # What was no higher than a later limit is of no use any more: limits that come and go fill no memory.
+        higher = [(until_s, w) for until_s, w in self._limits_before if until_s > oldest_s and w > before_w]
+        self._limits_before = [*higher, (now, before_w)]
         if self.reading is not None and not self._above(self.reading, now):
             self._above_since = None
 

@@ -948,6 +948,22 @@ def test_a_limit_that_rises_in_time_ends_the_count_of_an_export_above_it() -> No
     assert bench.core.rules.alarms is Alarm.NONE
 
 
+def test_limits_that_come_and_go_fill_no_memory() -> None:
+    """A household's cap, two thousand times in two seconds; the highest limit still counts for two seconds."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(1200.0)
+    for k in range(2000):
+        bench.give(HouseholdCapped(None if k % 2 else 800.0 - k / 10))
+        bench.run(0.001)
+    assert len(bench.core.rules._limits_before) <= 2
+    bench.give(HouseholdCapped(500.0))
+    bench.run(FOLLOW_S - 0.1)
+    assert bench.core.rules._above_since is None
+    bench.run(1.1)
+    assert bench.core.rules._above_since is not None
+
+
 def test_gaps_in_the_readings_do_not_excuse_an_export_above_the_limit() -> None:
     """Every other reading invalid: the alarm comes all the same."""
     bench = Bench()
