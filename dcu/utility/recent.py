@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 ITEMS_MAX: Final = 512
-"""Decisions and rows that may be in memory only; beyond it they are written."""
+"""So many decisions, and so many rows, may be in memory only; beyond it they are written."""
 BYTES_MAX: Final = 1 << 20
 """[byte] Of the decisions' bodies."""
 
@@ -45,7 +45,12 @@ class Recent:
     @property
     def full(self) -> bool:
         """Whether it is time to write."""
-        return len(self.told) + self._rows >= ITEMS_MAX or self._bytes >= BYTES_MAX
+        return len(self.told) >= ITEMS_MAX or self._bytes >= BYTES_MAX or self.settled_full
+
+    @property
+    def settled_full(self) -> bool:
+        """The same for rows alone."""
+        return self._rows >= ITEMS_MAX
 
     def add(self, row: int, told: Told) -> None:
         """One more decision."""
@@ -69,8 +74,28 @@ class Recent:
         """Decisions that no broker has acknowledged, in order."""
         return {row: told for row, told in self.told.items() if not told.session}
 
+    def unsettle(self) -> None:
+        """What was acknowledged waits again."""
+        self.settled.clear()
+        self._rows = 0
+        for told in self.told.values():
+            told.session = 0
+
+    def cut_told(self) -> int:
+        """Let the decisions go that the broker has; how many they were."""
+        gone = [row for row, told in self.told.items() if told.session]
+        for row in gone:
+            self._bytes -= len(self.told.pop(row).body)
+        return len(gone)
+
+    def cut(self) -> int:
+        """Let all go that the broker has, as the file has it no more; how many decisions they were."""
+        self.settled.clear()
+        self._rows = 0
+        return self.cut_told()
+
     def clear(self) -> None:
-        """All of it is on the disk, or has to come from there."""
+        """All of it is on the disk."""
         self.told.clear()
         self.settled.clear()
         self._bytes = self._rows = 0
