@@ -199,7 +199,7 @@ class Outbox:
 
     def keep(self, items: Sequence[Item], span: Span | None = None) -> bool:
         """Keep what the DCU tells, and that this ``span`` of the ledger is in it; whether all entries before it are.
-        What the cursor has passed was told before.
+        What is there already stays as it is.
 
         Durable on return, but for decisions alone: those the ledger has, and until `flush` only the ledger.
 
@@ -214,11 +214,10 @@ class Outbox:
         if self._cursor is None or not all(_in_ledger_alone(item) for item in items):
             self.put(items, cursor)
             return follows
-        bodies = [(item.name, _encoded(item)) for item in items]
+        decisions = [_told(item) for item in items]
         self._relieve()
-        for name, body in bodies:
-            assert name is not None, "entries of the ledger have names"
-            self._recent.add(self._new_row(), Told(name, body))
+        for told in decisions:
+            self._recent.add(self._new_row(), told)
             self._count[Class.DECISION] += 1
         self._cursor = cursor or self._cursor
         with contextlib.suppress(OutboxFull):  # all of it is known; the next one may find no room
@@ -231,11 +230,12 @@ class Outbox:
         return known is None or (known.log == span.log and span.first <= known.position)
 
     def _passed(self, item: Item) -> bool:
-        """Whether an entry of the ledger has been put, by who looked it up there meanwhile."""
+        """Whether an entry of the ledger is there already, put by who has looked it up meanwhile."""
         known = self._cursor
-        if known is None or item.kind is not Class.DECISION or item.name is None:
+        if known is None or not _in_ledger(item) or Cursor(item.content["log"], item.content["position"]) >= known:
             return False
-        return Cursor(item.content["log"], item.content["position"]) < known
+        found = self._database.connection.execute("SELECT 1 FROM items WHERE name = ?", (item.name,))
+        return found.fetchone() is not None
 
     def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
         """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew. One
@@ -293,9 +293,13 @@ class Outbox:
         try:
             self.flush()
         except OutboxFull:
-            self._recent.cut_told()
+            self._cut_told()
             if self._recent.full:
                 raise
+
+    def _cut_told(self) -> int:
+        known = self._cursor
+        return 0 if known is None else self._recent.cut_told((known.log, known.position))
 
     def _write_recent(self, connection: sqlite3.Connection) -> None:
         for kind, rows in self._recent.settled.items():
@@ -464,7 +468,8 @@ class Outbox:
             gone = connection.execute("DELETE FROM items WHERE session > 0").rowcount
             for rows in self._recent.settled.values():
                 gone += _delete(connection, rows)
-        gone += self._recent.cut()
+        self._recent.cut_settled()
+        gone += self._cut_told()
         self._count = self._counted()
         return gone > 0
 
@@ -690,9 +695,18 @@ class Outbox:
         return int(self._database.connection.execute(question).fetchone()[0])
 
 
+def _in_ledger(item: Item) -> bool:
+    return item.kind is Class.DECISION and item.name is not None
+
+
 def _in_ledger_alone(item: Item) -> bool:
     """Whether the ledger is enough to have this item again; not so where it ends a command: somebody waits for that."""
-    return item.kind is Class.DECISION and item.name is not None and item.content["entry"].get("kind") != COMMAND
+    return _in_ledger(item) and item.content["entry"].get("kind") != COMMAND
+
+
+def _told(item: Item) -> Told:
+    assert item.name is not None, "entries of the ledger have names"
+    return Told(item.name, _encoded(item), (item.content["log"], item.content["position"]))
 
 
 def _delete(connection: sqlite3.Connection, rows: Collection[int]) -> int:

@@ -18,10 +18,12 @@ BYTES_MAX: Final = 1 << 20
 
 @dataclass(slots=True)
 class Told:
-    """A decision on its way; ``session`` is 0 while it waits, then the one in which the broker acknowledged it."""
+    """A decision on its way; ``session`` is 0 while it waits, then the one in which the broker acknowledged it.
+    ``place`` is its log and position in the ledger."""
 
     name: str
     body: bytes
+    place: tuple[int, int]
     session: int = 0
 
 
@@ -76,23 +78,21 @@ class Recent:
 
     def unsettle(self) -> None:
         """What was acknowledged waits again."""
-        self.settled.clear()
-        self._rows = 0
+        self.cut_settled()
         for told in self.told.values():
             told.session = 0
 
-    def cut_told(self) -> int:
-        """Let the decisions go that the broker has; how many they were."""
-        gone = [row for row, told in self.told.items() if told.session]
+    def cut_told(self, below: tuple[int, int]) -> int:
+        """Let the decisions go that the broker has and nobody will look up in the ledger again; how many they were."""
+        gone = [row for row, told in self.told.items() if told.session and told.place < below]
         for row in gone:
             self._bytes -= len(self.told.pop(row).body)
         return len(gone)
 
-    def cut(self) -> int:
-        """Let all go that the broker has, as the file has it no more; how many decisions they were."""
+    def cut_settled(self) -> None:
+        """The file has none of these rows any more."""
         self.settled.clear()
         self._rows = 0
-        return self.cut_told()
 
     def clear(self) -> None:
         """All of it is on the disk."""
