@@ -34,7 +34,8 @@ from dcu.utility.broker import parse_broker
 from dcu.utility.commands import Refusal
 from dcu.utility.documents import DECISIONS, Class, alarm, decision, decision_name
 from dcu.utility.mqtt import MqttBroker
-from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull, Span
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import OutboxFull
 from dcu.utility_side import HOLD, REFUSED, ToldAgain, UtilityPorts
 from shared.errors import ConfigError, DecodeError, Fault
 from shared.log import event, get_logger

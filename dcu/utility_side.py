@@ -47,7 +47,8 @@ from dcu.utility.commands import (
 )
 from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
 from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
-from dcu.utility.outbox import COMMAND, Item, OutboxFull, Span
+from dcu.utility.outbox import COMMAND, Item, Span
+from dcu.utility.outbox_file import OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress, Supervisor
 from shared.errors import HeadroomError

@@ -26,7 +26,8 @@ from dcu.ledger.store import read
 from dcu.store.database import Connect
 from dcu.utility import recent
 from dcu.utility.documents import DECISIONS, Class, decision, decision_name
-from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull, Span
+from dcu.utility.outbox import Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import Lane, OutboxFull
 from dcu.utility.tests.test_outbox import command
 from dcu.utility_real import catch_up, entries_of
 

@@ -31,8 +31,8 @@ from dcu.store.schema import EVENTS, TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class, available
-from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull, Span
-from dcu.utility.outbox_file import UTILITY, unpacked
+from dcu.utility.outbox import Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import UTILITY, Lane, OutboxFull
 from dcu.utility_real import (
     RECOVER_MAX,
     DiskFiles,
@@ -388,8 +388,7 @@ def test_the_end_of_an_ended_log_that_a_start_had_no_room_for_is_told_once_there
 
 def alarms(outbox: Outbox) -> list[str]:
     """What is said of the ledger, waiting or not."""
-    found = outbox._database.connection.execute("SELECT body FROM items WHERE class = ?", (Class.ALARM,)).fetchall()
-    items = [json.loads(unpacked(body)) for (body,) in found]
+    items = [json.loads(body) for _, kind, _, body in outbox._file.all_items() if kind is Class.ALARM]
     return [item["alarm"] for item in items if item["source"] == "ledger" and item["raised"]]
 
 
@@ -428,9 +427,9 @@ async def test_what_cannot_be_read_is_passed_once_told_and_the_rest_comes(
     assert alarms(outbox) == UNREADABLE
     outbox.connected()
     assert positions(outbox) == READABLE
-    written = outbox._database.wal_bytes
+    written = outbox._file.database.wal_bytes
     assert not await files.refill()
-    assert (alarms(outbox), outbox._database.wal_bytes) == (UNREADABLE, written)
+    assert (alarms(outbox), outbox._file.database.wal_bytes) == (UNREADABLE, written)
     threaded.close()
 
 

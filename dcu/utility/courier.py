@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dcu.utility.documents import Class
-from dcu.utility.outbox import Batch, Lane
+from dcu.utility.outbox import Batch
+from dcu.utility.outbox_file import Lane
 
 LIVE_IN_A_ROW: Final = 3
 """A quarter of the messages belongs to what is older while there is any."""

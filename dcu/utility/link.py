@@ -28,7 +28,8 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Item, Lane, Outbox, OutboxFull, Span
+from dcu.utility.outbox import Batch, Item, Outbox, Span
+from dcu.utility.outbox_file import Lane, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError

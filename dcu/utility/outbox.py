@@ -24,27 +24,23 @@ import json
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dcu.store.database import Aside, Connect, Database
+from dcu.store.database import Aside, Connect
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
-from dcu.utility.outbox_file import UTILITY, packed, unpacked
+from dcu.utility.outbox_file import Lane, OutboxFile, OutboxFull
 from dcu.utility.recent import Recent, Told
-from shared.errors import DecodeError, HeadroomError
+from shared.errors import DecodeError
 
 COMMAND: Final = "command"
 """Kind of the ledger's entry about an accepted command."""
 
 COMMANDS_KEPT: Final = 1000
-
-NEWEST: Final = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
-"""The newest row that was ever written: numbers, and with them names, are never used twice."""
 
 Draw = Callable[[int], bytes]
 """So many random bytes."""
@@ -77,25 +73,6 @@ are an hour of a hundred meters, twenty of them with grants: twice as long as mo
 nobody tells it to write (autosave_interval, 1800 s). Reports and forecasts are left out: newer ones follow."""
 TAIL_SLACK: Final = 256
 """More than its tail that a class may have, so that old rows are deleted many at a time: cards are worn by the page."""
-
-
-class OutboxFull(HeadroomError):
-    """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
-
-
-class Lane(Enum):
-    """Which part of the outbox a batch is from."""
-
-    LIVE = "live"
-    BACKLOG = "backlog"
-    AGAIN = "again"
-
-
-_ROWS: Final = {
-    Lane.LIVE: "session = 0 AND id > :live_after",
-    Lane.BACKLOG: "session = 0 AND id <= :live_after",
-    Lane.AGAIN: "session > 0 AND session < :session",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,30 +124,30 @@ class Outbox:
         """
         self._dcu = dcu
         self.batch_items_max = BATCH_ITEMS_MAX
-        self._database = Database(directory, UTILITY, dcu, connect)
-        self._birth = str(self._fact("birth", ""))
+        self._file = OutboxFile(directory, dcu, connect)
+        self._birth = str(self._file.fact("birth", ""))
         if not self._birth:
             self._birth = draw(4).hex()
-            with self._database.transaction():
-                self._remember("birth", self._birth)
-        self._dropped: Counter[str] = Counter(self._fact("dropped", {}))
-        self._session = self._one("SELECT MAX(1, COALESCE(MAX(session), 1)) FROM items")
+            with self._file.database.transaction():
+                self._file.remember("birth", self._birth)
+        self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
+        self._session = self._file.session
         self._recent = Recent()
         self._cursor = self._written_cursor()
         self._count = self._counted()
         self._settled: Counter[Class] = Counter()
-        self._newest = self._live_after = self._one(NEWEST)
+        self._newest = self._live_after = self._file.newest
 
     @property
     def aside(self) -> Aside | None:
         """What opening had to set aside."""
-        return self._database.aside
+        return self._file.database.aside
 
     @property
     def fresh(self) -> bool:
         """Whether the ledger has not yet told what it remembers of commands; so, too, after a crash that came between
         making the file and being told."""
-        return self._fact("last", None) is None
+        return self._file.fact("last", None) is None
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -185,7 +162,7 @@ class Outbox:
     @property
     def size_bytes(self) -> int:
         """[byte] On the medium."""
-        return self._database.size_bytes
+        return self._file.database.size_bytes
 
     def close(self) -> None:
         """Give the file back; where the medium refuses, the ledger knows what memory knew."""
@@ -193,7 +170,7 @@ class Outbox:
             with contextlib.suppress(OutboxFull, sqlite3.Error):
                 self.flush()
         finally:
-            self._database.close()
+            self._file.database.close()
 
     # ---- items -------------------------------------------------------------------------------------------------------
 
@@ -234,8 +211,7 @@ class Outbox:
         known = self._cursor
         if known is None or not _in_ledger(item) or Cursor(item.content["log"], item.content["position"]) >= known:
             return False
-        found = self._database.connection.execute("SELECT 1 FROM items WHERE name = ?", (item.name,))
-        return found.fetchone() is not None
+        return self._file.has(item.name)
 
     def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
         """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew. One
@@ -250,11 +226,11 @@ class Outbox:
             ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
         """
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work() -> None:
             for item in items:
-                self._keep(connection, item)
+                self._keep(item)
             if cursor is not None:
-                self._remember("cursor", [cursor.log, cursor.position])
+                self._remember_cursor(cursor)
 
         self._change(work)
         self._cursor = cursor or self._cursor
@@ -266,9 +242,9 @@ class Outbox:
             OutboxFull, sqlite3.Error, ValueError: as `put`.
         """
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work() -> None:
             for item in items:
-                self._keep_again(connection, item)
+                self._keep_again(item)
 
         self._change(work)
 
@@ -301,71 +277,52 @@ class Outbox:
         known = self._cursor
         return 0 if known is None else self._recent.cut_told((known.log, known.position))
 
-    def _write_recent(self, connection: sqlite3.Connection) -> None:
+    def _write_recent(self) -> None:
         for kind, rows in self._recent.settled.items():
             if Class(kind) in TAIL:
-                marks = ",".join("?" * len(rows))
-                connection.execute(f"UPDATE items SET session = ? WHERE id IN ({marks})", (self._session, *rows))  # noqa: S608  # marks
+                self._file.acknowledge(rows, self._session)
             else:
-                _delete(connection, rows)
+                self._file.delete(rows)
         known = False
         for row, told in self._recent.told.items():
-            values = (row, Class.DECISION, told.name, told.session, packed(told.body))
-            done = connection.execute(
-                "INSERT INTO items (id, class, name, session, body) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (name) DO NOTHING",
-                values,
-            )
-            if not done.rowcount:  # taken from the ledger meanwhile: what we know of it is newer
-                known = True
-                connection.execute(
-                    "UPDATE items SET session = max(session, ?) WHERE name = ?", (told.session, told.name)
-                )
+            if not self._file.insert(row, Class.DECISION, told.name, told.body, told.session):
+                known = True  # taken from the ledger meanwhile: what we know of it is newer
+                self._file.acknowledge_name(told.name, told.session)
         if known:
-            self._count = self._counted_in_file()
+            self._count = self._file.waiting(self._session)
         if self._cursor is not None and self._cursor != self._written_cursor():
-            self._remember("cursor", [self._cursor.log, self._cursor.position])
+            self._remember_cursor(self._cursor)
         for kind, settled in self._settled.items():
             if settled > TAIL[kind] + TAIL_SLACK:
-                self._shorten(connection, kind, first_session=self._session)
+                self._file.shorten_tail(kind, self._session, TAIL[kind])
                 self._settled[kind] = TAIL[kind]
 
-    def _keep(self, connection: sqlite3.Connection, item: Item) -> bool:
+    def _keep(self, item: Item) -> bool:
         """Keep an item and what it ends; whether it is new."""
-        new = self._insert(connection, item)
+        new = self._insert(item)
         if new and item.kind is Class.DECISION and item.content["entry"].get("kind") == COMMAND:
-            self._finish(connection, item.content["position"], item.content["entry"])
+            self._finish(item.content["position"], item.content["entry"])
         return new
 
-    def _keep_again(self, connection: sqlite3.Connection, item: Item) -> None:
-        if not self._keep(connection, item):
-            woken = connection.execute(
-                "UPDATE items SET session = 0 WHERE name = ? AND session = ?", (item.name, self._session)
-            )
-            self._count[item.kind] += woken.rowcount
+    def _keep_again(self, item: Item) -> None:
+        if not self._keep(item):
+            self._count[item.kind] += self._file.wake(item.name, self._session)
 
     def _new_row(self) -> int:
         """A number that no item has had, in the file or in memory, whatever became of it."""
         self._newest += 1
         return self._newest
 
-    def _insert(self, connection: sqlite3.Connection, item: Item) -> bool:
-        done = connection.execute(
-            "INSERT INTO items (id, class, name, body) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
-            (self._new_row(), item.kind, item.name, packed(_encoded(item))),
-        )
-        self._count[item.kind] += done.rowcount
+    def _insert(self, item: Item) -> bool:
+        new = self._file.insert(self._new_row(), item.kind, item.name, _encoded(item))
+        self._count[item.kind] += new
         excess = self._count[item.kind] - QUOTA.get(item.kind, self._count[item.kind])
         if excess > 0:
-            connection.execute(
-                "DELETE FROM items WHERE id IN "
-                "(SELECT id FROM items WHERE class = ? AND session != ? ORDER BY id LIMIT ?)",
-                (item.kind, self._session, excess),
-            )
+            self._file.drop_oldest(item.kind, self._session, excess)
             self._count[item.kind] -= excess
             self._dropped[item.kind.word] += excess
-            self._remember("dropped", dict(self._dropped))
-        return done.rowcount > 0
+            self._file.remember("dropped", dict(self._dropped))
+        return new
 
     def connected(self) -> None:
         """From now on what is there is backlog."""
@@ -382,9 +339,9 @@ class Outbox:
         self._session += 1
         self._settled.clear()
 
-        def work(connection: sqlite3.Connection) -> None:
-            for kind in TAIL:
-                self._shorten(connection, kind, first_session=1)
+        def work() -> None:
+            for kind, length in TAIL.items():
+                self._file.shorten_tail(kind, 1, length)
 
         with contextlib.suppress(OutboxFull):
             self._change(work)
@@ -392,9 +349,7 @@ class Outbox:
 
     def pardon(self) -> int:
         """What was set aside may try again; how many items that are."""
-        return self._change(
-            lambda connection: connection.execute("UPDATE items SET aside = 0 WHERE aside = 1").rowcount
-        )
+        return self._change(self._file.pardon)
 
     def next(self, lane: Lane, bytes_max: int) -> Batch | None:
         """The next items of a lane that fit into a message, at least one; None if there are none."""
@@ -410,15 +365,8 @@ class Outbox:
         """In the file."""
         settled = self._recent.settled.get(kind, frozenset[int]())
         most = self.batch_items_max
-        found = self._database.connection.execute(
-            f"SELECT id, name, body FROM items WHERE class = :kind AND aside = 0 AND {_ROWS[lane]} "  # noqa: S608  # fixed texts
-            "ORDER BY session, id LIMIT :most",
-            {"kind": kind, "live_after": self._live_after, "session": self._session, "most": most + len(settled)},
-        )
-        with contextlib.closing(found):
-            new = ((row, name, body) for row, name, body in found if row not in settled)
-            for row, name, body in islice(new, most):
-                yield row, with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", unpacked(body))
+        for row, name, body in self._file.lying(kind, lane, self._live_after, self._session, settled, most):
+            yield row, with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", body)
 
     def _told(self, kind: Class, lane: Lane) -> Iterator[tuple[int, bytes]]:
         """In memory: newer than all in the file."""
@@ -446,28 +394,14 @@ class Outbox:
     def _still_there(self, batch: Batch) -> tuple[int, ...]:
         """Rows of a batch that are still there and wait: a quota, a full file or a second look into the ledger may have
         taken one away on its way."""
-        marks = ",".join("?" * len(batch.rows))
-        found = self._database.connection.execute(
-            f"SELECT id FROM items WHERE session != ? AND id IN ({marks})",  # noqa: S608  # marks
-            (self._session, *batch.rows),
-        )
-        here = {row for (row,) in found}
+        here = self._file.present(batch.rows, self._session)
         return tuple(row for row in batch.rows if row in here or row in self._recent.told)
-
-    def _shorten(self, connection: sqlite3.Connection, kind: Class, first_session: int) -> None:
-        """Of what a class has had acknowledged from a session on, its tail stays."""
-        connection.execute(
-            "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? AND aside = 0 AND session >= ? "
-            "ORDER BY session DESC, id DESC LIMIT -1 OFFSET ?)",
-            (kind, first_session, TAIL[kind]),
-        )
 
     def _cut_tails(self) -> bool:
         """Room for what is new: what was acknowledged goes; whether there was any."""
-        with self._transaction() as connection:
-            gone = connection.execute("DELETE FROM items WHERE session > 0").rowcount
-            for rows in self._recent.settled.values():
-                gone += _delete(connection, rows)
+        with self._transaction():
+            gone = self._file.cut_tails()
+            gone += sum(self._file.delete(rows) for rows in self._recent.settled.values())
         self._recent.cut_settled()
         gone += self._cut_told()
         self._count = self._counted()
@@ -476,15 +410,14 @@ class Outbox:
     def set_aside(self, batch: Batch) -> None:
         """Nothing that carried these was ever acknowledged: kept ones wait for a pardon, others are dropped."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work() -> None:
             if batch.kind in KEPT:
-                marks = ",".join("?" * len(batch.rows))
-                connection.execute(f"UPDATE items SET aside = 1, session = 0 WHERE id IN ({marks})", batch.rows)  # noqa: S608
+                self._file.set_aside(batch.rows)
             else:
-                gone = _delete(connection, batch.rows)
+                gone = self._file.delete(batch.rows)
                 self._count[batch.kind] -= gone
                 self._dropped[batch.kind.word] += gone
-                self._remember("dropped", dict(self._dropped))
+                self._file.remember("dropped", dict(self._dropped))
 
         self._change(work)
 
@@ -494,38 +427,35 @@ class Outbox:
         return self._cursor
 
     def _written_cursor(self) -> Cursor | None:
-        match self._fact("cursor", None):
+        match self._file.fact("cursor", None):
             case [int(log), int(position)]:
                 return Cursor(log, position)
         return None
+
+    def _remember_cursor(self, cursor: Cursor) -> None:
+        self._file.remember("cursor", [cursor.log, cursor.position])
 
     # ---- commands ----------------------------------------------------------------------------------------------------
 
     @property
     def last_number(self) -> int:
         """The highest number that is spent."""
-        return int(self._fact("last", 0))
+        return int(self._file.fact("last", 0))
 
     def spend(self, number: int) -> None:
         """No command up to this number acts any more."""
-        self._change(lambda _: self._remember("last", max(number, self.last_number)))
+        self._change(lambda: self._file.remember("last", max(number, self.last_number)))
 
     def accept(self, command: Command, settings: Mapping[str, Any]) -> None:
         """Keep a command and what it sets, spend its number, and answer that it is accepted: all or nothing."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work() -> None:
             body = json.dumps(order_entry(command.order))
-            row = (command.number, command.sha256, command.key, body)
-            connection.execute("INSERT INTO commands (number, sha256, key, body) VALUES (?, ?, ?, ?)", row)
-            connection.execute(
-                "DELETE FROM commands WHERE done IS NOT NULL AND number NOT IN "
-                "(SELECT number FROM commands ORDER BY number DESC LIMIT ?)",
-                (COMMANDS_KEPT,),
-            )
+            self._file.add_command(command.number, command.sha256, command.key, body, COMMANDS_KEPT)
             for name, value in settings.items():
-                self._remember(f"set {name}", value)
-            self._remember("last", max(command.number, self.last_number))
-            self._answer(connection, command.number, command.sha256, "accepted", {})
+                self._file.remember(f"set {name}", value)
+            self._file.remember("last", max(command.number, self.last_number))
+            self._answer(command.number, command.sha256, "accepted", {})
 
         self._change(work)
 
@@ -533,11 +463,11 @@ class Outbox:
         """Answer an authentic command that is refused; its number is spent."""
         assert refused.authentic, "nobody answers strangers"
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work() -> None:
             if refused.number is not None:
-                self._remember("last", max(refused.number, self.last_number))
+                self._file.remember("last", max(refused.number, self.last_number))
             fields = {"reason": refused.why.value, "detail": refused.detail}
-            self._answer(connection, refused.number, refused.sha256, "refused", fields)
+            self._answer(refused.number, refused.sha256, "refused", fields)
 
         self._change(work)
 
@@ -545,53 +475,48 @@ class Outbox:
         """Answer an accepted command that came once more, as it was answered then: that it was accepted, and what
         became of it, if that is known."""
 
-        def work(connection: sqlite3.Connection) -> None:
-            self._answer(connection, refused.number, refused.sha256, "accepted", {})
-            row = connection.execute("SELECT answer FROM commands WHERE number = ?", (refused.number,)).fetchone()
-            if row is not None and row[0] is not None:
-                last = json.loads(row[0])
-                self._answer(connection, refused.number, refused.sha256, last.pop("outcome"), last)
+        def work() -> None:
+            self._answer(refused.number, refused.sha256, "accepted", {})
+            known = self._file.command(refused.number)
+            if known is not None and known[2] is not None:
+                last = json.loads(known[2])
+                self._answer(refused.number, refused.sha256, last.pop("outcome"), last)
 
         self._change(work)
 
     def accepted(self, number: int) -> tuple[str, bool] | None:
         """The hash of an accepted command and whether it is done; None if there is none of this number."""
-        found = self._database.connection.execute("SELECT sha256, done FROM commands WHERE number = ?", (number,))
-        row = found.fetchone()
-        return None if row is None else (row[0], row[1] is not None)
+        known = self._file.command(number)
+        return None if known is None else known[:2]
 
     def unfinished(self) -> list[Command]:
         """Accepted commands whose effect is not recorded, in order; one that only a newer program understands stays for
         that."""
-        rows = self._database.connection.execute(
-            "SELECT number, sha256, key, body FROM commands WHERE done IS NULL ORDER BY number"
-        ).fetchall()
+        rows = self._file.unfinished_commands()
         found = ((number, sha256, key, _stored(body)) for number, sha256, key, body in rows)
         return [Command(number, sha256, key, order) for number, sha256, key, order in found if order is not None]
 
-    def _finish(self, connection: sqlite3.Connection, position: int, entry: Mapping[str, Any]) -> None:
+    def _finish(self, position: int, entry: Mapping[str, Any]) -> None:
         match entry:
             case {"number": int(number), "sha256": str(sha256), "outcome": str(outcome), "detail": detail}:
                 fields = {"position": position, "detail": detail}
                 last = json.dumps({"outcome": outcome, **fields})
-                connection.execute("UPDATE commands SET done = 1, answer = ? WHERE number = ?", (last, number))
-                self._answer(connection, number, sha256, outcome, fields)
+                self._file.end_command(number, last)
+                self._answer(number, sha256, outcome, fields)
 
     def rebuild(self, last: int, settings: Mapping[str, Any]) -> None:
         """In a fresh file: what the ledger remembers of commands."""
 
-        def work(_: sqlite3.Connection) -> None:
-            self._remember("last", max(last, self.last_number))
+        def work() -> None:
+            self._file.remember("last", max(last, self.last_number))
             for name, value in settings.items():
-                self._remember(f"set {name}", value)
+                self._file.remember(f"set {name}", value)
 
         self._change(work)
 
-    def _answer(
-        self, connection: sqlite3.Connection, number: int | None, sha256: str, outcome: str, fields: Mapping[str, Any]
-    ) -> None:
+    def _answer(self, number: int | None, sha256: str, outcome: str, fields: Mapping[str, Any]) -> None:
         name = f"{self._dcu}/answer/{sha256[:16]}/{outcome}"
-        self._keep_again(connection, Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
+        self._keep_again(Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
 
     # ---- a customer who leaves ---------------------------------------------------------------------------------------
 
@@ -601,22 +526,20 @@ class Outbox:
         A decision stays, by its place in the ledger and its kind alone; everything else goes. What was ordered for him
         holds as long as he is configured, so his nominal limit stays until he is not.
         """
-        self._database.connection.execute("PRAGMA secure_delete = ON")
+        self._file.overwrite_what_goes()
         said = encode_text(meter)
 
-        def work(connection: sqlite3.Connection) -> int:
-            rows = connection.execute("SELECT id, class, session, body FROM items").fetchall()
-            named = [(*about, body) for *about, kept in rows if said in (body := unpacked(kept))]
+        def work() -> int:
+            named = [item for item in self._file.all_items() if said in item[3]]
             for row, kind, session, body in named:
-                if kind == Class.DECISION:
-                    less = packed(encode(_without_most(json.loads(body))))
-                    connection.execute("UPDATE items SET body = ? WHERE id = ?", (less, row))
+                if kind is Class.DECISION:
+                    self._file.replace(row, encode(_without_most(json.loads(body))))
                 else:
-                    _delete(connection, (row,))
-                    self._count[Class(kind)] -= session != self._session
-            done = connection.execute("SELECT number, body, answer FROM commands WHERE done IS NOT NULL").fetchall()
-            gone = [(number,) for number, body, last in done if json.dumps(meter) in body or meter in (last or "")]
-            connection.executemany("UPDATE commands SET body = '', answer = NULL WHERE number = ?", gone)
+                    self._file.delete((row,))
+                    self._count[kind] -= session != self._session
+            for number, order, last in self._file.finished_commands():
+                if json.dumps(meter) in order or meter in (last or ""):
+                    self._file.empty_command(number)
             return len(named)
 
         return self._change(work)
@@ -625,25 +548,15 @@ class Outbox:
 
     def setting(self, name: str) -> Any:
         """What a command has set; None if none did."""
-        return self._fact(f"set {name}", None)
+        return self._file.fact(f"set {name}", None)
 
     def keep_setting(self, name: str, value: Any) -> None:
         """Keep what a command has set."""
-        self._change(lambda _: self._remember(f"set {name}", value))
-
-    def _fact(self, name: str, default: Any) -> Any:
-        row = self._database.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return default if row is None else json.loads(row[0])
-
-    def _remember(self, name: str, value: Any) -> None:
-        self._database.connection.execute(
-            "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, json.dumps(value)),
-        )
+        self._change(lambda: self._file.remember(f"set {name}", value))
 
     # ---- the file ----------------------------------------------------------------------------------------------------
 
-    def _change(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+    def _change(self, work: Callable[[], ResultT]) -> ResultT:
         """Do it in one transaction; where there is no room for it, once more without the tails.
 
         Raises:
@@ -656,43 +569,32 @@ class Outbox:
                 raise
             return self._once(work)
 
-    def _once(self, work: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+    def _once(self, work: Callable[[], ResultT]) -> ResultT:
         """In a transaction that writes what memory knew first, so that rows keep their order."""
-        with self._transaction() as connection:
-            self._write_recent(connection)
-            result = work(connection)
+        with self._transaction():
+            self._write_recent()
+            result = work()
         self._recent.clear()
         return result
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[None]:
         """A transaction; if it fails, what is counted in memory is as it was."""
         before = dict(self._count), Counter(self._dropped), Counter(self._settled)
         try:
-            with self._database.transaction() as connection:
-                yield connection
-        except BaseException as error:
+            with self._file.transaction():
+                yield
+        except BaseException:
             self._count, self._dropped, self._settled = before
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
             raise
 
     def _counted(self) -> dict[Class, int]:
         """Items by class that no broker has acknowledged in this session."""
-        found = self._counted_in_file()
+        found = self._file.waiting(self._session)
         for kind, settled in self._recent.settled.items():
             found[Class(kind)] -= len(settled)
         found[Class.DECISION] += len(self._recent.waiting())
         return found
-
-    def _counted_in_file(self) -> dict[Class, int]:
-        rows = self._database.connection.execute(
-            "SELECT class, COUNT(*) FROM items WHERE session != ? GROUP BY class", (self._session,)
-        )
-        return dict.fromkeys(Class, 0) | {Class(kind): number for kind, number in rows}
-
-    def _one(self, question: str) -> int:
-        return int(self._database.connection.execute(question).fetchone()[0])
 
 
 def _in_ledger(item: Item) -> bool:
@@ -707,12 +609,6 @@ def _in_ledger_alone(item: Item) -> bool:
 def _told(item: Item) -> Told:
     assert item.name is not None, "entries of the ledger have names"
     return Told(item.name, _encoded(item), (item.content["log"], item.content["position"]))
-
-
-def _delete(connection: sqlite3.Connection, rows: Collection[int]) -> int:
-    """How many of them there were."""
-    marks = ",".join("?" * len(rows))
-    return connection.execute(f"DELETE FROM items WHERE id IN ({marks})", tuple(rows)).rowcount  # noqa: S608  # marks
 
 
 def _batch(kind: Class, lane: Lane, found: Iterable[tuple[int, bytes]], bytes_max: int) -> Batch | None:

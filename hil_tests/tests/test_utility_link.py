@@ -16,7 +16,8 @@ from dcu.utility.commands import BYTES_MAX, Command, Judge, Order, Refusal, Refu
 from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX, PARDON_S
 from dcu.utility.documents import Class, decision
 from dcu.utility.link import DEAF_S, REFUSALS_RECORDED_MAX, STRANGER_S, Arrival, UtilityLink
-from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox
+from dcu.utility.outbox_file import OutboxFull
 from dcu.utility_real import catch_up
 from hil_tests import utility_outage
 from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox, kill_outbox
@@ -517,7 +518,7 @@ def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
 
         subject.link.refill = refill
         subject.broker.go()
-        connection = subject.outbox._database.connection
+        connection = subject.outbox._file.database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 20}")
         for n in range(700):
@@ -571,7 +572,7 @@ def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Pat
     """Neither accepted nor acknowledged nor carried out; with room it comes again, and is."""
 
     async def play(subject: Bench) -> None:
-        connection = subject.outbox._database.connection
+        connection = subject.outbox._file.database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         subject.broker.refuses = b"filler"
         connection.execute(f"PRAGMA max_page_count = {pages + 4}")

@@ -19,7 +19,8 @@ from dcu.hosting.present import PresentVoltages
 from dcu.tests.test_utility_side import config
 from dcu.utility.commands import Command, LoadModel, RevokeAll, SetNominalLimits, TellAgain
 from dcu.utility.link import LinkLost, Session
-from dcu.utility.outbox import Outbox, OutboxFull, Span
+from dcu.utility.outbox import Outbox, Span
+from dcu.utility.outbox_file import OutboxFull
 from dcu.utility_side import ROOM_S, ToldAgain, UtilityPorts, UtilitySide
 from hil_tests.virtual.loop import run_virtual
 from shared.clock import LoopClock

@@ -17,7 +17,8 @@ from dcu.utility.courier import (
     Courier,
 )
 from dcu.utility.documents import Class
-from dcu.utility.outbox import Batch, Lane
+from dcu.utility.outbox import Batch
+from dcu.utility.outbox_file import Lane
 
 
 def batch(lane: Lane = Lane.LIVE, row: int = 1, items: int = 3) -> Batch:

@@ -21,8 +21,8 @@ from dcu.store.database import Database
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Lane, Outbox, OutboxFull, Span
-from dcu.utility.outbox_file import UTILITY, packed
+from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import UTILITY, Lane, OutboxFull, packed
 from dcu.utility.recent import ITEMS_MAX
 
 NOW = 1_790_000_000
@@ -172,7 +172,7 @@ def test_an_order_of_a_newer_program_stays_for_it_and_ends_nothing(tmp_path: Pat
     outbox = Outbox(tmp_path, "dcu-1")
     for number in (1, 2):
         outbox.accept(command(number), {})
-    with outbox._database.transaction() as connection:
+    with outbox._file.database.transaction() as connection:
         connection.execute("UPDATE commands SET body = ? WHERE number = 1", ('{"kind": "of tomorrow"}',))
     assert [one.number for one in outbox.unfinished()] == [2]
     assert outbox.last_number == 2
@@ -268,16 +268,16 @@ def test_a_minute_of_decisions_that_leave_at_once_is_written_with_one_commit(tmp
     outbox = Outbox(tmp_path, "dcu-1")
     outbox.put([], Cursor(1, 0))
     outbox.offer_again()
-    before = outbox._database.wal_bytes
+    before = outbox._file.database.wal_bytes
     for n in range(80):
         assert told(outbox, n, n + 1)
         assert places(outbox, Lane.LIVE) == [n]
-    assert outbox._database.wal_bytes == before
+    assert outbox._file.database.wal_bytes == before
     assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
     outbox.keep([report(1)])
     drain(outbox)
     outbox.flush()
-    assert outbox._database.wal_bytes - before < 160_000
+    assert outbox._file.database.wal_bytes - before < 160_000
     found = reopened(tmp_path, 2)
     assert found.cursor == outbox.cursor == Cursor(1, 80)
     found.offer_again()
@@ -353,7 +353,7 @@ def test_numbers_of_rows_in_memory_are_given_to_nothing_else(outbox: Outbox) -> 
 
 def fill(outbox: Outbox, pages: int = 0) -> sqlite3.Connection:
     """So many pages more, and the file takes nothing new."""
-    connection = outbox._database.connection
+    connection = outbox._file.database.connection
     used = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {used + pages}")
     return connection
@@ -548,7 +548,7 @@ def test_a_tail_is_bounded_and_its_newest_stay(outbox: Outbox, monkeypatch: pyte
     for n in range(50):
         outbox.put([entry(n)])
         drain(outbox)
-        rows.append(outbox._one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
+        rows.append(outbox._file.one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
     assert (max(rows), rows[-1] >= 5) == (5 + 3, True)
     outbox.put([entry(200 + n) for n in range(7)])
     offer(outbox)
@@ -570,7 +570,7 @@ def test_sessions_that_end_at_once_let_no_tail_grow(outbox: Outbox, monkeypatch:
         batch = outbox.next(Lane.BACKLOG, MANY)
         assert batch is not None
         outbox.settle(batch)
-        assert outbox._one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
+        assert outbox._file.one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
     offer(outbox)
     assert (places(outbox), outbox.waiting) == (list(range(145, 150)), {})
 
@@ -770,7 +770,7 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
     """SQLite says full in the middle; counters and file are as before."""
     outbox = Outbox(tmp_path, "dcu-1")
     outbox.put([report(1)])
-    connection = outbox._database.connection
+    connection = outbox._file.database.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(OutboxFull, match="no room"):
@@ -782,5 +782,5 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
 def test_the_file_has_a_cap(tmp_path: Path) -> None:
     """It cannot fill the card."""
     outbox = Outbox(tmp_path, "dcu-1")
-    pages = outbox._database.connection.execute("PRAGMA max_page_count").fetchone()[0]
+    pages = outbox._file.database.connection.execute("PRAGMA max_page_count").fetchone()[0]
     assert pages * 4096 == UTILITY.bytes_max
