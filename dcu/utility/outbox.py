@@ -591,8 +591,6 @@ class Outbox:
     def _counted(self) -> dict[Class, int]:
         """Items by class that no broker has acknowledged in this session."""
         found = self._file.waiting(self._session)
-        for kind, settled in self._recent.settled.items():
-            found[Class(kind)] -= len(settled)
         found[Class.DECISION] += len(self._recent.waiting())
         return found
 

@@ -388,6 +388,15 @@ def test_what_a_full_file_has_no_room_for_stays_known(tmp_path: Path) -> None:
     assert (found.cursor, places(found)) == (Cursor(1, 6), list(range(2, 6)))  # the first two gave way as tails do
 
 
+def test_what_was_found_in_the_ledger_meanwhile_is_not_told_once_more(outbox: Outbox) -> None:
+    """Three entries are on their way while they are looked up, told and acknowledged."""
+    outbox.connected()
+    outbox.put([entry(n) for n in range(3)], Cursor(1, 3))
+    assert places(outbox, Lane.LIVE) == [0, 1, 2]
+    assert told(outbox, 0, 4)
+    assert (outbox.waiting, places(outbox, Lane.LIVE)) == ({"decision": 1}, [3])
+
+
 class NoRoom(sqlite3.Connection):
     """A medium that takes nothing while ``full``."""
 
@@ -411,7 +420,8 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outbox:
 def test_memory_has_a_bound_while_the_medium_takes_nothing_and_decisions_pass_it_while_the_broker_does(
     refusing: Outbox,
 ) -> None:
-    """Without a broker: so many, and the next is said to be missing, each time. With one they all leave, once."""
+    """Without a broker: so many, and the next is said to be missing, each time. With one they all leave, once, and none
+    under the number of another."""
     refusing.put([], Cursor(1, 0))
     refusing.connected()
     NoRoom.full = True
@@ -420,13 +430,17 @@ def test_memory_has_a_bound_while_the_medium_takes_nothing_and_decisions_pass_it
         with pytest.raises(OutboxFull):
             told(refusing, ITEMS_MAX + n, ITEMS_MAX + n + 1)
     assert (refusing.waiting, refusing.cursor) == ({"decision": ITEMS_MAX}, Cursor(1, ITEMS_MAX))
-    found = []
+    items, rows = list[bytes](), list[int]()
     for n in range(ITEMS_MAX, 5 * ITEMS_MAX, 8):
-        found += places(refusing, Lane.LIVE)
+        while (batch := refusing.next(Lane.LIVE, MANY)) is not None:
+            items += batch.items
+            rows += batch.rows
+            refusing.settle(batch)
         assert told(refusing, n, n + 8)
         assert len(refusing._recent.told) <= ITEMS_MAX
-    found += places(refusing, Lane.LIVE)
-    assert found == list(range(5 * ITEMS_MAX))
+    assert [json.loads(item)["position"] for item in items] == list(range(5 * ITEMS_MAX - 8))
+    assert rows == sorted(set(rows))
+    assert places(refusing, Lane.LIVE) == list(range(5 * ITEMS_MAX - 8, 5 * ITEMS_MAX))
     NoRoom.full = False
     refusing.flush()
     assert (refusing.waiting, places(refusing, Lane.LIVE)) == ({}, [])
