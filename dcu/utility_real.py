@@ -306,7 +306,7 @@ def pass_unreadable(outbox: Outbox, config: DcuConfig, end: int, utc_s: UtcS = t
         OutboxFull: no room to say so.
     """
     place, first, last = _missed(outbox, config, end)
-    until = readable_from(place, first.position, last)
+    until = readable_from(place, first.position, min(last, first.position + LOOKED_AT))
     if until == first.position:
         return
     what = f"entries {first.position} to {until - 1} of log {first.log} cannot be read"
@@ -318,9 +318,13 @@ def pass_unreadable(outbox: Outbox, config: DcuConfig, end: int, utc_s: UtcS = t
 
 def readable_from(place: Place, first: int, end: int) -> int:
     """The first entry from ``first`` to ``end`` that can be read; ``end`` if none can."""
-    while first < end and next(entries_of(place, first), None) is None:
-        there = next(read_kept(place, first), None) is not None  # it makes no sense; else its bundle cannot be read
-        first = first + 1 if there else min(end, (first // WIDTH + 1) * WIDTH)
+    while first < end:
+        for leaf, parts in islice(read_kept(place, first), end - first):
+            with contextlib.suppress(DecodeError):
+                restore(leaf, parts)
+                return first
+            first += 1
+        first = min(end, (first // WIDTH + 1) * WIDTH)  # a bundle that cannot be read
     return first
 
 
