@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from dcu.accusations import Accusation
 from dcu.handover import Handover
@@ -29,6 +29,10 @@ from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId, format_eui48
 from shared.protection import PairKeys, find, is_protected, parse, protect_group, wrap
 from shared.session import End, Own, Pace, Refusal, Refusals, Session
+
+INTRODUCTIONS_MAX: Final = 8
+"""Meters to whom we introduce ourselves at a time: a street that comes back as a whole introduces itself, and has the
+line for that. Eight hellos are half a second of air."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Gate:
     def tick(self, now: float) -> list[Output]:
         """Once in a while: introduce ourselves again where nobody has answered, and offer new keys again."""
         waiting = [door for door in self._doors.values() if door.line and not door.open]
+        if len(waiting) > INTRODUCTIONS_MAX:
+            waiting = self._draw.sample(waiting, INTRODUCTIONS_MAX)
         outputs = [output for door in waiting for output in (self._carry(door, now) or self._introduce(door, now))]
         return outputs + self._offer_group(now) + self._acknowledged()
 

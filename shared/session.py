@@ -266,7 +266,10 @@ class Session:
 
     def hello(self, now: float, echo: int | None = None, *, known: bool = False) -> tuple[bytes, ...]:
         """An introduction to send at ``now`` [s]; nothing if too many have left, or without a counter."""
-        counter = self._own.counter.take() if self._pace.allows(now) else None
+        return self._introduction(echo, known=known) if self._pace.allows(now) else ()
+
+    def _introduction(self, echo: int | None, *, known: bool) -> tuple[bytes, ...]:
+        counter = self._own.counter.take()
         if counter is None:
             return ()
         plain = encode_introduction(Hello(self._challenge, echo, known), down=self._own.end is End.DCU)
@@ -319,7 +322,13 @@ class Session:
         self._challenge = self._draw.getrandbits(64)
 
     def _answer(self, hello: Hello, title: bytes, now: float) -> tuple[bytes, ...]:
-        return () if hello.known else self.hello(now, hello.challenge, known=self._peer == title)
+        """Who is alive is answered always, and keeps a pace himself: otherwise recordings that use ours up would keep
+        two ends apart. A stranger's hello may be a recording."""
+        if hello.known:
+            return ()
+        if title == self._peer:
+            return self._introduction(hello.challenge, known=True)
+        return self.hello(now, hello.challenge)
 
     def _group_message(self, envelope: Envelope, title: bytes) -> Arrival:
         """Only from the DCU we talk to, only once, and only a revoke."""

@@ -11,7 +11,7 @@ from dlms_cosem.enumerations import ActionResultStatus
 
 from dcu import gate as dcu_gate
 from dcu.accusations import Accusation
-from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs
+from dcu.gate import INTRODUCTIONS_MAX, AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs
 from dcu.keys import EARLIER_MAX, KeyRing, new_ring
 from shared.cosem import decode_apdu, encode_down, encode_up
 from shared.cosem_security import KeysSent, encode_action_answer
@@ -91,6 +91,22 @@ def test_a_meter_is_linked_when_it_has_shown_its_key(street: Street) -> None:
     assert fresh.gate.link(ONE, True) == []
     assert [type(output) for output in fresh.gate.tick(0.0)] == [dcu_gate.Transmit]
     assert fresh.gate.protect(FIRST, UP) is None
+
+
+def test_a_street_that_comes_back_as_a_whole_is_not_called_at_once() -> None:
+    """A hundred meters on the line and none introduced: a few calls at a time, to others each time, and all get one."""
+    draw = random.Random(4)
+    addresses = {MeterId(f"m{number}"): parse_eui48(f"02:48:44:52:02:{number:02x}") for number in range(100)}
+    ring = new_ring(DCU, draw.randbytes).made(addresses, draw.randbytes)
+    gate = Gate(ring, Own.start(End.DCU, InvocationCounter(0, BLOCK), draw), draw, lambda *_: None)
+    for eui48 in addresses.values():
+        gate.link(eui48, True)
+    called: set[Eui48] = set()
+    for turn in range(100):
+        sent = [output for output in gate.tick(10.0 * turn) if isinstance(output, dcu_gate.Transmit)]
+        assert len(sent) == INTRODUCTIONS_MAX == len({output.peer for output in sent})
+        called |= {output.peer for output in sent}
+    assert called == set(addresses.values())
 
 
 def test_a_cloned_address_opens_nothing(street: Street) -> None:

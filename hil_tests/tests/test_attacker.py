@@ -54,12 +54,18 @@ Strike = Callable[[TappedStreet], None]
 
 
 def attacked(
-    tmp_path: Path, actions: list[Action], strikes: dict[float, Strike], final_a: float, *, old_images: bool = False
+    tmp_path: Path,
+    actions: list[Action],
+    strikes: dict[float, Strike],
+    final_a: float,
+    *,
+    old_images: bool = False,
+    duration_s: float = 40.0,
 ) -> tuple[Observation, TappedStreet]:
-    """A play of a minute with strikes at these times [s]."""
+    """A play of forty seconds, or of ``duration_s``, with strikes at these times [s]."""
     base = load_scenario("granted")
-    expect = [Expectation(what="export", client="client1", at_s=60.0, current_a=final_a)]
-    scenario: Scenario = base.model_copy(update={"duration_s": 60.0, "expect": expect, "action": actions})
+    expect = [Expectation(what="export", client="client1", at_s=duration_s, current_a=final_a)]
+    scenario: Scenario = base.model_copy(update={"duration_s": duration_s, "expect": expect, "action": actions})
     streets: list[TappedStreet] = []
 
     async def main() -> Observation:
@@ -223,7 +229,7 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
 
     actions: list[Action] = [Process(do="kill", at_s=15.0, who="dcu"), Process(do="start", at_s=16.0, who="dcu")]
     strikes: dict[float, Strike] = {13.0: steal, 14.0: look, 30.0: look, 31.0: acknowledge, 50.0: look}
-    _, street = attacked(tmp_path, actions, strikes, 5.0)
+    _, street = attacked(tmp_path, actions, strikes, 5.0, duration_s=60.0)
     assert found == [{"client1": f"keys used by {format_eui48(EUI48['client2'])}"}] * 2 + [{}]
     assert street.dcu_vault.alarms == {}
 
