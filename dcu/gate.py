@@ -1,7 +1,8 @@
 """The DCU's gate to the power line: one session for each meter, and what its keys say about who speaks. Pure.
 
 Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
-another meter, or comes from an address nobody was enrolled with, is refused and latches an alarm. Under a meter's
+another meter, or comes from an address nobody was enrolled with, is refused and counted. It may be a recording, of an
+earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm. Under a meter's
 previous keys nothing is believed: whoever still has them is sent the newest, wrapped. New group keys go to whom the
 newest pair is open with (`dcu.handover`), and to nobody else. An alarm stands until the operator acknowledges it.
 """
@@ -80,11 +81,13 @@ Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged
 
 @dataclass(slots=True)
 class _Door:
-    """One meter: its session under the newest keys, and those under earlier ones to carry them."""
+    """One meter: its session under the newest keys, those under earlier ones to carry them, and one in which nothing is
+    believed for whoever uses the newest keys elsewhere."""
 
     eui48: Eui48
     session: Session | None
     earlier: tuple[Session, ...]
+    elsewhere: Session | None
     carrying: Pace
     line: bool = False
     turn: int = 0
@@ -229,8 +232,8 @@ class Gate:
 
     def _new_door(self, meter: MeterId) -> _Door:
         entry = self._ring.meters[meter]
-        session = None if entry.pair is None else self._new_session(entry.pair)
-        return _Door(entry.eui48, session, tuple(map(self._new_session, entry.earlier)), Pace())
+        session, elsewhere = (None if entry.pair is None else self._new_session(entry.pair) for _ in range(2))
+        return _Door(entry.eui48, session, tuple(map(self._new_session, entry.earlier)), elsewhere, Pace())
 
     def _new_session(self, keys: PairKeys) -> Session:
         return Session(self._own, keys, self._draw)
@@ -301,13 +304,19 @@ class Gate:
         if name is None:
             return []
         meter = MeterId(name)
-        owner = self._doors[meter].session
-        if owner is not None and owner.repeats(envelope):
+        door = self._doors[meter]
+        assert door.session is not None, "a candidate has keys"
+        assert door.elsewhere is not None, "a candidate has keys"
+        if door.session.repeats(envelope):
             self._refusals.count(Refusal.REPLAYED)  # a recording needs no key
             return []
         self._refusals.count(Refusal.WRONG_DEVICE)
         if meter in self.alarms:
             return []
+        arrival = door.elsewhere.receive(data, now)
+        if not arrival.began:
+            return [Transmit(peer, answer) for answer in arrival.answers]
+        door.elsewhere = self._new_session(door.session.keys)
         self.alarms[meter] = Accusation(peer, self._ring.meters[meter].acknowledged)
         return [IdentityAlarm(meter, peer)]
 

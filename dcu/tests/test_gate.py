@@ -173,8 +173,33 @@ def test_a_recording_from_another_address_accuses_nobody(street: Street, address
     assert street.gate.alarms == {}
     assert street.refused()["replayed"] == 1
     street.now += 60.0
-    fresh = street.gate.receive(address, said(street.meters[ONE]), street.now)
+    fresh = street.play(address, (said(street.meters[ONE]),), street.meters[ONE])
     assert IdentityAlarm(FIRST, address) in fresh
+
+
+@pytest.mark.parametrize("address", [TWO, STRANGER])
+@pytest.mark.parametrize("who", ["meter", "dcu", "both"])
+def test_a_recording_of_an_earlier_start_accuses_nobody(street: Street, address: Eui48, who: str) -> None:
+    """A meter's introductions and messages of before, from elsewhere: counted, and whoever is there is challenged,
+    unless they are of the meter's present start. He has no key and cannot answer."""
+    recorded = [*street.meters[ONE].hello(street.now + 60.0), said(street.meters[ONE])]
+    if who != "dcu":
+        street.meters[ONE] = street.end(street.ring.exported(FIRST))
+    if who != "meter":
+        own = Own.start(End.DCU, InvocationCounter(BLOCK, 2 * BLOCK), street.draw)
+        street.gate = Gate(street.ring, own, street.draw, lambda *_: None)
+    street.meet(ONE)
+    answers: list[dcu_gate.Output] = []
+    for _ in range(5):
+        for data in recorded:
+            street.now += 60.0
+            answers += street.gate.receive(address, data, street.now)
+    assert street.gate.alarms == {}
+    assert street.refused()["replayed" if who == "dcu" else "wrong_device"] > 0
+    assert {type(output) for output in answers} <= {dcu_gate.Transmit}
+    thief = street.end(street.ring.exported(FIRST))
+    street.now += 60.0
+    assert IdentityAlarm(FIRST, address) in street.play(address, thief.hello(street.now), thief)
 
 
 def test_a_revoked_meter_is_shut_out_at_once(street: Street) -> None:

@@ -153,6 +153,34 @@ def test_recordings_outlive_a_restart_for_nothing(
     assert seen.status["client1"]["protection"]["session"] == "open"
 
 
+@pytest.mark.parametrize("who", ["dcu", "client1"])
+def test_recordings_under_another_address_accuse_nobody(who: Literal["dcu", "client1"], tmp_path: Path) -> None:
+    """Introductions of the start before, too, each played from the other meter's address when nobody searches for much
+    else: an alarm that lasts until a person comes needs somebody who has the keys and answers with them."""
+    deaths: list[Action] = [Process(do="kill", at_s=18.0, who=who), Process(do="start", at_s=19.0, who=who)]
+
+    def strike(street: TappedStreet) -> None:
+        everything = street.attacker.kept
+        said = [kept for kept in everything if kept.receiver == DCU and kept.sender == EUI48["client1"]]
+        street.attacker.kept = said[:4]
+        street.attacker.play([Trick.CROSS])
+        street.attacker.kept = everything
+
+    found: list[tuple[dict[str, str], int]] = []
+
+    def look(street: TappedStreet) -> None:
+        found.append(
+            (street.daemon(DCU).status()["protection"]["alarms"], refusals(street, DCU).get("wrong_device", 0))
+        )
+
+    strikes: dict[float, Strike] = {float(at_s): strike for at_s in range(20, 38, 3)}
+    _, street = attacked(tmp_path, deaths, strikes | {39.0: look}, 5.0)
+    assert street.dcu_vault.alarms == {}
+    ((alarms, counted),) = found
+    assert alarms == {}
+    assert counted > 0
+
+
 def test_keys_are_rotated_under_way_and_the_grant_outlives_it(tmp_path: Path) -> None:
     """The operator changes the file of keys; the DCU finds it, brings the keys to the meter, and both go on."""
 
@@ -217,13 +245,13 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
     def steal(street: TappedStreet) -> None:
         draw = random.Random(9)
         own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
-        (hello,) = Session(own, street.vaults["client1"].keys.pair, draw).hello(0.0)
-        street.attacker.say(DCU, "client2", hello)
+        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
 
     def look(street: TappedStreet) -> None:
         found.append(street.daemon(DCU).status()["protection"]["alarms"])
 
     def acknowledge(street: TappedStreet) -> None:
+        street.attacker.leave("client2")
         vault = street.dcu_vault
         vault.ring = vault.ring.acknowledged(street.vaults["client1"].keys.meter)
 
