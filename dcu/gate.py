@@ -2,9 +2,9 @@
 
 Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
 another meter, or comes from an address nobody was enrolled with, is refused and counted. It may be a recording, of an
-earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm. Under a meter's
-previous keys nothing is believed: whoever still has them is sent the newest, wrapped. New group keys go to whom the
-newest pair is open with (`dcu.handover`), and to nobody else. An alarm stands until the operator acknowledges it.
+earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm, which stands until the
+operator acknowledges it. Under a meter's previous keys nothing is believed: whoever still has them is sent the newest,
+wrapped. New group keys go to whom the newest pair is open with (`dcu.handover`), and to nobody else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from dcu.accusations import Accusation
-from dcu.handover import Handover
+from dcu.handover import PAIR_INVOKE_ID, Handover
 from dcu.keys import KeyRing
 from shared.cosem_security import (
     KEY_AUTHENTICATION,
@@ -285,7 +285,7 @@ class Gate:
             KEY_ENCRYPTION: wrap(entry.master, entry.pair.encryption),
             KEY_AUTHENTICATION: wrap(entry.master, entry.pair.authentication),
         }
-        data = session.protect(encode_keys(wrapped, 0))
+        data = session.protect(encode_keys(wrapped, PAIR_INVOKE_ID))
         return [] if data is None else [Transmit(door.eui48, data)]
 
     # ---- identity ----------------------------------------------------------------------------------------------------

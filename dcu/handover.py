@@ -33,6 +33,8 @@ BOTH_S_MAX: Final = 6 * 3600.0
 """[s] After so long nothing is said under the keys before, whoever has not taken the new ones. Ours: four times what
 the largest street takes on a line without losses."""
 
+PAIR_INVOKE_ID: Final = 0
+"""What the answer to the transfer of a pair is known by."""
 
 NAMES_MAX: Final = 8
 """Meters that a status names."""
@@ -57,7 +59,7 @@ class Handover:
 
     @property
     def invoke_id(self) -> int:
-        """What an answer is known by: an offer of earlier keys had another, the transfer of a pair has 0."""
+        """What an answer is known by; an offer of earlier keys had another."""
         return self.group.generation % 15 + 1
 
     def began(self, meter: MeterId) -> None:
@@ -77,9 +79,14 @@ class Handover:
         return chosen
 
     def answered(self, meter: MeterId, invoke_id: int, result: int) -> None:
-        """A meter has answered a transfer of keys; 0 says that they are on its disk."""
-        if invoke_id == self.invoke_id and result == 0:
+        """A meter has answered a transfer of keys; 0 says that they are on its disk. Who has taken an offer of earlier
+        ones has those now, for all we know, and is offered the newest at once."""
+        if result != 0 or invoke_id == PAIR_INVOKE_ID:
+            return
+        if invoke_id == self.invoke_id:
             self._of(meter).taken = True
+        else:
+            self._offers[meter] = _Offer()
 
     def speaking(self, there: Iterable[MeterId], now: float) -> tuple[PairKeys, ...]:
         """The keys that everybody who is there understands between them at ``now`` [s], newest first."""

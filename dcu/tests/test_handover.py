@@ -64,6 +64,23 @@ def test_only_success_for_these_very_keys_counts(answer: tuple[int, int]) -> Non
     assert handover.speaking([FIRST], 0.0) == (NEW,)
 
 
+def test_who_has_taken_earlier_keys_is_offered_the_newest_at_once() -> None:
+    """An answer to an offer before this one, late, or of a meter that an old offer has set back: it counts as one that
+    has them not, and is asked at the next look; the answer about a pair says nothing of the group's."""
+    handover = Handover(GroupKeys(3, NEWER, NEW))
+    assert handover.due([FIRST], 0.0) == [FIRST]
+    handover.answered(FIRST, 4, DONE)
+    assert handover.speaking([FIRST], 1.0) == (NEWER,)
+    handover.answered(FIRST, 0, DONE)
+    handover.answered(FIRST, 3, 1)
+    assert handover.due([FIRST], 5.0) == []
+    handover.answered(FIRST, 3, DONE)
+    assert handover.speaking([FIRST], 5.0) == (NEWER, NEW)
+    assert handover.due([FIRST], 5.0) == [FIRST]
+    handover.answered(FIRST, 4, DONE)
+    assert handover.speaking([FIRST], 6.0) == (NEWER,)
+
+
 def test_the_keys_before_are_used_until_all_that_are_there_have_the_new_ones_or_the_deadline() -> None:
     """A meter that is away counts when it comes, and again when its session begins anew; after the deadline nobody
     does."""
