@@ -252,7 +252,7 @@ class DcuDaemon:
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
-        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms)
+        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms, self._addresses)
         self._accused: Inbox[IdentityAlarm | AlarmAcknowledged] = Inbox("identity alarms", METERS_MAX)
         self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0

@@ -2,15 +2,15 @@
 
 Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
 another meter, or comes from an address nobody was enrolled with, is refused and counted. It may be a recording, of an
-earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm, which stands until the
-operator acknowledges it. Under a meter's previous keys nothing is believed: whoever still has them is sent the newest,
-wrapped. New group keys go to whom the newest pair is open with (`dcu.handover`), and to nobody else.
+earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm, which stands
+until the operator acknowledges it. Under a meter's previous keys nothing is believed: whoever still has them is sent
+the newest, wrapped. New group keys go to whom the newest pair is open with (`dcu.handover`), and to nobody else.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -114,6 +114,7 @@ class Gate:
         draw: random.Random,
         tell: Callable[[Refusal, int], None],
         alarms: Mapping[MeterId, Accusation] = MappingProxyType({}),
+        configured: Container[MeterId] | None = None,
     ) -> None:
         """A gate in front of a line on which nobody is connected yet.
 
@@ -123,6 +124,8 @@ class Gate:
             draw: source of challenges.
             tell: called when refusals of a kind are news.
             alarms: of earlier starts.
+            configured: whom the DCU hears and speaks to; everybody with keys if None. The others' keys only tell who
+                they are.
         """
         self.alarms = dict(alarms)
         self._own = own
@@ -130,6 +133,7 @@ class Gate:
         self._refusals = Refusals(tell)
         self._search = Pace()
         self._ring = ring
+        self._configured = configured
         self._handover = Handover(ring.group)
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = _by_eui(ring)
@@ -244,7 +248,9 @@ class Gate:
         return [Transmit(door.eui48, data) for session in waiting for data in session.hello(now)]
 
     def _there(self) -> list[MeterId]:
-        return [meter for meter, door in self._doors.items() if door.open]
+        """Whom what is said to all, and group keys, are for."""
+        wanted = self._ring.meters if self._configured is None else self._configured
+        return [meter for meter, door in self._doors.items() if door.open and meter in wanted]
 
     # ---- group keys --------------------------------------------------------------------------------------------------
 

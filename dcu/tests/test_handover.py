@@ -13,7 +13,7 @@ from dcu.handover import BOTH_S_MAX, OFFER_S, OFFER_S_MAX, OFFERS_MAX, Handover
 from dcu.keys import GroupKeys
 from dcu.tests.test_gate import FIRST, ONE, REVOKE, SECOND, TWO, Street
 from shared.cosem import decode_apdu
-from shared.cosem_security import KeysSent
+from shared.cosem_security import ActionAnswered, KeysSent
 from shared.ids import MeterId
 from shared.protection import PairKeys, protect_group, unwrap
 from shared.session import BLOCK, End, InvocationCounter, Own, Refusal, Session
@@ -122,6 +122,22 @@ def test_new_group_keys_travel_wrapped_under_the_meters_own_master_key(street: S
         found = {number: unwrap(ring.exported(mine).master, key) for number, key in sent.keys}
         assert found == {1: group.encryption, 128: group.authentication}
         assert {unwrap(ring.exported(other).master, key) for _, key in sent.keys} == {None}
+
+
+def test_a_meter_that_is_not_configured_is_not_waited_for() -> None:
+    """It has keys and a session, and what it says is not heard: no group keys for it, and nothing is said twice."""
+    street = Street()
+    own = Own.start(End.DCU, InvocationCounter(0, BLOCK), street.draw)
+    street.gate = dcu_gate.Gate(street.ring, own, street.draw, lambda *_: None, configured={FIRST})
+    for peer in (ONE, TWO):
+        street.meet(peer)
+    street.gate.renew(street.ring.regrouped(street.draw.randbytes), street.now)
+    offers = [output for output in street.gate.tick(street.now) if isinstance(output, dcu_gate.Transmit)]
+    assert [offer.peer for offer in offers] == [ONE]
+    assert len(street.gate.protect_all(REVOKE, street.now)) == 2
+    street.gate.answered(FIRST, ActionAnswered(3, DONE))
+    assert len(street.gate.protect_all(REVOKE, street.now)) == 1
+    assert street.gate.summary()["group"]["waiting"] == 0
 
 
 def test_a_window_spoilt_under_the_old_keys_is_good_again_under_the_new_ones() -> None:

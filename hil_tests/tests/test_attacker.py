@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from dcu.gate import Transmit
 from hil_tests.attacker import Attacker, Trick
 from hil_tests.jump import JumpStreet
 from hil_tests.observation import Observation
@@ -24,7 +25,7 @@ from hil_tests.verdict import judge
 from hil_tests.virtual.loop import run_virtual
 from hil_tests.world import DCU, EUI48
 from shared.cosem import encode_down
-from shared.ids import Epoch, format_eui48
+from shared.ids import Epoch, MeterId, format_eui48, parse_eui48
 from shared.messages import DecisionId, Grant, Reason, Revoke
 from shared.protection import PairKeys, protect_group
 from shared.session import BLOCK, End, InvocationCounter, Own, Session
@@ -222,6 +223,38 @@ def test_group_keys_are_rotated_under_way_and_the_old_ones_are_worth_nothing(tmp
     assert seen.status["client1"]["protection"]["key_generation"] == 1
     falls = [move for move in seen.relay_moves if move.client == "client1" and not move.raised and move.t_s > 6.0]
     assert falls == []
+
+
+def test_a_meter_with_keys_that_is_not_configured_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It introduces itself, and is let in by its keys; new group keys wait for the configured meters alone."""
+    found: list[tuple[int, int, int]] = []
+    spare, there = MeterId("spare"), parse_eui48("02:48:44:52:01:99")
+
+    def enrol(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        vault.ring = vault.ring.made({spare: there}, street._draw.randbytes).regrouped(street._draw.randbytes)
+        street.world.reader.keys.learn(vault.ring)
+
+    def introduce(street: TappedStreet) -> None:
+        draw, dcu = random.Random(9), street.daemon(DCU)._gate
+        meter = Session(
+            Own.start(End.METER, InvocationCounter(0, BLOCK), draw), street.dcu_vault.ring.exported(spare).pair, draw
+        )
+        frames = list(meter.hello(0.0))
+        for data in frames:
+            sent = [output.data for output in dcu.receive(there, data, 0.0) if isinstance(output, Transmit)]
+            frames += [answer for one in sent for answer in meter.receive(one, 0.0).answers]
+        assert meter.open
+
+    def look(street: TappedStreet) -> None:
+        gate = street.daemon(DCU)._gate
+        summary = gate.summary()
+        now = asyncio.get_running_loop().time()
+        revoke = encode_down(Revoke(DecisionId(Epoch(1), 99), Reason.OPERATOR, None, None), 1)
+        found.append((summary["sessions"], summary["group"]["waiting"], len(gate.protect_all(revoke, now))))
+
+    attacked(tmp_path, [], {8.0: enrol, 20.5: introduce, 39.0: look}, 5.0)
+    assert found == [(3, 0, 1)]
 
 
 @pytest.mark.parametrize("who", ["dcu", "client1"])
