@@ -388,6 +388,7 @@ class DcuDaemon:
         """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count, and
         alarms of identities are kept."""
         clock, vault, counter = self.ports.clock, self.ports.vault, self.ports.vault.counter
+        on_disk = dict(vault.alarms)
         while True:
             if (wanted := counter.wanted) is not None:
                 await vault.reserve(wanted)
@@ -397,10 +398,11 @@ class DcuDaemon:
                 event(_LOG, logging.INFO, "keys changed", meters=len(ring.meters), group=ring.group.generation)
                 self._gated(self._gate.renew(ring, now))
             self._gated(self._gate.tick(now))
-            if self._accused:
-                while self._accused.take() is not None:
-                    pass
-                await vault.accuse(dict(self._gate.alarms))
+            while self._accused.take() is not None:
+                pass
+            if (alarms := dict(self._gate.alarms)) != on_disk:
+                await vault.accuse(alarms)
+                on_disk = alarms
             progress()
             await self._accused.wait(clock, clock.monotonic() + KEYS_S)
 

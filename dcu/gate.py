@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -327,11 +327,18 @@ class Gate:
         return [IdentityAlarm(meter, peer)]
 
     def _acknowledged(self) -> list[Output]:
-        """The alarms that the operator has acknowledged since they were told; the next use of those keys is another."""
+        """The alarms that the operator has acknowledged since they were told; the next use of those keys is another. In
+        an older file of keys the number may be lower than when one was told, and rises from there."""
         entries = self._ring.meters.items()
-        times = {meter: entry.acknowledged for meter, entry in entries if meter in self.alarms}
-        over = [meter for meter, number in times.items() if number > self.alarms[meter].after]
-        return [AlarmAcknowledged(meter, self.alarms.pop(meter).eui48) for meter in over]
+        numbers = {meter: entry.acknowledged for meter, entry in entries if meter in self.alarms}
+        outputs: list[Output] = []
+        for meter, number in numbers.items():
+            alarm = self.alarms[meter]
+            if number > alarm.after:
+                outputs.append(AlarmAcknowledged(meter, self.alarms.pop(meter).eui48))
+            else:
+                self.alarms[meter] = replace(alarm, after=number)
+        return outputs
 
     def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
         for meter, door in self._doors.items():

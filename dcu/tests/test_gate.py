@@ -161,6 +161,23 @@ def test_an_alarm_stands_over_restarts_until_it_is_acknowledged(street: Street) 
     assert IdentityAlarm(FIRST, STRANGER) in street.play(STRANGER, thief.hello(street.now), thief)
 
 
+def test_one_acknowledgement_ends_an_alarm_that_has_seen_a_newer_file_of_keys(street: Street) -> None:
+    """The file was acknowledged three times, and is restored from a time when it was once: that ends no alarm, and the
+    next acknowledgement does."""
+    ring = street.ring.acknowledged(FIRST)
+    newer = ring.acknowledged(FIRST).acknowledged(FIRST)
+    street.gate.renew(newer, street.now)
+    thief = street.end(newer.exported(FIRST))
+    street.now += 60.0
+    street.play(STRANGER, thief.hello(street.now), thief)
+    street.gate.renew(ring, street.now)
+    assert street.gate.tick(street.now) == []
+    assert street.gate.alarms == {FIRST: Accusation(STRANGER, 1)}
+    street.gate.renew(ring.acknowledged(FIRST), street.now)
+    assert street.gate.tick(street.now) == [AlarmAcknowledged(FIRST, STRANGER)]
+    assert street.gate.alarms == {}
+
+
 @pytest.mark.parametrize("address", [TWO, STRANGER])
 def test_a_recording_from_another_address_accuses_nobody(street: Street, address: Eui48) -> None:
     """What the meter itself has said in this start, played from elsewhere: no key was needed for that. An alarm is told

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
+from dcu.accusations import Accusation
 from dcu.gate import Transmit
 from hil_tests.attacker import Attacker, Trick
 from hil_tests.jump import JumpStreet
@@ -292,6 +293,33 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
     strikes: dict[float, Strike] = {13.0: steal, 14.0: look, 30.0: look, 31.0: acknowledge, 50.0: look}
     _, street = attacked(tmp_path, actions, strikes, 5.0, duration_s=60.0)
     assert found == [{"client1": f"keys used by {format_eui48(EUI48['client2'])}"}] * 2 + [{}]
+    assert street.dcu_vault.alarms == {}
+
+
+def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_path: Path) -> None:
+    """The alarm was told under a file that had been acknowledged twice; the file of before is restored, the DCU starts
+    again, and the operator acknowledges once."""
+
+    found: list[Accusation] = []
+
+    def restore(street: TappedStreet) -> None:
+        meter = street.vaults["client1"].keys.meter
+        street.dcu_vault.alarms = {meter: Accusation(EUI48["client2"], 2)}
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(meter)
+
+    def acknowledge(street: TappedStreet) -> None:
+        meter = street.vaults["client1"].keys.meter
+        found.append(street.dcu_vault.alarms[meter])
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(meter)
+
+    actions: list[Action] = [
+        Process(do="kill", at_s=8.0, who="dcu"),
+        Process(do="start", at_s=10.0, who="dcu"),
+        Process(do="kill", at_s=15.0, who="dcu"),
+        Process(do="start", at_s=20.0, who="dcu"),
+    ]
+    _, street = attacked(tmp_path, actions, {9.0: restore, 17.0: acknowledge}, 5.0)
+    assert found == [Accusation(EUI48["client2"], 1)]
     assert street.dcu_vault.alarms == {}
 
 
