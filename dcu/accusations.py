@@ -21,7 +21,7 @@ from shared.errors import DeviceError
 from shared.ids import Eui48, MeterId, format_eui48, parse_eui48
 from shared.keys import Eui48Text, Name
 from shared.log import event, get_logger
-from shared.secret_files import DiskFiles, SecretFiles
+from shared.secret_files import DiskFiles
 
 ACCUSATIONS: Final = "identity-alarms.json"
 
@@ -47,7 +47,7 @@ _ROWS: Final = TypeAdapter(dict[Name, _Row])
 class AccusationFile:
     """The alarms that stand."""
 
-    def __init__(self, path: Path, files: SecretFiles | None = None) -> None:
+    def __init__(self, path: Path, files: DiskFiles | None = None) -> None:
         self._path = path
         self._files = files or DiskFiles()
 

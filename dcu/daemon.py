@@ -18,7 +18,7 @@ from dcu.available import Forecaster
 from dcu.config import DcuConfig
 from dcu.doors import PageDoor, StatusDoor
 from dcu.garbage import TIDY_S
-from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs, Transmit
+from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, KeysDiffer, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine
@@ -74,6 +74,8 @@ PAUSE_S: Final = 0.05
 
 KEYS_S: Final = 10.0
 """[s] So often the file of keys, the sessions and the reserve of counters are looked at."""
+
+REMEDY: Final = "put the newest file of keys back; if there is none: headroom-keys revoke, make, export"
 
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
@@ -443,6 +445,8 @@ class DcuDaemon:
                     self._believed(output.meter, output.plain)
                 case IdentityAlarm() | AlarmAcknowledged():
                     self._note_identity(output)
+                case KeysDiffer() if output.meter in self._addresses:
+                    event(_LOG, logging.ERROR, "keys of a meter differ from ours", meter=output.meter, remedy=REMEDY)
 
     def _note_identity(self, news: IdentityAlarm | AlarmAcknowledged) -> None:
         """Told and kept with the events first; a death before the alarm's own file is written tells it again."""

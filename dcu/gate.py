@@ -76,7 +76,15 @@ class AlarmAcknowledged:
     eui48: Eui48
 
 
-Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged
+@dataclass(frozen=True, slots=True)
+class KeysDiffer:
+    """Somebody introduces himself at a meter's address under keys that the file has not: if it is that meter, an older
+    file was restored, here or there. Told once until its session begins."""
+
+    meter: MeterId
+
+
+Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged | KeysDiffer
 
 
 @dataclass(slots=True)
@@ -91,6 +99,7 @@ class _Door:
     carrying: Pace
     line: bool = False
     turn: int = 0
+    differs: bool = False
 
     @property
     def open(self) -> bool:
@@ -195,7 +204,7 @@ class Gate:
         if arrival.refusal is Refusal.NOT_AUTHENTIC:
             outputs += self._whose(peer, data, now, but=meter)
         if arrival.began:
-            door.line = True
+            door.line, door.differs = True, False
             self._handover.began(meter)
             outputs.append(LinkIs(meter, up=True))
         if arrival.plain is not None:
@@ -228,6 +237,7 @@ class Gate:
         return {
             "sessions": sum(door.open for door in self._doors.values()),
             "key_generations": {meter: entry.generation for meter, entry in self._ring.meters.items()},
+            "keys_differ": [meter for meter, door in self._doors.items() if door.differs],
             "group": self._handover.summary(self._there()),
             "counters_left": self._own.counter.left,
             "refused": self._refusals.summary(),
@@ -308,7 +318,7 @@ class Gate:
             return []
         name = find(envelope, self._candidates(but))
         if name is None:
-            return []
+            return [] if but is None else self._differing(but)
         meter = MeterId(name)
         door = self._doors[meter]
         assert door.session is not None, "a candidate has keys"
@@ -325,6 +335,14 @@ class Gate:
         door.elsewhere = self._new_session(door.session.keys)
         self.alarms[meter] = Accusation(peer, self._ring.meters[meter].acknowledged)
         return [IdentityAlarm(meter, peer)]
+
+    def _differing(self, meter: MeterId) -> list[Output]:
+        """Only where nobody speaks under the right keys: within a session anybody's noise is not authentic."""
+        door = self._doors[meter]
+        if door.differs or door.open:
+            return []
+        door.differs = True
+        return [KeysDiffer(meter)]
 
     def _acknowledged(self) -> list[Output]:
         """The alarms that the operator has acknowledged since they were told; the next use of those keys is another. In

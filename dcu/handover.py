@@ -6,7 +6,8 @@ under the new keys and under those before: a meter has one or the other and need
 new ones is deaf at once for whoever still has the old ones.
 
 Nothing of this is on a disk. A DCU that starts again asks every meter again; so does it when a meter's session begins
-anew, for that meter may have come back as an older image of itself. Keys that were never changed are offered to nobody.
+anew, for that meter may have come back as an older image of itself. Nor does it matter whether the file of keys says
+that they were ever changed: it may be an older one that was restored.
 """
 
 from __future__ import annotations
@@ -68,8 +69,6 @@ class Handover:
 
     def due(self, there: Iterable[MeterId], now: float) -> list[MeterId]:
         """Whom of those that are there to offer the keys to now [s]; it counts as done."""
-        if self.group.generation == 1:
-            return []
         self._until_s = now + BOTH_S_MAX if self._until_s is None else self._until_s
         waiting = [meter for meter in there if not (offer := self._of(meter)).taken and offer.due_s <= now]
         chosen = heapq.nsmallest(OFFERS_MAX, waiting, key=lambda meter: self._of(meter).due_s)
@@ -98,7 +97,7 @@ class Handover:
 
     def summary(self, there: Iterable[MeterId]) -> dict[str, Any]:
         """For people."""
-        waiting = [] if self.group.generation == 1 else [meter for meter in there if not self._of(meter).taken]
+        waiting = [meter for meter in there if not self._of(meter).taken]
         return {"generation": self.group.generation, "waiting": len(waiting), "waiting_for": waiting[:NAMES_MAX]}
 
     def _of(self, meter: MeterId) -> _Offer:

@@ -37,9 +37,6 @@ class SecretFiles(Protocol):
     def replace(self, path: Path, data: bytes) -> None:
         """A file of our own with these bytes in the place of what was there, durably (OSError)."""
 
-    def put_aside(self, path: Path) -> Path:
-        """The file under a name that nothing had before, durably, and that name (OSError)."""
-
 
 class DiskFiles:
     """The operating system's."""
@@ -67,6 +64,7 @@ class DiskFiles:
         _sync(path.parent)
 
     def put_aside(self, path: Path) -> Path:
+        """The file under a name that nothing had before, durably, and that name (OSError)."""
         path = path.resolve()
         names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
         aside = next(name for name in names if not os.path.lexists(name))

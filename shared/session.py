@@ -321,8 +321,11 @@ class Session:
         return newest
 
     def _not_authentic(self, envelope: Envelope, now: float) -> Arrival:
-        """Perhaps the other end has started again and its introduction was lost: let it hear us."""
-        if not envelope.title and find(envelope, [("ours", self.keys, self._own.title)]) is not None:
+        """Perhaps the other end has started again and its introduction was lost: let it hear us. An introduction under
+        keys that are not ours gets none of ours: two ends whose keys differ would answer each other for ever."""
+        if envelope.title:
+            return Arrival(refusal=Refusal.NOT_AUTHENTIC)
+        if find(envelope, [("ours", self.keys, self._own.title)]) is not None:
             return Arrival(refusal=Refusal.REFLECTED)
         return Arrival(refusal=Refusal.NOT_AUTHENTIC, answers=self.hello(now))
 

@@ -185,6 +185,30 @@ def test_offers_that_overtake_each_other_leave_everybody_with_the_newest(order: 
     assert len(line.gate.protect_all(REVOKE, line.now)) == 1
 
 
+@pytest.mark.parametrize("how", ["while it runs", "before a start"])
+@pytest.mark.parametrize("rotations", [1, 3])
+def test_an_older_file_of_keys_that_is_restored_brings_its_group_keys_back(how: str, rotations: int) -> None:
+    """The street has the newest group keys, and the operator has only the file from the first day: everybody hears what
+    is said to all again, and again after the next rotation."""
+    line = Line()
+    line.meet()
+    first = line.ring
+    for _ in range(rotations):
+        line.ring = line.ring.regrouped(line.draw.randbytes)
+    for ring in (line.ring, first, first.regrouped(line.draw.randbytes)):
+        line.ring = ring
+        if how == "before a start":
+            line.start()
+            line.meet()
+        else:
+            line.play(line.gate.renew(ring, line.now))
+        line.tick()
+        line.tick()
+        assert [meter.keys.group for meter in line.meters.values()] == [ring.group.newest] * 2
+        assert line.gate.summary()["group"]["waiting"] == 0
+        assert line.believed() == {ONE: 1, TWO: 1}
+
+
 def test_a_meter_that_was_away_gets_its_pair_first_and_then_the_newest_group_keys() -> None:
     """Its pair was rotated twice and the street's keys three times meanwhile; until it has its pair, it is sent no
     other keys."""

@@ -296,6 +296,16 @@ def test_an_introduction_is_paced(wire: Wire) -> None:
     assert len(wire.meter.receive(bytes(bad), 1000.0 + HELLO_S).answers) == 1
 
 
+@pytest.mark.parametrize("first", list(End))
+def test_ends_with_different_keys_do_not_answer_each_other(first: End) -> None:
+    """A hundred meters whose keys the DCU does not have, or no longer, would fill the line with introductions."""
+    wire = Wire()
+    wire.ends[End.DCU] = started(End.DCU, wire.draw, WRONG)
+    for data in wire.ends[first].hello(0.0):
+        wire.carry(first, data)
+    assert len(wire.heard) == 1
+
+
 @pytest.mark.parametrize("end", list(End))
 def test_recordings_that_use_up_the_pace_keep_nobody_apart(end: End) -> None:
     """One end starts again, and before its introduction is answered somebody makes it say all that its pace allows, and
