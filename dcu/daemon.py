@@ -18,7 +18,7 @@ from dcu.available import Forecaster
 from dcu.config import DcuConfig
 from dcu.doors import PageDoor, StatusDoor
 from dcu.garbage import TIDY_S
-from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs, Transmit
+from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, KeysDiffer, LinkIs, Transmit
 from dcu.gate import Output as GateOutput
 from dcu.hosting.decide import Rule
 from dcu.hosting.engine import HostingEngine
@@ -74,6 +74,8 @@ PAUSE_S: Final = 0.05
 
 KEYS_S: Final = 10.0
 """[s] So often the file of keys, the sessions and the reserve of counters are looked at."""
+
+REMEDY: Final = "put the newest file of keys back; if there is none: headroom-keys revoke, make, export"
 
 STALL_S: Final = 30.0
 """[s] Without progress for so long a worker counts as hung."""
@@ -252,7 +254,7 @@ class DcuDaemon:
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
-        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms)
+        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms, self._addresses)
         self._accused: Inbox[IdentityAlarm | AlarmAcknowledged] = Inbox("identity alarms", METERS_MAX)
         self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
@@ -388,6 +390,7 @@ class DcuDaemon:
         """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count, and
         alarms of identities are kept."""
         clock, vault, counter = self.ports.clock, self.ports.vault, self.ports.vault.counter
+        on_disk = dict(vault.alarms)
         while True:
             if (wanted := counter.wanted) is not None:
                 await vault.reserve(wanted)
@@ -397,10 +400,11 @@ class DcuDaemon:
                 event(_LOG, logging.INFO, "keys changed", meters=len(ring.meters), group=ring.group.generation)
                 self._gated(self._gate.renew(ring, now))
             self._gated(self._gate.tick(now))
-            if self._accused:
-                while self._accused.take() is not None:
-                    pass
-                await vault.accuse(dict(self._gate.alarms))
+            while self._accused.take() is not None:
+                pass
+            if (alarms := dict(self._gate.alarms)) != on_disk:
+                await vault.accuse(alarms)
+                on_disk = alarms
             progress()
             await self._accused.wait(clock, clock.monotonic() + KEYS_S)
 
@@ -441,6 +445,8 @@ class DcuDaemon:
                     self._believed(output.meter, output.plain)
                 case IdentityAlarm() | AlarmAcknowledged():
                     self._note_identity(output)
+                case KeysDiffer() if output.meter in self._addresses:
+                    event(_LOG, logging.ERROR, "keys of a meter differ from ours", meter=output.meter, remedy=REMEDY)
 
     def _note_identity(self, news: IdentityAlarm | AlarmAcknowledged) -> None:
         """Told and kept with the events first; a death before the alarm's own file is written tells it again."""

@@ -1,21 +1,22 @@
 """The DCU's gate to the power line: one session for each meter, and what its keys say about who speaks. Pure.
 
 Identity is the key. The address a frame comes from only says which key to try; a frame that opens under the key of
-another meter, or comes from an address nobody was enrolled with, is refused and latches an alarm. Under a meter's
-previous keys nothing is believed: whoever still has them is sent the newest, wrapped. New group keys go to whom the
-newest pair is open with (`dcu.handover`), and to nobody else. An alarm stands until the operator acknowledges it.
+another meter, or comes from an address nobody was enrolled with, is refused and counted. It may be a recording, of an
+earlier start of its owner too: so whoever is there is challenged, and only who answers latches an alarm, which stands
+until the operator acknowledges it. Under a meter's previous keys nothing is believed: whoever still has them is sent
+the newest, wrapped. New group keys go to whom the newest pair is open with (`dcu.handover`), and to nobody else.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from dcu.accusations import Accusation
-from dcu.handover import Handover
+from dcu.handover import PAIR_INVOKE_ID, Handover
 from dcu.keys import KeyRing
 from shared.cosem_security import (
     KEY_AUTHENTICATION,
@@ -29,6 +30,10 @@ from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId, format_eui48
 from shared.protection import PairKeys, find, is_protected, parse, protect_group, wrap
 from shared.session import End, Own, Pace, Refusal, Refusals, Session
+
+INTRODUCTIONS_MAX: Final = 8
+"""Meters to whom we introduce ourselves at a time: a street that comes back as a whole introduces itself, and has the
+line for that. Eight hellos are half a second of air."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +76,30 @@ class AlarmAcknowledged:
     eui48: Eui48
 
 
-Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged
+@dataclass(frozen=True, slots=True)
+class KeysDiffer:
+    """Somebody introduces himself at a meter's address under keys that the file has not: if it is that meter, an older
+    file was restored, here or there. Told once until its session begins."""
+
+    meter: MeterId
+
+
+Output = Transmit | LinkIs | Heard | IdentityAlarm | AlarmAcknowledged | KeysDiffer
 
 
 @dataclass(slots=True)
 class _Door:
-    """One meter: its session under the newest keys, and those under earlier ones to carry them."""
+    """One meter: its session under the newest keys, those under earlier ones to carry them, and one in which nothing is
+    believed for whoever uses the newest keys elsewhere."""
 
     eui48: Eui48
     session: Session | None
     earlier: tuple[Session, ...]
+    elsewhere: Session | None
     carrying: Pace
     line: bool = False
     turn: int = 0
+    differs: bool = False
 
     @property
     def open(self) -> bool:
@@ -107,6 +123,7 @@ class Gate:
         draw: random.Random,
         tell: Callable[[Refusal, int], None],
         alarms: Mapping[MeterId, Accusation] = MappingProxyType({}),
+        configured: Container[MeterId] | None = None,
     ) -> None:
         """A gate in front of a line on which nobody is connected yet.
 
@@ -116,6 +133,8 @@ class Gate:
             draw: source of challenges.
             tell: called when refusals of a kind are news.
             alarms: of earlier starts.
+            configured: whom the DCU hears and speaks to; everybody with keys if None. The others' keys only tell who
+                they are.
         """
         self.alarms = dict(alarms)
         self._own = own
@@ -123,6 +142,7 @@ class Gate:
         self._refusals = Refusals(tell)
         self._search = Pace()
         self._ring = ring
+        self._configured = configured
         self._handover = Handover(ring.group)
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = _by_eui(ring)
@@ -142,6 +162,8 @@ class Gate:
     def tick(self, now: float) -> list[Output]:
         """Once in a while: introduce ourselves again where nobody has answered, and offer new keys again."""
         waiting = [door for door in self._doors.values() if door.line and not door.open]
+        if len(waiting) > INTRODUCTIONS_MAX:
+            waiting = self._draw.sample(waiting, INTRODUCTIONS_MAX)
         outputs = [output for door in waiting for output in (self._carry(door, now) or self._introduce(door, now))]
         return outputs + self._offer_group(now) + self._acknowledged()
 
@@ -182,7 +204,7 @@ class Gate:
         if arrival.refusal is Refusal.NOT_AUTHENTIC:
             outputs += self._whose(peer, data, now, but=meter)
         if arrival.began:
-            door.line = True
+            door.line, door.differs = True, False
             self._handover.began(meter)
             outputs.append(LinkIs(meter, up=True))
         if arrival.plain is not None:
@@ -215,6 +237,7 @@ class Gate:
         return {
             "sessions": sum(door.open for door in self._doors.values()),
             "key_generations": {meter: entry.generation for meter, entry in self._ring.meters.items()},
+            "keys_differ": [meter for meter, door in self._doors.items() if door.differs],
             "group": self._handover.summary(self._there()),
             "counters_left": self._own.counter.left,
             "refused": self._refusals.summary(),
@@ -223,8 +246,8 @@ class Gate:
 
     def _new_door(self, meter: MeterId) -> _Door:
         entry = self._ring.meters[meter]
-        session = None if entry.pair is None else self._new_session(entry.pair)
-        return _Door(entry.eui48, session, tuple(map(self._new_session, entry.earlier)), Pace())
+        session, elsewhere = (None if entry.pair is None else self._new_session(entry.pair) for _ in range(2))
+        return _Door(entry.eui48, session, tuple(map(self._new_session, entry.earlier)), elsewhere, Pace())
 
     def _new_session(self, keys: PairKeys) -> Session:
         return Session(self._own, keys, self._draw)
@@ -235,7 +258,9 @@ class Gate:
         return [Transmit(door.eui48, data) for session in waiting for data in session.hello(now)]
 
     def _there(self) -> list[MeterId]:
-        return [meter for meter, door in self._doors.items() if door.open]
+        """Whom what is said to all, and group keys, are for."""
+        wanted = self._ring.meters if self._configured is None else self._configured
+        return [meter for meter, door in self._doors.items() if door.open and meter in wanted]
 
     # ---- group keys --------------------------------------------------------------------------------------------------
 
@@ -276,7 +301,7 @@ class Gate:
             KEY_ENCRYPTION: wrap(entry.master, entry.pair.encryption),
             KEY_AUTHENTICATION: wrap(entry.master, entry.pair.authentication),
         }
-        data = session.protect(encode_keys(wrapped, 0))
+        data = session.protect(encode_keys(wrapped, PAIR_INVOKE_ID))
         return [] if data is None else [Transmit(door.eui48, data)]
 
     # ---- identity ----------------------------------------------------------------------------------------------------
@@ -293,24 +318,45 @@ class Gate:
             return []
         name = find(envelope, self._candidates(but))
         if name is None:
-            return []
+            return [] if but is None else self._differing(but)
         meter = MeterId(name)
-        owner = self._doors[meter].session
-        if owner is not None and owner.repeats(envelope):
+        door = self._doors[meter]
+        assert door.session is not None, "a candidate has keys"
+        assert door.elsewhere is not None, "a candidate has keys"
+        if door.session.repeats(envelope):
             self._refusals.count(Refusal.REPLAYED)  # a recording needs no key
             return []
         self._refusals.count(Refusal.WRONG_DEVICE)
         if meter in self.alarms:
             return []
+        arrival = door.elsewhere.receive(data, now)
+        if not arrival.began:
+            return [Transmit(peer, answer) for answer in arrival.answers]
+        door.elsewhere = self._new_session(door.session.keys)
         self.alarms[meter] = Accusation(peer, self._ring.meters[meter].acknowledged)
         return [IdentityAlarm(meter, peer)]
 
+    def _differing(self, meter: MeterId) -> list[Output]:
+        """Only where nobody speaks under the right keys: within a session anybody's noise is not authentic."""
+        door = self._doors[meter]
+        if door.differs or door.open:
+            return []
+        door.differs = True
+        return [KeysDiffer(meter)]
+
     def _acknowledged(self) -> list[Output]:
-        """The alarms that the operator has acknowledged since they were told; the next use of those keys is another."""
+        """The alarms that the operator has acknowledged since they were told; the next use of those keys is another. In
+        an older file of keys the number may be lower than when one was told, and rises from there."""
         entries = self._ring.meters.items()
-        times = {meter: entry.acknowledged for meter, entry in entries if meter in self.alarms}
-        over = [meter for meter, number in times.items() if number > self.alarms[meter].after]
-        return [AlarmAcknowledged(meter, self.alarms.pop(meter).eui48) for meter in over]
+        numbers = {meter: entry.acknowledged for meter, entry in entries if meter in self.alarms}
+        outputs: list[Output] = []
+        for meter, number in numbers.items():
+            alarm = self.alarms[meter]
+            if number > alarm.after:
+                outputs.append(AlarmAcknowledged(meter, self.alarms.pop(meter).eui48))
+            else:
+                self.alarms[meter] = replace(alarm, after=number)
+        return outputs
 
     def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
         for meter, door in self._doors.items():

@@ -6,7 +6,8 @@ under the new keys and under those before: a meter has one or the other and need
 new ones is deaf at once for whoever still has the old ones.
 
 Nothing of this is on a disk. A DCU that starts again asks every meter again; so does it when a meter's session begins
-anew, for that meter may have come back as an older image of itself. Keys that were never changed are offered to nobody.
+anew, for that meter may have come back as an older image of itself. Nor does it matter whether the file of keys says
+that they were ever changed: it may be an older one that was restored.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ BOTH_S_MAX: Final = 6 * 3600.0
 """[s] After so long nothing is said under the keys before, whoever has not taken the new ones. Ours: four times what
 the largest street takes on a line without losses."""
 
+PAIR_INVOKE_ID: Final = 0
+"""What the answer to the transfer of a pair is known by."""
 
 NAMES_MAX: Final = 8
 """Meters that a status names."""
@@ -57,7 +60,7 @@ class Handover:
 
     @property
     def invoke_id(self) -> int:
-        """What an answer is known by: an offer of earlier keys had another, the transfer of a pair has 0."""
+        """What an answer is known by; an offer of earlier keys had another."""
         return self.group.generation % 15 + 1
 
     def began(self, meter: MeterId) -> None:
@@ -66,8 +69,6 @@ class Handover:
 
     def due(self, there: Iterable[MeterId], now: float) -> list[MeterId]:
         """Whom of those that are there to offer the keys to now [s]; it counts as done."""
-        if self.group.generation == 1:
-            return []
         self._until_s = now + BOTH_S_MAX if self._until_s is None else self._until_s
         waiting = [meter for meter in there if not (offer := self._of(meter)).taken and offer.due_s <= now]
         chosen = heapq.nsmallest(OFFERS_MAX, waiting, key=lambda meter: self._of(meter).due_s)
@@ -77,9 +78,14 @@ class Handover:
         return chosen
 
     def answered(self, meter: MeterId, invoke_id: int, result: int) -> None:
-        """A meter has answered a transfer of keys; 0 says that they are on its disk."""
-        if invoke_id == self.invoke_id and result == 0:
+        """A meter has answered a transfer of keys; 0 says that they are on its disk. Who has taken an offer of earlier
+        ones has those now, for all we know, and is offered the newest at once."""
+        if result != 0 or invoke_id == PAIR_INVOKE_ID:
+            return
+        if invoke_id == self.invoke_id:
             self._of(meter).taken = True
+        else:
+            self._offers[meter] = _Offer()
 
     def speaking(self, there: Iterable[MeterId], now: float) -> tuple[PairKeys, ...]:
         """The keys that everybody who is there understands between them at ``now`` [s], newest first."""
@@ -91,7 +97,7 @@ class Handover:
 
     def summary(self, there: Iterable[MeterId]) -> dict[str, Any]:
         """For people."""
-        waiting = [] if self.group.generation == 1 else [meter for meter in there if not self._of(meter).taken]
+        waiting = [meter for meter in there if not self._of(meter).taken]
         return {"generation": self.group.generation, "waiting": len(waiting), "waiting_for": waiting[:NAMES_MAX]}
 
     def _of(self, meter: MeterId) -> _Offer:

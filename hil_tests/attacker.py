@@ -1,11 +1,12 @@
 """Somebody who has the whole power line: hears every frame between the daemons, keeps it, and delivers what he likes.
 
 PRIME is taken for a hostile wire: the attacker sits where a stack hands data to its daemon, so that nothing of the MAC
-protects anybody from him. He has no keys.
+protects anybody from him. He has no keys, but for those of a meter that he may have stolen.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hil_tests.jump import JumpStreet
 from hil_tests.world import DCU, EUI48
 from prime_plc import sap
 from shared.ids import Eui48
+from shared.session import Session
 
 FRAMES_MAX: Final = 10_000
 
@@ -50,6 +52,7 @@ class Attacker:
         self._street = street
         self._draw = random.Random(seed)
         self._heard: dict[str, Callable[[sap.Output], None]] = {}
+        self._stolen: dict[str, Session] = {}
 
     def tap(self, who: str, daemon: Any) -> None:
         """Listen at a daemon that has just started."""
@@ -59,6 +62,9 @@ class Attacker:
             if isinstance(output, sap.DataReceived) and len(self.kept) < FRAMES_MAX:
                 self.kept.append(Kept(who, output.peer, output.data))
             heard(output)
+            if isinstance(output, sap.DataReceived) and who in self._stolen:
+                for answer in self._stolen[who].receive(output.data, asyncio.get_running_loop().time()).answers:
+                    self.say(_name(output.peer), who, answer)
 
         daemon._runner._on_output = listen
         self._heard[who] = heard
@@ -73,6 +79,16 @@ class Attacker:
     def say(self, to: str, sender: str, data: bytes) -> None:
         """Deliver something of his own, from the address of this end."""
         self._deliver(Kept(to, EUI48[sender], data))
+
+    def pose(self, at: str, session: Session) -> None:
+        """With stolen keys, from the address of this end, whose frames he hears and answers."""
+        self._stolen[at] = session
+        for data in session.hello(asyncio.get_running_loop().time()):
+            self.say(DCU, at, data)
+
+    def leave(self, at: str) -> None:
+        """He poses there no longer."""
+        del self._stolen[at]
 
     def _deliver(self, frame: Kept) -> None:
         self.delivered += 1

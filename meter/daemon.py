@@ -87,7 +87,8 @@ CORE_STALL_S: Final = 5.0
 """[s] The same for the core and the control tick, on which the relay hangs."""
 
 KEYS_S: Final = 10.0
-"""[s] So often the session and the reserve of counters are looked at."""
+"""[s] So often the session and the reserve of counters are looked at, or up to twice as often: meters that have started
+together shall not introduce themselves together."""
 
 CLOCK_NEWS_S: Final = 2.0
 """[s] A clock that was set by less is no news."""
@@ -323,7 +324,7 @@ class MeterDaemon:
         clock, vault, counter = self._ports.clock, self._ports.vault, self._ports.vault.counter
         trusted = True
         while True:
-            await self._transfers.wait(clock, clock.monotonic() + KEYS_S)
+            await self._transfers.wait(clock, clock.monotonic() + KEYS_S * self._ports.draw.uniform(0.5, 1.0))
             try:
                 while (sent := self._transfers.take()) is not None:
                     await self._transfer(sent, trusted=trusted)

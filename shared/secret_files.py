@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import stat
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
@@ -60,11 +61,24 @@ class DiskFiles:
         finally:
             os.close(file)
         beside.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
+
+    def put_aside(self, path: Path) -> Path:
+        """The file under a name that nothing had before, durably, and that name (OSError)."""
+        path = path.resolve()
+        names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        path.rename(aside)
+        _sync(path.parent)
+        return aside
+
+
+def _sync(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 ModelT = TypeVar("ModelT", bound=Section)

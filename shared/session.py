@@ -16,7 +16,8 @@ old image has forgotten nothing that matters: whatever it starts from, it asks a
       | -- hello(challenge m', echo d, known) --> |   the DCU believes the meter
       | <----------- everything else -----------> |   titles are not sent any more
 
-Within a session counters rise; a window lets what the line has reordered pass once. Under the group key of a street
+Within a session counters rise; a window lets what the line has reordered pass once, but for keys, which pass in the
+order they were sent in. Under the group key of a street
 only what lowers is let through.
 """
 
@@ -29,8 +30,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from shared.cosem import Written, decode_apdu
-from shared.cosem_security import Hello, Introduced, encode_introduction
+from shared.cosem import Apdu, Written, decode_apdu
+from shared.cosem_security import Hello, Introduced, KeysSent, encode_introduction
 from shared.errors import DecodeError
 from shared.messages import Revoke
 from shared.protection import (
@@ -229,6 +230,7 @@ class Session:
         self._peer: bytes | None = None
         self._window = ReplayWindow(0)
         self._group_window = ReplayWindow(0)
+        self._keys_at = 0
         self._pace = Pace()
 
     @property
@@ -266,7 +268,10 @@ class Session:
 
     def hello(self, now: float, echo: int | None = None, *, known: bool = False) -> tuple[bytes, ...]:
         """An introduction to send at ``now`` [s]; nothing if too many have left, or without a counter."""
-        counter = self._own.counter.take() if self._pace.allows(now) else None
+        return self._introduction(echo, known=known) if self._pace.allows(now) else ()
+
+    def _introduction(self, echo: int | None, *, known: bool) -> tuple[bytes, ...]:
+        counter = self._own.counter.take()
         if counter is None:
             return ()
         plain = encode_introduction(Hello(self._challenge, echo, known), down=self._own.end is End.DCU)
@@ -294,9 +299,12 @@ class Session:
             return Arrival(refusal=Refusal.SPLICED)
         if plain is None:
             return self._not_authentic(envelope, now)
-        hello = _hello_in(plain)
+        apdu = _read(plain)
+        hello = apdu.hello if isinstance(apdu, Introduced) else None
         if title == self._peer:
             if not self._window.accept(envelope.counter):
+                return Arrival(refusal=Refusal.REPLAYED)
+            if isinstance(apdu, KeysSent) and not self._newest_keys(envelope.counter):
                 return Arrival(refusal=Refusal.REPLAYED)
             return Arrival(plain) if hello is None else Arrival(answers=self._answer(hello, title, now))
         if hello is None:
@@ -306,9 +314,18 @@ class Session:
             self._believe(title, envelope.counter)
         return Arrival(answers=self._answer(hello, title, now), began=began)
 
+    def _newest_keys(self, counter: int) -> bool:
+        """Whether no keys have come that were sent after these: the order of other messages does not matter here, but
+        keys that were held back on their way would bring earlier ones back."""
+        newest, self._keys_at = counter > self._keys_at, max(counter, self._keys_at)
+        return newest
+
     def _not_authentic(self, envelope: Envelope, now: float) -> Arrival:
-        """Perhaps the other end has started again and its introduction was lost: let it hear us."""
-        if not envelope.title and find(envelope, [("ours", self.keys, self._own.title)]) is not None:
+        """Perhaps the other end has started again and its introduction was lost: let it hear us. An introduction under
+        keys that are not ours gets none of ours: two ends whose keys differ would answer each other for ever."""
+        if envelope.title:
+            return Arrival(refusal=Refusal.NOT_AUTHENTIC)
+        if find(envelope, [("ours", self.keys, self._own.title)]) is not None:
             return Arrival(refusal=Refusal.REFLECTED)
         return Arrival(refusal=Refusal.NOT_AUTHENTIC, answers=self.hello(now))
 
@@ -316,10 +333,17 @@ class Session:
         """The other end has echoed our challenge under this title; the challenge is used up."""
         self._peer = title
         self._window, self._group_window = ReplayWindow(counter), ReplayWindow(counter)
+        self._keys_at = counter
         self._challenge = self._draw.getrandbits(64)
 
     def _answer(self, hello: Hello, title: bytes, now: float) -> tuple[bytes, ...]:
-        return () if hello.known else self.hello(now, hello.challenge, known=self._peer == title)
+        """Who is alive is answered always, and keeps a pace himself: otherwise recordings that use ours up would keep
+        two ends apart. A stranger's hello may be a recording."""
+        if hello.known:
+            return ()
+        if title == self._peer:
+            return self._introduction(hello.challenge, known=True)
+        return self.hello(now, hello.challenge)
 
     def _group_message(self, envelope: Envelope, title: bytes) -> Arrival:
         """Only from the DCU we talk to, only once, and only a revoke."""
@@ -340,19 +364,15 @@ class Session:
         return Arrival(plain, group=True)
 
 
-def _hello_in(plain: bytes) -> Hello | None:
+def _read(plain: bytes) -> Apdu | None:
     try:
-        apdu = decode_apdu(plain)
+        return decode_apdu(plain)
     except DecodeError:
         return None
-    return apdu.hello if isinstance(apdu, Introduced) else None
 
 
 def _lowers(plain: bytes) -> bool:
-    try:
-        apdu = decode_apdu(plain)
-    except DecodeError:
-        return False
+    apdu = _read(plain)
     return isinstance(apdu, Written) and isinstance(apdu.message, Revoke)
 
 

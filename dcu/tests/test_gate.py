@@ -11,7 +11,7 @@ from dlms_cosem.enumerations import ActionResultStatus
 
 from dcu import gate as dcu_gate
 from dcu.accusations import Accusation
-from dcu.gate import AlarmAcknowledged, Gate, Heard, IdentityAlarm, LinkIs
+from dcu.gate import INTRODUCTIONS_MAX, AlarmAcknowledged, Gate, Heard, IdentityAlarm, KeysDiffer, LinkIs
 from dcu.keys import EARLIER_MAX, KeyRing, new_ring
 from shared.cosem import decode_apdu, encode_down, encode_up
 from shared.cosem_security import KeysSent, encode_action_answer
@@ -93,6 +93,22 @@ def test_a_meter_is_linked_when_it_has_shown_its_key(street: Street) -> None:
     assert fresh.gate.protect(FIRST, UP) is None
 
 
+def test_a_street_that_comes_back_as_a_whole_is_not_called_at_once() -> None:
+    """A hundred meters on the line and none introduced: a few calls at a time, to others each time, and all get one."""
+    draw = random.Random(4)
+    addresses = {MeterId(f"m{number}"): parse_eui48(f"02:48:44:52:02:{number:02x}") for number in range(100)}
+    ring = new_ring(DCU, draw.randbytes).made(addresses, draw.randbytes)
+    gate = Gate(ring, Own.start(End.DCU, InvocationCounter(0, BLOCK), draw), draw, lambda *_: None)
+    for eui48 in addresses.values():
+        gate.link(eui48, True)
+    called: set[Eui48] = set()
+    for turn in range(100):
+        sent = [output for output in gate.tick(10.0 * turn) if isinstance(output, dcu_gate.Transmit)]
+        assert len(sent) == INTRODUCTIONS_MAX == len({output.peer for output in sent})
+        called |= {output.peer for output in sent}
+    assert called == set(addresses.values())
+
+
 def test_a_cloned_address_opens_nothing(street: Street) -> None:
     """Another device under the address of a meter, without its key: nothing is heard, nobody is alarmed."""
     clone = Session(
@@ -145,6 +161,23 @@ def test_an_alarm_stands_over_restarts_until_it_is_acknowledged(street: Street) 
     assert IdentityAlarm(FIRST, STRANGER) in street.play(STRANGER, thief.hello(street.now), thief)
 
 
+def test_one_acknowledgement_ends_an_alarm_that_has_seen_a_newer_file_of_keys(street: Street) -> None:
+    """The file was acknowledged three times, and is restored from a time when it was once: that ends no alarm, and the
+    next acknowledgement does."""
+    ring = street.ring.acknowledged(FIRST)
+    newer = ring.acknowledged(FIRST).acknowledged(FIRST)
+    street.gate.renew(newer, street.now)
+    thief = street.end(newer.exported(FIRST))
+    street.now += 60.0
+    street.play(STRANGER, thief.hello(street.now), thief)
+    street.gate.renew(ring, street.now)
+    assert AlarmAcknowledged(FIRST, STRANGER) not in street.gate.tick(street.now)
+    assert street.gate.alarms == {FIRST: Accusation(STRANGER, 1)}
+    street.gate.renew(ring.acknowledged(FIRST), street.now)
+    assert AlarmAcknowledged(FIRST, STRANGER) in street.gate.tick(street.now)
+    assert street.gate.alarms == {}
+
+
 @pytest.mark.parametrize("address", [TWO, STRANGER])
 def test_a_recording_from_another_address_accuses_nobody(street: Street, address: Eui48) -> None:
     """What the meter itself has said in this start, played from elsewhere: no key was needed for that. An alarm is told
@@ -157,8 +190,33 @@ def test_a_recording_from_another_address_accuses_nobody(street: Street, address
     assert street.gate.alarms == {}
     assert street.refused()["replayed"] == 1
     street.now += 60.0
-    fresh = street.gate.receive(address, said(street.meters[ONE]), street.now)
+    fresh = street.play(address, (said(street.meters[ONE]),), street.meters[ONE])
     assert IdentityAlarm(FIRST, address) in fresh
+
+
+@pytest.mark.parametrize("address", [TWO, STRANGER])
+@pytest.mark.parametrize("who", ["meter", "dcu", "both"])
+def test_a_recording_of_an_earlier_start_accuses_nobody(street: Street, address: Eui48, who: str) -> None:
+    """A meter's introductions and messages of before, from elsewhere: counted, and whoever is there is challenged,
+    unless they are of the meter's present start. He has no key and cannot answer."""
+    recorded = [*street.meters[ONE].hello(street.now + 60.0), said(street.meters[ONE])]
+    if who != "dcu":
+        street.meters[ONE] = street.end(street.ring.exported(FIRST))
+    if who != "meter":
+        own = Own.start(End.DCU, InvocationCounter(BLOCK, 2 * BLOCK), street.draw)
+        street.gate = Gate(street.ring, own, street.draw, lambda *_: None)
+    street.meet(ONE)
+    answers: list[dcu_gate.Output] = []
+    for _ in range(5):
+        for data in recorded:
+            street.now += 60.0
+            answers += street.gate.receive(address, data, street.now)
+    assert street.gate.alarms == {}
+    assert street.refused()["replayed" if who == "dcu" else "wrong_device"] > 0
+    assert {type(output) for output in answers} <= {dcu_gate.Transmit}
+    thief = street.end(street.ring.exported(FIRST))
+    street.now += 60.0
+    assert IdentityAlarm(FIRST, address) in street.play(address, thief.hello(street.now), thief)
 
 
 def test_a_revoked_meter_is_shut_out_at_once(street: Street) -> None:
@@ -205,6 +263,24 @@ def test_rotated_keys_reach_the_meter_wrapped_and_the_old_ones_end(street: Stree
     late = meter.protect(UP)
     assert late is not None
     assert not [output for output in street.gate.receive(ONE, late, street.now) if isinstance(output, Heard)]
+
+
+def test_a_meter_whose_keys_an_older_file_has_not_is_named_until_it_has_its_keys(street: Street) -> None:
+    """The DCU starts on a file from before a rotation: the meter is refused, told once and named in the status, and
+    the line stays quiet; with the newest file back it is heard again. Noise in a session tells nothing."""
+    newest = street.ring.rotated(FIRST, street.draw.randbytes)
+    street.meters[ONE] = street.end(newest.exported(FIRST))
+    own = Own.start(End.DCU, InvocationCounter(BLOCK, 2 * BLOCK), street.draw)
+    street.gate = Gate(street.ring, own, street.draw, lambda *_: None)
+    assert street.meet(ONE) == [KeysDiffer(FIRST)]
+    assert street.meet(ONE) == []
+    assert street.gate.summary()["keys_differ"] == [FIRST]
+    assert LinkIs(SECOND, up=True) in street.meet(TWO)
+    street.gate.renew(newest, street.now)
+    assert LinkIs(FIRST, up=True) in street.meet(ONE)
+    assert street.gate.summary()["keys_differ"] == []
+    noise = protect(UP, PairKeys(bytes(16), bytes(16)), street.meters[ONE].title, 90, named=True)
+    assert KeysDiffer(FIRST) not in street.gate.receive(ONE, noise, street.now)
 
 
 def test_a_flood_under_earlier_keys_calls_for_few_transfers(street: Street) -> None:

@@ -13,7 +13,7 @@ from dcu.handover import BOTH_S_MAX, OFFER_S, OFFER_S_MAX, OFFERS_MAX, Handover
 from dcu.keys import GroupKeys
 from dcu.tests.test_gate import FIRST, ONE, REVOKE, SECOND, TWO, Street
 from shared.cosem import decode_apdu
-from shared.cosem_security import KeysSent
+from shared.cosem_security import ActionAnswered, KeysSent
 from shared.ids import MeterId
 from shared.protection import PairKeys, protect_group, unwrap
 from shared.session import BLOCK, End, InvocationCounter, Own, Refusal, Session
@@ -23,11 +23,13 @@ OLD, NEW, NEWER = (PairKeys(bytes([number]) * 16, bytes([number + 8]) * 16) for 
 METERS = [MeterId(f"meter-{number}") for number in range(20)]
 
 
-def test_keys_that_were_never_changed_are_offered_to_nobody() -> None:
-    """Every meter has them by its file; nothing is said twice."""
+def test_keys_that_were_never_changed_are_offered_too() -> None:
+    """To the file they may be the first, to a meter not: an older file was restored. Nothing is said twice for that."""
     handover = Handover(GroupKeys(1, OLD))
-    assert handover.due(METERS, 0.0) == []
-    assert handover.speaking(METERS, 0.0) == (OLD,)
+    assert handover.due([FIRST], 0.0) == [FIRST]
+    assert handover.speaking([FIRST], 0.0) == (OLD,)
+    handover.answered(FIRST, handover.invoke_id, DONE)
+    assert handover.due([FIRST], 1e6) == []
 
 
 def test_a_few_meters_are_offered_keys_at_a_time_and_each_its_turn() -> None:
@@ -62,6 +64,23 @@ def test_only_success_for_these_very_keys_counts(answer: tuple[int, int]) -> Non
     assert handover.speaking([FIRST], 0.0) == (NEW, OLD)
     handover.answered(FIRST, 3, DONE)
     assert handover.speaking([FIRST], 0.0) == (NEW,)
+
+
+def test_who_has_taken_earlier_keys_is_offered_the_newest_at_once() -> None:
+    """An answer to an offer before this one, late, or of a meter that an old offer has set back: it counts as one that
+    has them not, and is asked at the next look; the answer about a pair says nothing of the group's."""
+    handover = Handover(GroupKeys(3, NEWER, NEW))
+    assert handover.due([FIRST], 0.0) == [FIRST]
+    handover.answered(FIRST, 4, DONE)
+    assert handover.speaking([FIRST], 1.0) == (NEWER,)
+    handover.answered(FIRST, 0, DONE)
+    handover.answered(FIRST, 3, 1)
+    assert handover.due([FIRST], 5.0) == []
+    handover.answered(FIRST, 3, DONE)
+    assert handover.speaking([FIRST], 5.0) == (NEWER, NEW)
+    assert handover.due([FIRST], 5.0) == [FIRST]
+    handover.answered(FIRST, 4, DONE)
+    assert handover.speaking([FIRST], 6.0) == (NEWER,)
 
 
 def test_the_keys_before_are_used_until_all_that_are_there_have_the_new_ones_or_the_deadline() -> None:
@@ -105,6 +124,22 @@ def test_new_group_keys_travel_wrapped_under_the_meters_own_master_key(street: S
         found = {number: unwrap(ring.exported(mine).master, key) for number, key in sent.keys}
         assert found == {1: group.encryption, 128: group.authentication}
         assert {unwrap(ring.exported(other).master, key) for _, key in sent.keys} == {None}
+
+
+def test_a_meter_that_is_not_configured_is_not_waited_for() -> None:
+    """It has keys and a session, and what it says is not heard: no group keys for it, and nothing is said twice."""
+    street = Street()
+    own = Own.start(End.DCU, InvocationCounter(0, BLOCK), street.draw)
+    street.gate = dcu_gate.Gate(street.ring, own, street.draw, lambda *_: None, configured={FIRST})
+    for peer in (ONE, TWO):
+        street.meet(peer)
+    street.gate.renew(street.ring.regrouped(street.draw.randbytes), street.now)
+    offers = [output for output in street.gate.tick(street.now) if isinstance(output, dcu_gate.Transmit)]
+    assert [offer.peer for offer in offers] == [ONE]
+    assert len(street.gate.protect_all(REVOKE, street.now)) == 2
+    street.gate.answered(FIRST, ActionAnswered(3, DONE))
+    assert len(street.gate.protect_all(REVOKE, street.now)) == 1
+    assert street.gate.summary()["group"]["waiting"] == 0
 
 
 def test_a_window_spoilt_under_the_old_keys_is_good_again_under_the_new_ones() -> None:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import pytest
 
+from dcu.accusations import Accusation
+from dcu.gate import Transmit
 from hil_tests.attacker import Attacker, Trick
 from hil_tests.jump import JumpStreet
 from hil_tests.observation import Observation
@@ -24,7 +26,7 @@ from hil_tests.verdict import judge
 from hil_tests.virtual.loop import run_virtual
 from hil_tests.world import DCU, EUI48
 from shared.cosem import encode_down
-from shared.ids import Epoch, format_eui48
+from shared.ids import Epoch, MeterId, format_eui48, parse_eui48
 from shared.messages import DecisionId, Grant, Reason, Revoke
 from shared.protection import PairKeys, protect_group
 from shared.session import BLOCK, End, InvocationCounter, Own, Session
@@ -54,12 +56,18 @@ Strike = Callable[[TappedStreet], None]
 
 
 def attacked(
-    tmp_path: Path, actions: list[Action], strikes: dict[float, Strike], final_a: float, *, old_images: bool = False
+    tmp_path: Path,
+    actions: list[Action],
+    strikes: dict[float, Strike],
+    final_a: float,
+    *,
+    old_images: bool = False,
+    duration_s: float = 40.0,
 ) -> tuple[Observation, TappedStreet]:
-    """A play of a minute with strikes at these times [s]."""
+    """A play of forty seconds, or of ``duration_s``, with strikes at these times [s]."""
     base = load_scenario("granted")
-    expect = [Expectation(what="export", client="client1", at_s=60.0, current_a=final_a)]
-    scenario: Scenario = base.model_copy(update={"duration_s": 60.0, "expect": expect, "action": actions})
+    expect = [Expectation(what="export", client="client1", at_s=duration_s, current_a=final_a)]
+    scenario: Scenario = base.model_copy(update={"duration_s": duration_s, "expect": expect, "action": actions})
     streets: list[TappedStreet] = []
 
     async def main() -> Observation:
@@ -147,6 +155,34 @@ def test_recordings_outlive_a_restart_for_nothing(
     assert seen.status["client1"]["protection"]["session"] == "open"
 
 
+@pytest.mark.parametrize("who", ["dcu", "client1"])
+def test_recordings_under_another_address_accuse_nobody(who: Literal["dcu", "client1"], tmp_path: Path) -> None:
+    """Introductions of the start before, too, each played from the other meter's address when nobody searches for much
+    else: an alarm that lasts until a person comes needs somebody who has the keys and answers with them."""
+    deaths: list[Action] = [Process(do="kill", at_s=18.0, who=who), Process(do="start", at_s=19.0, who=who)]
+
+    def strike(street: TappedStreet) -> None:
+        everything = street.attacker.kept
+        said = [kept for kept in everything if kept.receiver == DCU and kept.sender == EUI48["client1"]]
+        street.attacker.kept = said[:4]
+        street.attacker.play([Trick.CROSS])
+        street.attacker.kept = everything
+
+    found: list[tuple[dict[str, str], int]] = []
+
+    def look(street: TappedStreet) -> None:
+        found.append(
+            (street.daemon(DCU).status()["protection"]["alarms"], refusals(street, DCU).get("wrong_device", 0))
+        )
+
+    strikes: dict[float, Strike] = {float(at_s): strike for at_s in range(20, 38, 3)}
+    _, street = attacked(tmp_path, deaths, strikes | {39.0: look}, 5.0)
+    assert street.dcu_vault.alarms == {}
+    ((alarms, counted),) = found
+    assert alarms == {}
+    assert counted > 0
+
+
 def test_keys_are_rotated_under_way_and_the_grant_outlives_it(tmp_path: Path) -> None:
     """The operator changes the file of keys; the DCU finds it, brings the keys to the meter, and both go on."""
 
@@ -190,6 +226,38 @@ def test_group_keys_are_rotated_under_way_and_the_old_ones_are_worth_nothing(tmp
     assert falls == []
 
 
+def test_a_meter_with_keys_that_is_not_configured_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It introduces itself, and is let in by its keys; new group keys wait for the configured meters alone."""
+    found: list[tuple[int, int, int]] = []
+    spare, there = MeterId("spare"), parse_eui48("02:48:44:52:01:99")
+
+    def enrol(street: TappedStreet) -> None:
+        vault = street.dcu_vault
+        vault.ring = vault.ring.made({spare: there}, street._draw.randbytes).regrouped(street._draw.randbytes)
+        street.world.reader.keys.learn(vault.ring)
+
+    def introduce(street: TappedStreet) -> None:
+        draw, dcu = random.Random(9), street.daemon(DCU)._gate
+        meter = Session(
+            Own.start(End.METER, InvocationCounter(0, BLOCK), draw), street.dcu_vault.ring.exported(spare).pair, draw
+        )
+        frames = list(meter.hello(0.0))
+        for data in frames:
+            sent = [output.data for output in dcu.receive(there, data, 0.0) if isinstance(output, Transmit)]
+            frames += [answer for one in sent for answer in meter.receive(one, 0.0).answers]
+        assert meter.open
+
+    def look(street: TappedStreet) -> None:
+        gate = street.daemon(DCU)._gate
+        summary = gate.summary()
+        now = asyncio.get_running_loop().time()
+        revoke = encode_down(Revoke(DecisionId(Epoch(1), 99), Reason.OPERATOR, None, None), 1)
+        found.append((summary["sessions"], summary["group"]["waiting"], len(gate.protect_all(revoke, now))))
+
+    attacked(tmp_path, [], {8.0: enrol, 20.5: introduce, 39.0: look}, 5.0)
+    assert found == [(3, 0, 1)]
+
+
 @pytest.mark.parametrize("who", ["dcu", "client1"])
 def test_a_death_while_group_keys_change_leaves_them_changed(who: Literal["dcu", "client1"], tmp_path: Path) -> None:
     """One end dies just when the keys are on their way, and starts on the disk it had."""
@@ -211,20 +279,47 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
     def steal(street: TappedStreet) -> None:
         draw = random.Random(9)
         own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
-        (hello,) = Session(own, street.vaults["client1"].keys.pair, draw).hello(0.0)
-        street.attacker.say(DCU, "client2", hello)
+        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
 
     def look(street: TappedStreet) -> None:
         found.append(street.daemon(DCU).status()["protection"]["alarms"])
 
     def acknowledge(street: TappedStreet) -> None:
+        street.attacker.leave("client2")
         vault = street.dcu_vault
         vault.ring = vault.ring.acknowledged(street.vaults["client1"].keys.meter)
 
     actions: list[Action] = [Process(do="kill", at_s=15.0, who="dcu"), Process(do="start", at_s=16.0, who="dcu")]
     strikes: dict[float, Strike] = {13.0: steal, 14.0: look, 30.0: look, 31.0: acknowledge, 50.0: look}
-    _, street = attacked(tmp_path, actions, strikes, 5.0)
+    _, street = attacked(tmp_path, actions, strikes, 5.0, duration_s=60.0)
     assert found == [{"client1": f"keys used by {format_eui48(EUI48['client2'])}"}] * 2 + [{}]
+    assert street.dcu_vault.alarms == {}
+
+
+def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_path: Path) -> None:
+    """The alarm was told under a file that had been acknowledged twice; the file of before is restored, the DCU starts
+    again, and the operator acknowledges once."""
+
+    found: list[Accusation] = []
+
+    def restore(street: TappedStreet) -> None:
+        meter = street.vaults["client1"].keys.meter
+        street.dcu_vault.alarms = {meter: Accusation(EUI48["client2"], 2)}
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(meter)
+
+    def acknowledge(street: TappedStreet) -> None:
+        meter = street.vaults["client1"].keys.meter
+        found.append(street.dcu_vault.alarms[meter])
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(meter)
+
+    actions: list[Action] = [
+        Process(do="kill", at_s=8.0, who="dcu"),
+        Process(do="start", at_s=10.0, who="dcu"),
+        Process(do="kill", at_s=15.0, who="dcu"),
+        Process(do="start", at_s=20.0, who="dcu"),
+    ]
+    _, street = attacked(tmp_path, actions, {9.0: restore, 17.0: acknowledge}, 5.0)
+    assert found == [Accusation(EUI48["client2"], 1)]
     assert street.dcu_vault.alarms == {}
 
 

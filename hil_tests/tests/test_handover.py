@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import permutations
 
 import pytest
 from dlms_cosem.enumerations import ActionResultStatus
@@ -75,6 +76,7 @@ class Line:
         self.ring: KeyRing = made
         self.meters = {ONE: Disk(made.exported(FIRST), self.draw), TWO: Disk(made.exported(SECOND), self.draw)}
         self.frames_left = 10_000
+        self.held: list[dcu_gate.Output] | None = None
         self.start()
 
     def start(self) -> None:
@@ -93,7 +95,9 @@ class Line:
     def play(self, outputs: list[dcu_gate.Output]) -> None:
         """Carry frames until nobody has one, or until the line falls silent."""
         for output in outputs:
-            if isinstance(output, dcu_gate.Transmit) and self._carried():
+            if isinstance(output, dcu_gate.Transmit) and self.held is not None:
+                self.held.append(output)
+            elif isinstance(output, dcu_gate.Transmit) and self._carried():
                 for data in self.meters[output.peer].hear(output.data)[0]:
                     self.up(output.peer, data)
             elif isinstance(output, dcu_gate.Heard):
@@ -152,6 +156,57 @@ def test_a_death_between_any_two_frames_loses_no_message_and_no_meter(who: str, 
     assert line.gate.summary()["group"] == {"generation": 2, "waiting": 0, "waiting_for": []}
     assert len(line.gate.protect_all(REVOKE, line.now)) == 1
     assert old != line.ring.group.newest
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_offers_that_overtake_each_other_leave_everybody_with_the_newest(order: tuple[int, int, int]) -> None:
+    """Three rotations in a row, and the line delivers their offers in whatever order: no meter goes back to earlier
+    keys, and the DCU knows who has the newest, in the same sessions."""
+    line = Line()
+    line.meet()
+    offers: list[list[dcu_gate.Output]] = []
+    for _ in order:
+        line.held = []
+        line.ring = line.ring.regrouped(line.draw.randbytes)
+        line.play(line.gate.renew(line.ring, line.now))
+        line.tick()
+        offers.append(line.held)
+        assert len(line.held) == 2
+    line.held = None
+    for which in order:
+        line.play(offers[which])
+        seen = [meter.keys.group for meter in line.meters.values()]
+        assert which != 2 or seen == [line.ring.group.newest] * 2
+    assert seen == [line.ring.group.newest] * 2
+    line.tick()
+    assert [meter.keys.group for meter in line.meters.values()] == [line.ring.group.newest] * 2
+    assert line.gate.summary()["group"] == {"generation": 4, "waiting": 0, "waiting_for": []}
+    assert line.believed() == {ONE: 1, TWO: 1}
+    assert len(line.gate.protect_all(REVOKE, line.now)) == 1
+
+
+@pytest.mark.parametrize("how", ["while it runs", "before a start"])
+@pytest.mark.parametrize("rotations", [1, 3])
+def test_an_older_file_of_keys_that_is_restored_brings_its_group_keys_back(how: str, rotations: int) -> None:
+    """The street has the newest group keys, and the operator has only the file from the first day: everybody hears what
+    is said to all again, and again after the next rotation."""
+    line = Line()
+    line.meet()
+    first = line.ring
+    for _ in range(rotations):
+        line.ring = line.ring.regrouped(line.draw.randbytes)
+    for ring in (line.ring, first, first.regrouped(line.draw.randbytes)):
+        line.ring = ring
+        if how == "before a start":
+            line.start()
+            line.meet()
+        else:
+            line.play(line.gate.renew(ring, line.now))
+        line.tick()
+        line.tick()
+        assert [meter.keys.group for meter in line.meters.values()] == [ring.group.newest] * 2
+        assert line.gate.summary()["group"]["waiting"] == 0
+        assert line.believed() == {ONE: 1, TWO: 1}
 
 
 def test_a_meter_that_was_away_gets_its_pair_first_and_then_the_newest_group_keys() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from meter import daemon
 from meter.core import HouseholdAsked
+from meter.daemon import KEYS_S
 from meter.gate import Gate, LinkIs
 from meter.tests.far_end import DCU, KEYS, counters, far_end
 from meter.tests.jumping import run_jumping
@@ -38,7 +40,7 @@ from shared.messages import (
     Upward,
 )
 from shared.protection import PairKeys, protect, protect_group, wrap
-from shared.session import BLOCK, End, Own, Refusal
+from shared.session import BLOCK, Arrival, End, Own, Refusal
 
 GRANT = encode_down(Grant(DecisionId(Epoch(3), 9), RequestId(1), Nonce(1), 2400.0, 60.0), 1)
 REVOKE = encode_down(Revoke(DecisionId(Epoch(0xFFFFFFFF), 9), Reason.OPERATOR, None, None), 1)
@@ -69,6 +71,31 @@ def test_without_a_fresh_session_nothing_is_heard_and_nothing_said() -> None:
         assert (status["link"], status["epoch"], house.line.sent) == ("down", 0, [])
         assert refused(house) == {"not_fresh": 1}
         await house.end()
+
+    run_jumping(world)
+
+
+def test_meters_that_start_together_do_not_introduce_themselves_together() -> None:
+    """After a power cut nobody answers: each asks again within ten seconds, at a time of its own."""
+
+    async def world() -> None:
+        times: list[list[float]] = []
+        houses = [House(seed=seed) for seed in range(6)]
+        for house in houses:
+            own: list[float] = []
+            times.append(own)
+            house.line.dcu.receive = lambda _, now, own=own: own.append(now) or Arrival()  # type: ignore[method-assign,misc]
+        await asyncio.sleep(2.0)
+        for house in houses:
+            house.line.heard(sap.LinkUp(DCU, b"meter-1", 5))
+        await asyncio.sleep(60.0)
+        for turn in range(1, 6):
+            assert len({round(own[turn], 1) for own in times}) == len(houses)
+        for own in times:
+            assert all(after - before <= KEYS_S for before, after in pairwise(own))
+            assert len(own) <= 2 + 60.0 / (KEYS_S / 2)
+        for house in houses:
+            await house.end()
 
     run_jumping(world)
 

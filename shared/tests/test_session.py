@@ -296,6 +296,45 @@ def test_an_introduction_is_paced(wire: Wire) -> None:
     assert len(wire.meter.receive(bytes(bad), 1000.0 + HELLO_S).answers) == 1
 
 
+@pytest.mark.parametrize("first", list(End))
+def test_ends_with_different_keys_do_not_answer_each_other(first: End) -> None:
+    """A hundred meters whose keys the DCU does not have, or no longer, would fill the line with introductions."""
+    wire = Wire()
+    wire.ends[End.DCU] = started(End.DCU, wire.draw, WRONG)
+    for data in wire.ends[first].hello(0.0):
+        wire.carry(first, data)
+    assert len(wire.heard) == 1
+
+
+@pytest.mark.parametrize("end", list(End))
+def test_recordings_that_use_up_the_pace_keep_nobody_apart(end: End) -> None:
+    """One end starts again, and before its introduction is answered somebody makes it say all that its pace allows, and
+    then the other one: who has shown to be alive is answered all the same, and both are fresh."""
+    wire = Wire()
+    wire.meet()
+    bad = {some: flipped(wire.ends[some.other].protect(DOWN)) for some in End}
+    wire.restart(end, first=BLOCK)
+    wire.now += 60.0
+    (hello,) = wire.ends[end].hello(wire.now)
+    (answer,) = wire.ends[end.other].receive(hello, wire.now).answers
+    for some in End:
+        while wire.ends[some].receive(bad[some], wire.now).answers:
+            pass
+        assert wire.ends[some].hello(wire.now) == ()
+    last = wire.ends[end].receive(answer, wire.now)
+    assert last.began
+    for data in last.answers:
+        wire.carry(end, data)
+    for some in End:
+        assert wire.say(some, UP).plain == UP
+
+
+def flipped(data: bytes | None) -> bytes:
+    """With one bit of its tag changed."""
+    assert data is not None
+    return data[:-1] + bytes((data[-1] ^ 1,))
+
+
 def test_the_group_key_lowers_once_and_never_raises(wire: Wire) -> None:
     """A revoke passes; a grant, a nominal limit and an introduction do not; nor a revoke from elsewhere, or again."""
     title = wire.meter.peer
