@@ -80,12 +80,18 @@ def attacked(
         due = sorted(strikes)
 
         def strike(seen: Observation) -> None:
-            while due and len(seen.samples) > round(10 * due[0]):
-                strikes[due.pop(0)](street)
+            while due and not failures and len(seen.samples) > round(10 * due[0]):
+                try:
+                    strikes[due.pop(0)](street)
+                except Exception as exc:  # the play would wait for its recorder for ever
+                    failures.append(exc)
 
         return await play(scenario, street, ear, strike)
 
+    failures: list[Exception] = []
     seen = run_virtual(main)
+    if failures:
+        raise failures[0]
     assert [verdict for verdict in judge(scenario, seen) if not verdict.passed] == []
     return seen, streets[0]
 
