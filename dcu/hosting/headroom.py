@@ -239,23 +239,26 @@ class Outlook:
         states = np.atleast_2d(p_w)
         keys = [p.tobytes() for p in states]
         new = [k for k, key in enumerate(keys) if key not in self._known]
-        if new:
-            u, i = self._at(states[new], [keys[k] for k in new])
-            found = self._exceed(states[new], u, i)
-            self._known.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        if len(new) == len(keys):
+            found = self._exceed(states, *self._at(states, keys))
+            self._known.update(zip(keys, found, strict=True))
+        elif new:
+            some = [keys[k] for k in new]
+            self._known.update(zip(some, self._exceed(states[new], *self._at(states[new], some)), strict=True))
         self._last = self._solved[keys[-1]][0]
-        return np.array([self._known[key] for key in keys])
+        return found if len(new) == len(keys) else np.array([self._known[key] for key in keys])
 
     def _at(self, p_w: Reals, keys: list[bytes]) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of some states (n_state, n), sought from the one that was solved last."""
         new = [k for k, key in enumerate(keys) if key not in self._solved]
         if new:
             near = None if np.isnan(self._last[0]) else self._last
-            found = solve_few(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
-            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
-            if len(new) == len(keys):
+            all_are = len(new) == len(keys)
+            found = solve_few(self.model, p_w if all_are else p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update(zip([keys[k] for k in new], zip(*found, strict=True), strict=True))
+            if all_are:
                 return found
-        u, i = zip(*(self._solved[key] for key in keys), strict=True)
+        u, i = zip(*[self._solved[key] for key in keys], strict=True)
         return np.array(u), np.array(i)
 
     def _exceed(self, p_w: Reals, u_v: Complexes, i_a: Complexes, enough: Reals | None = None) -> Reals:
@@ -317,19 +320,23 @@ class Outlook:
         others of its phase: the flow made for one row holds for another too, with what the exports may do to it that
         come in one and not in the other, to first order. An excess of a current or an unbalance is that of its worst
         case already."""
-        n = len(p_w)
-        found = np.full(len(rows), np.inf)
         unseen_w = np.maximum(self.now.p_w - p_w, 0.0)
-        volts = np.flatnonzero(rows < 2 * n)
-        if not len(volts) or not unseen_w.any():
+        volts = rows < 2 * len(p_w)
+        if not unseen_w.any() or not volts.any():
+            return np.full(len(rows), np.inf)
+        if not volts.all():
+            found = np.full(len(rows), np.inf)
+            found[volts] = self._volts_at_worst(p_w, rows[volts], unseen_w)
             return found
-        rows = rows[volts]
-        used = self.excess(p_w)[0][rows]
+        return self._volts_at_worst(p_w, rows, unseen_w)
+
+    def _volts_at_worst(self, p_w: Reals, rows: Rows, unseen_w: Reals) -> Reals:
+        """Of voltages' limits, where these exports (n) [W] may not come."""
+        used = self.excess(p_w[None, :])[0].take(rows)
         (by_all,) = self._relief(unseen_w[None, :])
         pushes, otherwise = choices(self.model, unseen_w, rows, self._sag, by_all)
         u = self._each_at(p_w + np.where(pushes, 0.0, unseen_w))
-        found[volts] = self._worst(u, rows, otherwise, used)
-        return found
+        return self._worst(u, rows, otherwise, used)
 
     def _each_at(self, p_w: Reals) -> Complexes:
         """Port voltages of some states (n_state, n), each sought from the one that was solved last."""
@@ -337,8 +344,11 @@ class Outlook:
         new = [k for k, key in enumerate(keys) if key not in self._solved]
         if new:
             near = None if np.isnan(self._last[0]) else self._last
-            found = solve_each(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
-            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
+            all_are = len(new) == len(keys)
+            found = solve_each(self.model, p_w if all_are else p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update(zip([keys[k] for k in new], zip(*found, strict=True), strict=True))
+            if all_are:
+                return found[0]
         return np.array([self._solved[key][0] for key in keys])
 
     def _worst(self, u_v: Complexes, rows: Rows, otherwise: Reals, used: Reals) -> Reals:

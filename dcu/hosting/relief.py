@@ -58,19 +58,23 @@ class Sober:
         if len(missing) > 1:  # of each case, whichever states there are
             missing = missing[np.arange(len(states)) % len(missing)]
         found = used + self._doubted(states, missing)
-        least = used.max(axis=0)  # what is no worse in one case than this is worse in another
-        for k, p in enumerate(states):
-            ask = found[k] > -NEAR
-            ask[exact] = True
-            rows = np.flatnonzero(ask & (found[k] > least) & np.isfinite(used[k]))
-            if len(rows):
-                rows = rows[np.argsort(-found[k, rows], kind="stable")]
-                worst = self._inner.at_worst(p, rows)
-                rows, worst = rows[np.isfinite(worst)], worst[np.isfinite(worst)]
-                relieved = np.maximum(worst - used[k, rows], 0.0)
-                seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
-                doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
-                found[k, rows] = np.minimum(found[k, rows] + NEAR, used[k, rows] + doubted)
+        ask = found > -NEAR
+        if len(exact):
+            ask[:, exact] = True
+        ask &= found > used.max(axis=0)  # what is no worse in one case than this is worse in another
+        ask &= np.isfinite(used)
+        for k in np.flatnonzero(ask.any(axis=1)).tolist():
+            rows = np.flatnonzero(ask[k])
+            rows = rows[np.argsort(-found[k, rows], kind="stable")]
+            worst = self._inner.at_worst(states[k], rows)
+            told = np.isfinite(worst)
+            if not told.all():
+                rows, worst = rows[told], worst[told]
+            all_used = used[k].take(rows)
+            relieved = np.maximum(worst - all_used, 0.0)
+            seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
+            doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
+            found[k, rows] = np.minimum(found[k, rows] + NEAR, all_used + doubted)
         return found
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:
