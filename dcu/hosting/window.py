@@ -197,18 +197,19 @@ class _Window:
         why = self._whys(wishes, shares)
         reserved, guard = question.reserved_w, self.settings.guard_pct / 100
         shed_w = self._shed(wishes, shares.floor, share_w, judge)
-        overdrawn = judge.too_much(reserved, guard) or bool(shed_w)
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
-        movers = due + asking
-        if not overdrawn:
-            movers += self._most_raised(raising, share_w)
-        moving = {w.meter for w in movers}
-        joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
-        tolerance = self.settings.guard_pct / 200
-        target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, np.inf)) for w in movers}
+        movers, rising = due + asking, self._most_raised(raising, share_w)
+        target_w = {w.meter: min(share_w[w.meter], shed_w.get(w.meter, math.inf)) for w in movers + rising}
         room_w: Mapping[MeterId, float] = target_w
-        if overdrawn or not judge.bears(joint, tolerance):
-            room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance, self.settings.policy)
+        if self._targets(movers + rising, target_w):  # else nothing is reserved that may be too much
+            overdrawn = judge.too_much(reserved, guard) or bool(shed_w)
+            if not overdrawn:
+                movers += rising
+            moving = {w.meter for w in movers}
+            joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
+            tolerance = self.settings.guard_pct / 200
+            if overdrawn or not judge.bears(joint, tolerance):
+                room_w = judge.raised(self._targets(movers, target_w), reserved, tolerance, self.settings.policy)
         short = False
         for wish in movers:
             got_w, binding = self._step(wish, target_w[wish.meter], room_w, why[wish.meter])
