@@ -202,9 +202,8 @@ class Flows {
 
     State(const Flows& by, const double* p_, const Complex* u_, const Complex* i_, bool of_rows = true)
         : p(p_), u(u_), i(i_), u_size(by.n_) {
-      double sum = 0.0;
-      for (std::size_t j = 0; j < by.n_; ++j) u_size[j] = size(u[j]), sum += u_size[j];
-      finite = std::isfinite(sum);
+      for (std::size_t j = 0; j < by.n_; ++j) u_size[j] = size(u[j]);
+      finite = std::all_of(u_size.begin(), u_size.end(), [](double volts) { return std::isfinite(volts); });
       if (!finite || !by.k_ || !of_rows) return;
       for (std::size_t j = 0; j < by.n_; ++j)
         if (p[j] < by.p_now_w_(j)) unseen.push_back(j);
@@ -256,10 +255,13 @@ class Flows {
   }
 
   void voltages(const State& state, double* to) const {
+    const double *u = state.u_size.data(), *model = u_model_v_.data(), *nominal = u_nominal_v_.data();
+    const double *above = over_v_.data(), *below = under_v_.data(), error = model_error_;
+    double *__restrict over = to, *__restrict under = to + n_;
     for (std::size_t j = 0; j < n_; ++j) {
-      const double change = state.u_size[j] - u_model_v_(j), doubt = std::abs(change) * model_error_;
-      to[j] = (over_v_(j) + change + doubt) / u_nominal_v_(j);
-      to[n_ + j] = (under_v_(j) - change + doubt) / u_nominal_v_(j);
+      const double change = u[j] - model[j], doubt = std::abs(change) * error;
+      over[j] = (above[j] + change + doubt) / nominal[j];
+      under[j] = (below[j] - change + doubt) / nominal[j];
     }
   }
 
@@ -363,10 +365,7 @@ class Flows {
 
   // Share by which every current is another at most where so much export does not come.
   std::vector<double> absent(const State& state, const std::vector<double>& absent_w) const {
-    std::vector<double> moved(n_, 0.0);
-    for (std::size_t j = 0; j < n_; ++j)
-      if (absent_w[j] != 0.0) add(moved_.data() + j * n_, n_, absent_w[j], moved.data());
-    return shares(state, moved);
+    return shares(state, combined(absent_w, moved_));
   }
 
   // The same where all of them are absent: exactly, or a bound.
@@ -376,11 +375,9 @@ class Flows {
   }
 
   std::vector<double> bound_of_absent(const State& state) const {
-    std::vector<double> watts(moved_by_group_.shape(0), 0.0), moved(n_, 0.0);
+    std::vector<double> watts(moved_by_group_.shape(0), 0.0);
     for (const std::size_t j : state.unseen) watts[group_(j)] += state.absent_w[j];
-    for (std::size_t g = 0; g < watts.size(); ++g)
-      if (watts[g] != 0.0) add(moved_by_group_.data() + g * n_, n_, watts[g], moved.data());
-    return shares(state, moved);
+    return shares(state, combined(watts, moved_by_group_));
   }
 
   // Where voltages move by so much to first order about no load [share of nominal].
@@ -393,8 +390,27 @@ class Flows {
     return share;
   }
 
-  static void add(const double* __restrict from, std::size_t count, double times, double* __restrict to) {
-    for (std::size_t l = 0; l < count; ++l) to[l] += times * from[l];
+  // Weights (m) times rows (m, n). Four rows at a time, which is a quarter of the writing; the sums are made in the same
+  // order.
+  static std::vector<double> combined(const std::vector<double>& weights, const Table& rows) {
+    const std::size_t n = rows.shape(1);
+    std::vector<double> sum(n, 0.0);
+    std::vector<std::size_t> some;
+    for (std::size_t j = 0; j < weights.size(); ++j)
+      if (weights[j] != 0.0) some.push_back(j);
+    double* __restrict to = sum.data();
+    std::size_t at = 0;
+    for (; at + 4 <= some.size(); at += 4) {
+      const double *__restrict a = rows.data() + some[at] * n, *__restrict b = rows.data() + some[at + 1] * n;
+      const double *__restrict c = rows.data() + some[at + 2] * n, *__restrict d = rows.data() + some[at + 3] * n;
+      const double p = weights[some[at]], q = weights[some[at + 1]], r = weights[some[at + 2]], s = weights[some[at + 3]];
+      for (std::size_t l = 0; l < n; ++l) to[l] = (((to[l] + p * a[l]) + q * b[l]) + r * c[l]) + s * d[l];
+    }
+    for (; at < some.size(); ++at) {
+      const double* __restrict a = rows.data() + some[at] * n;
+      for (std::size_t l = 0; l < n; ++l) to[l] += weights[some[at]] * a[l];
+    }
+    return sum;
   }
 
   void slope_of_voltage(const State& state, const std::vector<Complex>& di, std::size_t row, double* to) const {
