@@ -36,7 +36,7 @@ def down(limit_w: float) -> float:
 
 def down_each(limits_w: Reals) -> Reals:
     """Each as `down`."""
-    return np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1)
+    return np.asarray((np.floor(limits_w / STEP_W + 1e-6) * STEP_W).round(1))
 
 
 class Rise:
