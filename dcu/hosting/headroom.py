@@ -69,7 +69,9 @@ class Situation:
 
     def __post_init__(self) -> None:
         for name in ("p_w", "q_var", "u_v", "margin_v"):  # compiled loops take values that lie side by side
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
+            values = getattr(self, name)
+            if not values.flags.c_contiguous:
+                object.__setattr__(self, name, np.ascontiguousarray(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,14 +308,17 @@ class Outlook:
         found[:, : 2 * unused_w.shape[1]] = self._relief(unused_w)
         return found
 
-    def _relief(self, unused_w: Reals) -> list[Reals]:
-        """Of voltages, of some states (n_state, n): of each (2n)."""
+    def _relief(self, unused_w: Reals) -> Reals:
+        """Of voltages, of some states (n_state, n): (n_state, 2n)."""
         keys = [unused.tobytes() for unused in unused_w]
         new = [k for k, key in enumerate(keys) if key not in self._relieved]
         if new:
-            found = relieved(self.model, unused_w[new], self._sag)
-            self._relieved.update((keys[k], row) for k, row in zip(new, found, strict=True))
-        return [self._relieved[key] for key in keys]
+            all_are = len(new) == len(keys)
+            found = relieved(self.model, unused_w if all_are else unused_w[new], self._sag)
+            self._relieved.update(zip([keys[k] for k in new], found, strict=True))
+            if all_are:
+                return found
+        return np.array([self._relieved[key] for key in keys])
 
     def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
         """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes

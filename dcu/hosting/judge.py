@@ -219,7 +219,7 @@ class Judge:
     ) -> Reals | None:
         """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
         held; None where that does not get there. Each target is in its place among the claims."""
-        rise, spread = Rise.of(targets, start_w, policy), Spread.of(targets)
+        rise = Rise.of(targets, start_w, policy)
         held, all_w = self._powers(held_w), held_w.copy()
         for _ in range(CHORDS_MAX):
             found = all_w[place] = np.maximum(start_w, down_each(rise.limits_w))
@@ -235,10 +235,10 @@ class Judge:
                 return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            rise.cut(np.maximum(self._slopes(p_w, over[worst], spread), 0.0), SHORT * room[worst])
+            rise.cut(np.maximum(self._slopes(p_w, over[worst]).take(place, axis=1), 0.0), SHORT * room[worst])
         return None
 
-    def _slopes(self, p_w: Reals, rows: Rows, spread: Spread) -> Reals:
+    def _slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
         _, case = worst_case(self._prospect.excess(p_w))
-        return self._prospect.slopes_by_limit(p_w, rows, case[rows], spread.onto)
+        return self._prospect.slopes_by_limit(p_w, rows, case[rows], self._spread.onto)
