@@ -31,6 +31,27 @@ Complex times(Complex a, Complex b) {  // without the C standard's care for infi
 
 Complex towards(Complex value) { return std::conj(value) / std::max(size(value), tiny); }
 
+const double* reals(const Complex* x) { return reinterpret_cast<const double*>(x); }
+double* reals(Complex* x) { return reinterpret_cast<double*>(x); }
+
+// Magnitudes of some values.
+void sizes(const Complex* x, std::size_t n, double* __restrict to) {
+  const double* parts = reals(x);
+  for (std::size_t j = 0; j < n; ++j)
+    to[j] = std::sqrt(parts[2 * j] * parts[2 * j] + parts[2 * j + 1] * parts[2 * j + 1]);
+}
+
+// Products of two values, the second one over the square of its magnitude.
+void over_square(const Complex* a, const Complex* b, const double* size, std::size_t n, Complex* found) {
+  const double *x = reals(a), *y = reals(b);
+  double* __restrict to = reals(found);
+  for (std::size_t j = 0; j < n; ++j) {
+    const double square = size[j] * size[j];
+    to[2 * j] = (x[2 * j] * y[2 * j] - x[2 * j + 1] * y[2 * j + 1]) / square;
+    to[2 * j + 1] = (x[2 * j] * y[2 * j + 1] + x[2 * j + 1] * y[2 * j]) / square;
+  }
+}
+
 double product(const double* a, const double* b, std::size_t n) {
   Four sum{};
   std::size_t j = 0;
@@ -202,19 +223,21 @@ class Flows {
 
     State(const Flows& by, const double* p_, const Complex* u_, const Complex* i_, bool of_rows = true)
         : p(p_), u(u_), i(i_), u_size(by.n_) {
-      for (std::size_t j = 0; j < by.n_; ++j) u_size[j] = size(u[j]);
+      sizes(u, by.n_, u_size.data());
       finite = std::all_of(u_size.begin(), u_size.end(), [](double volts) { return std::isfinite(volts); });
       if (!finite || !by.k_ || !of_rows) return;
       for (std::size_t j = 0; j < by.n_; ++j)
         if (p[j] < by.p_now_w_(j)) unseen.push_back(j);
       if (unseen.empty()) return;
       absent_w.resize(by.n_), larger_a.resize(by.n_), beyond_a.resize(by.n_);
-      for (std::size_t j = 0; j < by.n_; ++j) {
-        absent_w[j] = std::max(by.p_now_w_(j) - p[j], 0.0);
-        const Complex at_now = times(by.turned_[j], u[j]) / (u_size[j] * u_size[j]);
-        larger_a[j] = std::max(size(i[j]), size(at_now));
-        beyond_a[j] = i[j] - at_now;
-      }
+      const double* now = by.p_now_w_.data();
+      for (std::size_t j = 0; j < by.n_; ++j) absent_w[j] = std::max(now[j] - p[j], 0.0);
+      std::vector<Complex> at_now(by.n_);
+      std::vector<double> size_now(by.n_);
+      over_square(by.turned_.data(), u, u_size.data(), by.n_, at_now.data());
+      for (std::size_t j = 0; j < by.n_; ++j) beyond_a[j] = i[j] - at_now[j];
+      sizes(i, by.n_, larger_a.data()), sizes(at_now.data(), by.n_, size_now.data());
+      for (std::size_t j = 0; j < by.n_; ++j) larger_a[j] = std::max(larger_a[j], size_now[j]);
     }
   };
 
