@@ -177,7 +177,7 @@ class Residuals:
         """Newest readings of those who are known, the busbar's mean voltage [V], if it is, and when it was read [s]."""
         new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
         fresh = np.flatnonzero(new)
-        if len(fresh) == len(new):  # everybody has reported: one move, as what it takes from other ports is written next
+        if len(fresh) == len(new):  # all in one move: what it takes over from the next port is overwritten below
             flat = self._kept.reshape(-1)
             flat[:-1] = flat[1:]
         else:
