@@ -120,7 +120,8 @@ class Walker:
         self._plan = _plan(tree)
         law = prepare(Injections.of(np.zeros(len(tree.ports))), tree.u_nominal_v).law
         self._elements = _elements(tree, law)
-        self._several = "avx2_plain" if "avx2_plain" in available() else ALONE
+        self.several = "avx2_plain" if "avx2_plain" in available() else ALONE
+        """Kernels for more states than one."""
 
     def walk(
         self,
@@ -151,7 +152,7 @@ class Walker:
         u, i = np.empty((states, ports, 2)), np.empty((states, ports, 2))
         error, ratio, steps = np.empty(states), np.empty(states), np.empty(states, dtype=np.int32)
         start = None if near_u_v is None else np.ascontiguousarray(near_u_v).view(np.float64)
-        kernels = ALONE if states == 1 else self._several
+        kernels = ALONE if states == 1 else self.several
         law = (self._plan, self._elements, p, q, None, tolerance_pu, steps_max, 1, kernels, False)
         _sweep.solve(*law, error, ratio, steps, u, i, None, None, start, 1 if alone else TOGETHER)
         return u.view(np.complex128)[:, :, 0], i.view(np.complex128)[:, :, 0], error <= tolerance_pu
