@@ -166,7 +166,7 @@ class Street:
                 "reading_age_s_max": 2.5 * REPORT_S,
             },
             "airtime": {"report_interval_s": REPORT_S},
-            "model": {"file": str(directory / "model.npz")},
+            "model": {"file": str(directory / "model.npz"), "network_sha256": self._model.network_sha256},
             "balancing": {"url": em330_url, "bus": "lv"},
             "plc": {"url": str(directory / "plc.tty"), "framing": FRAMING.value},
             "protection": {"key_file": str(directory / RING)},

@@ -31,7 +31,7 @@ START: Final = {
     "kind": "start",
     "epoch": 1,
     "seq": 0,
-    "rule": "predicted/5",
+    "rule": "predicted/6",
     "facts": {},
     "nominal_limit_w": {f"meter-{n}": 5000.0 for n in range(100)},
 }

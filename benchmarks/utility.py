@@ -27,7 +27,8 @@ from dcu.utility.commands import Judge
 from dcu.utility.documents import Class
 from dcu.utility.link import UtilityLink
 from dcu.utility.mqtt import MqttBroker
-from dcu.utility.outbox import Item, Lane, Outbox
+from dcu.utility.outbox import Item, Outbox
+from dcu.utility.outbox_file import Lane
 from dcu.utility_real import ThreadedOutbox
 from hil_tests.mosquitto import HOST, Mosquitto, find_mosquitto
 from hil_tests.utility_bench import UTC_S, Commander

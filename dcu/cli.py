@@ -101,8 +101,6 @@ def _check(options: argparse.Namespace) -> int:
     facts = rule.facts()
     if (network := facts.get("network_sha256")) is not None:
         print(f"rule {rule.name}, model {facts['model']} of network_sha256 {network}")
-        if config.model is not None and config.model.network_sha256 is None:
-            print("warning: [model] network_sha256 is not set; a model of another network with the same buses is taken")
     else:
         print(f"rule {rule.name}: no network model, nothing is predicted by one")
     return EXIT_OK

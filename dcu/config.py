@@ -109,7 +109,8 @@ class Model(Section):
     """The compiled feeder that decisions are made with.
 
     ``file`` lies beside the configuration unless its path is absolute. ``network_sha256`` pins the network it came
-    from; a file of another network grants nothing. ``loading_max`` is the share of every rating that may be used.
+    from; a file of another network grants nothing, nor does any file without it. ``loading_max`` is the share of every
+    rating that may be used.
     """
 
     file: Annotated[str, Field(min_length=1)]

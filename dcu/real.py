@@ -202,9 +202,9 @@ async def _run(configured: DcuConfig, ledger: Ledger, open_things: contextlib.Ex
     if configured.utility is not None:
         from dcu.utility_real import open_outbox, utility_ports  # noqa: PLC0415  # MQTT; only where there is a utility
 
-        outbox = open_outbox(configured, ledger)
+        outbox = open_outbox(configured, ledger, clock.utc_s)
         open_things.callback(outbox.close)
-        utility = utility_ports(configured, ledger, outbox)
+        utility = utility_ports(configured, ledger, outbox, clock.utc_s)
         config = ordered_config(configured, utility.settings)
     rule = rule_or_nothing(config)
     if isinstance(rule, NoModel):

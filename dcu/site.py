@@ -25,7 +25,8 @@ def load_rule(config: DcuConfig) -> Rule:
     """The rule that the configuration asks for.
 
     Raises:
-        ConfigError: a model file that is missing, damaged, of another network, or that does not know the meters.
+        ConfigError: a model file that is missing, damaged, not pinned, of another network, or that does not know the
+            meters.
     """
     if config.rule == "present":
         return PresentVoltages(config.site_settings.band)
@@ -48,12 +49,15 @@ def predicted_rule(config: DcuConfig, model: PortModel) -> Predicted:
     """`Predicted` for a loaded model.
 
     Raises:
-        ConfigError: of another network, or it does not know the meters.
+        ConfigError: of another network or of one that nothing pins, or it does not know the meters.
     """
     settings = config.model
     assert settings is not None, "the caller has a model"
     wanted = settings.network_sha256
-    if wanted is not None and model.network_sha256 != wanted:
+    if wanted is None:  # by voltages alone a feeder with the same buses is not told from ours before it is too late
+        line = f'network_sha256 = "{model.network_sha256}", if network {model.name} is this feeder'
+        raise ConfigError(settings.file, [Fault("model.network_sha256", "nothing", line)])
+    if model.network_sha256 != wanted:
         seen = f"{model.network_sha256[:16]}, network {model.name}"
         raise ConfigError(settings.file, [Fault("network_sha256", seen, f"{wanted[:16]}, as configured")])
     return Predicted(model, config.entries, grid_settings(config), mixed=config.rule == "mixed")

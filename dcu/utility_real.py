@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,26 +18,31 @@ from typing import Any, Final, TypeVar
 from dcu.config import DcuConfig
 from dcu.grid.port_model import load_model
 from dcu.hosting.decide import Rule
-from dcu.ledger.audit import read_kept
+from dcu.ledger.audit import key_of, read_kept
 from dcu.ledger.entry import FORGOTTEN, START, restore
+from dcu.ledger.journal import journals, scan
 from dcu.ledger.layout import LedgerError, Place, current, ended
-from dcu.ledger.note import Verifier
+from dcu.ledger.note import Verifier, open_checkpoint
 from dcu.ledger.receipt import make_receipt
 from dcu.ledger.store import Ledger
+from dcu.ledger.tiles import WIDTH
 from dcu.site import predicted_rule
 from dcu.store.database import StoreError, open_reader
 from dcu.store.queries import weeks
 from dcu.store.schema import TELEMETRY
 from dcu.utility.broker import parse_broker
 from dcu.utility.commands import Refusal
-from dcu.utility.documents import DECISIONS, Class, decision, decision_name
+from dcu.utility.documents import DECISIONS, Class, alarm, decision, decision_name
 from dcu.utility.mqtt import MqttBroker
-from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
-from dcu.utility_side import HOLD, REFUSED, UtilityPorts
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import OutboxFull
+from dcu.utility_side import HOLD, REFUSED, ToldAgain, UtilityPorts
 from shared.errors import ConfigError, DecodeError, Fault
 from shared.log import event, get_logger
 
 ResultT = TypeVar("ResultT")
+UtcS = Callable[[], float]
+"""The time that labels what is told [s, Unix]."""
 
 RECOVER_MAX: Final = 100_000
 """Entries told again after the outbox was lost; nobody knows which of them had arrived. Consumers know them by id."""
@@ -44,6 +50,8 @@ CATCH_UP: Final = 500
 """Decisions of one transaction."""
 LOOKED_AT: Final = 5000
 """Entries looked at in one go while the DCU runs: about a second."""
+LOOK_AGAIN_S: Final = 5.0
+"""[s] Until an entry that cannot be read is looked at for the last time."""
 HEAD_BYTES_MAX: Final = 1 << 16
 
 _LOG: Final = get_logger("dcu")
@@ -72,9 +80,9 @@ class ThreadedOutbox:
 class DiskFiles:
     """`dcu.utility_side.SiteFiles` on this machine's disk."""
 
-    def __init__(self, config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> None:
+    def __init__(self, config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox, utc_s: UtcS = time.time) -> None:
         """Of this ledger, of which only files are read; waits in the outbox's thread."""
-        self._config, self._outbox, self._ledger = config, outbox, ledger
+        self._config, self._outbox, self._ledger, self._utc_s = config, outbox, ledger, utc_s
         self._place = current(config.state_directory)
         self._key = Verifier.parse(ledger.vkey)
 
@@ -88,12 +96,22 @@ class DiskFiles:
         return await self._outbox.elsewhere(lambda: finished_weeks(self._config, after_s))
 
     async def refill(self) -> bool:
-        position = self._ledger.position
-        return await self._outbox.elsewhere(lambda: refill(self._outbox.outbox, self._config, position, LOOKED_AT))
+        outbox, config, end = self._outbox.outbox, self._config, self._ledger.position
 
-    async def tell_again(self, position: int, count: int) -> int:
-        outbox, config = self._outbox.outbox, self._config
-        return await self._outbox.elsewhere(lambda: tell_again(outbox, config, position, count))
+        def work() -> tuple[bool, bool]:
+            before = outbox.cursor
+            more = refill(outbox, config, end, LOOKED_AT)
+            return more, more and outbox.cursor == before
+
+        more, stuck = await self._outbox.elsewhere(work)
+        if stuck:  # it may be on its way from the journal into a bundle
+            await asyncio.sleep(LOOK_AGAIN_S)
+            await self._outbox.elsewhere(lambda: pass_unreadable(outbox, config, end, self._utc_s))
+        return more
+
+    async def tell_again(self, position: int, count: int) -> ToldAgain:
+        outbox, config, end = self._outbox.outbox, self._config, self._ledger.position
+        return await self._outbox.elsewhere(lambda: tell_again(outbox, config, end, position, count))
 
     async def rule(self, sha256: str) -> Rule:
         return await self._outbox.elsewhere(lambda: rule_of(self._config, sha256))
@@ -155,7 +173,7 @@ def rule_of(config: DcuConfig, sha256: str) -> Rule:
 # ---- start -----------------------------------------------------------------------------------------------------------
 
 
-def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
+def open_outbox(config: DcuConfig, ledger: Ledger, utc_s: UtcS = time.time) -> ThreadedOutbox:
     """The outbox of a DCU, with whatever the ledger has and it has not.
 
     Raises:
@@ -169,8 +187,7 @@ def open_outbox(config: DcuConfig, ledger: Ledger) -> ThreadedOutbox:
         if outbox.fresh:
             recall(outbox, remembered(config.state_directory))
         with contextlib.suppress(OutboxFull):  # the link sends what is there, and comes back for the rest
-            tell_ended(outbox, config)
-            refill(outbox, config, ledger.position)
+            refill(outbox, config, ledger.position, utc_s=utc_s)
     except BaseException:
         outbox.close()
         raise
@@ -234,38 +251,81 @@ def _remember(settings: dict[str, Any], order: Any) -> None:
             settings["hold_s"] = max(hold_s, settings.get("hold_s", 0.0))
 
 
-def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None) -> bool:
-    """Put entries below ``end`` that the outbox has missed; whether there are more than the ``most`` looked at.
+def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None, utc_s: UtcS = time.time) -> bool:
+    """Put entries below ``end`` that the outbox has missed, those of logs that damage has ended since before them;
+    whether there are more than the ``most`` looked at. Where all are looked at, those that cannot be read are passed.
 
     Raises:
         OutboxFull: no room for all of them.
     """
-    directory, log = config.state_directory, log_number(config.state_directory)
-    first = missed_from(outbox, log, end)
-    until = end if most is None else min(end, first + most)
-    told = catch_up(outbox, config.dcu.id, Cursor(log, first), until, entries_of(current(directory), first))
-    if most is None and outbox.cursor != Cursor(log, end):
-        outbox.put([], Cursor(log, end))  # the rest of the log cannot be read, and never will be
-    if told:
-        event(_LOG, logging.INFO, "decisions found again for the utility", entries=told)
-    return until < end
+    while True:
+        place, first, last = _missed(outbox, config, end)
+        until = last if most is None else min(last, first.position + most)
+        told = catch_up(outbox, config.dcu.id, first, until, entries_of(place, first.position))
+        if told:
+            event(_LOG, logging.INFO, "decisions found again for the utility", log=first.log, entries=told)
+        cursor = outbox.cursor
+        assert cursor is not None, "whoever catches up says how far"
+        if cursor.position >= last:
+            if cursor.log == log_number(config.state_directory):
+                return False
+            outbox.put([], Cursor(cursor.log + 1, 0))
+        elif most is None:
+            pass_unreadable(outbox, config, end, utc_s)
+        if most is not None:
+            return True
 
 
-def tell_ended(outbox: Outbox, config: DcuConfig) -> None:
-    """Put what the outbox has missed of a log that damage has ended since, as far as that can be read.
+def _missed(outbox: Outbox, config: DcuConfig, end: int) -> tuple[Place, Cursor, int]:
+    """The oldest log of which the outbox may have missed something, from where, and how many entries the log has."""
+    logs = (*ended(config.state_directory), current(config.state_directory))
+    cursor = outbox.cursor
+    if cursor is not None and cursor.log < len(logs):
+        place = logs[cursor.log - 1]
+        return place, cursor, max(cursor.position, _signed_size(place))
+    return logs[-1], Cursor(len(logs), missed_from(outbox, len(logs), end)), end
+
+
+def _signed_size(place: Place) -> int:
+    """How many entries a log had, as far as something signed says so; 0 where nobody can know."""
+    found = 0
+    with contextlib.suppress(LedgerError, DecodeError, OSError):
+        key = key_of(place)
+        for path in journals(place.private):
+            with contextlib.suppress(DecodeError):
+                tail = scan(path, key, None)
+                found = max(found, tail.heading.first + len(tail.kept))
+        found = max(found, open_checkpoint(place.checkpoint.read_bytes(), key)[0].size)
+    return found
+
+
+def pass_unreadable(outbox: Outbox, config: DcuConfig, end: int, utc_s: UtcS = time.time) -> None:
+    """If the next entry that the outbox has missed cannot be read, say so and go on behind it.
 
     Raises:
-        OutboxFull: no room for all of it.
+        OutboxFull: no room to say so.
     """
-    cursor = outbox.cursor
-    for log, place in enumerate(ended(config.state_directory), 1):
-        if cursor is not None and cursor.log <= log:
-            first = cursor.position if cursor.log == log else 0
-            with contextlib.suppress(LedgerError, OSError):
-                told = catch_up(
-                    outbox, config.dcu.id, Cursor(log, first), RECOVER_MAX + first, entries_of(place, first)
-                )
-                event(_LOG, logging.WARNING, "the end of a damaged log told to the utility", log=log, entries=told)
+    place, first, last = _missed(outbox, config, end)
+    until = readable_from(place, first.position, min(last, first.position + LOOKED_AT))
+    if until == first.position:
+        return
+    what = f"entries {first.position} to {until - 1} of log {first.log} cannot be read"
+    event(_LOG, logging.ERROR, "not told to the utility", why=what)
+    name = f"{config.dcu.id}/alarm/unreadable/{first.log}/{first.position}"
+    item = Item(Class.ALARM, alarm(utc_s(), "ledger", what, raised=True), name)
+    outbox.put([item], Cursor(first.log, until))
+
+
+def readable_from(place: Place, first: int, end: int) -> int:
+    """The first entry from ``first`` to ``end`` that can be read; ``end`` if none can."""
+    while first < end:
+        for leaf, parts in islice(read_kept(place, first), end - first):
+            with contextlib.suppress(DecodeError):
+                restore(leaf, parts)
+                return first
+            first += 1
+        first = min(end, (first // WIDTH + 1) * WIDTH)  # a bundle that cannot be read
+    return first
 
 
 def missed_from(outbox: Outbox, log: int, end: int) -> int:
@@ -289,7 +349,8 @@ def catch_up(outbox: Outbox, dcu: str, first: Cursor, end: int, entries: Iterato
         if len(items) >= CATCH_UP:
             outbox.put(items, Cursor(log, reached))
             items = []
-    outbox.put(items, Cursor(log, reached))
+    if items or outbox.cursor != Cursor(log, reached):
+        outbox.put(items, Cursor(log, reached))
     return told
 
 
@@ -304,26 +365,34 @@ def _found_again(dcu: str, log: int, position: int, entry: dict[str, Any]) -> It
     return Item(Class.DECISION, decision(log, position, entry, recovered=True), decision_name(dcu, log, position))
 
 
-def tell_again(outbox: Outbox, config: DcuConfig, position: int, count: int) -> int:
-    """Put what was told of ``count`` entries from ``position`` on once more: all, or nothing; how many that is.
+def tell_again(outbox: Outbox, config: DcuConfig, end: int, position: int, count: int) -> ToldAgain:
+    """Put what was told of ``count`` entries from ``position`` on (below ``end``) again, as far as they can be read.
 
     Raises:
         LedgerError: the log has no such entry.
-        OutboxFull: no room.
+        OutboxFull: no room; nothing is told.
     """
-    log = log_number(config.state_directory)
-    entries = list(islice(entries_of(current(config.state_directory), position), count))
-    if not entries:
+    log, place = log_number(config.state_directory), current(config.state_directory)
+    until = min(end, position + count)
+    if position >= until:
         raise LedgerError(f"position {position}: no such entry in the log")
-    items = [_found_again(config.dcu.id, log, n, entry) for n, entry in enumerate(entries, position) if _is_told(entry)]
-    outbox.put(items)
-    return len(items)
+    items, unread = list[Item](), list[Span]()
+    while position < until:
+        for entry in islice(entries_of(place, position), until - position):
+            if _is_told(entry):
+                items.append(_found_again(config.dcu.id, log, position, entry))
+            position += 1
+        first, position = position, readable_from(place, position, until)
+        if position > first:
+            unread.append(Span(log, first, position))
+    outbox.put_again(items)
+    return ToldAgain(len(items), tuple(unread))
 
 
 SETTINGS: Final = ("nominal_limit_w", "policy", "band_pct", "model", "hold_s")
 
 
-def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> UtilityPorts:
+def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox, utc_s: UtcS = time.time) -> UtilityPorts:
     """The link's ports.
 
     Raises:
@@ -334,7 +403,7 @@ def utility_ports(config: DcuConfig, ledger: Ledger, outbox: ThreadedOutbox) -> 
     address = parse_broker(config.utility.url)
     broker = MqttBroker(config.dcu.id, address, None if files is None else files.context())
     log = log_number(config.state_directory)
-    disk = DiskFiles(config, ledger, outbox)
+    disk = DiskFiles(config, ledger, outbox, utc_s)
     behind = missed_from(outbox.outbox, log, ledger.position) < ledger.position
     return UtilityPorts(outbox, broker, disk, log, config, settings_of(outbox.outbox), behind)
 

@@ -47,7 +47,8 @@ from dcu.utility.commands import (
 )
 from dcu.utility.documents import Class, alarm, answer, available, checkpoint, report, statistics
 from dcu.utility.link import BrokerPort, OutboxPort, UtilityLink
-from dcu.utility.outbox import COMMAND, Item, OutboxFull
+from dcu.utility.outbox import COMMAND, Item, Span
+from dcu.utility.outbox_file import OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress, Supervisor
 from shared.errors import HeadroomError
@@ -74,6 +75,14 @@ ROOM_S: Final = 0.05
 _LOG: Final = get_logger("dcu")
 
 
+@dataclass(frozen=True, slots=True)
+class ToldAgain:
+    """So many decisions, and which entries could not be read."""
+
+    decisions: int
+    unread: tuple[Span, ...] = ()
+
+
 class SiteFiles(Protocol):
     """What commands and reports need from the disk."""
 
@@ -90,9 +99,9 @@ class SiteFiles(Protocol):
     async def refill(self) -> bool:
         """Put some of what the ledger has and the outbox missed; whether there is more."""
 
-    async def tell_again(self, position: int, count: int) -> int:
-        """Put the decisions among ``count`` entries of the ledger from ``position``; how many they are (HeadroomError:
-        there are no such entries, or no room)."""
+    async def tell_again(self, position: int, count: int) -> ToldAgain:
+        """Put the decisions among ``count`` entries of the ledger from ``position`` (HeadroomError: there are no such
+        entries, or no room)."""
 
     async def rule(self, sha256: str) -> Rule:
         """The rule that decides by a model file (HeadroomError: it cannot be used here)."""
@@ -293,9 +302,13 @@ class UtilitySide:
         """After a crash once more: consumers know what they have by its name."""
         try:
             told = await self._ports.files.tell_again(position, count)
-        except (HeadroomError, OSError) as error:
+        except (HeadroomError, OSError, ValueError) as error:
             return "failed", str(error)[:200]
-        return "done", f"{told} decisions told again"
+        done = f"{told.decisions} decisions told again"
+        if not told.unread:
+            return "done", done
+        unread = ", ".join(f"{one.first} to {one.end - 1}" for one in told.unread)
+        return "failed", f"{done}, all but entries that cannot be read: {unread}"[:200]
 
     async def refused(self, refused: Refused, unrecorded: int) -> None:
         more = {"unrecorded": unrecorded} if unrecorded else {}

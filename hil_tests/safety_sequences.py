@@ -5,7 +5,8 @@ always right after its own, plants follow their limits or stand still, some mete
 silent. Whenever something is granted, renewed or raised, every reservation is taken as used to the full, in all phases
 and in each choice of phases alone (an export on another phase may hold a voltage down, or not come), on the true
 network, with everybody else drawing what was last read. Beyond a limit is unsafe, unless the nominal limits or what was
-reserved before are as far beyond it in one of these choices; and so is any grant while a reading is stale.
+reserved before are as far beyond it in one of these choices; and so is any grant while a reading is stale. With nominal
+limits nobody exports more, not even who was granted more and is seen to hold another customer's voltage up with it.
 """
 
 from __future__ import annotations
@@ -253,10 +254,11 @@ class Minutes:
         mine = np.array([phases[k] for k in ports])
         labels = sorted(set(mine))
         choices = [c for size in range(1, len(labels) + 1) for c in combinations(labels, size)]
+        without_p_w = np.maximum(self.read_p_w, [-house.entry.nominal_limit_w for house in self.houses])
         states = [self.read_p_w]
-        for limits_w in (*rows, nominal_w):
+        for limits_w, others_p_w in ((rows[0], self.read_p_w), (rows[1], self.read_p_w), (nominal_w, without_p_w)):
             for choice in choices:
-                p = self.read_p_w.copy()
+                p = others_p_w.copy()
                 used = np.isin(mine, choice)
                 p[ports[used]] = -limits_w[used]
                 states.append(p)

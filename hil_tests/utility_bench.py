@@ -27,7 +27,7 @@ from dcu.utility_real import (
     settings_of,
     tell_again,
 )
-from dcu.utility_side import UtilityPorts
+from dcu.utility_side import ToldAgain, UtilityPorts
 from hil_tests.virtual.broker import MemoryBroker
 
 ResultT = TypeVar("ResultT")
@@ -77,8 +77,8 @@ class DirectFiles:
     async def refill(self) -> bool:
         return refill(self._outbox, self._config, self._ledger.position)
 
-    async def tell_again(self, position: int, count: int) -> int:
-        return tell_again(self._outbox, self._config, position, count)
+    async def tell_again(self, position: int, count: int) -> ToldAgain:
+        return tell_again(self._outbox, self._config, self._ledger.position, position, count)
 
     async def rule(self, sha256: str) -> Rule:
         return rule_of(self._config, sha256)

@@ -137,7 +137,7 @@ def _begin(
     clock = LoopClock(loop, loop.utc_s)
     broker = MemoryBroker(MemoryUtility(), outage.delay_s, outage.bytes_per_s)
     outbox = Outbox(directory, DCU, draw=random.Random(seed).randbytes)
-    outbox._database.connection.execute("PRAGMA synchronous = OFF")  # no power fails in virtual time
+    outbox._file.database.connection.execute("PRAGMA synchronous = OFF")  # no power fails in virtual time
     link = UtilityLink(DCU, 1, DirectOutbox(outbox), broker, Judge(DCU, ()), clock, random.Random(seed))
     street = _Street(link, outage, loop)
     works = (link.run_outbox(_ignore), link.run_sender(_ignore), street.renew(), street.report())

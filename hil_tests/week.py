@@ -117,6 +117,7 @@ def play(network: Path, plants: dict[str, float], count: int, seed: int, out: Pa
     feeder = Feeder(open_feeder(str(network)))
     day = days_of(feeder.network, plants, count, seed)
     flow = StreetFlow(feeder, np.flatnonzero(np.isfinite(feeder.model.rating_a)))
+    # With the rule `present` no configuration may have a band above 8.69 % (10 % could not be read back).
     settings = StreetSettings(
         NOMINAL_W, 230.0, 8.5, seed=seed, reading_s=REPORT_S, report_s=REPORT_S, window_s=60.0, rule="present"
     )

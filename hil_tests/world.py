@@ -61,7 +61,7 @@ class World:
         self.line.on_frame = self._on_frame
         self.modems = {name: VirtualModem(self.line, loop, name, draw, FRAMING) for name in (DCU, *CLIENTS)}
         self.relays = {name: BenchRelay(name, clock, self._relay_moved) for name in CLIENTS}
-        self.meters = {name: VirtualEm330(jitter=draw) for name in (SUBSTATION, *CLIENTS)}
+        self.meters = {name: VirtualEm330(jitter=random.Random(f"{name} {seed}")) for name in (SUBSTATION, *CLIENTS)}
         for name in CLIENTS:
             self.meters[name].refresh = self._refresher(name)
         self.meters[SUBSTATION].refresh = self._show_busbar

@@ -115,7 +115,7 @@ class Em330(Section):
     serial: Annotated[str, Field(min_length=1, max_length=14)] | None = None
     ct_ratio: Annotated[float, Field(gt=0.0, le=60_000.0)] = 1.0
     vt_ratio: Annotated[float, Field(gt=0.0, le=60_000.0)] = 1.0
-    poll_s: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
+    poll_s: Annotated[float, Field(ge=0.5, le=1.0)] = 1.0
 
 
 class Relay(Section):

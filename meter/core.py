@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from meter.dialogue import Dialogue, DialogueSettings, Happening
@@ -27,6 +27,7 @@ from shared.messages import (
     LEASE_S_MAX,
     Acknowledgement,
     Alarm,
+    DecisionId,
     Denial,
     Downward,
     Grant,
@@ -245,7 +246,7 @@ class MeterCore:
         outputs = self._end_lease(now)
         match item:
             case ReadingTaken():
-                outputs += self._take(item, now)
+                outputs += self._take(item)
             case MessageArrived():
                 outputs += self._message(item, now)
             case RelayObserved():
@@ -286,7 +287,9 @@ class MeterCore:
         return [Event("lease ended", fields={"limit_w": self.limit(now).limit_w})]
 
     def _move_relay(self, now: float) -> list[Output]:
-        enough = self.limiter.raised and self.limit(now).limit_w >= self._raised_limit_w
+        limit_w = self.limit(now).limit_w
+        self.rules.limited(limit_w, now)
+        enough = self.limiter.raised and limit_w >= self._raised_limit_w
         wanted = RelayState.RAISED if enough else RelayState.NOMINAL
         if wanted is self.rules.commanded:
             return []
@@ -295,9 +298,9 @@ class MeterCore:
 
     # ---- local rules -------------------------------------------------------------------------------------------------
 
-    def _take(self, item: ReadingTaken, now: float) -> list[Output]:
+    def _take(self, item: ReadingTaken) -> list[Output]:
         before = self.rules.alarms
-        broken = self.rules.take(item.result, item.taken_s, self.limit(now).limit_w, now)
+        self.rules.take(item.result, item.taken_s)
         outputs: list[Output] = []
         if self.rules.alarms != before:
             if self.rules.reading is None:
@@ -305,8 +308,6 @@ class MeterCore:
                 outputs.append(Event("no reading", logging.WARNING, {"why": why}))
             else:
                 outputs.append(Event("reading again"))
-        if broken is not None:
-            outputs += self._fall_back(broken, now)
         self._report_change()
         return outputs
 
@@ -345,6 +346,8 @@ class MeterCore:
             case Denial():
                 outputs += self._was_denied(message, now)
             case Revoke():
+                if item.to_all:  # it may take from others what is left here: it acknowledges no decision about us
+                    message = replace(message, decision=DecisionId(epoch, 0))
                 takes_nothing = not self.limiter.live or message.limit_w >= self.limiter.limit_w
                 if item.to_all and takes_nothing:
                     self.limiter.revoke(message)  # nonces are void all the same; the wish goes on, and no report

@@ -29,7 +29,8 @@ ABOVE_LIMIT_W: Final = 100.0
 
 FOLLOW_S: Final = 2.0
 """[s] Export is judged by the highest limit of so long: a plant takes its time to follow one that falls, however often
-it falls. With `ABOVE_LIMIT_S` and a poll this stays below the ten seconds of invariant I8."""
+it falls. With a poll (1 s at most) and `ABOVE_LIMIT_S` the alarm comes 8 s after the limit fell, at the latest;
+invariant I8 allows ten."""
 
 OVERVOLTAGE_S: Final = 10.0
 """[s] Voltage at the local threshold or above for so long: nominal (invariant I15)."""
@@ -77,6 +78,8 @@ class LocalRules:
             deadlines.append(self.read_s + READING_S_MAX)
         if raised and self._high_since is not None:
             deadlines.append(self._high_since + OVERVOLTAGE_S)
+        if self._above_since is not None and self.reading is not None and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms:
+            deadlines.append(self._above_since + ABOVE_LIMIT_S)
         return min(deadlines, default=None)
 
     def reading_age_s(self, now: float) -> float:
@@ -85,8 +88,8 @@ class LocalRules:
 
     # ---- what comes in -----------------------------------------------------------------------------------------------
 
-    def take(self, result: Reading | Invalid, taken_s: float, limit_w: float, now: float) -> FallBack | None:
-        """A reading, or why there is none; the rule it breaks.
+    def take(self, result: Reading | Invalid, taken_s: float) -> None:
+        """A reading that was begun at ``taken_s`` [s], or why there is none.
 
         Export and voltage are judged on valid readings only. While there is none the third rule works: an increase ends
         after `READING_S_MAX`. A gap therefore does not excuse what was wrong before it.
@@ -95,31 +98,34 @@ class LocalRules:
             self.reading = None
             alarm = result.alarm if isinstance(result, Invalid) else Alarm.METER_IMPLAUSIBLE
             self.alarms = (self.alarms & ~READING_ALARMS) | alarm
-            return None
+            return
         self.reading, self.read_s = result, taken_s
         self.alarms &= ~READING_ALARMS
-        lately_w = self._limit_lately_w(limit_w, now)
-        allowed_w = lately_w + max(ABOVE_LIMIT_SHARE * lately_w, ABOVE_LIMIT_W)
-        self._above_since = _since(self._above_since, now, lasts=result.export_w > allowed_w)
-        self._high_since = _since(self._high_since, now, lasts=self._voltage_too_high(result))
-        if _over(self._above_since, ABOVE_LIMIT_S, now) and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms:
-            why = f"export {result.export_w:g} W, limit {limit_w:g} W for {ABOVE_LIMIT_S:g} s"
-            return FallBack(why, Alarm.EXPORT_ABOVE_LIMIT)
-        return None
+        self._above_since = _since(self._above_since, taken_s, lasts=self._above(result, taken_s))
+        self._high_since = _since(self._high_since, taken_s, lasts=self._voltage_too_high(result))
 
-    def _limit_lately_w(self, limit_w: float, now: float) -> float:
-        """The highest limit [W] of the last `FOLLOW_S`, this one included."""
-        if limit_w != self._limit_w:
-            self._limits_before.append((now, self._limit_w))
-            self._limit_w = limit_w
-        self._limits_before = [(until_s, w) for until_s, w in self._limits_before if 0 <= now - until_s < FOLLOW_S]
-        return max([limit_w, *(w for _, w in self._limits_before)])
+    def limited(self, limit_w: float, now: float) -> None:
+        """The limit [W] from now on, however often it is said."""
+        if limit_w == self._limit_w:
+            return
+        before_w, self._limit_w = self._limit_w, limit_w
+        oldest_s = now - FOLLOW_S - READING_S_MAX
+        # What was no higher than a later limit is of no use any more: limits that come and go fill no memory.
+        higher = [(until_s, w) for until_s, w in self._limits_before if until_s > oldest_s and w > before_w]
+        self._limits_before = [*higher, (now, before_w)]
+        if self.reading is not None and not self._above(self.reading, now):
+            self._above_since = None
+
+    def _above(self, reading: Reading, taken_s: float) -> bool:
+        """Whether an export is more than the highest limit of the last `FOLLOW_S` bears."""
+        lately_w = [w for until_s, w in self._limits_before if taken_s - until_s < FOLLOW_S]
+        limit_w = max([self._limit_w, *lately_w])
+        return reading.export_w > limit_w + max(ABOVE_LIMIT_SHARE * limit_w, ABOVE_LIMIT_W)
 
     def command(self, state: RelayState, now: float) -> None:
-        """The relay is told to move; contact and inverter get their time to follow."""
+        """The relay is told to move; the contact gets its time to follow."""
         self.commanded = state
         self._relay_since = None if self.relay is state else now
-        self._above_since = None
 
     def observe(self, state: RelayState, now: float) -> None:
         """What the auxiliary contact says."""
@@ -133,6 +139,10 @@ class LocalRules:
         if _over(self._relay_since, RELAY_S_MAX, now) and Alarm.RELAY_DISAGREES not in self.alarms:
             commanded = "nothing" if self.commanded is None else self.commanded.name
             return FallBack(f"relay commanded {commanded}, read back {self.relay.name}", Alarm.RELAY_DISAGREES)
+        above = _over(self._above_since, ABOVE_LIMIT_S, now) and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms
+        if above and self.reading is not None:
+            why = f"export {self.reading.export_w:g} W, limit {self._limit_w:g} W for {ABOVE_LIMIT_S:g} s"
+            return FallBack(why, Alarm.EXPORT_ABOVE_LIMIT)
         if raised and (self.read_s is None or now >= self.read_s + READING_S_MAX):
             return FallBack(f"no valid reading for {READING_S_MAX:g} s")
         if raised and self.overvoltage(now):

@@ -85,7 +85,8 @@ class Wish:
 class Question:
     """All wishes in order of arrival; what each meter may export at most [W] by all its reservations; how many grants
     more may be given at all; what those are measured to export [W] who do not keep to that; how many grants may be
-    raised before they are due (None: all that may); and whose newest decision should long have been acknowledged."""
+    raised before they are due (None: all that may); who holds a grant whose newest decision should long have been
+    acknowledged; and whose grants were revoked so lately that the acknowledgement may be on its way."""
 
     wishes: tuple[Wish, ...]
     reserved_w: Mapping[MeterId, float]
@@ -93,6 +94,7 @@ class Question:
     beyond_w: Mapping[MeterId, float] = field(default_factory=dict)
     raises: int | None = None
     unheard: frozenset[MeterId] = frozenset()
+    leaving: frozenset[MeterId] = frozenset()
 
     def as_entry(self) -> dict[str, Any]:
         """For the ledger."""
@@ -118,6 +120,7 @@ class Question:
             "beyond_w": beyond,
             "raises": self.raises,
             "unheard": sorted(str(meter) for meter in self.unheard),
+            "leaving": sorted(str(meter) for meter in self.leaving),
         }
 
     @staticmethod
@@ -138,8 +141,8 @@ class Question:
         )
         reserved = {MeterId(meter): float(limit_w) for meter, limit_w in entry["reserved_w"].items()}
         beyond = {MeterId(meter): float(export_w) for meter, export_w in entry.get("beyond_w", {}).items()}
-        unheard = frozenset(MeterId(meter) for meter in entry.get("unheard", ()))
-        return Question(wishes, reserved, entry["places"], beyond, entry.get("raises"), unheard)
+        unheard, leaving = (frozenset(map(MeterId, entry.get(key, ()))) for key in ("unheard", "leaving"))
+        return Question(wishes, reserved, entry["places"], beyond, entry.get("raises"), unheard, leaving)
 
 
 def _real(value: float | None) -> float | None:

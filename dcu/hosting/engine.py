@@ -45,6 +45,7 @@ from dcu.meters import Acceptance, MeterEntry, MeterState, MeterTable
 from shared.ids import Epoch, MeterId
 from shared.messages import (
     LEASE_S_MAX,
+    DecisionId,
     Denial,
     Grant,
     Reason,
@@ -358,8 +359,7 @@ class HostingEngine:
         self._changed_since = None
         rising, raises = self._may_rise(now)
         standings = dict.fromkeys(rising, Standing.MAY_RISE) | dict.fromkeys(self._renewable, Standing.DUE)
-        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises)
-        question = replace(question, unheard=self.book.unheard(now))
+        question = gather(self.table, self.book, self._questions.pending, standings, self.renewable(now), raises, now)
         if not question.wishes:
             self._renewable.clear()
             return []
@@ -538,15 +538,16 @@ class HostingEngine:
     def _to_all(self, outputs: list[Output]) -> list[Output]:
         """After many revokes one for the whole street, which takes nothing from whose grant goes on.
 
-        It names no customer, for everybody reads it, and no decision of its own: its number is that of the last revoke.
-        It voids all nonces, so it is not sent in a window that also grants.
+        It names no customer, for everybody reads it, and no decision about any of them, for it may leave one more than
+        his own revoke does: its number is 0, the nominal limits, which acknowledges nothing. It voids all nonces, so it
+        is not sent in a window that also grants.
         """
         messages = [output.message for output in outputs if isinstance(output, SendDown)]
         ended = [message for message in messages if isinstance(message, Revoke) and not message.limit_w]
         if len(ended) < GROUP_REVOKES_MIN or any(isinstance(message, Grant) for message in messages):
             return []
         limit_w = max((grant.limit_w for grant in self.book.live), default=0.0)
-        message = Revoke(ended[-1].decision, ended[-1].reason, None, None, limit_w)
+        message = Revoke(DecisionId(self._epoch, 0), ended[-1].reason, None, None, limit_w)
         return [SendAll(message), Event("revoked for all", {"grants": len(ended), "limit_w": limit_w})]
 
     def _known_s(self, point: MeterId, now: float) -> float:
@@ -567,7 +568,7 @@ class HostingEngine:
         if part_w:
             self.book.lower(meter, decision, part_w, now)
         else:
-            self.book.revoke(meter, decision)
+            self.book.revoke(meter, decision, now)
         self._renewable.pop(meter, None)
         self._raises.drop(meter)
         self._raises.take()

@@ -17,7 +17,8 @@ RESERVE_MARGIN_S: Final = 2.0
 """[s] Actuation and transport margins of the lease rule, one second each."""
 
 HEARD_S: Final = 10.0
-"""[s] A decision that is not acknowledged after this is not believed to have been heard."""
+"""[s] A lowering that is not acknowledged after this, counted from the first decision that is not, is not believed to
+have been heard: the others make room."""
 
 
 def reserved_for_s(lease_s: float) -> float:
@@ -104,8 +105,12 @@ class GrantBook:
         return self._newest.get(meter)
 
     def unheard(self, now: float) -> frozenset[MeterId]:
-        """Whose newest decision should long have been acknowledged."""
-        return frozenset(meter for meter, told_s in self._told_s.items() if now >= told_s + HEARD_S)
+        """Whose grants live, and whose newest decision should long have been acknowledged."""
+        return frozenset(m for m, told_s in self._told_s.items() if m in self._live and now >= told_s + HEARD_S)
+
+    def leaving(self, now: float) -> frozenset[MeterId]:
+        """Whose grants were revoked, and who are still believed to hear it: no acknowledgement is late yet."""
+        return frozenset(m for m, told_s in self._told_s.items() if m not in self._live and now < told_s + HEARD_S)
 
     def fell_s(self, meter: MeterId) -> float:
         """When what a meter may export at most sank last [s]; long ago if never."""
@@ -139,10 +144,13 @@ class GrantBook:
         self._told_s.pop(meter, None)
         return self._live.pop(meter, None)
 
-    def revoke(self, meter: MeterId, decision: DecisionId) -> LiveGrant | None:
-        """End a grant by a decision of ours; its acknowledgement will free the capacity."""
-        self._newest[meter] = decision
-        return self.end(meter)
+    def revoke(self, meter: MeterId, decision: DecisionId, now: float) -> LiveGrant | None:
+        """End a grant by a decision of ours; its acknowledgement will free the capacity. Who has not heard the decision
+        before is no more believed to hear this one."""
+        told_s = self._told_s.get(meter, now)
+        ended = self.end(meter)
+        self._newest[meter], self._told_s[meter] = decision, told_s
+        return ended
 
     def lower(self, meter: MeterId, decision: DecisionId, limit_w: float, now: float) -> None:
         """Leave a part of a grant by a decision of ours; its acknowledgement will free the rest. Who has not heard the
@@ -183,4 +191,6 @@ class GrantBook:
         ended = [grant for grant in self._live.values() if now >= grant.expires_s]
         for grant in ended:
             self.end(grant.meter)
+        held = {reservation.meter for reservation in self._reservations}
+        self._told_s = {meter: told_s for meter, told_s in self._told_s.items() if meter in held}
         return ended

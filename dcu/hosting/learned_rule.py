@@ -1,6 +1,6 @@
-"""The rule `learned/5`, for a street without a network model: what the meters' own history says a grant will do.
+"""The rule `learned/6`, for a street without a network model: what the meters' own history says a grant will do.
 
-It answers windows as `predicted/5` does, with learned sensitivities in place of the power flow. Who asks before his own
+It answers windows as `predicted/6` does, with learned sensitivities in place of the power flow. Who asks before his own
 effect is learnt is told so (`NOT_LEARNT`). Currents and unbalance are not foreseen: nobody without a model knows them.
 
 What it knows depends on every set it was taught, so each of these goes to the ledger; answering them again in order
@@ -33,7 +33,7 @@ from shared.messages import Reason
 
 Reals = NDArray[np.float64]
 
-NAME: Final = "learned/5"
+NAME: Final = "learned/6"
 LESSON_S: Final = 60.0
 """[s] Between two sets that teach."""
 ASYNCHRONY: Final = 0.05

@@ -1,4 +1,4 @@
-"""The rule `predicted/5`: what a grant would do to every neighbour, by the network model and the meters together."""
+"""The rule `predicted/6`: what a grant would do to every neighbour, by the network model and the meters together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from shared.ids import MeterId
 from shared.messages import Reason
 
 Reals = NDArray[np.float64]
-NAME: Final = "predicted/5"
+NAME: Final = "predicted/6"
 
 
 class Predicted:

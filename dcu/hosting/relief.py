@@ -23,7 +23,7 @@ NO_ROWS: Final = np.zeros(0, dtype=np.int64)
 
 class Sober:
     """`Prospect` of another one, less what exports beyond the measured ones would relieve; a little of it is believed
-    as long as it is not seen to be missing. It is asked for all cases (`allocate.Spread`) of a state together."""
+    as long as it is not seen to be missing. It is asked for all cases (`spread.Spread`) of a state together."""
 
     def __init__(self, prospect: Prospect, missing: Reals | None, believed: float) -> None:
         """Of a prospect.

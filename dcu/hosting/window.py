@@ -4,7 +4,8 @@
    An export on another phase that holds a voltage down counts here until its meter shows that it does not happen.
 2. *Shed.* If the limits that customers have been told are more than the grid bears, some are lowered at once: by the
    policy, or where that would move everybody a little, few by more (`lowering`). The others come down to their share
-   with their renewals. What has been told is not told again while its acknowledgement is on its way.
+   with their renewals, as far as there is a place for these. What has been told, also that a grant is over, counts as
+   heard while its acknowledgement is on its way; when that is late, the others make room.
 3. *Confirm.* Every grant, renewal and raise is checked by an exact power flow with everything else reserved fully used;
    capacity that another customer still holds is not given twice. Relief counts here only as far as it is measured, and
    half a guard more (`relief`). A wish that must wait for held capacity gets what is there now, or waits while the
@@ -41,7 +42,7 @@ Reals = NDArray[np.float64]
 
 RISE_W: Final = 50.0
 RISE_SHARE: Final = 0.02
-"""[W], share of the grant: a limit is raised before its renewal is due if it grows by more."""
+"""[W], share of the lower limit: a step by more, up or down, is worth a word before the renewal."""
 BELIEVED: Final = 0.5
 """[guard] Relief that is counted on before it is seen: raises are confirmed half a guard inside the band."""
 NEVER_W: Final = -math.inf
@@ -199,13 +200,13 @@ class _Window:
         wishes = tuple(w for w in question.wishes if w.objection is None)
         if not wishes:
             return Answer(tuple(self.verdicts.found))
-        shares, judge = self._shares(wishes)
+        shares, judge, told = self._shares(wishes)
         if shares.exceeded is NO_FLOW:
             return self._nothing(wishes, shares)
         share_w = dict(zip([w.meter for w in wishes], down_each(shares.limits_w).tolist(), strict=True))
         why = self._whys(wishes, shares)
         reserved, guard = question.reserved_w, self.settings.guard_pct / 100
-        shed_w = self._shed(wishes, shares.floor, share_w, judge)
+        shed_w = self._shed(wishes, shares.floor, share_w, told)
         due, asking, raising = ([w for w in wishes if w.standing is standing] for standing in IN_TURN)
         movers, rising = due + asking, self._most_raised(raising, share_w)
         target_w = share_w | {meter: min(x, share_w[meter]) for meter, x in shed_w.items()} if shed_w else share_w
@@ -255,13 +256,15 @@ class _Window:
     ) -> dict[MeterId, float]:
         """What is left for those who must have less than they were told, if nobody gets more: neither a newcomer, nor a
         customer on another phase whose export would help."""
-        guard, reserved_w = self.settings.guard_pct / 100, self.question.reserved_w
+        guard, leaving = self.settings.guard_pct / 100, self.question.leaving
         live = tuple(w for w in wishes if w.granted_w is not None)
         if self.question.unheard:
             live = tuple(w for w in live if not self._deaf(w))
+        held_w = {m: x for m, x in self.question.reserved_w.items() if m not in leaving}
         granted_w = {w.meter: w.granted_w or 0.0 for w in live}
-        due_w = {m: min(granted_w[m], share_w[m]) for m in [w.meter for w in live if w.standing is DUE]}
-        told_w = {**reserved_w, **granted_w, **due_w}
+        renewed = [w.meter for w in wishes if w.standing is DUE][: self.verdicts.places]
+        due_w = {m: min(granted_w[m], share_w[m]) for m in renewed if m in granted_w}
+        told_w = {**held_w, **granted_w, **due_w}
         if not live or not judge.too_much(told_w, guard):
             return {}
         less_w = self._taken(live, told_w, floor, share_w, judge)
@@ -286,33 +289,43 @@ class _Window:
     ) -> dict[MeterId, float]:
         """What is left of what some hold, by few if that is enough, else by the policy."""
         guard = self.settings.guard_pct / 100
-        held_w = np.array([min(told_w[w.meter], max(w.wanted_w, w.nominal_w)) for w in live])
+        before_w = np.array([told_w[w.meter] for w in live])
+        held_w = np.minimum(before_w, [max(w.wanted_w, w.nominal_w) for w in live])
         claims = self._claims(live, held_w.tolist(), [0.0] * len(live))
-        others_p_w = self._others(live)
+        others_p_w = self._others(live, self.question.leaving)
         if self.settings.policy in TOGETHER:
             fair_w, useful_w = np.array([(share_w[w.meter], w.minimum_w) for w in live]).T
             told = Told(claims, fair_w, useful_w, others_p_w, np.maximum(floor, 0.0))
-            less_w = self._less(live, held_w, lower_few(judge.prospect, told, guard))
+            less_w = self._less(live, before_w, lower_few(judge.prospect, told, guard))
             if not judge.too_much(told_w | less_w, guard):
                 return less_w
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, self._missing(others_p_w, live))
-        less_w = self._less(live, held_w, shares.limits_w)
+        less_w = self._less(live, before_w, shares.limits_w)
         return {meter: min(x, share_w[meter]) for meter, x in less_w.items()}
 
-    def _less(self, live: tuple[Wish, ...], held_w: Reals, limits_w: Reals) -> dict[MeterId, float]:
-        """The limits of those who lose something."""
-        loses = (limits_w < held_w - LEAST_W).tolist()
+    def _less(self, live: tuple[Wish, ...], before_w: Reals, limits_w: Reals) -> dict[MeterId, float]:
+        """The limits of those who lose something of what they were told: who asks for less, what he will not use."""
+        loses = (limits_w < before_w - LEAST_W).tolist()
         return {w.meter: x for w, x, less in zip(live, down_each(limits_w).tolist(), loses, strict=True) if less}
 
-    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Judge]:
-        """Where the policy wants to be, and who judges what may be reserved on the way: by what is seen, and of what is
-        not by no more than keeps everybody inside the band if it does not come."""
-        others_p_w = self._others(wishes)
-        missing = self._missing(others_p_w, tuple(w for w in wishes if w.used_w is not None))
+    def _shares(self, wishes: tuple[Wish, ...]) -> tuple[Allocation, Judge, Judge]:
+        """Where the policy wants to be; who judges what may be reserved on the way, by what is seen, and of what is not
+        by no more than keeps everybody inside the band if it does not come; and who judges what has been told, with
+        those gone who were told that their grants are over."""
+        others_p_w = self._others(wishes, self.question.leaving)
+        seen = tuple(w for w in wishes if w.used_w is not None)
+        missing = self._missing(others_p_w, seen)
         claims = self._claims(wishes, [w.wanted_w for w in wishes], [w.minimum_w for w in wishes])
         shares = allocate(self.prospect, claims, self.settings.policy, others_p_w, missing)
+        judge = told = self._judge(claims, others_p_w, missing, shares.floor)
+        if self.question.leaving:
+            held_p_w = self._others(wishes)
+            judge = self._judge(claims, held_p_w, self._missing(held_p_w, seen), shares.floor)
+        return shares, judge, told
+
+    def _judge(self, claims: tuple[Claim, ...], others_p_w: Reals, missing: Reals | None, floor: Reals) -> Judge:
         sober = Sober(self.prospect, missing, BELIEVED * self.settings.guard_pct / 100)
-        return shares, Judge(sober, claims, others_p_w, np.maximum(shares.floor, 0.0))
+        return Judge(sober, claims, others_p_w, np.maximum(floor, 0.0))
 
     def _missing(self, others_p_w: Reals, seen: tuple[Wish, ...]) -> Reals | None:
         """What grants of those whose use is seen, where they are not used, take off no other phase's voltage
@@ -324,8 +337,8 @@ class _Window:
         unused_w = np.maximum(0.0, now_w - p_w)
         return self.prospect.relief(unused_w) if unused_w.any() else None
 
-    def _others(self, wishes: tuple[Wish, ...]) -> Reals:
-        return self._held({w.meter for w in wishes})
+    def _others(self, wishes: tuple[Wish, ...], leaving: frozenset[MeterId] = frozenset()) -> Reals:
+        return self._held({*leaving, *(w.meter for w in wishes)})
 
     def _most_raised(self, raising: list[Wish], share_w: Mapping[MeterId, float]) -> list[Wish]:
         """Who is worth a raise; where there is air time for some of them only, those who gain most."""
@@ -372,10 +385,10 @@ class _Window:
         pushes = np.flatnonzero((own.min(axis=1) if free else own.sum(axis=1)) < -1e-9)
         return self.high[int(pushes[0])][1] if len(pushes) else None
 
-    def _held(self, asking: set[MeterId]) -> Reals:
-        """Draws as measured, with reservations of meters that ask for nothing fully used (n_case, n)."""
+    def _held(self, without: set[MeterId]) -> Reals:
+        """Draws as measured, with the reservations of all other meters fully used (n_case, n)."""
         known = self.ports.of_meter
-        held_w = {m: limit_w for m, limit_w in self.question.reserved_w.items() if m not in asking and m in known}
+        held_w = {m: limit_w for m, limit_w in self.question.reserved_w.items() if m not in without and m in known}
         return self._used(held_w, self.prospect.now.p_w[None, :])
 
     def _used(self, limits_w: Mapping[MeterId, float], others_p_w: Reals) -> Reals:
@@ -426,8 +439,8 @@ class _Window:
         shares: Allocation,
     ) -> None:
         """Down with those who must have less; and for those who wait, to their share with those who have so much more
-        that it is worth a word. Not who has been answered in this window already."""
-        answered = {v.meter for v in self.verdicts.found if v.act is not Act.WAIT}
+        that it is worth a word. Not who has been answered in this window already, unless he was told nothing."""
+        answered = {v.meter for v in self.verdicts.found if v.act not in {Act.WAIT, Act.WITHHOLD}}
         for wish in wishes:
             if wish.granted_w is None or wish.meter in answered:
                 continue

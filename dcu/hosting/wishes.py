@@ -36,6 +36,7 @@ def gather(
     standings: Mapping[MeterId, Standing],
     renewable: int,
     raises: int,
+    now: float,
 ) -> Question:
     """Grants in the order they began, then questions in the order they came.
 
@@ -46,6 +47,7 @@ def gather(
         standings: of meters whose grant can be renewed or raised now.
         renewable: how many grants the power line lets us renew in time.
         raises: how many it lets us raise now.
+        now: [s].
     """
     wishes: list[Wish] = []
     for grant in sorted(book.live, key=lambda g: g.since_s):
@@ -60,7 +62,8 @@ def gather(
             free -= 1
             wish = wish if free >= 0 else replace(wish, objection=Reason.NO_AIRTIME)
         wishes.append(wish)
-    return Question(tuple(wishes), book.reserved_w(), book.places, _beyond(table, book, wishes), raises)
+    beyond_w, told = _beyond(table, book, wishes), (book.unheard(now), book.leaving(now))
+    return Question(tuple(wishes), book.reserved_w(), book.places, beyond_w, raises, *told)
 
 
 def _beyond(table: MeterTable, book: GrantBook, wishes: Sequence[Wish]) -> dict[MeterId, float]:

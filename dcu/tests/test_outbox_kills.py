@@ -19,10 +19,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dcu.ledger.layout import current
 from dcu.ledger.store import read
+from dcu.store.database import Connect
+from dcu.utility import recent
 from dcu.utility.documents import DECISIONS, Class, decision, decision_name
-from dcu.utility.outbox import Cursor, Item, Lane, Outbox, Span
+from dcu.utility.outbox import Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import Lane, OutboxFull
 from dcu.utility.tests.test_outbox import command
 from dcu.utility_real import catch_up, entries_of
 
@@ -58,7 +63,7 @@ def connect(uri: str) -> sqlite3.Connection:
 class World:
     """One DCU: a ledger that is a list, what its utility heard, and what was durable on return."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, connect: Connect = connect) -> None:
         self.outbox = Outbox(directory, DCU, connect, draw=random.Random(seed).randbytes)
         self.outbox.rebuild(0, {})
         self.outbox.put([], Cursor(1, 0))
@@ -90,6 +95,10 @@ class World:
             for n, entry in told
             if entry["kind"] in DECISIONS
         ]
+        self.keep(items, first)
+
+    def keep(self, items: list[Item], first: int) -> None:
+        """What the ledger has from an entry on."""
         assert self.outbox.keep(items, Span(1, first, len(self.ledger)))
 
     def alarm(self) -> None:
@@ -200,6 +209,84 @@ def test_a_kill_at_any_statement_loses_and_doubles_nothing(tmp_path: Path) -> No
         shutil.rmtree(tmp_path / str(statement))
         statement += 1
     assert statement > 200
+
+
+class NoRoom(sqlite3.Connection):
+    """A medium that takes nothing while ``full``."""
+
+    full = False
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        if NoRoom.full and args[0].startswith("BEGIN"):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        if args[0].startswith("PRAGMA synchronous"):
+            args = ("PRAGMA synchronous = OFF",)
+        return super().execute(*args)
+
+
+class FullWorld(World):
+    """The same on a medium that is full now and then, with a link that asks the ledger for what there was no room for.
+    What there is no room for is not promised, and what one session has heard it does not hear again."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        super().__init__(directory, seed, _on_a_full_medium)
+        self.gap = False
+
+    def step(self) -> None:
+        if self.draw.random() < 0.05:
+            NoRoom.full = not NoRoom.full
+        try:
+            if self.gap and self.draw.random() < 0.3:
+                self.refill()
+            else:
+                super().step()
+        except OutboxFull:
+            self.gap = True
+
+    def keep(self, items: list[Item], first: int) -> None:
+        span = None if self.gap else Span(1, first, len(self.ledger))
+        try:
+            self.gap |= not self.outbox.keep(items, span)
+        except OutboxFull:
+            self.gap = True
+
+    def refill(self) -> None:
+        """As the link does: what is missed from now on opens another gap."""
+        cursor = self.outbox.cursor
+        assert cursor is not None
+        catch_up(self.outbox, DCU, cursor, len(self.ledger), iter(self.ledger[cursor.position :]))
+        self.gap = False
+
+    def hear(self, items: list[dict[str, Any]]) -> None:
+        names = [item["id"] for item in items]
+        assert self.session.isdisjoint(names), "once in a session"
+        super().hear(items)
+
+
+def _on_a_full_medium(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, isolation_level=None, factory=NoRoom)
+
+
+def test_a_medium_that_is_full_now_and_then_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty times two hundred steps, and then a kill, with much or little that memory may hold."""
+    for seed in range(20):
+        monkeypatch.setattr(NoRoom, "full", False)
+        monkeypatch.setattr(recent, "ITEMS_MAX", 4 + 12 * (seed % 3))
+        world = FullWorld(tmp_path / str(seed) / "lives", seed)
+        for _ in range(200):
+            world.step()
+        NoRoom.full = False
+        dies = tmp_path / str(seed) / "dies"
+        dies.mkdir()
+        for file in (tmp_path / str(seed) / "lives").glob("utility.sqlite*"):
+            shutil.copy(file, dies / file.name)
+        world.outbox.close()
+        world.session = set()  # tails give way on a full medium
+        check_after_kill(world, dies)
 
 
 RUN = """

@@ -15,7 +15,7 @@ import pytest
 from dcu import status
 from dcu.cli import main
 from dcu.config import DcuConfig
-from dcu.grid.port_model import save_model
+from dcu.grid.port_model import PortModel, save_model
 from dcu.grid.tests.golden import feeder
 from dcu.hosting.engine import HostingEngine
 from dcu.hosting.exchange import RequestArrived, SendDown
@@ -74,6 +74,11 @@ def content(model: dict[str, Any] | None, **decision: object) -> dict[str, Any]:
     return found
 
 
+def pinned(model_file: Path, model: PortModel = MODEL) -> dict[str, Any]:
+    """A model section with this file of that model."""
+    return {"file": str(model_file), "network_sha256": model.network_sha256}
+
+
 def config(model: dict[str, Any] | None, **decision: object) -> DcuConfig:
     return check_config("dcu.toml", content(model, **decision), DcuConfig)
 
@@ -90,10 +95,10 @@ def toml(value: dict[str, Any]) -> str:
 
 def test_the_rule_follows_from_what_there_is(model_file: Path) -> None:
     assert isinstance(load_rule(config(None)), PresentVoltages)
-    predicted = load_rule(config({"file": str(model_file), "network_sha256": MODEL.network_sha256}))
+    predicted = load_rule(config(pinned(model_file)))
     assert isinstance(predicted, Predicted)
     assert not predicted.learns
-    mixed = load_rule(config({"file": str(model_file)}, rule="mixed"))
+    mixed = load_rule(config(pinned(model_file), rule="mixed"))
     assert isinstance(mixed, Predicted)
     assert mixed.learns
     assert isinstance(load_rule(config(None, rule="learned")), Learned)
@@ -102,25 +107,28 @@ def test_the_rule_follows_from_what_there_is(model_file: Path) -> None:
 
 
 def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Path, tmp_path: Path) -> None:
-    """Another network's hash, no file, a damaged file, a model without our buses, one of medium voltage with all of
-    them: refused by check, denied by a daemon."""
+    """Another network's hash, no hash, no file, a damaged file, a model without our buses, one of medium voltage
+    with all of them: refused by check, denied by a daemon."""
     damaged = tmp_path / "damaged.npz"
     data = bytearray(model_file.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     foreign = tmp_path / "foreign.npz"
-    save_model(feeder("four wires").model, foreign)
+    other = feeder("four wires").model
+    save_model(other, foreign)
     medium = tmp_path / "medium.npz"
     open_circuit = ("u_open_v", "node_open_v", "current_open_a", "source_u_open_v", "source_i_open_a")
     save_model(replace(MODEL, tree=None, **{name: 26 * getattr(MODEL, name) for name in open_circuit}), medium)
     wrong = [
-        {"file": str(model_file), "network_sha256": "0" * 64},
-        {"file": str(tmp_path / "none.npz")},
-        {"file": str(damaged)},
-        {"file": str(foreign)},
-        {"file": str(medium)},
+        pinned(model_file) | {"network_sha256": "0" * 64},
+        {"file": str(model_file)},
+        pinned(tmp_path / "none.npz"),
+        pinned(damaged),
+        pinned(foreign, other),
+        pinned(medium),
     ]
-    why = ["network_sha256", "file", "file|sha256", "meter m0", "voltage: seen 6[0-9]{3}"]
+    unpinned = f'nothing, expected network_sha256 = "{MODEL.network_sha256}"'
+    why = ["network_sha256: seen [0-9a-f]{16}", unpinned, "file", "file|sha256", "meter m0", "voltage: seen 6[0-9]{3}"]
     for model, fault in zip(wrong, why, strict=True):
         with pytest.raises(ConfigError, match=fault):
             load_rule(config(model))
@@ -138,28 +146,26 @@ def test_a_model_that_cannot_be_used_grants_nothing_and_says_why(model_file: Pat
         assert "nothing is granted" in shown
 
 
-def test_the_check_names_the_model_and_says_when_nothing_pins_it(
+def test_the_check_names_the_model_and_tells_the_line_that_pins_it(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The hash that it prints is the one that pins; with it there, no warning."""
+    """Without the line nothing is granted, and the check says so, and the line; with it there, it names the model."""
     path = tmp_path / "dcu.toml"
     path.write_text(toml(content({"file": str(model_file)})), encoding="utf-8")
+    assert main(["check-config", str(path)]) == 2
+    assert f'network_sha256 = "{MODEL.network_sha256}"' in capsys.readouterr().err
+    path.write_text(toml(content(pinned(model_file))), encoding="utf-8")
     assert main(["check-config", str(path)]) == 0
     told = capsys.readouterr().out
     assert "rule predicted/" in told
     assert f"network_sha256 {MODEL.network_sha256}" in told
-    assert "warning" in told
-    pinned = {"file": str(model_file), "network_sha256": MODEL.network_sha256}
-    path.write_text(toml(content(pinned)), encoding="utf-8")
-    assert main(["check-config", str(path)]) == 0
-    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_ledger_is_decided_again_from_the_command_line(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Grants and renewals of a street, written and read back: all the same; with another policy: they differ."""
-    made = config({"file": str(model_file), "model_error_pct": 0.0}, voltage_class_pct=0.0)
+    made = config(pinned(model_file) | {"model_error_pct": 0.0}, voltage_class_pct=0.0)
     world = Neighbourhood(feeder("eulv"), grid_settings(made), made.site_settings, "1")
     for k in range(0, 55, 3):
         world.houses[MeterId(f"m{k}")].pv_w = 9000.0
@@ -170,7 +176,7 @@ def test_a_ledger_is_decided_again_from_the_command_line(
         ledger.append(entry)
     ledger.close()
     path = tmp_path / "dcu.toml"
-    text = content({"file": str(model_file), "model_error_pct": 0.0}, voltage_class_pct=0.0)
+    text = content(pinned(model_file) | {"model_error_pct": 0.0}, voltage_class_pct=0.0)
     path.write_text(toml(text), encoding="utf-8")
     assert main(["replay", str(tmp_path / "ledger"), "--config", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime
+import json
+import shutil
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcu import utility_real as module
 from dcu.available import CUSTOMERS_MAX
 from dcu.cli import main
 from dcu.config import DcuConfig
 from dcu.hosting.forecast import STEPS
 from dcu.ledger.forget import forget
-from dcu.ledger.layout import LedgerError, current
+from dcu.ledger.layout import LedgerError, Place, current
+from dcu.ledger.seal import Part, pack_part_file, pack_parts, unpack_part_file
 from dcu.ledger.store import Ledger
+from dcu.ledger.tiles import ENTRIES, WIDTH, tile_path
 from dcu.store.database import WAL_KEPT_BYTES, Database
 from dcu.store.retention import STORE_BYTES_MAX
 from dcu.store.schema import EVENTS, TELEMETRY
 from dcu.tests.test_config import EXAMPLE
 from dcu.utility.certificates import issue, new_authority
 from dcu.utility.documents import Class, available
-from dcu.utility.outbox import Cursor, Item, Lane, Outbox, OutboxFull
-from dcu.utility.outbox_file import UTILITY
+from dcu.utility.outbox import Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import UTILITY, Lane, OutboxFull
 from dcu.utility_real import (
     RECOVER_MAX,
+    DiskFiles,
+    ThreadedOutbox,
     catch_up,
     entries_of,
     finished_weeks,
@@ -41,7 +50,7 @@ from dcu.utility_real import (
     tell_again,
     utility_ports,
 )
-from dcu.utility_side import HOLD, ordered_config
+from dcu.utility_side import HOLD, ToldAgain, ordered_config
 from shared.config import check_config
 from shared.errors import ConfigError
 
@@ -278,12 +287,13 @@ def test_what_is_asked_for_again_is_told_without_what_a_customer_has_taken_back(
     ledger.append_all([grant(1), {"kind": "view", "epoch": 1, "seq": None}, {**grant(2), "meter": "meter-2"}, grant(3)])
     ledger.close()
     forget(tmp_path, "substation-1", "meter-2")
-    assert tell_again(outbox.outbox, subject, 1, 3) == 1
-    assert tell_again(outbox.outbox, subject, 3, 1000) == 1
+    end = ledger.position
+    assert tell_again(outbox.outbox, subject, end, 1, 3) == ToldAgain(1)
+    assert tell_again(outbox.outbox, subject, end, 3, 1000) == ToldAgain(1)
     outbox.outbox.connected()
     assert positions(outbox.outbox) == [1, 4]
     with pytest.raises(LedgerError, match="position 6"):
-        tell_again(outbox.outbox, subject, 6, 1)
+        tell_again(outbox.outbox, subject, end, 6, 1)
     outbox.close()
 
 
@@ -340,6 +350,149 @@ def test_decisions_that_a_start_had_no_room_for_are_not_passed_over(tmp_path: Pa
 
 def _no_room(*_: object) -> None:
     raise OutboxFull("no room")
+
+
+def test_the_end_of_an_ended_log_that_a_start_had_no_room_for_is_told_once_there_is(tmp_path: Path) -> None:
+    """Damage, and an outbox that is full at the start. What the new log gets meanwhile does not say that all was told;
+    the first refill with room tells the rest of the old one, then the new one, by pieces or at once."""
+    for most in (1, None):
+        directory = tmp_path / str(most)
+        subject = config(directory)
+        first = Ledger(directory, "substation-1")
+        first.append(start(1))
+        outbox = open_outbox(subject, first)
+        first.append_all([grant(1), grant(2)])
+        outbox.close()
+        first.close()
+        (directory / "ledger").rename(directory / "ended-1")
+        second = Ledger(directory, "substation-1")
+        begin = second.append(start(2))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Outbox, "put", _no_room)
+            outbox = open_outbox(subject, second)
+        assert utility_ports(subject, second, outbox).behind
+        assert not outbox.outbox.keep([], Span(2, 0, second.position))
+        rounds = 1
+        while refill(outbox.outbox, subject, second.position, most):
+            rounds += 1
+        assert rounds == (2 + second.position if most else 1)
+        assert outbox.outbox.cursor == Cursor(2, second.position)
+        outbox.outbox.connected()
+        assert positions(outbox.outbox) == [1, 2, begin]
+        outbox.close()
+        second.close()
+
+
+# ---- a ledger that cannot be read ------------------------------------------------------------------------------------
+
+
+def alarms(outbox: Outbox) -> list[str]:
+    """What is said of the ledger, waiting or not."""
+    items = [json.loads(body) for _, kind, _, body in outbox._file.all_items() if kind is Class.ALARM]
+    return [item["alarm"] for item in items if item["source"] == "ledger" and item["raised"]]
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, ledger: Ledger) -> Ledger:
+    """Seven hundred entries, the second bundle of which cannot be read, and two of the first that have each other's
+    parts."""
+    ledger.append_all([grant(n) for n in range(1, 701)])
+    place = current(tmp_path)
+    (place.public / tile_path(ENTRIES, 1)).write_bytes(b"no bundle")
+    parts = unpack_part_file(place.parts(0).read_bytes(), WIDTH)
+    parts[20], parts[21] = parts[21], parts[20]
+    place.parts(0).write_bytes(pack_part_file(pack_parts(one) for one in parts))
+    return ledger
+
+
+READABLE = [n for n in range(1, 701) if n not in {20, 21} and not 256 <= n < 512]
+UNREADABLE = ["entries 20 to 21 of log 1 cannot be read", "entries 256 to 511 of log 1 cannot be read"]
+
+
+async def test_what_cannot_be_read_is_passed_once_told_and_the_rest_comes(
+    tmp_path: Path, damaged: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the DCU runs: some goes, with a pause before each thing is given up; nothing is written where nothing is
+    new. An alarm for each."""
+    monkeypatch.setattr(module, "LOOK_AGAIN_S", 0.01)
+    subject = config(tmp_path)
+    outbox = Outbox(subject.store_directory, "substation-1")
+    outbox.put([], Cursor(1, 1))
+    threaded = ThreadedOutbox(outbox)
+    files, rounds = DiskFiles(subject, damaged, threaded, lambda: 1.79e9), 0
+    while await files.refill():
+        rounds += 1
+        assert rounds < 10
+    assert outbox.cursor == Cursor(1, 701)
+    assert alarms(outbox) == UNREADABLE
+    outbox.connected()
+    assert positions(outbox) == READABLE
+    written = outbox._file.database.wal_bytes
+    assert not await files.refill()
+    assert (alarms(outbox), outbox._file.database.wal_bytes) == (UNREADABLE, written)
+    threaded.close()
+
+
+async def test_what_is_readable_when_it_is_looked_at_again_is_told(
+    tmp_path: Path, damaged: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on its way from the journal into a bundle; here it is the first one's once more, with its faults."""
+    subject, place = config(tmp_path), current(tmp_path)
+    outbox = Outbox(subject.store_directory, "substation-1")
+    outbox.put([], Cursor(1, 30))
+    bundle = place.public / tile_path(ENTRIES, 1)
+    good = place.public / tile_path(ENTRIES, 0)
+
+    async def mend(_s: float) -> None:
+        bundle.write_bytes(good.read_bytes())
+        place.parts(1).write_bytes(pack_part_file(pack_parts(one) for one in _parts(place, 0)))
+
+    monkeypatch.setattr(asyncio, "sleep", mend)
+    threaded = ThreadedOutbox(outbox)
+    files = DiskFiles(subject, damaged, threaded)
+    while await files.refill():
+        pass
+    assert alarms(outbox) == ["entries 276 to 277 of log 1 cannot be read"]
+    outbox.connected()
+    assert positions(outbox) == [n for n in range(30, 701) if n not in {276, 277}]
+    threaded.close()
+
+
+def _parts(place: Place, number: int) -> list[list[Part]]:
+    return unpack_part_file(place.parts(number).read_bytes(), WIDTH)
+
+
+def test_a_start_passes_what_cannot_be_read_and_tells_the_rest(tmp_path: Path, damaged: Ledger) -> None:
+    """Of a log that is written and of one that has ended; it says so once, however often there is a start."""
+    subject = config(tmp_path)
+    outbox = Outbox(subject.store_directory, "substation-1")
+    outbox.put([], Cursor(1, 1))
+    outbox.close()
+    damaged.publish()
+    shutil.copytree(tmp_path / "ledger", tmp_path / "ended-1")
+    again = open_outbox(subject, damaged)
+    assert alarms(again.outbox) == UNREADABLE + [text.replace("log 1", "log 2") for text in UNREADABLE]
+    again.outbox.connected()
+    assert positions(again.outbox) == [*READABLE, 0, *READABLE]
+    again.close()
+    again = open_outbox(subject, damaged)
+    assert len(alarms(again.outbox)) == 4
+    again.close()
+
+
+def test_what_is_asked_for_again_and_cannot_be_read_is_named(tmp_path: Path, damaged: Ledger) -> None:
+    """A range with all of it, one within it, one without it, and beyond the end."""
+    subject = config(tmp_path)
+    outbox = Outbox(subject.store_directory, "substation-1")
+    ask = partial(tell_again, outbox, subject, damaged.position)
+    assert ask(1, 1000) == ToldAgain(len(READABLE), (Span(1, 20, 22), Span(1, 256, 512)))
+    assert ask(300, 10) == ToldAgain(0, (Span(1, 300, 310),))
+    assert ask(600, 1000) == ToldAgain(101)
+    with pytest.raises(LedgerError, match="position 701"):
+        ask(701, 1)
+    outbox.connected()
+    assert positions(outbox) == READABLE
+    outbox.close()
 
 
 def test_the_longest_forecast_is_kept(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from dcu.utility.outbox import Batch, Lane
+from dcu.utility.documents import Class
+from dcu.utility.outbox import Batch
+from dcu.utility.outbox_file import Lane
 
 LIVE_IN_A_ROW: Final = 3
 """A quarter of the messages belongs to what is older while there is any."""
@@ -32,7 +34,7 @@ ASIDE_AFTER: Final = 8
 """Failures of messages with the same first item: then it is set aside. The broker was reached each time."""
 SUSPECTS_MAX: Final = 64
 PARDON_S: Final = 3600.0
-"""[s] What was set aside tries again so often."""
+"""[s] What was set aside tries again so often; and at most so often a subscriber who is back has everything again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class Courier:
         self._attempts = 0
         self._failures: dict[int, int] = {}
         self._pardoned_s = now
+        self._unheard: set[Class] = set()
+        self._offered_s: float | None = None
+        self._offer = self._present = False
 
     @property
     def bytes_max(self) -> int:
@@ -103,6 +108,28 @@ class Courier:
         ceiling_s = min(BACK_OFF_S_MAX, BACK_OFF_S_MIN * float(1 << min(self._attempts, 10)))
         self._attempts += 1
         return ceiling_s * self._draw.uniform(0.5, 1.0)
+
+    def connected(self) -> None:
+        """Another session, which begins with everything that there is to offer again."""
+        self._unheard.clear()
+        self._offer = False
+
+    def heard(self, kind: Class, *, heard: bool) -> None:
+        """Whether the broker had anybody to give a message to. One that lost its subscriptions drops what it
+        acknowledges: once somebody is back, that is to leave again."""
+        self._present = heard
+        if not heard:
+            self._unheard.add(kind)
+        elif kind in self._unheard:
+            self._unheard.remove(kind)
+            self._offer = True
+
+    def offers(self, now: float) -> bool:
+        """Whether it is time to offer again because somebody is back; who comes and goes has to wait."""
+        if not (self._offer and self._present) or (self._offered_s is not None and now < self._offered_s + PARDON_S):
+            return False
+        self._offer, self._offered_s = False, now
+        return True
 
     def pardons(self, now: float) -> bool:
         """Whether it is time for what was set aside to try again."""

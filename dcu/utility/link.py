@@ -28,7 +28,8 @@ from dcu.utility.documents import (
     state_topic,
     up,
 )
-from dcu.utility.outbox import Batch, Item, Lane, Outbox, OutboxFull, Span
+from dcu.utility.outbox import Batch, Item, Outbox, Span
+from dcu.utility.outbox_file import Lane, OutboxFull
 from shared.clock import Clock
 from shared.daemon import Progress
 from shared.errors import HeadroomError
@@ -168,8 +169,6 @@ class UtilityLink:
         self.refill: Callable[[], Awaitable[bool]] | None = None
         """Puts some of what the ledger has and the outbox missed; whether there is more (OutboxFull: there is no room).
         None where nobody can."""
-        self._unheard: set[Class] = set()
-        """Classes whose newest message had nobody to go to."""
         self._online: bool | None = None
         self._lost: str | None = None
         self.epoch = 0
@@ -284,7 +283,7 @@ class UtilityLink:
 
     async def _serve(self, session: Session, progress: Progress) -> None:
         dropped = await self._outbox.call(_connected)
-        self._unheard.clear()
+        self._courier.connected()
         now_utc_s = self._clock.utc_s()
         hello = encode(state(now_utc_s, online=True, epoch=self.epoch, dropped=dropped))
         await session.publish(state_topic(self._dcu), hello, retain=True)
@@ -295,6 +294,8 @@ class UtilityLink:
                 raise LinkLost(self._lost)
             if self._courier.pardons(self._clock.monotonic()):
                 await self._outbox.call(Outbox.pardon)
+            if self._courier.offers(self._clock.monotonic()):
+                await self._outbox.call(Outbox.offer_again)
             ask = self._courier.ask()
             batch = await self._outbox.call(lambda outbox, ask=ask: _next(outbox, ask))  # type: ignore[misc]
             if batch is None and self._gap and self.refill is not None:
@@ -333,16 +334,9 @@ class UtilityLink:
             self._courier.sent(batch, self._clock.monotonic() - began_s, len(payload))
             self._waiting = await self._outbox.call(lambda outbox: _settle(outbox, batch))
             self.counters["items sent again" if batch.lane is Lane.AGAIN else "items sent"] += len(batch.rows)
-            await self._note_heard(batch, heard=heard)
-
-    async def _note_heard(self, batch: Batch, *, heard: bool) -> None:
-        """A broker that lost its subscriptions drops what it acknowledges: once somebody is back, tails leave again."""
-        if not heard:
-            self.counters["items sent to nobody"] += len(batch.rows)
-            self._unheard.add(batch.kind)
-        elif batch.kind in self._unheard:
-            self._unheard.remove(batch.kind)
-            await self._outbox.call(Outbox.offer_again)
+            self._courier.heard(batch.kind, heard=heard)
+            if not heard:
+                self.counters["items sent to nobody"] += len(batch.rows)
 
     async def _pause(self, pause_s: float, progress: Progress) -> None:
         until_s = self._clock.monotonic() + pause_s

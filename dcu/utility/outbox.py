@@ -9,6 +9,10 @@ class's quota. A broker that is killed loses what it has acknowledged and neithe
 of what was acknowledged stays as its class's *tail*, and each session offers again what earlier ones had acknowledged.
 Commands are kept beside it, because a command and its first answer must become durable together.
 
+Where the file has no room, tails make some. Where that is not enough, the call keeps nothing, and memory goes on
+knowing what it knew, as much as it may hold: what was acknowledged does not leave again, and what it has no room for is
+in the ledger from the cursor on.
+
 Lanes: what was there when the link came up is *backlog*, what came since is *live*, tails are *again*. Each lane keeps
 its order within a class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
 """
@@ -22,28 +26,25 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from dcu.store.database import Aside, Connect, Database
+from dcu.store.database import Aside, Connect
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
-from dcu.utility.outbox_file import UTILITY, packed, unpacked
+from dcu.utility.outbox_file import Lane, OutboxFile, OutboxFull
 from dcu.utility.recent import Recent, Told
-from shared.errors import DecodeError, HeadroomError
+from shared.errors import DecodeError
 
 COMMAND: Final = "command"
 """Kind of the ledger's entry about an accepted command."""
 
 COMMANDS_KEPT: Final = 1000
 
-NEWEST: Final = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'items'"
-"""The newest row that there ever was: numbers, and with them names, are never used twice."""
-
 Draw = Callable[[int], bytes]
 """So many random bytes."""
+ResultT = TypeVar("ResultT")
 
 BATCH_ITEMS_MAX: Final = 256
 ITEM_BYTES_MAX: Final = 1 << 19
@@ -72,25 +73,6 @@ are an hour of a hundred meters, twenty of them with grants: twice as long as mo
 nobody tells it to write (autosave_interval, 1800 s). Reports and forecasts are left out: newer ones follow."""
 TAIL_SLACK: Final = 256
 """More than its tail that a class may have, so that old rows are deleted many at a time: cards are worn by the page."""
-
-
-class OutboxFull(HeadroomError):
-    """The file has reached its cap, or the medium has no room; nothing of the call was kept."""
-
-
-class Lane(Enum):
-    """Which part of the outbox a batch is from."""
-
-    LIVE = "live"
-    BACKLOG = "backlog"
-    AGAIN = "again"
-
-
-_ROWS: Final = {
-    Lane.LIVE: "session = 0 AND id > :live_after",
-    Lane.BACKLOG: "session = 0 AND id <= :live_after",
-    Lane.AGAIN: "session > 0 AND session < :session",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,30 +124,30 @@ class Outbox:
         """
         self._dcu = dcu
         self.batch_items_max = BATCH_ITEMS_MAX
-        self._database = Database(directory, UTILITY, dcu, connect)
-        self._birth = str(self._fact("birth", ""))
+        self._file = OutboxFile(directory, dcu, connect)
+        self._birth = str(self._file.fact("birth", ""))
         if not self._birth:
             self._birth = draw(4).hex()
-            with self._database.transaction():
-                self._remember("birth", self._birth)
-        self._dropped: Counter[str] = Counter(self._fact("dropped", {}))
-        self._session = self._one("SELECT MAX(1, COALESCE(MAX(session), 1)) FROM items")
+            with self._file.database.transaction():
+                self._file.remember("birth", self._birth)
+        self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
+        self._session = self._file.session
         self._recent = Recent()
         self._cursor = self._written_cursor()
         self._count = self._counted()
         self._settled: Counter[Class] = Counter()
-        self._live_after = self._one(NEWEST)
+        self._newest = self._live_after = self._file.newest
 
     @property
     def aside(self) -> Aside | None:
         """What opening had to set aside."""
-        return self._database.aside
+        return self._file.database.aside
 
     @property
     def fresh(self) -> bool:
         """Whether the ledger has not yet told what it remembers of commands; so, too, after a crash that came between
         making the file and being told."""
-        return self._fact("last", None) is None
+        return self._file.fact("last", None) is None
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -180,7 +162,7 @@ class Outbox:
     @property
     def size_bytes(self) -> int:
         """[byte] On the medium."""
-        return self._database.size_bytes
+        return self._file.database.size_bytes
 
     def close(self) -> None:
         """Give the file back; where the medium refuses, the ledger knows what memory knew."""
@@ -188,12 +170,13 @@ class Outbox:
             with contextlib.suppress(OutboxFull, sqlite3.Error):
                 self.flush()
         finally:
-            self._database.close()
+            self._file.database.close()
 
     # ---- items -------------------------------------------------------------------------------------------------------
 
     def keep(self, items: Sequence[Item], span: Span | None = None) -> bool:
         """Keep what the DCU tells, and that this ``span`` of the ledger is in it; whether all entries before it are.
+        What is there already stays as it is.
 
         Durable on return, but for decisions alone: those the ledger has, and until `flush` only the ledger.
 
@@ -204,50 +187,66 @@ class Outbox:
         cursor = Cursor(span.log, span.end) if span is not None and follows else None
         if cursor is not None and self._cursor is not None:
             cursor = max(cursor, self._cursor)
+        items = [item for item in items if not self._passed(item)]
         if self._cursor is None or not all(_in_ledger_alone(item) for item in items):
             self.put(items, cursor)
             return follows
-        bodies = [(item.name, _encoded(item)) for item in items]
-        first = 1 + (max(self._recent.told, default=0) or self._one(NEWEST))
-        for row, (name, body) in enumerate(bodies, first):
-            assert name is not None, "entries of the ledger have names"
-            self._recent.add(row, Told(name, body))
+        decisions = [_told(item) for item in items]
+        self._relieve()
+        for told in decisions:
+            self._recent.add(self._new_row(), told)
             self._count[Class.DECISION] += 1
         self._cursor = cursor or self._cursor
-        if self._recent.full:
-            self.flush()
+        with contextlib.suppress(OutboxFull):  # all of it is known; the next one may find no room
+            self._relieve()
         return follows
 
     def _follows(self, span: Span) -> bool:
         """Whether all entries before a span have been put; where nothing is known of the ledger, there are none."""
         known = self._cursor
-        return known is None or span.first == 0 or (known.log == span.log and span.first <= known.position)
+        return known is None or (known.log == span.log and span.first <= known.position)
+
+    def _passed(self, item: Item) -> bool:
+        """Whether an entry of the ledger is there already, put by who has looked it up meanwhile."""
+        known = self._cursor
+        if known is None or not _in_ledger(item) or Cursor(item.content["log"], item.content["position"]) >= known:
+            return False
+        return self._file.has(item.name)
 
     def put(self, items: Sequence[Item], cursor: Cursor | None = None) -> None:
-        """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew.
+        """Keep items, and how far the ledger has been taken; durable on return, and with it all that memory knew. One
+        that was put before stays as it is, waiting or acknowledged.
 
         An item that is the ledger's entry about a command ends that command: it is answered in the same transaction,
         so that after any crash a command is unfinished exactly if the ledger does not have it.
 
         Raises:
-            OutboxFull: there is no room, not even without the tails; nothing was kept, and what memory knew is let go:
-                the ledger has it from the cursor on.
+            OutboxFull: there is no room, not even without the tails; nothing was kept.
             sqlite3.Error: the medium refuses; nothing was kept.
             ValueError: an item that JSON cannot keep or that is too long; nothing was kept.
         """
-        try:
-            self._put(items, cursor)
-        except OutboxFull:
-            try:
-                if not self._cut_tails():
-                    raise
-                self._put(items, cursor)
-            except OutboxFull:
-                self._recent.clear()
-                self._cursor = self._written_cursor()
-                raise
-            finally:
-                self._count = self._counted()
+
+        def work() -> None:
+            for item in items:
+                self._keep(item)
+            if cursor is not None:
+                self._remember_cursor(cursor)
+
+        self._change(work)
+        self._cursor = cursor or self._cursor
+
+    def put_again(self, items: Sequence[Item]) -> None:
+        """Keep items; those that have names and were acknowledged in this session wait again.
+
+        Raises:
+            OutboxFull, sqlite3.Error, ValueError: as `put`.
+        """
+
+        def work() -> None:
+            for item in items:
+                self._keep_again(item)
+
+        self._change(work)
 
     def flush(self) -> None:
         """Write what memory knows.
@@ -258,87 +257,99 @@ class Outbox:
         if self._recent or self._cursor != self._written_cursor():
             self.put([])
 
-    def _put(self, items: Sequence[Item], cursor: Cursor | None) -> None:
-        with self._changing() as connection:
-            for item in items:
-                self._insert(connection, item)
-                if item.kind is Class.DECISION and item.content["entry"].get("kind") == COMMAND:
-                    self._finish(connection, item.content["position"], item.content["entry"])
-            if cursor is not None:
-                self._remember("cursor", [cursor.log, cursor.position])
-        self._cursor = cursor or self._cursor
+    def _relieve(self) -> None:
+        """Write what memory knows once it is much; what the broker has of it gives way where there is no room.
 
-    def _write_recent(self, connection: sqlite3.Connection) -> None:
-        self._write_settled(connection)
+        Raises:
+            OutboxFull: it is still too much.
+            sqlite3.Error: as `put`.
+        """
+        if not self._recent.full:
+            return
+        try:
+            self.flush()
+        except OutboxFull:
+            self._cut_told()
+            if self._recent.full:
+                raise
+
+    def _cut_told(self) -> int:
+        known = self._cursor
+        return 0 if known is None else self._recent.cut_told((known.log, known.position))
+
+    def _write_recent(self) -> None:
+        for kind, rows in self._recent.settled.items():
+            if Class(kind) in TAIL:
+                self._file.acknowledge(rows, self._session)
+            else:
+                self._file.delete(rows)
         known = False
         for row, told in self._recent.told.items():
-            values = (row, Class.DECISION, told.name, told.session, packed(told.body))
-            done = connection.execute(
-                "INSERT INTO items (id, class, name, session, body) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (name) DO NOTHING",
-                values,
-            )
-            if not done.rowcount:  # taken from the ledger meanwhile: what we know of it is newer
-                known = True
-                connection.execute(
-                    "UPDATE items SET session = :session WHERE name = :name AND (:session > 0 OR session = :present)",
-                    {"name": told.name, "session": told.session, "present": self._session},
-                )
+            if not self._file.insert(row, Class.DECISION, told.name, told.body, told.session):
+                known = True  # taken from the ledger meanwhile: what we know of it is newer
+                self._file.acknowledge_name(told.name, told.session)
         if known:
-            self._count = self._counted()
+            self._count = self._file.waiting(self._session)
         if self._cursor is not None and self._cursor != self._written_cursor():
-            self._remember("cursor", [self._cursor.log, self._cursor.position])
+            self._remember_cursor(self._cursor)
         for kind, settled in self._settled.items():
             if settled > TAIL[kind] + TAIL_SLACK:
-                self._shorten(connection, kind, first_session=self._session)
+                self._file.shorten_tail(kind, self._session, TAIL[kind])
                 self._settled[kind] = TAIL[kind]
 
-    def _write_settled(self, connection: sqlite3.Connection) -> None:
-        for number, rows in self._recent.settled.items():
-            kind, marks = Class(number), ",".join("?" * len(rows))
-            if kind in TAIL:
-                connection.execute(f"UPDATE items SET session = ? WHERE id IN ({marks})", (self._session, *rows))  # noqa: S608  # marks
-            else:
-                connection.execute(f"DELETE FROM items WHERE id IN ({marks})", tuple(rows))  # noqa: S608  # marks
+    def _keep(self, item: Item) -> bool:
+        """Keep an item and what it ends; whether it is new."""
+        new = self._insert(item)
+        if new and item.kind is Class.DECISION and item.content["entry"].get("kind") == COMMAND:
+            self._finish(item.content["position"], item.content["entry"])
+        return new
 
-    def _insert(self, connection: sqlite3.Connection, item: Item) -> None:
-        body = _encoded(item)
-        done = connection.execute(  # one that this session has had acknowledged waits again; one that waits stays
-            "INSERT INTO items (class, name, body) VALUES (?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET session = 0 WHERE session = ?",
-            (item.kind, item.name, packed(body), self._session),
-        )
-        self._count[item.kind] += done.rowcount
+    def _keep_again(self, item: Item) -> None:
+        if not self._keep(item):
+            self._count[item.kind] += self._file.wake(item.name, self._session)
+
+    def _new_row(self) -> int:
+        """A number that no item has had, in the file or in memory, whatever became of it."""
+        self._newest += 1
+        return self._newest
+
+    def _insert(self, item: Item) -> bool:
+        new = self._file.insert(self._new_row(), item.kind, item.name, _encoded(item))
+        self._count[item.kind] += new
         excess = self._count[item.kind] - QUOTA.get(item.kind, self._count[item.kind])
         if excess > 0:
-            connection.execute(
-                "DELETE FROM items WHERE id IN "
-                "(SELECT id FROM items WHERE class = ? AND session != ? ORDER BY id LIMIT ?)",
-                (item.kind, self._session, excess),
-            )
+            self._file.drop_oldest(item.kind, self._session, excess)
             self._count[item.kind] -= excess
             self._dropped[item.kind.word] += excess
-            self._remember("dropped", dict(self._dropped))
+            self._file.remember("dropped", dict(self._dropped))
+        return new
 
     def connected(self) -> None:
         """From now on what is there is backlog."""
-        self.flush()
-        self._live_after = self._one(NEWEST)
+        with contextlib.suppress(OutboxFull):  # it leaves from memory
+            self.flush()
+        self._live_after = self._newest
 
     def offer_again(self) -> None:
-        """Another session: what was acknowledged before is offered again."""
-        self.flush()
+        """Another session: what was acknowledged before is offered again, and so what only memory knows of that."""
+        try:
+            self.flush()
+        except OutboxFull:
+            self._recent.unsettle()
         self._session += 1
         self._settled.clear()
-        with contextlib.suppress(OutboxFull), self._changing() as connection:
-            for kind in TAIL:
-                self._shorten(connection, kind, first_session=1)
+
+        def work() -> None:
+            for kind, length in TAIL.items():
+                self._file.shorten_tail(kind, 1, length)
+
+        with contextlib.suppress(OutboxFull):
+            self._change(work)
         self._count = self._counted()
 
     def pardon(self) -> int:
         """What was set aside may try again; how many items that are."""
-        with self._changing() as connection:
-            return connection.execute("UPDATE items SET aside = 0 WHERE aside = 1").rowcount
+        return self._change(self._file.pardon)
 
     def next(self, lane: Lane, bytes_max: int) -> Batch | None:
         """The next items of a lane that fit into a message, at least one; None if there are none."""
@@ -354,20 +365,15 @@ class Outbox:
         """In the file."""
         settled = self._recent.settled.get(kind, frozenset[int]())
         most = self.batch_items_max
-        found = self._database.connection.execute(
-            f"SELECT id, name, body FROM items WHERE class = :kind AND aside = 0 AND {_ROWS[lane]} "  # noqa: S608  # fixed texts
-            "ORDER BY session, id LIMIT :most",
-            {"kind": kind, "live_after": self._live_after, "session": self._session, "most": most + len(settled)},
-        )
-        with contextlib.closing(found):
-            new = ((row, name, body) for row, name, body in found if row not in settled)
-            for row, name, body in islice(new, most):
-                yield row, with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", unpacked(body))
+        for row, name, body in self._file.lying(kind, lane, self._live_after, self._session, settled, most):
+            yield row, with_id(name or f"{self._dcu}/{kind.word}/{self._birth}/{row}", body)
 
     def _told(self, kind: Class, lane: Lane) -> Iterator[tuple[int, bytes]]:
-        """In memory: all since the link came up, as the file takes them then."""
-        if (kind, lane) == (Class.DECISION, Lane.LIVE):
-            for row, told in islice(self._recent.waiting().items(), self.batch_items_max):
+        """In memory: newer than all in the file."""
+        if kind is Class.DECISION and lane is not Lane.AGAIN:
+            live = lane is Lane.LIVE
+            waiting = ((row, told) for row, told in self._recent.waiting().items() if (row > self._live_after) == live)
+            for row, told in islice(waiting, self.batch_items_max):
                 yield row, with_id(told.name, told.body)
 
     def settle(self, batch: Batch) -> None:
@@ -375,51 +381,45 @@ class Outbox:
         it is written lets them leave once more.
 
         Raises:
-            OutboxFull, sqlite3.Error: as `put`.
+            OutboxFull: memory knows too much of this that could not be written; it leaves again with the next session.
+            sqlite3.Error: as `put`.
         """
         new = self._recent.settle(batch.kind, self._still_there(batch), self._session)
         self._count[batch.kind] -= new
         if batch.kind in TAIL:
             self._settled[batch.kind] += new
-        if self._recent.full:
-            self.flush()
+        if self._recent.settled_full:
+            self._relieve()
 
     def _still_there(self, batch: Batch) -> tuple[int, ...]:
-        """Rows of a batch that still are what was sent: a quota, a full file or a second look into the ledger may have
-        taken one away on its way, and another item may have its number by now."""
-        marks = ",".join("?" * len(batch.rows))
-        found = self._database.connection.execute(
-            f"SELECT id FROM items WHERE class = ? AND session != ? AND id IN ({marks})",  # noqa: S608  # marks
-            (batch.kind, self._session, *batch.rows),
-        )
-        here = {row for (row,) in found}
+        """Rows of a batch that are still there and wait: a quota, a full file or a second look into the ledger may have
+        taken one away on its way."""
+        here = self._file.present(batch.rows, self._session)
         return tuple(row for row in batch.rows if row in here or row in self._recent.told)
-
-    def _shorten(self, connection: sqlite3.Connection, kind: Class, first_session: int) -> None:
-        """Of what a class has had acknowledged from a session on, its tail stays."""
-        connection.execute(
-            "DELETE FROM items WHERE id IN (SELECT id FROM items WHERE class = ? AND aside = 0 AND session >= ? "
-            "ORDER BY session DESC, id DESC LIMIT -1 OFFSET ?)",
-            (kind, first_session, TAIL[kind]),
-        )
 
     def _cut_tails(self) -> bool:
         """Room for what is new: what was acknowledged goes; whether there was any."""
-        with self._transaction() as connection:
-            self._write_settled(connection)
-            return connection.execute("DELETE FROM items WHERE session > 0").rowcount > 0
+        with self._transaction():
+            gone = self._file.cut_tails()
+            gone += sum(self._file.delete(rows) for rows in self._recent.settled.values())
+        self._recent.cut_settled()
+        gone += self._cut_told()
+        self._count = self._counted()
+        return gone > 0
 
     def set_aside(self, batch: Batch) -> None:
         """Nothing that carried these was ever acknowledged: kept ones wait for a pardon, others are dropped."""
-        with self._changing() as connection:
-            marks = ",".join("?" * len(batch.rows))
+
+        def work() -> None:
             if batch.kind in KEPT:
-                connection.execute(f"UPDATE items SET aside = 1, session = 0 WHERE id IN ({marks})", batch.rows)  # noqa: S608
+                self._file.set_aside(batch.rows)
             else:
-                gone = connection.execute(f"DELETE FROM items WHERE id IN ({marks})", batch.rows)  # noqa: S608
-                self._count[batch.kind] -= gone.rowcount
-                self._dropped[batch.kind.word] += gone.rowcount
-                self._remember("dropped", dict(self._dropped))
+                gone = self._file.delete(batch.rows)
+                self._count[batch.kind] -= gone
+                self._dropped[batch.kind.word] += gone
+                self._file.remember("dropped", dict(self._dropped))
+
+        self._change(work)
 
     @property
     def cursor(self) -> Cursor | None:
@@ -427,91 +427,96 @@ class Outbox:
         return self._cursor
 
     def _written_cursor(self) -> Cursor | None:
-        match self._fact("cursor", None):
+        match self._file.fact("cursor", None):
             case [int(log), int(position)]:
                 return Cursor(log, position)
         return None
+
+    def _remember_cursor(self, cursor: Cursor) -> None:
+        self._file.remember("cursor", [cursor.log, cursor.position])
 
     # ---- commands ----------------------------------------------------------------------------------------------------
 
     @property
     def last_number(self) -> int:
         """The highest number that is spent."""
-        return int(self._fact("last", 0))
+        return int(self._file.fact("last", 0))
 
     def spend(self, number: int) -> None:
         """No command up to this number acts any more."""
-        with self._changing():
-            self._remember("last", max(number, self.last_number))
+        self._change(lambda: self._file.remember("last", max(number, self.last_number)))
 
     def accept(self, command: Command, settings: Mapping[str, Any]) -> None:
         """Keep a command and what it sets, spend its number, and answer that it is accepted: all or nothing."""
-        with self._changing() as connection:
+
+        def work() -> None:
             body = json.dumps(order_entry(command.order))
-            row = (command.number, command.sha256, command.key, body)
-            connection.execute("INSERT INTO commands (number, sha256, key, body) VALUES (?, ?, ?, ?)", row)
-            connection.execute(
-                "DELETE FROM commands WHERE done IS NOT NULL AND number NOT IN "
-                "(SELECT number FROM commands ORDER BY number DESC LIMIT ?)",
-                (COMMANDS_KEPT,),
-            )
+            self._file.add_command(command.number, command.sha256, command.key, body, COMMANDS_KEPT)
             for name, value in settings.items():
-                self._remember(f"set {name}", value)
-            self._remember("last", max(command.number, self.last_number))
-            self._answer(connection, command.number, command.sha256, "accepted", {})
+                self._file.remember(f"set {name}", value)
+            self._file.remember("last", max(command.number, self.last_number))
+            self._answer(command.number, command.sha256, "accepted", {})
+
+        self._change(work)
 
     def refuse(self, refused: Refused) -> None:
         """Answer an authentic command that is refused; its number is spent."""
         assert refused.authentic, "nobody answers strangers"
-        with self._changing() as connection:
+
+        def work() -> None:
             if refused.number is not None:
-                self._remember("last", max(refused.number, self.last_number))
+                self._file.remember("last", max(refused.number, self.last_number))
             fields = {"reason": refused.why.value, "detail": refused.detail}
-            self._answer(connection, refused.number, refused.sha256, "refused", fields)
+            self._answer(refused.number, refused.sha256, "refused", fields)
+
+        self._change(work)
 
     def repeat(self, refused: Refused) -> None:
         """Answer an accepted command that came once more, as it was answered then: that it was accepted, and what
         became of it, if that is known."""
-        with self._changing() as connection:
-            self._answer(connection, refused.number, refused.sha256, "accepted", {})
-            row = connection.execute("SELECT answer FROM commands WHERE number = ?", (refused.number,)).fetchone()
-            if row is not None and row[0] is not None:
-                last = json.loads(row[0])
-                self._answer(connection, refused.number, refused.sha256, last.pop("outcome"), last)
+
+        def work() -> None:
+            self._answer(refused.number, refused.sha256, "accepted", {})
+            known = self._file.command(refused.number)
+            if known is not None and known[2] is not None:
+                last = json.loads(known[2])
+                self._answer(refused.number, refused.sha256, last.pop("outcome"), last)
+
+        self._change(work)
 
     def accepted(self, number: int) -> tuple[str, bool] | None:
         """The hash of an accepted command and whether it is done; None if there is none of this number."""
-        found = self._database.connection.execute("SELECT sha256, done FROM commands WHERE number = ?", (number,))
-        row = found.fetchone()
-        return None if row is None else (row[0], row[1] is not None)
+        known = self._file.command(number)
+        return None if known is None else known[:2]
 
     def unfinished(self) -> list[Command]:
         """Accepted commands whose effect is not recorded, in order; one that only a newer program understands stays for
         that."""
-        rows = self._database.connection.execute(
-            "SELECT number, sha256, key, body FROM commands WHERE done IS NULL ORDER BY number"
-        ).fetchall()
+        rows = self._file.unfinished_commands()
         found = ((number, sha256, key, _stored(body)) for number, sha256, key, body in rows)
         return [Command(number, sha256, key, order) for number, sha256, key, order in found if order is not None]
 
-    def _finish(self, connection: sqlite3.Connection, position: int, entry: Mapping[str, Any]) -> None:
-        fields = {"position": position, "detail": entry["detail"]}
-        last = json.dumps({"outcome": entry["outcome"], **fields})
-        connection.execute("UPDATE commands SET done = 1, answer = ? WHERE number = ?", (last, entry["number"]))
-        self._answer(connection, entry["number"], entry["sha256"], entry["outcome"], fields)
+    def _finish(self, position: int, entry: Mapping[str, Any]) -> None:
+        match entry:
+            case {"number": int(number), "sha256": str(sha256), "outcome": str(outcome), "detail": detail}:
+                fields = {"position": position, "detail": detail}
+                last = json.dumps({"outcome": outcome, **fields})
+                self._file.end_command(number, last)
+                self._answer(number, sha256, outcome, fields)
 
     def rebuild(self, last: int, settings: Mapping[str, Any]) -> None:
         """In a fresh file: what the ledger remembers of commands."""
-        with self._changing():
-            self._remember("last", max(last, self.last_number))
-            for name, value in settings.items():
-                self._remember(f"set {name}", value)
 
-    def _answer(
-        self, connection: sqlite3.Connection, number: int | None, sha256: str, outcome: str, fields: Mapping[str, Any]
-    ) -> None:
+        def work() -> None:
+            self._file.remember("last", max(last, self.last_number))
+            for name, value in settings.items():
+                self._file.remember(f"set {name}", value)
+
+        self._change(work)
+
+    def _answer(self, number: int | None, sha256: str, outcome: str, fields: Mapping[str, Any]) -> None:
         name = f"{self._dcu}/answer/{sha256[:16]}/{outcome}"
-        self._insert(connection, Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
+        self._keep_again(Item(Class.ANSWER, answer(number, sha256, outcome, **fields), name))
 
     # ---- a customer who leaves ---------------------------------------------------------------------------------------
 
@@ -521,81 +526,87 @@ class Outbox:
         A decision stays, by its place in the ledger and its kind alone; everything else goes. What was ordered for him
         holds as long as he is configured, so his nominal limit stays until he is not.
         """
-        self._database.connection.execute("PRAGMA secure_delete = ON")
+        self._file.overwrite_what_goes()
         said = encode_text(meter)
-        with self._changing() as connection:
-            rows = connection.execute("SELECT id, class, session, body FROM items").fetchall()
-            named = [(*about, body) for *about, kept in rows if said in (body := unpacked(kept))]
+
+        def work() -> int:
+            named = [item for item in self._file.all_items() if said in item[3]]
             for row, kind, session, body in named:
-                if kind == Class.DECISION:
-                    less = packed(encode(_without_most(json.loads(body))))
-                    connection.execute("UPDATE items SET body = ? WHERE id = ?", (less, row))
+                if kind is Class.DECISION:
+                    self._file.replace(row, encode(_without_most(json.loads(body))))
                 else:
-                    connection.execute("DELETE FROM items WHERE id = ?", (row,))
-                    self._count[Class(kind)] -= session != self._session
-            done = connection.execute("SELECT number, body, answer FROM commands WHERE done IS NOT NULL").fetchall()
-            gone = [(number,) for number, body, last in done if json.dumps(meter) in body or meter in (last or "")]
-            connection.executemany("UPDATE commands SET body = '', answer = NULL WHERE number = ?", gone)
-        return len(named)
+                    self._file.delete((row,))
+                    self._count[kind] -= session != self._session
+            for number, order, last in self._file.finished_commands():
+                if json.dumps(meter) in order or meter in (last or ""):
+                    self._file.empty_command(number)
+            return len(named)
+
+        return self._change(work)
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 
     def setting(self, name: str) -> Any:
         """What a command has set; None if none did."""
-        return self._fact(f"set {name}", None)
+        return self._file.fact(f"set {name}", None)
 
     def keep_setting(self, name: str, value: Any) -> None:
         """Keep what a command has set."""
-        with self._changing():
-            self._remember(f"set {name}", value)
-
-    def _fact(self, name: str, default: Any) -> Any:
-        row = self._database.connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return default if row is None else json.loads(row[0])
-
-    def _remember(self, name: str, value: Any) -> None:
-        self._database.connection.execute(
-            "INSERT INTO facts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, json.dumps(value)),
-        )
+        self._change(lambda: self._file.remember(f"set {name}", value))
 
     # ---- the file ----------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that writes what memory knew as well, so that rows keep their order and their numbers."""
-        with self._transaction() as connection:
-            self._write_recent(connection)
-            yield connection
+    def _change(self, work: Callable[[], ResultT]) -> ResultT:
+        """Do it in one transaction; where there is no room for it, once more without the tails.
+
+        Raises:
+            OutboxFull, sqlite3.Error: nothing was kept, and memory knows what it knew.
+        """
+        try:
+            return self._once(work)
+        except OutboxFull:
+            if not self._cut_tails():
+                raise
+            return self._once(work)
+
+    def _once(self, work: Callable[[], ResultT]) -> ResultT:
+        """In a transaction that writes what memory knew first, so that rows keep their order."""
+        with self._transaction():
+            self._write_recent()
+            result = work()
         self._recent.clear()
+        return result
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[None]:
         """A transaction; if it fails, what is counted in memory is as it was."""
-        count, dropped = dict(self._count), Counter(self._dropped)
+        before = dict(self._count), Counter(self._dropped), Counter(self._settled)
         try:
-            with self._database.transaction() as connection:
-                yield connection
-        except BaseException as error:
-            self._count, self._dropped = count, dropped
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise OutboxFull(f"{self._database.path.name}: {self.size_bytes >> 20} MiB, and no room") from error
+            with self._file.transaction():
+                yield
+        except BaseException:
+            self._count, self._dropped, self._settled = before
             raise
 
     def _counted(self) -> dict[Class, int]:
         """Items by class that no broker has acknowledged in this session."""
-        rows = self._database.connection.execute(
-            "SELECT class, COUNT(*) FROM items WHERE session != ? GROUP BY class", (self._session,)
-        )
-        return dict.fromkeys(Class, 0) | {Class(kind): number for kind, number in rows}
+        found = self._file.waiting(self._session)
+        found[Class.DECISION] += len(self._recent.waiting())
+        return found
 
-    def _one(self, question: str) -> int:
-        return int(self._database.connection.execute(question).fetchone()[0])
+
+def _in_ledger(item: Item) -> bool:
+    return item.kind is Class.DECISION and item.name is not None
 
 
 def _in_ledger_alone(item: Item) -> bool:
     """Whether the ledger is enough to have this item again; not so where it ends a command: somebody waits for that."""
-    return item.kind is Class.DECISION and item.name is not None and item.content["entry"].get("kind") != COMMAND
+    return _in_ledger(item) and item.content["entry"].get("kind") != COMMAND
+
+
+def _told(item: Item) -> Told:
+    assert item.name is not None, "entries of the ledger have names"
+    return Told(item.name, _encoded(item), (item.content["log"], item.content["position"]))
 
 
 def _batch(kind: Class, lane: Lane, found: Iterable[tuple[int, bytes]], bytes_max: int) -> Batch | None:

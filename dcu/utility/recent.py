@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 ITEMS_MAX: Final = 512
-"""Decisions and rows that may be in memory only; beyond it they are written."""
+"""So many decisions, and so many rows, may be in memory only; beyond it they are written."""
 BYTES_MAX: Final = 1 << 20
 """[byte] Of the decisions' bodies."""
 
 
 @dataclass(slots=True)
 class Told:
-    """A decision on its way; ``session`` is 0 while it waits, then the one in which the broker acknowledged it."""
+    """A decision on its way; ``session`` is 0 while it waits, then the one in which the broker acknowledged it.
+    ``place`` is its log and position in the ledger."""
 
     name: str
     body: bytes
+    place: tuple[int, int]
     session: int = 0
 
 
@@ -45,7 +47,12 @@ class Recent:
     @property
     def full(self) -> bool:
         """Whether it is time to write."""
-        return len(self.told) + self._rows >= ITEMS_MAX or self._bytes >= BYTES_MAX
+        return len(self.told) >= ITEMS_MAX or self._bytes >= BYTES_MAX or self.settled_full
+
+    @property
+    def settled_full(self) -> bool:
+        """The same for rows alone."""
+        return self._rows >= ITEMS_MAX
 
     def add(self, row: int, told: Told) -> None:
         """One more decision."""
@@ -69,8 +76,26 @@ class Recent:
         """Decisions that no broker has acknowledged, in order."""
         return {row: told for row, told in self.told.items() if not told.session}
 
+    def unsettle(self) -> None:
+        """What was acknowledged waits again."""
+        self.cut_settled()
+        for told in self.told.values():
+            told.session = 0
+
+    def cut_told(self, below: tuple[int, int]) -> int:
+        """Let the decisions go that the broker has and nobody will look up in the ledger again; how many they were."""
+        gone = [row for row, told in self.told.items() if told.session and told.place < below]
+        for row in gone:
+            self._bytes -= len(self.told.pop(row).body)
+        return len(gone)
+
+    def cut_settled(self) -> None:
+        """The file has none of these rows any more."""
+        self.settled.clear()
+        self._rows = 0
+
     def clear(self) -> None:
-        """All of it is on the disk, or has to come from there."""
+        """All of it is on the disk."""
         self.told.clear()
         self.settled.clear()
         self._bytes = self._rows = 0

@@ -13,10 +13,11 @@ import pytest
 
 from dcu.utility import link as module
 from dcu.utility.commands import BYTES_MAX, Command, Judge, Order, Refusal, Refused
-from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX
+from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX, PARDON_S
 from dcu.utility.documents import Class, decision
 from dcu.utility.link import DEAF_S, REFUSALS_RECORDED_MAX, STRANGER_S, Arrival, UtilityLink
-from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox, OutboxFull
+from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox
+from dcu.utility.outbox_file import OutboxFull
 from dcu.utility_real import catch_up
 from hil_tests import utility_outage
 from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox, kill_outbox
@@ -194,6 +195,28 @@ def test_what_was_told_to_nobody_is_told_once_somebody_is_back(tmp_path: Path) -
     subject = bench(tmp_path, play)
     assert subject.broker.connects == 1
     assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(300))
+
+
+def test_who_comes_and_goes_gets_everything_again_once_an_hour(tmp_path: Path) -> None:
+    """A subscriber that is there every second minute, for five hours, with a decision in each: what a tail has leaves
+    once an hour and not a hundred and fifty times, and nothing is missing in the end."""
+
+    async def play(subject: Bench) -> None:
+        for n in range(300):
+            subject.broker.subscribed = n % 2 == 0
+            subject.link.recorded(n, {"kind": "grant", "seq": n})
+            await asyncio.sleep(60.0)
+        subject.broker.subscribed = True
+        await asyncio.sleep(PARDON_S)
+        subject.link.recorded(300, {"kind": "grant", "seq": 300})
+        await asyncio.sleep(60.0)
+        assert subject.outbox.waiting == {}
+        assert subject.link.counters["items sent to nobody"] >= 150
+        assert 300 <= subject.link.counters["items sent again"] <= 6 * 300
+
+    subject = bench(tmp_path, play)
+    assert subject.broker.connects == 1
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(301))
 
 
 def test_a_message_that_kills_the_link_stands_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -495,20 +518,21 @@ def test_a_full_outbox_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
 
         subject.link.refill = refill
         subject.broker.go()
-        connection = subject.outbox._database.connection
+        connection = subject.outbox._file.database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 20}")
-        for n in range(200):
+        for n in range(700):
             ledger.append({"kind": "grant", "text": random.Random(n).randbytes(1000).hex()})
             subject.link.recorded(n, ledger[-1])
             await asyncio.sleep(1.0)
-        assert subject.link.counters["outbox full"] >= 2
+        assert subject.link.counters["not put"] > 20
         connection.execute("PRAGMA max_page_count = 100000")
         subject.broker.up = True
         await asyncio.sleep(BACK_OFF_S_MAX + 30.0)
 
     subject = bench(tmp_path, play)
-    assert sorted(item["position"] for item in subject.broker.utility.of("decision")) == list(range(200))
+    assert [item["position"] for item in subject.broker.utility.of("decision")] == list(range(700))
+    assert subject.broker.utility.doubled == 0
     assert subject.outbox.waiting == {}
 
 
@@ -548,7 +572,7 @@ def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Pat
     """Neither accepted nor acknowledged nor carried out; with room it comes again, and is."""
 
     async def play(subject: Bench) -> None:
-        connection = subject.outbox._database.connection
+        connection = subject.outbox._file.database.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         subject.broker.refuses = b"filler"
         connection.execute(f"PRAGMA max_page_count = {pages + 4}")

@@ -35,8 +35,7 @@ from shared.clock import LoopClock
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="no mosquitto; requirements/system.sh installs it")
 DCU = "dcu-1"
 UP = b"headroom/+/up/#"
-WAIT_S = 60.0
-"""[s] Nothing here is about how soon: links that were cut try again after pauses that grow."""
+WAIT_S = 15.0
 
 
 @pytest.fixture

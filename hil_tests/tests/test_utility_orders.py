@@ -17,10 +17,11 @@ from dcu.hosting.engine import HostingEngine
 from dcu.hosting.orders import AllRevoked, AnotherRule, NominalLimits, Nothing, Ordered
 from dcu.hosting.present import PresentVoltages
 from dcu.tests.test_utility_side import config
-from dcu.utility.commands import Command, LoadModel, RevokeAll, SetNominalLimits
+from dcu.utility.commands import Command, LoadModel, RevokeAll, SetNominalLimits, TellAgain
 from dcu.utility.link import LinkLost, Session
-from dcu.utility.outbox import Outbox, OutboxFull
-from dcu.utility_side import ROOM_S, UtilityPorts, UtilitySide
+from dcu.utility.outbox import Outbox, Span
+from dcu.utility.outbox_file import OutboxFull
+from dcu.utility_side import ROOM_S, ToldAgain, UtilityPorts, UtilitySide
 from hil_tests.virtual.loop import run_virtual
 from shared.clock import LoopClock
 from shared.errors import ConfigError, Fault
@@ -42,8 +43,11 @@ class Files:
     async def refill(self) -> bool:
         return False
 
-    async def tell_again(self, position: int, count: int) -> int:
-        raise NotImplementedError
+    async def tell_again(self, position: int, count: int) -> ToldAgain:
+        if position > 4711:
+            raise ValueError("unheard of")
+        bad = (Span(1, 256, 512), Span(1, 600, 601)) if position + count > 256 else ()
+        return ToldAgain(min(count, 17), bad)
 
     async def rule(self, sha256: str) -> Rule:
         if sha256 != GOOD:
@@ -142,6 +146,22 @@ def test_a_model_is_loaded_with_the_band_that_the_configuration_allows_now(tmp_p
         assert isinstance(change.rule, PresentVoltages)
         assert change.rule.facts() == PresentVoltages(Band.around(230.0, 5.0)).facts()
         assert subject.box.outbox.setting("model") == GOOD
+
+    run_virtual(main)
+
+
+def test_what_could_not_be_told_again_is_named(tmp_path: Path) -> None:
+    """All of a range, all but what cannot be read, and something that nobody thought of."""
+
+    async def main() -> None:
+        subject = Side(tmp_path, config(tmp_path), {})
+        for position, count in ((0, 20), (200, 500), (4712, 1)):
+            await subject.side.carry_out(command(TellAgain(kind="tell_again", position=position, count=count)))
+        assert [(order.about["outcome"], order.about["detail"]) for order in subject.given] == [
+            ("done", "17 decisions told again"),
+            ("failed", "17 decisions told again, all but entries that cannot be read: 256 to 511, 600 to 600"),
+            ("failed", "unheard of"),
+        ]
 
     run_virtual(main)
 

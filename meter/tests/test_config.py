@@ -91,6 +91,7 @@ def test_the_local_overvoltage_rule_obeys_i15_by_itself(nominal_v: float, expect
         ("em330", "url", "http://192.168.1.20"),
         ("em330", "ct_ratio", 0.0),
         ("em330", "poll_s", 3.0),
+        ("em330", "poll_s", 1.1),
         ("relay", "pin", 28),
         ("relay", "pin", "5"),
         ("relay", "energised", "maybe"),

@@ -291,6 +291,20 @@ def test_a_revoke_lowers_at_once_and_clears_the_wish() -> None:
     assert "withdrawn the last grant. The reason: the voltage is too high at client2 (258 V)." in why
 
 
+def test_what_is_said_to_all_acknowledges_nothing() -> None:
+    """It carries the number of a revoke of ours that was lost, and leaves more than that did: we obey it, but only our
+    own, said again, is named as heard."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1250.0))
+    bench.granted()
+    for limit_w, left_w in ((2400.0, 2400.0), (2000.0, 2000.0)):
+        bench.give(MessageArrived(revoke(3, limit_w=limit_w), to_all=True))
+        bench.run(1.0)
+        assert (bench.core.limiter.applied, bench.core.limiter.limit_w) == (DecisionId(Epoch(3), 1), left_w)
+    bench.hear(revoke(2, limit_w=1500.0))
+    report = newest_report(bench.run(REPORT_SOON_S))
+    assert (report.applied, report.limit_w) == (DecisionId(Epoch(3), 2), 1500.0)
+
+
 def test_a_denial_ends_the_wish_and_says_where_it_bound() -> None:
     """The household reads who was in the way, and with how many volts."""
     bench = Bench()
@@ -610,7 +624,7 @@ def test_export_above_the_household_cap_is_above_the_limit() -> None:
     bench.up()
     bench.reading = exporting(901.0)
     bench.give(HouseholdCapped(800.0))
-    bench.run(FOLLOW_S + ABOVE_LIMIT_S + 1.0)
+    bench.run(FOLLOW_S + ABOVE_LIMIT_S + 1.0)  # a cap falls like any limit: a plant gets 2 s to follow; I8 allows 10 s
     assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
 
 
@@ -873,6 +887,81 @@ def test_a_plant_that_follows_no_limit_is_an_alarm_within_ten_seconds_however_of
         bench.hear(revoke(seq, limit_w=limit_w))
         bench.run(2.0)
     assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
+
+
+def alarm_after_s(falls: Sequence[tuple[float, float]], poll_s: float, phase_s: float) -> float:
+    """A plant that follows nothing, limits that fall [s, W], and polls of a phase: when the alarm came, after the first
+    fall [s]."""
+    bench = Bench(replace(SETTINGS, raised_limit_w=1250.0))
+    bench.granted()
+    bench.reading, start_s, waiting, number = None, bench.now, list(falls), 2
+    poll_at_s = start_s - phase_s
+    while Alarm.EXPORT_ABOVE_LIMIT not in bench.core.rules.alarms and bench.now < start_s + 20.0:
+        if bench.now >= poll_at_s:
+            bench.give(ReadingTaken(exporting(2400.0), poll_at_s))
+            poll_at_s += poll_s
+        while waiting and bench.now >= start_s + waiting[0][0]:
+            bench.hear(revoke(number, limit_w=waiting.pop(0)[1]))
+            number += 1
+        bench.run(0.01)
+    return bench.now - start_s
+
+
+@pytest.mark.parametrize("phase_s", [0.01, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("poll_s", [0.5, 0.75, 1.0])
+@pytest.mark.parametrize("falls", [[(0.0, 0.0)], [(0.0, 1300.0)]])
+def test_an_export_above_a_limit_that_fell_is_an_alarm_in_eight_seconds(
+    falls: list[tuple[float, float]], poll_s: float, phase_s: float
+) -> None:
+    """At each poll that may be configured, however it lies to the fall, with the relay moving or not: two seconds for
+    the plant to follow, a poll, and five (I8 allows ten)."""
+    alarm_s = alarm_after_s(falls, poll_s, phase_s * poll_s)
+    assert FOLLOW_S + ABOVE_LIMIT_S <= alarm_s <= FOLLOW_S + poll_s + ABOVE_LIMIT_S + 0.05
+
+
+def test_a_relay_that_moves_does_not_restart_the_count_of_an_export_above_the_limit() -> None:
+    """Above a lowered limit for four seconds when the rest is taken back: the alarm does not begin anew."""
+    assert alarm_after_s([(0.0, 1300.0), (6.5, 0.0)], 1.0, 0.5) <= 8.05
+
+
+def test_a_reading_begun_before_a_limit_fell_is_judged_by_the_limit_of_its_time() -> None:
+    """It took a second and a half to come; the plant had followed by the next one."""
+    bench = Bench()
+    bench.granted()
+    bench.reading = None
+    bench.hear(revoke(2))
+    bench.run(2.5)
+    bench.give(ReadingTaken(exporting(2400.0), bench.now - 1.5))
+    assert bench.core.rules._above_since is None
+
+
+def test_a_limit_that_rises_in_time_ends_the_count_of_an_export_above_it() -> None:
+    """Four seconds above the household's cap, then no cap: no reading says otherwise before the five are over."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(1200.0)
+    bench.give(HouseholdCapped(800.0))
+    bench.run(FOLLOW_S + ABOVE_LIMIT_S - 1.0)
+    bench.reading = None
+    bench.give(HouseholdCapped(None))
+    bench.run(READING_S_MAX)
+    assert bench.core.rules.alarms is Alarm.NONE
+
+
+def test_limits_that_come_and_go_fill_no_memory() -> None:
+    """A household's cap, two thousand times in two seconds; the highest limit still counts for two seconds."""
+    bench = Bench()
+    bench.up()
+    bench.reading = exporting(1200.0)
+    for k in range(2000):
+        bench.give(HouseholdCapped(None if k % 2 else 800.0 - k / 10))
+        bench.run(0.001)
+    assert len(bench.core.rules._limits_before) <= 2
+    bench.give(HouseholdCapped(500.0))
+    bench.run(FOLLOW_S - 0.1)
+    assert bench.core.rules._above_since is None
+    bench.run(1.1)
+    assert bench.core.rules._above_since is not None
 
 
 def test_gaps_in_the_readings_do_not_excuse_an_export_above_the_limit() -> None:

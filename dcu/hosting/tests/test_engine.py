@@ -590,7 +590,7 @@ def test_many_revokes_are_also_said_to_everybody_after_their_records(monkeypatch
     new = violated(street)
     (revoke,), (to_all,) = sent(new, Revoke), [output for output in new if isinstance(output, SendAll)]
     assert isinstance(revoke.message, Revoke)
-    assert to_all.message == Revoke(revoke.message.decision, revoke.message.reason, None, None, 0.0)
+    assert to_all.message == Revoke(DecisionId(EPOCH, 0), revoke.message.reason, None, None, 0.0)
     order = [type(output) for output in new if isinstance(output, Record | SendDown | SendAll)]
     assert order.index(SendAll) > max(at for at, kind in enumerate(order[: order.index(SendAll)]) if kind is Record)
     assert new.index(to_all) > new.index(revoke)
@@ -616,3 +616,6 @@ def test_what_is_said_to_all_takes_nothing_from_a_grant_that_goes_on(monkeypatch
     (to_all,) = [output.message for output in new if isinstance(output, SendAll)]
     assert [output.meter for output in sent(new, Revoke)] == [ONE]
     assert to_all.limit_w == 2000.0
+    street.applied[ONE] = to_all.decision  # deaf to its own revoke, and left 2000 W by this one
+    street.measure()
+    assert street.engine.book.reserved_w()[ONE] == 2400.0

@@ -50,6 +50,29 @@ def test_a_decision_is_believed_to_be_heard_for_ten_seconds_and_again_once_it_is
     assert book.unheard(60.0) == frozenset(), "nobody is left to be lowered"
 
 
+def test_a_revoke_is_believed_to_be_heard_for_ten_seconds_too() -> None:
+    """Counted from a lowering before it that was not heard; until acknowledged, granted anew, or the lease is over."""
+    book, revoked = GrantBook(200), DecisionId(Epoch(1), 3)
+    book.reserve(grant(1, 5000.0, 0.0), LEASE_S)
+    book.acknowledged(METER, DecisionId(Epoch(1), 1), 1.0)
+    assert book.leaving(1.0) == frozenset()
+    book.lower(METER, DecisionId(Epoch(1), 2), 4000.0, 5.0)
+    book.revoke(METER, revoked, 8.0)
+    assert book.leaving(5.0 + HEARD_S - 0.1) == {METER}
+    assert book.leaving(5.0 + HEARD_S) == book.unheard(5.0 + HEARD_S) == frozenset()
+    book.acknowledged(METER, revoked, 9.0)
+    assert (book.leaving(9.0), book.reservations) == (frozenset(), ())
+    book.reserve(grant(4, 5000.0, 10.0), LEASE_S)
+    book.revoke(METER, DecisionId(Epoch(1), 5), 71.0)
+    assert book.leaving(71.0) == frozenset(), "the grant itself was never acknowledged"
+    book.reserve(grant(6, 5000.0, 71.5), LEASE_S)
+    assert book.leaving(71.5) == frozenset()
+    book.revoke(METER, DecisionId(Epoch(1), 7), 72.0)
+    assert book.leaving(72.0) == {METER}
+    book.expire(71.5 + reserved_for_s(LEASE_S))
+    assert not book._told_s
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_held_at_any_time_to_come_is_what_all_decisions_together_hold(seed: int) -> None:
     """Grants, renewals, lowerings and acknowledgements in any order, beside a book that forgets nothing."""

@@ -54,5 +54,5 @@ def test_a_meter_on_the_wrong_phase_contradicts() -> None:
 
 def test_a_learning_rule_says_what_its_answers_depend_on() -> None:
     rule = Learned(ENTRIES, SETTINGS)
-    assert rule.name == "learned/5"
+    assert rule.name == "learned/6"
     assert rule.facts()["nominal_voltage_v"] == SETTINGS.nominal_voltage_v

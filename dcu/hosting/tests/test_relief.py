@@ -92,7 +92,10 @@ def test_relief_counts_up_to_what_is_measured_and_a_little_more() -> None:
     assert after < before - 10 * believed, "others hold it down"
     sober = Sober(plain, None, believed)
     assert float(sober.excess(now.p_w)[0][relieved]) == before, "what is measured counts"
-    assert before - believed - 1e-9 <= float(sober.excess(p)[0][relieved]) <= before + 0.3 * (before - after)
+    # A fifth on top of the first order says 0.256 of what is relieved; the bound of 0.2 was that of a tenth.
+    assert before - believed - 1e-9 <= float(sober.excess(p)[0][relieved]) <= before + 0.26 * (before - after)
+    exact = float(sober.excess(p, np.array([relieved]))[0][relieved])
+    assert before - believed - 1e-9 <= exact <= before, "by flows nothing is"
     missing = np.full(len(plain.names), 0.5 * (before - after))
     assert float(Sober(plain, missing, 1.0).excess(p)[0][relieved]) == pytest.approx((before + after) / 2)
     rows = np.array([relieved])
@@ -165,13 +168,13 @@ def test_relief_that_is_seen_to_be_missing_is_not_believed_even_a_little() -> No
     now = Situation(np.full(n, 200.0), np.zeros(n), np.abs(model.u_open_v), np.zeros(n))
     outlook = Outlook(model, GridLimits.of(model, 3.0), now)
     full = np.full(n, -5_000.0)
-    rows = np.arange(2 * n)
-    worst = outlook.at_worst(full, rows)
     missing = outlook.relief(np.maximum(now.p_w - full, 0.0)[None, :])[0]
+    rows, worst = np.argsort(-(outlook.excess(full)[0] + missing), kind="stable"), np.empty(2 * n)
+    worst[rows] = outlook.at_worst(full, rows)  # the worst first, for what is chosen depends on it
     believing, knowing = (Sober(outlook, x, 0.01).excess(full, rows)[0] for x in (None, missing))
     relieved = worst - outlook.excess(full)[0] > 0.01
     assert relieved.any()
-    assert np.allclose(knowing[relieved], worst[relieved], atol=3e-3)
+    assert np.allclose(knowing[relieved], worst[relieved], rtol=0.0, atol=1e-9)
     assert np.allclose((knowing - believing)[relieved], 0.01)
 
 

@@ -101,6 +101,55 @@ def test_what_has_been_told_is_not_told_again_until_it_should_have_been_heard(wo
     assert unheard == Question.from_entry(json.loads(json.dumps(unheard.as_entry())))
 
 
+def test_who_was_told_that_his_grant_is_over_costs_nobody_else_his(world: Neighbourhood) -> None:
+    """He has not said yet that he heard, so that what he held stays reserved and nobody rises; but his neighbour, due
+    for renewal or not, keeps what he has, also when the other one asks anew. Once the acknowledgement is late the
+    neighbour makes room."""
+    (alone,) = answer(world, asks(OLD)).verdicts
+    reserved, seen = {OLD: alone.limit_w, NEW: round(0.7 * alone.limit_w, 1)}, view(world)
+    wishes = {s: Wish(NEW, s, NOMINAL_W, ALL_W, 0.0, reserved[NEW]) for s in (Standing.MAY_RISE, Standing.DUE)}
+    again = Wish(OLD, Standing.ASKS, NOMINAL_W, 0.2 * alone.limit_w, 0.0)
+    assert world.rule is not None
+    leaving = Question((wishes[Standing.MAY_RISE],), reserved, 10, leaving=frozenset({OLD}))
+    assert world.rule.answer(seen, leaving).verdicts == ()
+    renewed = world.rule.answer(seen, replace(leaving, wishes=(wishes[Standing.DUE],))).verdicts
+    assert [(v.act, v.limit_w) for v in renewed] == [(Act.RENEW, reserved[NEW])]
+    asked = world.rule.answer(seen, replace(leaving, wishes=(wishes[Standing.MAY_RISE], again))).verdicts
+    assert [v.meter for v in asked] == [OLD]
+    (late,) = world.rule.answer(seen, replace(leaving, leaving=frozenset())).verdicts
+    assert (late.meter, late.act) == (NEW, Act.LOWER)
+    assert leaving == Question.from_entry(json.loads(json.dumps(leaving.as_entry())))
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_who_cannot_be_renewed_for_want_of_a_place_is_not_taken_to_come_down_by_it(policy: Policy) -> None:
+    """Two hold too much, both are due, and there is a place for none, one or both: what is held afterwards is borne."""
+    world = Neighbourhood(feeder("eulv"), replace(GRID, policy=policy), SiteSettings(240.0, band_pct=8.0), "1")
+    world.pass_time(60.0)
+    assert world.rule is not None
+    (alone,) = answer(world, asks(OLD)).verdicts
+    held_w = dict.fromkeys((OLD, NEW), 0.8 * alone.limit_w)
+    wishes = tuple(Wish(m, Standing.DUE, NOMINAL_W, ALL_W, 0.0, w) for m, w in held_w.items())
+    for places in range(3):
+        found = world.rule.answer(view(world), Question(wishes, held_w, places)).verdicts
+        assert [v.act for v in found].count(Act.RENEW) == places
+        left_w = held_w | {v.meter: v.limit_w for v in found if v.act in {Act.RENEW, Act.LOWER}}
+        p = world.draws()
+        for m, w in left_w.items():
+            p[int(m[1:])] = -w
+        assert world.voltages(p).max() <= 240.0 * 1.08 + 1e-3, places
+
+
+def test_what_somebody_asks_to_have_less_is_counted_before_others_lose(world: Neighbourhood) -> None:
+    """Three hold more than the grid bears, and one of them asks for less, which is enough."""
+    third = MeterId("m36")
+    (alone,) = answer(world, asks(OLD)).verdicts
+    less_w, more_w = 0.2 * alone.limit_w, 0.55 * alone.limit_w
+    asked = Wish(OLD, Standing.ASKS, NOMINAL_W, less_w, 0.0, 0.6 * alone.limit_w)
+    found = answer(world, asked, holds(NEW, more_w), holds(third, NOMINAL_W + 1.0)).verdicts
+    assert [(v.meter, v.act) for v in found] == [(OLD, Act.GRANT)]
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 def test_who_has_not_been_heard_is_lowered_where_nobody_else_can_make_room(policy: Policy) -> None:
     """A renewal whose acknowledgement is lost protects nobody from a lowering."""

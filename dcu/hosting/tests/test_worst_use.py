@@ -152,7 +152,8 @@ def test_a_current_is_what_the_worst_choice_of_exports_makes_of_it() -> None:
     assert (bound >= worst - 1e-9).all()
     assert (worst > together + 0.1).any()
     near = worst > 0.0
-    assert np.median((1 + bound[near]) / (1 + worst[near])) < 1.12
+    # 1.061 and below 1.08 where exports that stay away were taken to lower voltages only: they turn them, too.
+    assert np.median((1 + bound[near]) / (1 + worst[near])) < 1.105
 
 
 def test_the_class_of_the_meters_and_the_model_error_count_in_currents() -> None:

@@ -17,7 +17,8 @@ from dcu.utility.courier import (
     Courier,
 )
 from dcu.utility.documents import Class
-from dcu.utility.outbox import Batch, Lane
+from dcu.utility.outbox import Batch
+from dcu.utility.outbox_file import Lane
 
 
 def batch(lane: Lane = Lane.LIVE, row: int = 1, items: int = 3) -> Batch:
@@ -46,6 +47,31 @@ def test_backlog_and_what_is_offered_again_take_turns() -> None:
         subject.sent(batch(lanes[-1]), 0.5, 1000)
     assert [lane for lane in lanes if lane is not Lane.LIVE] == [Lane.AGAIN, Lane.BACKLOG] * 100
     assert set(subject.ask().lanes) == set(Lane)
+
+
+def test_who_is_back_is_offered_everything_again_at_most_once_an_hour() -> None:
+    """At once the first time; then not before the hour is over, and not while nobody is there. Another session, which
+    begins with all of it, needs nothing more."""
+    subject = courier()
+    subject.heard(Class.DECISION, heard=True)
+    assert not subject.offers(1.0)
+
+    def come_and_go(kind: Class) -> None:
+        subject.heard(kind, heard=False)
+        subject.heard(kind, heard=True)
+
+    come_and_go(Class.DECISION)
+    assert subject.offers(2.0)
+    assert not subject.offers(2.0)
+    come_and_go(Class.ALARM)
+    assert not subject.offers(1.0 + PARDON_S)
+    subject.heard(Class.ALARM, heard=False)
+    assert not subject.offers(2.0 + PARDON_S)
+    subject.heard(Class.REPORT, heard=True)
+    assert subject.offers(3.0 + PARDON_S)
+    subject.heard(Class.ALARM, heard=True)
+    subject.connected()
+    assert not subject.offers(9.0 * PARDON_S)
 
 
 def test_messages_grow_on_a_fast_line_and_shrink_on_a_slow_one() -> None:

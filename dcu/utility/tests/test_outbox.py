@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from dcu.store.database import Database
 from dcu.utility import outbox as module
 from dcu.utility.commands import Command, Judge, Refusal, Refused, sign
 from dcu.utility.documents import Class, decision
-from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Lane, Outbox, OutboxFull, Span
-from dcu.utility.outbox_file import UTILITY, packed
+from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Outbox, Span
+from dcu.utility.outbox_file import UTILITY, Lane, OutboxFull, packed
 from dcu.utility.recent import ITEMS_MAX
 
 NOW = 1_790_000_000
@@ -171,7 +172,7 @@ def test_an_order_of_a_newer_program_stays_for_it_and_ends_nothing(tmp_path: Pat
     outbox = Outbox(tmp_path, "dcu-1")
     for number in (1, 2):
         outbox.accept(command(number), {})
-    with outbox._database.transaction() as connection:
+    with outbox._file.database.transaction() as connection:
         connection.execute("UPDATE commands SET body = ? WHERE number = 1", ('{"kind": "of tomorrow"}',))
     assert [one.number for one in outbox.unfinished()] == [2]
     assert outbox.last_number == 2
@@ -267,16 +268,16 @@ def test_a_minute_of_decisions_that_leave_at_once_is_written_with_one_commit(tmp
     outbox = Outbox(tmp_path, "dcu-1")
     outbox.put([], Cursor(1, 0))
     outbox.offer_again()
-    before = outbox._database.wal_bytes
+    before = outbox._file.database.wal_bytes
     for n in range(80):
         assert told(outbox, n, n + 1)
         assert places(outbox, Lane.LIVE) == [n]
-    assert outbox._database.wal_bytes == before
+    assert outbox._file.database.wal_bytes == before
     assert reopened(tmp_path, 1).cursor == Cursor(1, 0)
     outbox.keep([report(1)])
     drain(outbox)
     outbox.flush()
-    assert outbox._database.wal_bytes - before < 160_000
+    assert outbox._file.database.wal_bytes - before < 160_000
     found = reopened(tmp_path, 2)
     assert found.cursor == outbox.cursor == Cursor(1, 80)
     found.offer_again()
@@ -325,9 +326,11 @@ def test_the_cursor_passes_no_entry_that_was_not_told(outbox: Outbox) -> None:
     assert told(outbox, 6, 7)
     assert outbox.cursor == Cursor(1, 7)
     assert not outbox.keep([], Span(2, 3, 4))
+    assert not outbox.keep([], Span(2, 0, 4))  # who says that the first log had no more?
+    outbox.put([], Cursor(2, 0))
     assert outbox.keep([], Span(2, 0, 4))
     assert outbox.cursor == Cursor(2, 4)
-    assert sorted(set(places(outbox, Lane.LIVE))) == list(range(7))
+    assert sorted(places(outbox, Lane.LIVE)) == list(range(7))
 
 
 def test_numbers_of_rows_in_memory_are_given_to_nothing_else(outbox: Outbox) -> None:
@@ -348,19 +351,147 @@ def test_numbers_of_rows_in_memory_are_given_to_nothing_else(outbox: Outbox) -> 
     assert [item["position"] for item in found if "position" in item] == list(range(4))
 
 
-def test_what_a_full_file_lets_go_is_where_the_cursor_says(tmp_path: Path) -> None:
-    """No room for what memory knows: it is let go, and the ledger has it from the cursor on."""
+def fill(outbox: Outbox, pages: int = 0) -> sqlite3.Connection:
+    """So many pages more, and the file takes nothing new."""
+    connection = outbox._file.database.connection
+    used = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {used + pages}")
+    return connection
+
+
+def text(bytes_: int, seed: int = 1) -> str:
+    """That no packing shortens much."""
+    return random.Random(seed).randbytes(bytes_).hex()
+
+
+def test_what_a_full_file_has_no_room_for_stays_known(tmp_path: Path) -> None:
+    """Five decisions, two of which the broker has: they leave no more, the others do, and once there is room all are
+    written. A report that there is no room for is not kept."""
     outbox = Outbox(tmp_path, "dcu-1")
     outbox.put([report(1)], Cursor(1, 0))
-    pages = outbox._database.connection.execute("PRAGMA page_count").fetchone()[0]
-    outbox._database.connection.execute(f"PRAGMA max_page_count = {pages}")
-    told(outbox, 0, 5, text=random.Random(1).randbytes(9000).hex())
-    assert outbox.waiting == {"decision": 5, "report": 1}
+    connection = fill(outbox)
+    outbox.batch_items_max = 2
+    told(outbox, 0, 5, text=text(9000))
+    batch = outbox.next(Lane.LIVE, MANY)
+    assert batch is not None
+    outbox.settle(batch)
+    for _ in range(2):
+        with pytest.raises(OutboxFull):
+            outbox.keep([Item(Class.REPORT, {"text": text(9000)})])
+        assert (outbox.waiting, outbox.cursor) == ({"decision": 3, "report": 1}, Cursor(1, 5))
+    assert told(outbox, 5, 6)
+    assert [item.get("position") for item in drain(outbox)] == [2, 3, 4, 5, None]
+    connection.execute("PRAGMA max_page_count = 100000")
+    outbox.flush()
+    found = reopened(tmp_path, 1)
+    found.offer_again()
+    assert (found.cursor, places(found)) == (Cursor(1, 6), list(range(2, 6)))  # the first two gave way as tails do
+
+
+def test_what_was_found_in_the_ledger_meanwhile_is_not_told_once_more(outbox: Outbox) -> None:
+    """Three entries are on their way while they are looked up, told and acknowledged."""
+    outbox.connected()
+    outbox.put([entry(n) for n in range(3)], Cursor(1, 3))
+    assert places(outbox, Lane.LIVE) == [0, 1, 2]
+    assert told(outbox, 0, 4)
+    assert (outbox.waiting, places(outbox, Lane.LIVE)) == ({"decision": 1}, [3])
+
+
+class NoRoom(sqlite3.Connection):
+    """A medium that takes nothing while ``full``."""
+
+    full = False
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if self.full and sql.startswith("BEGIN"):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return super().execute(sql, *parameters)
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outbox:
+    """An outbox whose medium takes nothing while `NoRoom.full`."""
+    monkeypatch.setattr(NoRoom, "full", False)
+    return Outbox(tmp_path, "dcu-1", lambda uri: sqlite3.connect(uri, uri=True, isolation_level=None, factory=NoRoom))
+
+
+def test_memory_has_a_bound_while_the_medium_takes_nothing_and_decisions_pass_it_while_the_broker_does(
+    refusing: Outbox,
+) -> None:
+    """Without a broker: so many, and the next is said to be missing, each time. With one they all leave, once, and none
+    under the number of another."""
+    refusing.put([], Cursor(1, 0))
+    refusing.connected()
+    NoRoom.full = True
+    told(refusing, 0, ITEMS_MAX)
+    for n in range(3):
+        with pytest.raises(OutboxFull):
+            told(refusing, ITEMS_MAX + n, ITEMS_MAX + n + 1)
+    assert (refusing.waiting, refusing.cursor) == ({"decision": ITEMS_MAX}, Cursor(1, ITEMS_MAX))
+    items, rows = list[bytes](), list[int]()
+    for n in range(ITEMS_MAX, 5 * ITEMS_MAX, 8):
+        while (batch := refusing.next(Lane.LIVE, MANY)) is not None:
+            items += batch.items
+            rows += batch.rows
+            refusing.settle(batch)
+        assert told(refusing, n, n + 8)
+        assert len(refusing._recent.told) <= ITEMS_MAX
+    assert [json.loads(item)["position"] for item in items] == list(range(5 * ITEMS_MAX - 8))
+    assert rows == sorted(set(rows))
+    assert places(refusing, Lane.LIVE) == list(range(5 * ITEMS_MAX - 8, 5 * ITEMS_MAX))
+    NoRoom.full = False
+    refusing.flush()
+    assert (refusing.waiting, places(refusing, Lane.LIVE)) == ({}, [])
+
+
+def test_a_session_that_begins_while_the_medium_takes_nothing_offers_what_memory_knows(refusing: Outbox) -> None:
+    """Two in the file and two in memory, one of each acknowledged: another session begins with all of them, each in one
+    lane; with room again the one after it does, too."""
+    refusing.put([entry(0), entry(1)], Cursor(1, 2))
+    offer(refusing)
+    NoRoom.full = True
+    told(refusing, 2, 4)
+    refusing.batch_items_max = 1
+    for lane in (Lane.BACKLOG, Lane.LIVE):
+        batch = refusing.next(lane, MANY)
+        assert batch is not None
+        refusing.settle(batch)
+    assert refusing.waiting == {"decision": 2}
+    offer(refusing)
+    assert refusing.waiting == {"decision": 4}
+    told(refusing, 4, 5)
+    assert [places(refusing, lane) for lane in Lane] == [[4], [0, 1, 2, 3], []]
+    NoRoom.full = False
+    offer(refusing)
+    assert (refusing.waiting, sorted(places(refusing))) == ({"decision": 5}, list(range(5)))
+
+
+def test_a_number_is_given_once_whatever_becomes_of_who_had_it(outbox: Outbox) -> None:
+    """One that memory has sent when the file is full; and one that the file turns out to have had before: what comes
+    next is not taken for them when the broker acknowledges them."""
+    outbox.put([], Cursor(1, 0))
+    outbox.connected()
+    told(outbox, 0, 1)
+    first = outbox.next(Lane.LIVE, MANY)
+    connection = fill(outbox)
     with pytest.raises(OutboxFull):
-        outbox.flush()
-    assert (outbox.waiting, outbox.cursor) == ({"report": 1}, Cursor(1, 0))
-    assert not told(outbox, 5, 6)
-    assert [item.get("n") for item in drain(outbox)] == [None, 1]
+        outbox.put([Item(Class.REPORT, {"text": text(9000)})])
+    connection.execute("PRAGMA max_page_count = 100000")
+    outbox.keep([entry(1)], Span(1, 1, 2))
+    assert first is not None
+    outbox.settle(first)
+    assert places(outbox, Lane.LIVE)[-1] == 1
+
+    outbox.put([entry(5)])
+    drain(outbox)
+    outbox.keep([entry(5)])  # by who does not know
+    second = outbox.next(Lane.LIVE, MANY)
+    outbox.put([entry(9)])
+    assert second is not None
+    outbox.settle(second)
+    assert places(outbox, Lane.LIVE) == [9]
 
 
 # ---- tails -----------------------------------------------------------------------------------------------------------
@@ -431,7 +562,7 @@ def test_a_tail_is_bounded_and_its_newest_stay(outbox: Outbox, monkeypatch: pyte
     for n in range(50):
         outbox.put([entry(n)])
         drain(outbox)
-        rows.append(outbox._one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
+        rows.append(outbox._file.one("SELECT COUNT(*) FROM items WHERE class = 3 AND session > 0"))
     assert (max(rows), rows[-1] >= 5) == (5 + 3, True)
     outbox.put([entry(200 + n) for n in range(7)])
     offer(outbox)
@@ -453,40 +584,67 @@ def test_sessions_that_end_at_once_let_no_tail_grow(outbox: Outbox, monkeypatch:
         batch = outbox.next(Lane.BACKLOG, MANY)
         assert batch is not None
         outbox.settle(batch)
-        assert outbox._one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
+        assert outbox._file.one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
     offer(outbox)
     assert (places(outbox), outbox.waiting) == (list(range(145, 150)), {})
 
 
 def test_an_item_that_is_put_again_after_it_was_acknowledged_waits_again_once(outbox: Outbox) -> None:
-    """In the same session it waits; where it is offered again anyway, and where it waits, nothing changes."""
+    """In the same session it waits if somebody asks for it, and only then; where it is offered again anyway, and where
+    it waits, nothing changes."""
     offer(outbox)
     outbox.put([entry(0), entry(1)])
     drain(outbox)
+    outbox.put([entry(0)], Cursor(1, 1))
+    assert outbox.waiting == {}
     for _ in range(2):
-        outbox.put([entry(0)])
+        outbox.put_again([entry(0)])
         assert outbox.waiting == {"decision": 1}
     assert places(outbox, Lane.LIVE) + places(outbox, Lane.BACKLOG) == [0]
     offer(outbox)
-    outbox.put([entry(1)])
+    outbox.put_again([entry(1)])
     assert (outbox.waiting, places(outbox), outbox.waiting) == ({"decision": 2}, [0, 1], {})
 
 
 def test_a_tail_gives_way_to_what_is_new(outbox: Outbox) -> None:
     """The file is full of what was acknowledged: there is room for a decision, and then for no more."""
-    text = random.Random(1).randbytes(3000).hex()
+    long = text(3000)
     offer(outbox)
-    outbox.put([entry(n, text=text + str(n)) for n in range(20)])
+    outbox.put([entry(n, text=long + str(n)) for n in range(20)])
     drain(outbox)
-    connection = outbox._database.connection
-    pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    connection.execute(f"PRAGMA max_page_count = {pages}")
-    outbox.put([entry(100 + n, text=text) for n in range(15)])
+    fill(outbox)
+    outbox.put([entry(100 + n, text=long) for n in range(15)])
     assert outbox.waiting == {"decision": 15}
     with pytest.raises(OutboxFull):
-        outbox.put([entry(200 + n, text=text) for n in range(15)])
+        outbox.put([entry(200 + n, text=long) for n in range(15)])
     offer(outbox)
     assert (outbox.waiting, places(outbox)) == ({"decision": 15}, [])
+
+
+@pytest.mark.parametrize("call", ["accept", "refuse", "repeat", "spend", "keep_setting", "rebuild"])
+def test_a_tail_gives_way_to_whatever_must_be_kept(outbox: Outbox, call: str) -> None:
+    """The file is full of what was acknowledged, some of it in memory alone; decisions wait there as well, so that each
+    call needs room."""
+    sha256, long = "ab" * 32, text(3000)
+    calls: dict[str, Callable[[], None]] = {
+        "accept": lambda: outbox.accept(command(7), {"policy": "equal"}),
+        "refuse": lambda: outbox.refuse(Refused(Refusal.EXPIRED, "", sha256, authentic=True, number=7, key="k")),
+        "repeat": lambda: outbox.repeat(Refused(Refusal.OLD_NUMBER, "", sha256, authentic=True, number=3, key="k")),
+        "spend": lambda: outbox.spend(7),
+        "keep_setting": lambda: outbox.keep_setting("policy", "equal"),
+        "rebuild": lambda: outbox.rebuild(7, {"policy": "equal"}),
+    }
+    offer(outbox)
+    outbox.put([entry(n, text=long + str(n)) for n in range(20)], Cursor(1, 20))
+    drain(outbox)
+    fill(outbox)
+    told(outbox, 20, 25, text=long)
+    calls[call]()
+    assert outbox.waiting.get("decision") == 5
+    assert outbox.last_number == (0 if call in {"repeat", "keep_setting"} else 7)
+    assert outbox.setting("policy") == ("equal" if call in {"accept", "keep_setting", "rebuild"} else None)
+    assert outbox.waiting.get("answer", 0) == (call in {"accept", "refuse", "repeat"})
+    assert [place for place in places(outbox, Lane.LIVE) if place] == list(range(20, 25))
 
 
 def test_what_fails_when_it_is_offered_again_stands_aside_and_is_not_lost(outbox: Outbox) -> None:
@@ -547,6 +705,14 @@ def test_the_ledgers_entry_finishes_a_command_exactly_once(outbox: Outbox) -> No
     assert [item.get("outcome") for item in found] == ["accepted", "done", None]
     assert len({item["id"] for item in found}) == 3
     assert outbox.cursor == Cursor(1, 10)
+
+
+def test_an_entry_that_does_not_say_which_command_it_ends_ends_none(outbox: Outbox) -> None:
+    """Of another program, or emptied: it is told, and stops nobody who tells of the next ones."""
+    outbox.accept(command(5), {})
+    outbox.put([entry(8, kind="command"), entry(9, kind="command", number=5, outcome="done")], Cursor(1, 10))
+    assert [one.number for one in outbox.unfinished()] == [5]
+    assert outbox.waiting == {"answer": 1, "decision": 2}
 
 
 def test_a_command_that_comes_again_gets_every_answer_again_under_the_same_ids(tmp_path: Path) -> None:
@@ -618,7 +784,7 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
     """SQLite says full in the middle; counters and file are as before."""
     outbox = Outbox(tmp_path, "dcu-1")
     outbox.put([report(1)])
-    connection = outbox._database.connection
+    connection = outbox._file.database.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(OutboxFull, match="no room"):
@@ -630,5 +796,5 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
 def test_the_file_has_a_cap(tmp_path: Path) -> None:
     """It cannot fill the card."""
     outbox = Outbox(tmp_path, "dcu-1")
-    pages = outbox._database.connection.execute("PRAGMA max_page_count").fetchone()[0]
+    pages = outbox._file.database.connection.execute("PRAGMA max_page_count").fetchone()[0]
     assert pages * 4096 == UTILITY.bytes_max
