@@ -70,6 +70,7 @@ def solve(
     u_min_pu: Annotated[NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu")] | None,
     u_max_pu: Annotated[NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu")] | None,
     start_v: Annotated[NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu", writable=False)] | None = None,
+    together: int = 0,
 ) -> None:
     """
     Solve p_w, q_var, k_var (n_state, n_column), each from start_v (n_port * 2) or no load; write u_v and i_a (n_state, n_port, 2), u_min_pu, u_max_pu, error_pu, contraction and iterations (n_state).

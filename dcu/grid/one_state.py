@@ -144,7 +144,8 @@ def solve_each(
     walker = _walker(model)
     if walker is not None:
         u, i, reached = walker.walk(p_w, q_var, tolerance_pu, near_u_v, alone=True)
-        u[~reached] = i[~reached] = np.nan + 0j
+        if not reached.all():
+            u[~reached] = i[~reached] = np.nan + 0j
         return u, i
     u, i = np.empty((2, *p_w.shape), dtype=np.complex128)
     for k, p in enumerate(p_w):

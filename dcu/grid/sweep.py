@@ -102,19 +102,26 @@ def sweep(
     return Swept(error, contraction, iterations, _complex(u), _complex(i), low, high)
 
 
+ALONE: Final = "baseline"
+"""Kernels for a single state, for which wider registers would be empty."""
+TOGETHER: Final = 2
+"""States that go on while one of them needs it: the lanes of a double in the plainest kernels."""
+
+
 class Walker:
     """A few states with constant power at every port: what a decision asks, without a batch's preparations.
 
-    By the plainest kernels: they do the same sums on every processor of a kind, and wider registers would be empty.
+    By the plainest kernels, or those that do the same sums in wider registers: what comes out is the same on every
+    processor of a kind.
     """
-
-    KERNELS: Final = "baseline"
 
     def __init__(self, tree: TreeModel) -> None:
         """For a feeder; ask `available` first."""
         self._plan = _plan(tree)
         law = prepare(Injections.of(np.zeros(len(tree.ports))), tree.u_nominal_v).law
         self._elements = _elements(tree, law)
+        self.several = "avx2_plain" if "avx2_plain" in available() else ALONE
+        """Kernels for more states than one."""
 
     def walk(
         self,
@@ -134,7 +141,8 @@ class Walker:
             tolerance_pu: as in `sweep`.
             near_u_v: voltages (n) [V] from which every state begins; None for no load.
             steps_max: steps after which it stops.
-            alone: each state to the last bit as if it were the only one; else steps go on while a neighbour needs them.
+            alone: each state to the last bit as if it were the only one; else two neighbours go on while one of them
+                needs it.
         """
         assert _sweep is not None, "ask available() first"
         p = np.ascontiguousarray(p_w, dtype=np.float64)
@@ -144,8 +152,9 @@ class Walker:
         u, i = np.empty((states, ports, 2)), np.empty((states, ports, 2))
         error, ratio, steps = np.empty(states), np.empty(states), np.empty(states, dtype=np.int32)
         start = None if near_u_v is None else np.ascontiguousarray(near_u_v).view(np.float64)
-        law = (self._plan, self._elements, p, q, None, tolerance_pu, steps_max, 1, self.KERNELS, False)
-        _sweep.solve(*law, error, ratio, steps, u, i, None, None, start, alone)
+        kernels = ALONE if states == 1 else self.several
+        law = (self._plan, self._elements, p, q, None, tolerance_pu, steps_max, 1, kernels, False)
+        _sweep.solve(*law, error, ratio, steps, u, i, None, None, start, 1 if alone else TOGETHER)
         return u.view(np.complex128)[:, :, 0], i.view(np.complex128)[:, :, 0], error <= tolerance_pu
 
 

@@ -244,6 +244,7 @@ class Rule(Protocol):
         """Whether the export of a meter pushes a point that is outside the band further out."""
 
 
+_GOOD: Final = Quality.GOOD
 _UNKNOWN: Final = {
     Quality.MISSING: Reason.READING_MISSING,
     Quality.STALE: Reason.READING_STALE,
@@ -257,7 +258,7 @@ def outside(points: tuple[Point, ...], band: Band) -> tuple[Binding, ...]:
     found: list[Binding] = []
     low_v, high_v = band.low_v, band.high_v
     for point in points:
-        if point.quality is not Quality.GOOD:
+        if point.quality is not _GOOD:
             continue
         for value in point.u_v:
             if value is None or not low_v <= value <= high_v:
@@ -271,7 +272,7 @@ def unknown(points: tuple[Point, ...]) -> tuple[Binding, ...]:
     return tuple(
         Binding(Reason.SUBSTATION_UNKNOWN if point.name == SUBSTATION else _UNKNOWN[point.quality], point.name)
         for point in points
-        if point.quality is not Quality.GOOD
+        if point.quality is not _GOOD
     )
 
 
@@ -285,6 +286,9 @@ def _outside(point: Point, band: Band) -> list[Binding]:
         elif not value <= band.high_v:
             above.append(Binding(Reason.OVERVOLTAGE, point.name, value, phase))
     return above + below
+
+
+_ASKS, _GRANT, _RENEW = Standing.ASKS, Act.GRANT, Act.RENEW
 
 
 @dataclass(slots=True)
@@ -309,5 +313,6 @@ class Verdicts:
             self.refuse(wish, Binding(Reason.TOO_MANY_GRANTS, wish.meter))
             return False
         self.places -= 1
-        self.add(wish, Act.GRANT if wish.standing is Standing.ASKS else Act.RENEW, limit_w, binding)
+        act = _GRANT if wish.standing is _ASKS else _RENEW
+        self.found.append(Verdict(wish.meter, act, limit_w, binding))
         return True

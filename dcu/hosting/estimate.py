@@ -37,6 +37,7 @@ from shared.messages import Reason
 
 Reals = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
+Rows = NDArray[np.int64]
 
 SPREADS: Final = 3.0
 """Standard deviations in a margin."""
@@ -52,6 +53,7 @@ MINUTE_S: Final = 60.0
 TEN_MINUTES_S: Final = 600.0
 KEEP_EVERY_S: Final = 1.0
 """[s] Sets closer together count once in the means."""
+INVALID: Final = Quality.INVALID
 DECIMALS_V, DECIMALS_W = 4, 3
 """Rounding of what decisions see, so that records of it are exact."""
 
@@ -244,6 +246,7 @@ class Estimator:
             raise ConfigError("balancing", [Fault("bus", seen, "a bus of the model, compiled with observables")])
         self._metered = np.zeros(len(model.ports), dtype=bool)
         self._metered[[port for at in ports.of_meter.values() for port in at]] = True
+        self._placed: tuple[list[MeterId], Rows, list[int]] | None = None
         self._memory = self._fresh()
         self._by_source: dict[float, PortModel] = {1.0: model}
         self._source = 1.0
@@ -292,13 +295,13 @@ class Estimator:
         if missing or measured_v is None:
             return Estimate(self._source, None, missing, ())
         p, q = seen.p_w, seen.q_var
-        solved = self._solve(p, q, busbar)
+        solved = self._solve(p, q, measured_v)
         if solved is None:
             return Estimate(self._source, None, (Binding(Reason.NO_POWER_FLOW, SUBSTATION),), ())
         u, _, factor = solved
         contradiction = self._balance(busbar, seen, np.abs(u) * factor, now)
         if contradiction is None and self._ports.unmetered:  # what nobody meters is there too
-            solved = self._solve(p, q, busbar)
+            solved = self._solve(p, q, measured_v)
             contradiction = Binding(Reason.NO_POWER_FLOW, SUBSTATION) if solved is None else None
         if contradiction is not None or solved is None:
             return Estimate(self._source, None, () if contradiction is None else (contradiction,), ())
@@ -334,23 +337,28 @@ class Estimator:
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     def _seen(self, customers: Sequence[Point], now: float) -> Seen:
-        n = len(self._model.ports)
-        seen = Seen(np.zeros(n), np.zeros(n), np.full(n, np.nan), np.full(n, -math.inf))
-        of_meter = self._ports.of_meter
-        known = [(point, at) for point in customers if (at := of_meter.get(point.name))]
-        ports = np.array([port for _, at in known for port in at], dtype=np.int64)
-        counts = [len(at) for _, at in known]
-        for values, name in ((seen.p_w, "p_w"), (seen.q_var, "q_var"), (seen.u_v, "u_v")):
-            values[ports] = _flat([getattr(point, name) for point, _ in known], counts)
-        ages = np.array([point.age_s or 0.0 for point, _ in known])
-        seen.taken_s[ports] = np.repeat(now - ages, counts)
-        _round(seen.p_w, seen.q_var)
-        return seen
+        n, of_meter = len(self._model.ports), self._ports.of_meter
+        p, q, u, taken_s = read = np.zeros((4, n))
+        read[2:] = [[math.nan], [-math.inf]]
+        known = [point for point in customers if point.name in of_meter]
+        ports, counts = self._places([point.name for point in known])
+        p[ports] = _flat([point.p_w for point in known], counts)
+        q[ports] = _flat([point.q_var for point in known], counts)
+        u[ports] = _flat([point.u_v for point in known], counts)
+        taken_s[ports] = (now - np.array([point.age_s or 0.0 for point in known])).repeat(counts)
+        _round(read[:2])
+        return Seen(p, q, u, taken_s)
 
-    def _solve(self, p: Reals, q: Reals, busbar: Point) -> tuple[Complexes, Complexes, float] | None:
+    def _places(self, meters: list[MeterId]) -> tuple[Rows, list[int]]:
+        """The ports of some meters, one after the other, and how many each has; mostly they are those of last time."""
+        if self._placed is None or self._placed[0] != meters:
+            at = [self._ports.of_meter[meter] for meter in meters]
+            self._placed = meters, np.array(list(chain.from_iterable(at)), dtype=np.int64), list(map(len, at))
+        return self._placed[1:]
+
+    def _solve(self, p: Reals, q: Reals, measured_v: float) -> tuple[Complexes, Complexes, float] | None:
         """Voltages [V] and currents [A] (n) with the source near the measured busbar, and the factor that is left to
         it."""
-        measured = float(np.mean([u for u in busbar.u_v if u is not None]))
         for _ in range(3):
             model = self.model_at(self._source)
             u, i = solve_from_idle(model, p, q, FLOW_TOLERANCE_PU)
@@ -362,7 +370,7 @@ class Estimator:
                 break
             rows = self._busbar
             modelled = float(np.mean(np.abs(model.node_open_v[rows] + model.node_h_ohm[rows] @ i)))
-            factor = measured / modelled
+            factor = measured_v / modelled
             if abs(factor - 1) <= SOURCE_STEP:
                 break
             wanted = round(round(self._source * factor / SOURCE_STEP) * SOURCE_STEP, 6)
@@ -413,9 +421,9 @@ class Estimator:
 def _readable(point: Point) -> bool:
     """Whether a meter's reading says something about the instant it was taken, be it fresh or old."""
     u_v, age_s = point.u_v, point.age_s
-    if not u_v or None in u_v or not point.powers_known:
+    if age_s is None or not age_s >= 0 or not u_v or None in u_v or not point.powers_known:
         return False
-    return point.quality is not Quality.INVALID and age_s is not None and age_s >= 0
+    return point.quality is not INVALID
 
 
 def _round(*draws: Reals) -> None:

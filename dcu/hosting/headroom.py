@@ -69,7 +69,9 @@ class Situation:
 
     def __post_init__(self) -> None:
         for name in ("p_w", "q_var", "u_v", "margin_v"):  # compiled loops take values that lie side by side
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
+            values = getattr(self, name)
+            if not values.flags.c_contiguous:
+                object.__setattr__(self, name, np.ascontiguousarray(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,23 +241,26 @@ class Outlook:
         states = np.atleast_2d(p_w)
         keys = [p.tobytes() for p in states]
         new = [k for k, key in enumerate(keys) if key not in self._known]
-        if new:
-            u, i = self._at(states[new], [keys[k] for k in new])
-            found = self._exceed(states[new], u, i)
-            self._known.update((keys[k], row) for k, row in zip(new, found, strict=True))
+        if len(new) == len(keys):
+            found = self._exceed(states, *self._at(states, keys))
+            self._known.update(zip(keys, found, strict=True))
+        elif new:
+            some = [keys[k] for k in new]
+            self._known.update(zip(some, self._exceed(states[new], *self._at(states[new], some)), strict=True))
         self._last = self._solved[keys[-1]][0]
-        return np.array([self._known[key] for key in keys])
+        return found if len(new) == len(keys) else np.array([self._known[key] for key in keys])
 
     def _at(self, p_w: Reals, keys: list[bytes]) -> tuple[Complexes, Complexes]:
         """Port voltages and currents of some states (n_state, n), sought from the one that was solved last."""
         new = [k for k, key in enumerate(keys) if key not in self._solved]
         if new:
             near = None if np.isnan(self._last[0]) else self._last
-            found = solve_few(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
-            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
-            if len(new) == len(keys):
+            all_are = len(new) == len(keys)
+            found = solve_few(self.model, p_w if all_are else p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update(zip([keys[k] for k in new], zip(*found, strict=True), strict=True))
+            if all_are:
                 return found
-        u, i = zip(*(self._solved[key] for key in keys), strict=True)
+        u, i = zip(*[self._solved[key] for key in keys], strict=True)
         return np.array(u), np.array(i)
 
     def _exceed(self, p_w: Reals, u_v: Complexes, i_a: Complexes, enough: Reals | None = None) -> Reals:
@@ -303,33 +308,40 @@ class Outlook:
         found[:, : 2 * unused_w.shape[1]] = self._relief(unused_w)
         return found
 
-    def _relief(self, unused_w: Reals) -> list[Reals]:
-        """Of voltages, of some states (n_state, n): of each (2n)."""
+    def _relief(self, unused_w: Reals) -> Reals:
+        """Of voltages, of some states (n_state, n): (n_state, 2n)."""
         keys = [unused.tobytes() for unused in unused_w]
         new = [k for k, key in enumerate(keys) if key not in self._relieved]
         if new:
-            found = relieved(self.model, unused_w[new], self._sag)
-            self._relieved.update((keys[k], row) for k, row in zip(new, found, strict=True))
-        return [self._relieved[key] for key in keys]
+            all_are = len(new) == len(keys)
+            found = relieved(self.model, unused_w if all_are else unused_w[new], self._sag)
+            self._relieved.update(zip([keys[k] for k in new], found, strict=True))
+            if all_are:
+                return found
+        return np.array([self._relieved[key] for key in keys])
 
     def at_worst(self, p_w: Reals, rows: Rows) -> Reals:
         """Flows with those exports only that push a constraint, seen from no load. What pushes one voltage pushes
         others of its phase: the flow made for one row holds for another too, with what the exports may do to it that
         come in one and not in the other, to first order. An excess of a current or an unbalance is that of its worst
         case already."""
-        n = len(p_w)
-        found = np.full(len(rows), np.inf)
         unseen_w = np.maximum(self.now.p_w - p_w, 0.0)
-        volts = np.flatnonzero(rows < 2 * n)
-        if not len(volts) or not unseen_w.any():
+        volts = rows < 2 * len(p_w)
+        if not unseen_w.any() or not volts.any():
+            return np.full(len(rows), np.inf)
+        if not volts.all():
+            found = np.full(len(rows), np.inf)
+            found[volts] = self._volts_at_worst(p_w, rows[volts], unseen_w)
             return found
-        rows = rows[volts]
-        used = self.excess(p_w)[0][rows]
+        return self._volts_at_worst(p_w, rows, unseen_w)
+
+    def _volts_at_worst(self, p_w: Reals, rows: Rows, unseen_w: Reals) -> Reals:
+        """Of voltages' limits, where these exports (n) [W] may not come."""
+        used = self.excess(p_w[None, :])[0].take(rows)
         (by_all,) = self._relief(unseen_w[None, :])
         pushes, otherwise = choices(self.model, unseen_w, rows, self._sag, by_all)
         u = self._each_at(p_w + np.where(pushes, 0.0, unseen_w))
-        found[volts] = self._worst(u, rows, otherwise, used)
-        return found
+        return self._worst(u, rows, otherwise, used)
 
     def _each_at(self, p_w: Reals) -> Complexes:
         """Port voltages of some states (n_state, n), each sought from the one that was solved last."""
@@ -337,8 +349,11 @@ class Outlook:
         new = [k for k, key in enumerate(keys) if key not in self._solved]
         if new:
             near = None if np.isnan(self._last[0]) else self._last
-            found = solve_each(self.model, p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
-            self._solved.update((keys[k], (u, i)) for k, u, i in zip(new, *found, strict=True))
+            all_are = len(new) == len(keys)
+            found = solve_each(self.model, p_w if all_are else p_w[new], self.now.q_var, FLOW_TOLERANCE_PU, near)
+            self._solved.update(zip([keys[k] for k in new], zip(*found, strict=True), strict=True))
+            if all_are:
+                return found[0]
         return np.array([self._solved[key][0] for key in keys])
 
     def _worst(self, u_v: Complexes, rows: Rows, otherwise: Reals, used: Reals) -> Reals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,12 @@ def down(limit_w: float) -> float:
 
 def down_each(limits_w: Reals) -> Reals:
     """Each as `down`."""
-    return np.round(np.floor(limits_w / STEP_W + 1e-6) * STEP_W, 1)
+    return np.asarray((np.floor(limits_w / STEP_W + 1e-6) * STEP_W).round(1))
+
+
+def _names(claims: tuple[Claim, ...]) -> list[MeterId]:
+    """Whose they are."""
+    return cast(list[MeterId], [c.name for c in claims])
 
 
 class Rise:
@@ -101,7 +106,7 @@ class Judge:
         least_w = np.array([c.exports_w for c in claims]) if lenient else self._exports_w
         self._nominal_w = np.array([c.nominal_w for c in claims])
         self._least_w = np.maximum(self._nominal_w, least_w)
-        self._names = [MeterId(c.name) for c in claims]
+        self._names = _names(claims)
         self._known: dict[bytes, Reals] = {}
         self._present = np.full(len(floor), -np.inf)
         self._worst = np.full(len(floor), np.inf)
@@ -181,7 +186,7 @@ class Judge:
         [W]; what comes out was solved."""
         if not targets:
             return {}
-        held_w, names = self._held(reserved_w), [MeterId(c.name) for c in targets]
+        held_w, names = self._held(reserved_w), _names(targets)
         places = dict(zip(self._names, range(len(self._names)), strict=True))
         place = np.array([places[name] for name in names])
         start_w = np.maximum(self._nominal_w, held_w)[place]
@@ -191,9 +196,9 @@ class Judge:
         start = dict(zip(names, start_w.tolist(), strict=True))
         exported = dict(zip(self._names, self._exports_w.tolist(), strict=True))
         rising = tuple(
-            c._replace(nominal_w=start[MeterId(c.name)], exports_w=exported[MeterId(c.name)])
-            for c in targets
-            if c.wanted_w > start[MeterId(c.name)]
+            c._replace(nominal_w=start[name], exports_w=exported[name])
+            for c, name in zip(targets, names, strict=True)
+            if c.wanted_w > start[name]
         )
         if not rising:
             return start
@@ -202,7 +207,8 @@ class Judge:
         ).limits_w
         held_w = np.array([c.nominal_w for c in rising])
         for _ in range(HALVINGS_MAX):
-            found = {MeterId(c.name): max(c.nominal_w, down(float(x))) for c, x in zip(rising, grown, strict=True)}
+            limits_w = zip(_names(rising), rising, grown.tolist(), strict=True)
+            found = {name: max(c.nominal_w, down(x)) for name, c, x in limits_w}
             if self.bears({**reserved_w, **found}, tolerance):
                 return start | found
             grown = (grown + held_w) / 2
@@ -213,7 +219,7 @@ class Judge:
     ) -> Reals | None:
         """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
         held; None where that does not get there. Each target is in its place among the claims."""
-        rise, spread = Rise.of(targets, start_w, policy), Spread.of(targets)
+        rise = Rise.of(targets, start_w, policy)
         held, all_w = self._powers(held_w), held_w.copy()
         for _ in range(CHORDS_MAX):
             found = all_w[place] = np.maximum(start_w, down_each(rise.limits_w))
@@ -229,10 +235,10 @@ class Judge:
                 return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
             worst = np.argsort(room)[:ROWS_MAX]
-            rise.cut(np.maximum(self._slopes(p_w, over[worst], spread), 0.0), SHORT * room[worst])
+            rise.cut(np.maximum(self._slopes(p_w, over[worst]).take(place, axis=1), 0.0), SHORT * room[worst])
         return None
 
-    def _slopes(self, p_w: Reals, rows: Rows, spread: Spread) -> Reals:
+    def _slopes(self, p_w: Reals, rows: Rows) -> Reals:
         """By limit, of the case that exceeds each constraint most (n_row, n_claim)."""
         _, case = worst_case(self._prospect.excess(p_w))
-        return self._prospect.slopes_by_limit(p_w, rows, case[rows], spread.onto)
+        return self._prospect.slopes_by_limit(p_w, rows, case[rows], self._spread.onto)

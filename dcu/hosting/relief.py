@@ -35,7 +35,7 @@ class Sober:
             believed: how much more may be counted on [share of a limit].
         """
         self._inner, self._believed = prospect, believed
-        self._missing = np.zeros((1, 1)) if missing is None else np.atleast_2d(missing)
+        self._missing = np.zeros((1, len(prospect.names))) if missing is None else np.atleast_2d(missing)
         self._known: dict[bytes, Reals] = {}
         self._asked: dict[tuple[bytes, bytes], Reals] = {}
         self.now: Situation = prospect.now
@@ -58,19 +58,26 @@ class Sober:
         if len(missing) > 1:  # of each case, whichever states there are
             missing = missing[np.arange(len(states)) % len(missing)]
         found = used + self._doubted(states, missing)
-        least = used.max(axis=0)  # what is no worse in one case than this is worse in another
-        for k, p in enumerate(states):
-            ask = found[k] > -NEAR
-            ask[exact] = True
-            rows = np.flatnonzero(ask & (found[k] > least) & np.isfinite(used[k]))
-            if len(rows):
-                rows = rows[np.argsort(-found[k, rows], kind="stable")]
-                worst = self._inner.at_worst(p, rows)
-                rows, worst = rows[np.isfinite(worst)], worst[np.isfinite(worst)]
-                relieved = np.maximum(worst - used[k, rows], 0.0)
-                seen_missing = np.broadcast_to(missing[k % len(missing)], used[k].shape)[rows]
-                doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
-                found[k, rows] = np.minimum(found[k, rows] + NEAR, used[k, rows] + doubted)
+        ask = found > -NEAR
+        if len(exact):
+            ask[:, exact] = True
+        ask &= found > used.max(axis=0)  # what is no worse in one case than this is worse in another
+        ask &= np.isfinite(used)
+        which, asked = ask.nonzero()
+        for k, p in enumerate(states if len(asked) else ()):
+            rows = asked[which == k]
+            if not len(rows):
+                continue
+            rows = rows[np.argsort(-found[k].take(rows), kind="stable")]
+            worst = self._inner.at_worst(p, rows)
+            told = np.isfinite(worst)
+            if not told.all():
+                rows, worst = rows[told], worst[told]
+            all_used = used[k].take(rows)
+            relieved = np.maximum(worst - all_used, 0.0)
+            seen_missing = missing[k % len(missing)].take(rows)
+            doubted = np.maximum(relieved - self._believed, np.minimum(seen_missing, relieved))
+            found[k, rows] = np.minimum(found[k].take(rows) + NEAR, all_used + doubted)
         return found
 
     def guess(self, p_w: Reals, enough: Reals | None = None) -> Reals:

@@ -106,6 +106,8 @@ class _Found:
 
     def where(self, chosen: NDArray[np.bool_]) -> _Found:
         """Some of them."""
+        if chosen.all():
+            return self
         return _Found(
             self.ports[chosen],
             *(values[chosen] for values in (self.residual_v, self.swing_v, self.in_step_v, self.lift_v)),
@@ -138,6 +140,7 @@ class Residuals:
         n = len(metered)
         self._told_w = np.inf if told_w is None else told_w
         self._metered, self._nominal_v, self._noise = metered, nominal_v, noise_v**2
+        self._all_metered = bool(metered.all())
         self.mean_v = np.zeros(n)
         self.variance = np.where(metered, (FIRST * nominal_v) ** 2, 0.0)
         self.doubt_v = np.zeros(n)
@@ -162,17 +165,26 @@ class Residuals:
         """How unsure each mean is, as a standard deviation (n) [V]: what averages out, and what does not."""
         return np.asarray(np.sqrt(self.variance) + self.doubt_v)
 
+    @property
+    def _ready_s(self) -> float:
+        """Until when everybody has reported [s]."""
+        newest_s = self._t[:, -1]
+        if not self._all_metered:
+            newest_s = newest_s[self._metered]
+        return float(newest_s.min()) if len(newest_s) else -np.inf
+
     def hear(self, seen: Seen, busbar_v: float | None, busbar_s: float) -> None:
         """Newest readings of those who are known, the busbar's mean voltage [V], if it is, and when it was read [s]."""
         new = self._metered & (seen.taken_s > self._t[:, -1] + NEW_S)
         fresh = np.flatnonzero(new)
-        if len(fresh) == len(new):  # everybody has reported
-            self._kept[:, :, :-1] = self._kept[:, :, 1:]
+        if len(fresh) == len(new):  # all in one move: what it takes over from the next port is overwritten below
+            flat = self._kept.reshape(-1)
+            flat[:-1] = flat[1:]
         else:
             self._kept[:, fresh, :-1] = self._kept[:, fresh, 1:]
         for table, values in zip(self._kept, (seen.taken_s, seen.p_w, seen.q_var), strict=True):
             table[fresh, -1] = values[fresh]
-        readings = np.column_stack([seen.taken_s[fresh], fresh, seen.u_v[fresh]])
+        readings = np.array([seen.taken_s[fresh], fresh, seen.u_v[fresh]]).T
         self._waiting = np.concatenate([self._waiting, readings])
         self._unjudged_s[fresh] = np.minimum(self._unjudged_s[fresh], seen.taken_s[fresh])
         if busbar_v is not None and (not self._busbar or busbar_s > self._busbar[-1][0] + NEW_S):
@@ -195,13 +207,15 @@ class Residuals:
             unmetered: draws [W, var] (n) to be taken at ports without a meter.
             solved: port voltages [V] and currents [A] (n) at those draws, if they are known.
         """
-        ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
+        ready_s = self._ready_s
         newest_s = float(self._t[:, -1].max(initial=-np.inf))
         taken_s = self._waiting[:, 0]
         ready = self._waiting[taken_s <= ready_s]
         self._waiting = self._waiting[(taken_s > ready_s) & (taken_s > newest_s - WAIT_S)]
         ready = ready[np.lexsort((ready[:, 1], ready[:, 0]))]
-        instants = np.unique(ready[:, 0])
+        another = np.ones(len(ready), dtype=bool)
+        another[1:] = ready[1:, 0] != ready[:-1, 0]
+        instants = ready[another, 0]
         for first in range(0, len(instants), BATCH):
             at_s = instants[first : first + BATCH]
             mine = ready[(ready[:, 0] >= at_s[0]) & (ready[:, 0] <= at_s[-1])]
@@ -216,7 +230,7 @@ class Residuals:
         Each is brought to its own instant by the draws that have been reported about it, to first order, and by the
         busbar. Whoever has not reported since may draw something else: that excuses a reading, as far as doubt may.
         """
-        ready_s = float(self._t[self._metered, -1].min()) if self._metered.any() else -np.inf
+        ready_s = self._ready_s
         at = np.flatnonzero(self._metered & (seen.taken_s > ready_s) & np.isfinite(seen.u_v))
         found = Now(np.zeros(len(level_v)), np.zeros(len(level_v), dtype=bool))
         if not len(at):
@@ -274,16 +288,18 @@ class Residuals:
             mine = readings[readings[:, 0] == taken_s]
             ports = mine[:, 1].astype(np.int64)
             unsure = np.flatnonzero(half_w[k])
-            moved_v = reach[ports[:, None], unsure] * half_w[k, unsure]
-            in_step_v = _furthest(moved_v) / SURPRISE
-            found = _Found(ports, mine[:, 2] - level[k, ports], _swing(moved_v), in_step_v, lift[k, ports])
+            swing_v = in_step_v = np.zeros(len(ports))
+            if len(unsure):
+                moved_v = reach[ports[:, None], unsure] * half_w[k, unsure]
+                swing_v, in_step_v = _swing(moved_v), _furthest(moved_v) / SURPRISE
+            found = _Found(ports, mine[:, 2] - level[k, ports], swing_v, in_step_v, lift[k, ports])
             self._learn(float(taken_s), found.where(np.isfinite(found.residual_v)), allowed)
 
     def _then(self, at_s: Reals, *tables: Reals) -> list[tuple[Reals, Reals]]:
         """The middle of the reports around some instants (k, n) for every port by each table, and half of the change
         between them."""
-        before = (self._t[None, :, :] <= at_s[:, None, None] + NEW_S).sum(axis=2)
-        ports = np.arange(len(self._t))[None, :]
+        before = np.add.reduce(self._t <= at_s[:, None, None] + NEW_S, axis=2, dtype=np.int64)
+        ports = np.arange(len(self._t))
         lower, upper = np.maximum(before - 1, 0), np.minimum(before, KEPT - 1)
         first_s, ended_s = self._t[ports, lower], self._t[ports, upper]
         unseen = (before == 0) | ~np.isfinite(first_s)
@@ -295,7 +311,8 @@ class Residuals:
         for table in tables:
             first, last = table[ports, lower], table[ports, upper]
             half = np.where(between, (last - first) / 2, 0.0)
-            half = np.where(told, np.clip(half, -self._told_w / 2, self._told_w / 2), half)
+            if self._told_w < np.inf:
+                half = np.where(told, np.clip(half, -self._told_w / 2, self._told_w / 2), half)
             found.append((np.where(unseen, last, first + half), np.where(unknown, SURPRISE * UNSEEN_W, half)))
         return found
 
@@ -338,10 +355,10 @@ def _gain(known: Reals, noise: Reals, better: Reals) -> Reals:
     """The weight K of readings (m) that makes the square root of `(1 - K)^2 known + K^2 noise`, less K times by how
     much less they are in doubt than the means [V] (m), smallest."""
     total = known + noise
-    left = np.maximum(total - better**2, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = better * np.sqrt(known * noise / left) / total
-    return np.where(left > 0, np.clip(known / total + step, 0.0, 1.0), np.where(better > 0, 1.0, 0.0))
+    left = total - better**2
+    some = left > 0
+    step = better * np.sqrt(known * noise / np.where(some, left, 1.0)) / total
+    return np.where(some, np.minimum(np.maximum(known / total + step, 0.0), 1.0), np.where(better > 0, 1.0, 0.0))
 
 
 def _swing(moved_v: Reals) -> Reals:

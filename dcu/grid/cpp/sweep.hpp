@@ -78,7 +78,8 @@ struct Batch {
   const double* start = nullptr;                    // [V] (ports) pairs from which every state begins; null: no load
   double tolerance = 0.0;
   int steps_max = 60;
-  bool alone = false;                               // u and i of a state as if it were the only one
+  int together = 0;                                 // so many neighbours go on while one of them needs steps: u and i of a
+                                                    // state are as if there were no others; 0: as many as a register has
   double* u = nullptr;                              // [V] (states, ports) pairs
   double* i = nullptr;                              // [A] (states, ports) pairs
   double* u_min = nullptr;                          // [pu] (states)
@@ -102,6 +103,7 @@ struct Kernels {
 namespace baseline { extern const Kernels kernels; }
 #ifdef HEADROOM_X86
 namespace avx2 { extern const Kernels kernels; }
+namespace avx2_plain { extern const Kernels kernels; }  // no fused multiply-add: to the last bit as the baseline
 namespace avx512 { extern const Kernels kernels; }
 #endif
 

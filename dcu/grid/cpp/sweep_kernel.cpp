@@ -61,10 +61,12 @@ class Block {
     load(first, live);
     start();
     // q is the larger of the last two ratios of steps, and at least 0.3 where only one is known: one may be small by
-    // chance. A lane that is done keeps its figures, whatever its neighbours still need; its voltages go on, unless each
-    // state is to come out as if it were alone.
+    // chance. A lane that is done keeps its figures, whatever its neighbours still need; its voltages go on while one of
+    // those needs it that it goes together with.
     V error = all(T(1e30)), contraction{}, before{}, steps{}, q_before = all(T(0.3));
+    const int together = batch_.together && batch_.together < W ? batch_.together : W;
     int count = 0;
+    unsigned written = 0;  // lanes whose state is where it belongs
     for (bool busy = true; busy && count < batch_.steps_max;) {
       inject();
       backward();
@@ -83,12 +85,15 @@ class Block {
         steps = (now <= target) & (steps == V{}) ? all(static_cast<T>(count)) : steps;
         busy = false;
         for (int l = 0; l < W; ++l) busy |= steps[l] == T(0);  // a NaN never gets there
-        for (int l = 0; l < live && batch_.alone; ++l)
-          if (steps[l] == static_cast<T>(count)) put(first, l);
+        for (int from = 0; from < live && busy && together < W; from += together) {
+          bool done = !(written >> from & 1);
+          for (int l = from; l < from + together; ++l) done &= steps[l] != T(0);
+          for (int l = from; l < from + together && l < live && done; ++l) put(first, l), written |= 1u << l;
+        }
       }
       before = step;
     }
-    store(first, live, error, contraction, steps);
+    store(first, live, error, contraction, steps, written);
   }
 
  private:
@@ -392,7 +397,7 @@ class Block {
     return sum == sum ? largest : sum;  // a comparison loses NaN, a sum does not
   }
 
-  void store(std::int64_t first, int live, V error, V ratio, V steps) {
+  void store(std::int64_t first, int live, V error, V ratio, V steps, unsigned written) {
     V low = all(T(1e30)), high = all(T(-1e30));
     if (batch_.u_min) {
       for (std::size_t port = 0; port < ports_; ++port) {
@@ -406,9 +411,11 @@ class Block {
       batch_.iterations[state] = steps[l] > 0 ? static_cast<std::int32_t>(steps[l]) : batch_.steps_max;
       if (batch_.u_min) batch_.u_min[state] = low[l], batch_.u_max[state] = high[l];
     }
-    for (int l = 0; l < live && batch_.alone; ++l)
-      if (steps[l] == T(0)) put(first, l);
-    if (batch_.alone) return;
+    if (written) {
+      for (int l = 0; l < live; ++l)
+        if (!(written >> l & 1)) put(first, l);
+      return;
+    }
     if (batch_.u) scatter(batch_.u, u_, first, live);
     if (batch_.i) scatter(batch_.i, i_, first, live);
   }

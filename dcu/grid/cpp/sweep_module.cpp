@@ -128,14 +128,15 @@ NB_MODULE(_sweep, m) {
            double tolerance_pu, int steps_max, int threads, const std::string& kernels, bool single, Out error_pu,
            Out contraction, OutCount iterations, std::optional<OutTable> u_v, std::optional<OutTable> i_a,
            std::optional<Out> u_min_pu, std::optional<Out> u_max_pu, std::optional<Flat<double>> start_v,
-           bool alone) {
+           int together) {
           if (start_v && start_v->size() != 2 * plan.f64.port_pos.size())
             throw std::invalid_argument("a start of so many ports");
+          if (together < 0 || (together & (together - 1))) throw std::invalid_argument("so many states together");
           Batch batch;
           batch.states = p_w.shape(0), batch.columns = p_w.shape(1);
           batch.p = p_w.data(), batch.q = q_var.data(), batch.k = k_var ? k_var->data() : nullptr;
           batch.start = start_v ? start_v->data() : nullptr;
-          batch.tolerance = tolerance_pu, batch.steps_max = steps_max, batch.alone = alone;
+          batch.tolerance = tolerance_pu, batch.steps_max = steps_max, batch.together = together;
           batch.error = error_pu.data(), batch.contraction = contraction.data(), batch.iterations = iterations.data();
           batch.u = data(u_v), batch.i = data(i_a), batch.u_min = data(u_min_pu), batch.u_max = data(u_max_pu);
           for (const Kernels* found : available())
@@ -149,7 +150,7 @@ NB_MODULE(_sweep, m) {
         },
         "plan"_a, "elements"_a, "p_w"_a, "q_var"_a, "k_var"_a.none(), "tolerance_pu"_a, "steps_max"_a, "threads"_a,
         "kernels"_a, "single"_a, "error_pu"_a, "contraction"_a, "iterations"_a, "u_v"_a.none(), "i_a"_a.none(),
-        "u_min_pu"_a.none(), "u_max_pu"_a.none(), "start_v"_a.none() = nb::none(), "alone"_a = false,
+        "u_min_pu"_a.none(), "u_max_pu"_a.none(), "start_v"_a.none() = nb::none(), "together"_a = 0,
         "Solve p_w, q_var, k_var (n_state, n_column), each from start_v (n_port * 2) or no load; write u_v and i_a (n_state, n_port, 2), u_min_pu, u_max_pu, "
-        "error_pu, contraction and iterations (n_state). What is written of a state that is `alone` does not depend on its neighbours.");
+        "error_pu, contraction and iterations (n_state). What is written of a state does not depend on others than those that stand `together` with it; 0: in a register.");
 }

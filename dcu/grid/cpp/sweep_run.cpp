@@ -45,7 +45,7 @@ std::vector<const Kernels*> look() {
   std::vector<const Kernels*> found;
 #ifdef HEADROOM_X86
   if (has_avx512()) found.push_back(&avx512::kernels);
-  if (has_avx2()) found.push_back(&avx2::kernels);
+  if (has_avx2()) found.push_back(&avx2::kernels), found.push_back(&avx2_plain::kernels);
 #endif
   found.push_back(&baseline::kernels);
   return found;

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.feeders import tree_feeder
+from dcu.grid import sweep
 from dcu.grid.compiler import compile_network
 from dcu.grid.injections import Injections, prepare
 from dcu.grid.one_state import solve_each, solve_from_idle, solve_one, step_few
@@ -64,6 +65,25 @@ def test_each_of_some_states_is_as_if_it_were_the_only_one(model: PortModel) -> 
     for k, wanted in enumerate(zip(*alone, strict=True)):
         assert np.array_equal(found[k], np.array(wanted), equal_nan=True)
     assert np.isnan(found[0]).any(axis=1).tolist() == [False, False, False, False, True, False]
+
+
+@pytest.mark.skipif("avx2_plain" not in sweep.available(), reason="one width of registers on this processor")
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_wider_registers_find_the_same_to_the_last_bit(count: int, alone: bool) -> None:
+    """Two neighbours go on while one of them needs steps, however many a register has room for; one has no solution."""
+    model = compile_network(tree_feeder(100, "three"))
+    assert model.tree is not None
+    p, q = draws(model, count)
+    near, _ = solve_one(model, p, q, TOLERANCE_PU)
+    states = np.array([1.7, 1.0001, 1.3, 0.0, 300.0, 1.0, 1.1])[:count, None] * p
+    wide, narrow = sweep.Walker(model.tree), sweep.Walker(model.tree)
+    narrow.several = sweep.ALONE
+    assert wide.several != narrow.several
+    for start, steps_max in ((near, sweep.STEPS_MAX), (None, sweep.STEPS_MAX), (near, 1), (near, 3)):
+        found, wanted = (w.walk(states, q, TOLERANCE_PU, start, steps_max, alone=alone) for w in (wide, narrow))
+        for one, other in zip(found, wanted, strict=True):
+            assert np.array_equal(one, other, equal_nan=True)
 
 
 def test_beyond_the_nose_there_is_nothing(model: PortModel) -> None:

@@ -43,6 +43,7 @@ struct Claims {
   const double* share;
   const bool* free;
   std::size_t count, all;
+  bool threes = false;  // each has three ports and may use all on any of them, the common case
 
   Claims(const Indices& ports, const Indices& starts, const Numbers& shares, const Flags& may, std::size_t n)
       : port(ports.data()), start(starts.data()), share(shares.data()), free(may.data()), count(starts.size()),
@@ -51,6 +52,8 @@ struct Claims {
     for (std::size_t at = 0; at < all; ++at) check(port[at] >= 0 && static_cast<std::size_t>(port[at]) < n);
     for (std::size_t k = 0; k < count; ++k) check(start[k] >= 0 && static_cast<std::size_t>(start[k]) < end(k));
     check(count == 0 || end(count - 1) == all);
+    threes = all == 3 * count;
+    for (std::size_t k = 0; k < count; ++k) threes = threes && free[k] && end(k) - start[k] == 3;
   }
 
   std::size_t end(std::size_t claim) const { return claim + 1 < count ? start[claim + 1] : all; }
@@ -59,6 +62,12 @@ struct Claims {
   void by_limit(const double* by_port, double* to) const {
     if (all == count) {
       for (std::size_t claim = 0; claim < count; ++claim) to[claim] = by_port[port[claim]] * share[claim];
+      return;
+    }
+    if (threes) {
+      const std::int64_t* at = port;
+      for (std::size_t claim = 0; claim < count; ++claim, at += 3)
+        to[claim] = std::max(std::max(-by_port[at[0]], -by_port[at[1]]), -by_port[at[2]]);
       return;
     }
     for (std::size_t claim = 0; claim < count; ++claim) {

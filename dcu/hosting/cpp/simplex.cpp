@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "filling.hpp"
+#include "four.hpp"
 
 namespace headroom_share {
 namespace {
@@ -187,6 +188,19 @@ double reach(const double* a, std::size_t m, const double* low, const double* hi
   return found;
 }
 
+// Of all magnitudes, four at a time.
+double largest(const double* a, std::size_t m) {
+  Four most{};
+  std::size_t j = 0;
+  for (; j + 4 <= m; j += 4) {
+    const Four value = load<Four>(a + j), size = value < 0.0 ? -value : value;
+    most = most < size ? size : most;
+  }
+  double found = std::max(std::max(most[0], most[1]), std::max(most[2], most[3]));
+  for (; j < m; ++j) found = std::max(found, std::abs(a[j]));
+  return found;
+}
+
 // What keeps each claim from its wish: of the tight rows that it pushes the dearest.
 void name(const Simplex& solved, const Rows& rows, const Places& names, std::size_t m, const double* high,
           std::int64_t* binding) {
@@ -218,12 +232,11 @@ void fill_most(const Rows& rows, std::size_t m, const double* low, const double*
   for (std::size_t k = 0; k < may.size(); ++k) {
     const double *a = rows.of[may[k]], most = rows.most[may[k]];
     const bool lost = at_low[k] > most && at_low[k] + reach(a, m, low, high, -1.0) > most;
-    double scale = scale_min, *to = slopes.data() + k * m;  // [W] of the claim that pushes most
-    for (std::size_t j = 0; j < m; ++j) scale = std::max(scale, std::abs(a[j]));
-    for (std::size_t j = 0; j < m; ++j) {
-      to[j] = a[j] / scale;
-      if (lost && a[j] > push_min) top[j] = low[j];
-    }
+    const double scale = std::max(scale_min, largest(a, m));  // [W] of the claim that pushes most
+    double* to = slopes.data() + k * m;
+    for (std::size_t j = 0; j < m; ++j) to[j] = a[j] / scale;
+    for (std::size_t j = 0; j < m && lost; ++j)
+      if (a[j] > push_min) top[j] = low[j];
     scaled.of.push_back(to), scaled.most.push_back((lost ? infinite : most) / scale);
   }
   Simplex simplex(scaled, m, low, top.data());
