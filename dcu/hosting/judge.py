@@ -174,10 +174,27 @@ class Judge:
         borne = np.maximum(self._tolerated(tolerance), self._present + DUST)
         return np.asarray(np.minimum(borne, self._worst))
 
-    def bears(self, reserved_w: Mapping[MeterId, float], tolerance: float) -> bool:
-        """Judged with a tolerance on every limit that the nominal limits keep."""
-        excess = self._excess(reserved_w)
-        return bool(np.isfinite(excess).all()) and self._within(excess, lambda: self._limit(tolerance))
+    def bears(
+        self, reserved_w: Mapping[MeterId, float], before_w: Mapping[MeterId, float], tolerance: float
+    ) -> bool:
+        """Whether that may be reserved where this was before; judged with a tolerance on every limit that the nominal
+        limits keep."""
+        held_w = self._held(reserved_w)
+        p_w = self._powers(held_w)
+        excess = self._at(p_w)
+        if not np.isfinite(excess).all() or not self._within(excess, lambda: self._limit(tolerance)):
+            return False
+        return not len(self._pushed(p_w, excess, held_w, self._held(before_w), tolerance))
+
+    def _pushed(self, p_w: Reals, excess: Reals, held_w: Reals, before_w: Reals, tolerance: float) -> Rows:
+        """Constraints beyond their limits that who gets more pushes. They are borne since something else exceeds them as
+        far, but how far is a bound of either state, and two bounds differ by more than a small raise does."""
+        beyond = np.flatnonzero(excess > max(tolerance, DUST))
+        if self._prospect.widens or not len(beyond):
+            return beyond[:0]
+        more_w = np.maximum(self._least_w, held_w) - np.maximum(self._least_w, before_w)
+        pushes = np.maximum(self._slopes(p_w, beyond), 0.0) @ np.maximum(more_w, 0.0)
+        return beyond[pushes > DUST]
 
     def raised(
         self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy
@@ -190,7 +207,7 @@ class Judge:
         places = dict(zip(self._names, range(len(self._names)), strict=True))
         place = np.array([places[name] for name in names])
         start_w = np.maximum(self._nominal_w, held_w)[place]
-        found_w = self._part_way(targets, place, start_w, held_w, self._limit(tolerance), policy)
+        found_w = self._part_way(targets, place, start_w, held_w, tolerance, policy)
         if found_w is not None:
             return dict(zip(names, found_w.tolist(), strict=True))
         start = dict(zip(names, start_w.tolist(), strict=True))
@@ -209,31 +226,34 @@ class Judge:
         for _ in range(HALVINGS_MAX):
             limits_w = zip(_names(rising), rising, grown.tolist(), strict=True)
             found = {name: max(c.nominal_w, down(x)) for name, c, x in limits_w}
-            if self.bears({**reserved_w, **found}, tolerance):
+            if self.bears({**reserved_w, **found}, reserved_w, tolerance):
                 return start | found
             grown = (grown + held_w) / 2
         return start
 
     def _part_way(
-        self, targets: tuple[Claim, ...], place: Rows, start_w: Reals, held_w: Reals, limit: Reals, policy: Policy
+        self, targets: tuple[Claim, ...], place: Rows, start_w: Reals, held_w: Reals, tolerance: float, policy: Policy
     ) -> Reals | None:
         """As `raised`, everybody up to the level that those constraints bear that he pushes, by the chord from what is
         held; None where that does not get there. Each target is in its place among the claims."""
         rise = Rise.of(targets, start_w, policy)
-        held, all_w = self._powers(held_w), held_w.copy()
+        held, all_w, limit = self._powers(held_w), held_w.copy(), self._limit(tolerance)
         for _ in range(CHORDS_MAX):
             found = all_w[place] = np.maximum(start_w, down_each(rise.limits_w))
             p_w = self._powers(all_w)
             there = self._at(p_w)
-            over = np.flatnonzero(there > limit)
             if not np.isfinite(there).all():
                 return None
-            if not len(over):
+            over = np.flatnonzero(there > limit)
+            pushed = np.setdiff1d(self._pushed(p_w, there, all_w, held_w, tolerance), over, assume_unique=True)
+            if not len(over) and not len(pushed):
                 return found
+            over = np.concatenate([over, pushed])
             here, _ = worst_case(self._prospect.excess(held, over))
             if not np.isfinite(here).all():
                 return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
+            room[len(room) - len(pushed) :] = 0.0
             worst = np.argsort(room)[:ROWS_MAX]
             rise.cut(np.maximum(self._slopes(p_w, over[worst]).take(place, axis=1), 0.0), SHORT * room[worst])
         return None

@@ -221,7 +221,7 @@ class _Window:
             moving = {w.meter for w in movers}
             joint = {m: max(share_w[m] if m in moving else 0.0, reserved.get(m, 0.0)) for m in share_w}
             tolerance = self.settings.guard_pct / 200
-            if overdrawn or not judge.bears(joint, tolerance):
+            if overdrawn or not judge.bears(joint, reserved, tolerance):
                 room_w = judge.raised(targets, reserved, tolerance, self.settings.policy)
         short = False
         for wish in movers:

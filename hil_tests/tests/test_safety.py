@@ -130,6 +130,14 @@ def test_no_grant_is_unsafe_in_minutes_of_a_street(errors: Errors) -> None:
     assert found.sequence_windows > 100
 
 
+@pytest.mark.parametrize("seed", [(7004, 16), (6004, 18)])
+def test_states_that_were_found_to_be_unsafe_are_not(seed: tuple[int, int]) -> None:
+    """One in half a million each. In the first what nominal limits exceed was pushed by 7 W more, as of two bounds of it
+    the later one was lower; in the second an export by a grant was taken for one that would be there without."""
+    found = safety._run(safety._Chunk(tree_feeder(100, "service"), 280, seed, EXACT, 10.0, safety.SEQUENCE_SHARE))
+    assert (found.states, found.unsafe) == (280, 0)
+
+
 def test_sequences_see_relief_that_is_counted_on_before_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that believes a grant to be used at once, as long as nobody sees otherwise."""
     monkeypatch.setattr(window, "BELIEVED", np.inf)
