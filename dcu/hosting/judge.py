@@ -174,9 +174,7 @@ class Judge:
         borne = np.maximum(self._tolerated(tolerance), self._present + DUST)
         return np.asarray(np.minimum(borne, self._worst))
 
-    def bears(
-        self, reserved_w: Mapping[MeterId, float], before_w: Mapping[MeterId, float], tolerance: float
-    ) -> bool:
+    def bears(self, reserved_w: Mapping[MeterId, float], before_w: Mapping[MeterId, float], tolerance: float) -> bool:
         """Whether that may be reserved where this was before; judged with a tolerance on every limit that the nominal
         limits keep."""
         held_w = self._held(reserved_w)
@@ -187,14 +185,14 @@ class Judge:
         return not len(self._pushed(p_w, excess, held_w, self._held(before_w), tolerance))
 
     def _pushed(self, p_w: Reals, excess: Reals, held_w: Reals, before_w: Reals, tolerance: float) -> Rows:
-        """Constraints beyond their limits that who gets more pushes. They are borne since something else exceeds them as
-        far, but how far is a bound of either state, and two bounds differ by more than a small raise does."""
-        beyond = np.flatnonzero(excess > max(tolerance, DUST))
+        """Constraints beyond their limits that are pushed by who gets more. They are borne since something else exceeds
+        them as far, but how far is a bound of either state, and two bounds differ by more than a small raise does."""
+        beyond: Rows = np.flatnonzero(excess > max(tolerance, DUST))
         if self._prospect.widens or not len(beyond):
             return beyond[:0]
         more_w = np.maximum(self._least_w, held_w) - np.maximum(self._least_w, before_w)
         pushes = np.maximum(self._slopes(p_w, beyond), 0.0) @ np.maximum(more_w, 0.0)
-        return beyond[pushes > DUST]
+        return np.asarray(beyond[pushes > DUST])
 
     def raised(
         self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy

@@ -132,8 +132,8 @@ def test_no_grant_is_unsafe_in_minutes_of_a_street(errors: Errors) -> None:
 
 @pytest.mark.parametrize("seed", [(7004, 16), (6004, 18)])
 def test_states_that_were_found_to_be_unsafe_are_not(seed: tuple[int, int]) -> None:
-    """One in half a million each. In the first what nominal limits exceed was pushed by 7 W more, as of two bounds of it
-    the later one was lower; in the second an export by a grant was taken for one that would be there without."""
+    """One in half a million each. In the first what nominal limits exceed was pushed by 7 W more, as of two bounds of
+    it the later one was lower; in the second an export by a grant was taken for one that would be there without."""
     found = safety._run(safety._Chunk(tree_feeder(100, "service"), 280, seed, EXACT, 10.0, safety.SEQUENCE_SHARE))
     assert (found.states, found.unsafe) == (280, 0)
 
