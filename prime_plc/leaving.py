@@ -12,7 +12,7 @@ from typing import Final
 
 from prime_plc.following import Following
 from prime_plc.links import PARENT
-from prime_plc.search import HOP_PENALTY, BeaconsHeard, Heard
+from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.settings import MacSettings
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -116,7 +116,7 @@ class Leaving:
         parent = self._following.parent
         if parent is None:
             return math.inf
-        hop = self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level
+        hop = self._transmitter.links.hop_cost(PARENT) + self._settings.hop_penalty * parent.level
         return parent.up_cost + parent.down_cost + 2 * hop
 
     def detour(self, now: float) -> Leave | None:

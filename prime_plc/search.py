@@ -23,9 +23,6 @@ HEARD_MAX: Final = 64
 """Switches remembered."""
 
 SMOOTHING: Final = 0.25
-HOP_PENALTY: Final = 1
-"""Added for each hop to the path cost when switches are compared: even a free hop takes airtime (our choice; the
-specification's criterion is not established)."""
 
 Key = tuple[bytes, int]
 """Subnetwork address and switch number."""
@@ -177,6 +174,6 @@ class BeaconsHeard:
         known = heard.last_s < heard.ear_until_s
         ear_db = heard.ear_db if known else heard.snr_db - self._settings.asymmetry_db / 2
         weak = heard.snr_db < self._settings.join_snr_db or (known and ear_db < self._settings.weak_ear_db)
-        path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
+        path = beacon.up_cost + beacon.down_cost + 2 * self._settings.hop_penalty * beacon.level
         hop = HOP_COST[self._links.allowed(heard.snr_db)] + HOP_COST[self._links.allowed(ear_db)]
         return (1000.0 if weak else 0.0) + path + hop, -beacon.quality, -heard.snr_db

@@ -355,3 +355,20 @@ def test_a_node_leaves_a_detour_for_a_short_way_and_not_for_a_doubtful_one() -> 
         ether.run(4 * SETTINGS.detour_s)
         assert node.level == level
     assert ether.of("n4", LinkDown) == []
+
+
+def test_a_node_prefers_one_slower_hop_to_three_fast_ones() -> None:
+    """Each hop takes airtime for a report, its acknowledgement and their repetitions, whatever its modulation."""
+    ether = Ether(lambda one, other: snr_db.get(frozenset((one, other))))
+    snr_db = {frozenset(pair): 30.0 for pair in (("base", "n1"), ("n1", "n2"), ("n2", "n3"))}
+    ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 600.0)
+    node = ether.node(3)
+    assert node.level == 2
+    snr_db[frozenset(("base", "n3"))] = 18.0
+    ether.retune()
+    ether.run(4 * SETTINGS.detour_s)
+    assert node.level == 0
+    assert ether.of("n3", LinkDown) == []

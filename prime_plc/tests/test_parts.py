@@ -149,8 +149,8 @@ def test_a_terminal_with_a_bad_way_leaves_others_more_time_to_offer_themselves()
     assert bad.ask_at > good.ask_at + SETTINGS.promotion_window_s
 
 
-def heard(sid: int, snr_db: float, level: int = 1) -> FrameReceived:
-    beacon = Beacon(7, sid, 2, 1, 0, level, 0, 3, SNA, 4, 4)
+def heard(sid: int, snr_db: float, level: int = 1, cost: int = 4) -> FrameReceived:
+    beacon = Beacon(7, sid, 2, 1, 0, level, 0, 3, SNA, cost, cost)
     return FrameReceived(beacon.encode(), Scheme.DBPSK_C, 0, 0.0, 0.011, snr_db, 80, precise=True)
 
 
@@ -178,10 +178,10 @@ def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
 
 
 def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
-    """The deeper one has the better signal, and so costs less."""
+    """The deeper one has the better signal and a better way of its own, and so costs less."""
     beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
-    for sid, snr_db, level in ((20, 40.0, 2), (30, 11.0, 1)):
-        beacons.hear(heard(sid, snr_db, level), 0.0)
+    for sid, snr_db, level, cost in ((20, 40.0, 2, 1), (30, 11.0, 1, 4)):
+        beacons.hear(heard(sid, snr_db, level, cost), 0.0)
     best, other = beacons.best(0.0, SETTINGS.join_snr_db), beacons.other_ear(0.0, (), 1)
     assert best is not None
     assert other is not None
