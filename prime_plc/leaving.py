@@ -106,6 +106,7 @@ class Leaving:
         other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
         if other is None and hardly:
             other = self._beacons.stronger(now, self._own_tree, self._level_max)
+            other = other or self._beacons.bearable(now, self._own_tree, self._level_max)
         if other is None or not (hardly or self._beacons.cost(other)[0] < self._cost):
             return None
         return Leave("a better switch is heard", other)

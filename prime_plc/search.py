@@ -131,6 +131,10 @@ class BeaconsHeard:
         """The same, clearly above what is joined."""
         return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, except_sids, level_max)
 
+    def bearable(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+        """The same, heard well enough to be no worse than one that hardly works."""
+        return self._hearing(now, self._settings.weak_snr_db, except_sids, level_max)
+
     def shorter(self, now: float, except_sids: Collection[int], level_max: int, cost_max: float) -> Heard | None:
         """The best one with a way that costs so much at most, even if it hears us worse than we hear it; no deeper than
         that."""
