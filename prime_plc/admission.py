@@ -8,8 +8,8 @@ from typing import Final
 from prime_plc.agenda import Agenda
 from prime_plc.control import TIME_S, Alv, Capabilities, ControlType, Reg
 from prime_plc.downlink import Downlink
-from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, SID_NONE, Packet
-from prime_plc.registry import SID_BASE, Node, Registry
+from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, SID_BASE, SID_NONE, Packet
+from prime_plc.registry import Node, Registry
 from prime_plc.sap import Happened, MacOutput, Pinged
 from prime_plc.settings import MacSettings
 from prime_plc.switches import Switches

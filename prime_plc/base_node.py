@@ -32,12 +32,13 @@ from prime_plc.pdu import (
     HT_PROMOTION,
     LNID_BROADCAST,
     LNID_MULTICAST,
+    SID_BASE,
     GenericPdu,
     Packet,
     decode_pdu,
 )
 from prime_plc.phy import PhyMode
-from prime_plc.registry import SID_BASE, Node, Registry
+from prime_plc.registry import Node, Registry
 from prime_plc.robustness import RobustnessWatch
 from prime_plc.role import BROADCAST_LCID_4_32, ControlT, Input, Output, refused
 from prime_plc.sap import Action, GroupChanged, Happened, Manage, Pinged, SendBroadcast, SendData

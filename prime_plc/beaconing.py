@@ -8,9 +8,8 @@ from prime_plc.channel import PRIORITY_CONTROL
 from prime_plc.control import ControlType, Fra
 from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
-from prime_plc.pdu import LNID_BROADCAST, Beacon, Packet
+from prime_plc.pdu import LNID_BROADCAST, SID_BASE, Beacon, Packet
 from prime_plc.phy import Scheme
-from prime_plc.registry import SID_BASE
 from prime_plc.settings import FRAME_S, SUPERFRAME_FRAMES, MacSettings
 from prime_plc.transmitter import Transmitter
 

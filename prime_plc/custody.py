@@ -21,7 +21,7 @@ from operator import ne
 
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.control import ControlType
-from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, LNID_BROADCAST, SID_NONE, GenericPdu, Packet
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, LNID_BROADCAST, SID_BASE, SID_NONE, GenericPdu, Packet
 from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader
 from prime_plc.timers import Deadlines
@@ -210,8 +210,9 @@ class Custody:
         over: list[tuple[Packet, int | None]] = []
         for body in self._deadlines.due(now):
             kept = self._kept.pop(body)
-            self._count(kept.packet, missed=True)
             old = kept.outgoing
+            if not (old.keep is Keep.LAST and is_last_word(kept.packet, downlink=old.downlink)):
+                self._count(kept.packet, missed=True)
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
                 over.append((kept.packet, old.neighbour))
@@ -286,9 +287,12 @@ def expects_answer(packet: Packet, *, downlink: bool) -> bool:
 
 
 def is_last_word(packet: Packet, *, downlink: bool) -> bool:
-    """Whether a control packet upward ends an exchange: nothing shows that it came, and the base would begin again
-    after seconds, over all hops, so its last hop says it twice where signs are missed (ours)."""
-    return packet.control and not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
+    """Whether a packet ends an exchange: nothing shows that it came, and the other end would begin again after seconds,
+    over all hops, so its last hop says it twice where signs are missed (ours). Upward the last word of a registration
+    or a promotion, downward an acknowledgement below a switch."""
+    if not packet.control:
+        return downlink and packet.sid != SID_BASE and not expects_acknowledgement(packet)
+    return not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
 
 
 def answers(answer: Packet, packet: Packet) -> bool:

@@ -9,8 +9,8 @@ from typing import Final
 from prime_plc.agenda import Agenda
 from prime_plc.channel import PRIORITY_CONTROL, PRIORITY_DATA, Keep
 from prime_plc.control import ControlType
-from prime_plc.pdu import Packet
-from prime_plc.registry import SID_BASE, Node, Pending, Registry
+from prime_plc.pdu import SID_BASE, Packet
+from prime_plc.registry import Node, Pending, Registry
 from prime_plc.settings import MacSettings
 from prime_plc.transmitter import Transmitter
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from prime_plc.following import Following
 from prime_plc.links import PARENT
-from prime_plc.search import HOP_PENALTY, BeaconsHeard, Heard
+from prime_plc.search import BeaconsHeard, Heard
 from prime_plc.settings import MacSettings
 from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
@@ -106,6 +106,7 @@ class Leaving:
         other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
         if other is None and hardly:
             other = self._beacons.stronger(now, self._own_tree, self._level_max)
+            other = other or self._beacons.bearable(now, self._own_tree, self._level_max)
         if other is None or not (hardly or self._beacons.cost(other)[0] < self._cost):
             return None
         return Leave("a better switch is heard", other)
@@ -116,7 +117,7 @@ class Leaving:
         parent = self._following.parent
         if parent is None:
             return math.inf
-        hop = self._transmitter.links.hop_cost(PARENT) + HOP_PENALTY * parent.level
+        hop = self._transmitter.links.hop_cost(PARENT) + self._settings.hop_penalty * parent.level
         return parent.up_cost + parent.down_cost + 2 * hop
 
     def detour(self, now: float) -> Leave | None:

@@ -34,6 +34,7 @@ LNID_MULTICAST: Final = 0x3FFE
 LNID_BROADCAST: Final = 0x3FFF
 """Also the LNID of a node that is not registered."""
 
+SID_BASE: Final = 0
 SID_NONE: Final = 0xFF
 SNA_ANY: Final = b"\xff" * 6
 

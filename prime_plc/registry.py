@@ -8,10 +8,9 @@ from typing import Final
 
 from prime_plc.connection import Connection
 from prime_plc.control import Capabilities, ControlType
-from prime_plc.pdu import LNID_MULTICAST
+from prime_plc.pdu import LNID_MULTICAST, SID_BASE
 from shared.ids import Eui48
 
-SID_BASE: Final = 0
 SID_LAST: Final = 254
 """255 means none."""
 

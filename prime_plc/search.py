@@ -23,9 +23,6 @@ HEARD_MAX: Final = 64
 """Switches remembered."""
 
 SMOOTHING: Final = 0.25
-HOP_PENALTY: Final = 1
-"""Added for each hop to the path cost when switches are compared: even a free hop takes airtime (our choice; the
-specification's criterion is not established)."""
 
 Key = tuple[bytes, int]
 """Subnetwork address and switch number."""
@@ -134,6 +131,10 @@ class BeaconsHeard:
         """The same, clearly above what is joined."""
         return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, except_sids, level_max)
 
+    def bearable(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+        """The same, heard well enough to be no worse than one that hardly works."""
+        return self._hearing(now, self._settings.weak_snr_db, except_sids, level_max)
+
     def shorter(self, now: float, except_sids: Collection[int], level_max: int, cost_max: float) -> Heard | None:
         """The best one with a way that costs so much at most, even if it hears us worse than we hear it; no deeper than
         that."""
@@ -177,6 +178,6 @@ class BeaconsHeard:
         known = heard.last_s < heard.ear_until_s
         ear_db = heard.ear_db if known else heard.snr_db - self._settings.asymmetry_db / 2
         weak = heard.snr_db < self._settings.join_snr_db or (known and ear_db < self._settings.weak_ear_db)
-        path = beacon.up_cost + beacon.down_cost + 2 * HOP_PENALTY * beacon.level
+        path = beacon.up_cost + beacon.down_cost + 2 * self._settings.hop_penalty * beacon.level
         hop = HOP_COST[self._links.allowed(heard.snr_db)] + HOP_COST[self._links.allowed(ear_db)]
         return (1000.0 if weak else 0.0) + path + hop, -beacon.quality, -heard.snr_db

@@ -71,8 +71,8 @@ class MacSettings:
         search_more_s: once the first search is over, wait this long for a better one after the first beacon (ours).
         join_snr_db: a beacon weaker than this is joined only when nothing else has come for long (ours).
         weak_search_s: that long (ours).
-        weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db
-            (ours).
+        weak_snr_db, stronger_db: a node whose switch is weaker than this goes to one that is so much above join_snr_db;
+            one whose way hardly works to any that is not weaker than this (ours).
         weak_ear_db: the same for one that says that it hears us weaker than this (ours).
         ear_memory_s: what a switch has said of our signal counts so long when there is a choice of switches (ours).
         tree_weak_db: both for a switch with a tree below it, which is not moved for little (ours).
@@ -80,6 +80,9 @@ class MacSettings:
             unless it has stayed for that long (ours).
         detour_s, detour_cost: a node looks so often for another way, and takes one that costs so much less, in units
             of UPCOST and DNCOST together (ours).
+        hop_penalty: added to UPCOST and to DNCOST for each hop when ways are compared, as even the fastest hop takes
+            two fifths of the airtime of the slowest, acknowledgement and repetitions included (ours; the criterion is
+            not established).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
         avoid_s: a switch that did not answer is not tried again for this long (ours).
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
@@ -199,6 +202,7 @@ class MacSettings:
     weak_stay_s_max: float = 600.0
     detour_s: float = 60.0
     detour_cost: int = 10
+    hop_penalty: int = 4
     beacon_age_s_max: float = 60.0
     avoid_s: float = 45.0
     control_repeat_s: float = 5.0

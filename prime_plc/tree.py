@@ -6,7 +6,8 @@ from prime_plc.agenda import Agenda
 from prime_plc.base_links import BaseLinks
 from prime_plc.control import ControlType
 from prime_plc.groups import Groups
-from prime_plc.registry import SID_BASE, Node, Registry
+from prime_plc.pdu import SID_BASE
+from prime_plc.registry import Node, Registry
 from prime_plc.sap import GroupChanged, Happened, MacOutput
 from prime_plc.slots import SlotTable
 from prime_plc.transmitter import Transmitter

@@ -79,6 +79,20 @@ def test_a_node_goes_from_a_weak_switch_to_a_stronger_one() -> None:
     assert fork.ether.of("n4", LinkDown) == []
 
 
+def test_a_switch_with_a_way_that_hardly_works_takes_one_that_bears() -> None:
+    """No other is clear; one that is heard well enough for the slowest modulation is better than what there is."""
+    fork = Fork()
+    old = fork.parent
+    fork.set(f"n{3 - old}", "n3", SETTINGS.weak_snr_db + 1.0)
+    fork.ether.run(60.0)
+    assert fork.parent == old
+    for _ in range(3):
+        fork.set(f"n{old}", "n3", SETTINGS.tree_weak_db - 0.5)
+        fork.ether.run(60.0)
+    assert fork.parent != old
+    assert fork.ether.of("n4", LinkDown) == []
+
+
 def test_a_switch_with_a_weak_way_does_not_look_for_a_better_one_below_itself() -> None:
     """The only strong signal it hears is that of a switch that hangs on it: it stays where it is."""
     fork = Fork()
@@ -355,3 +369,20 @@ def test_a_node_leaves_a_detour_for_a_short_way_and_not_for_a_doubtful_one() -> 
         ether.run(4 * SETTINGS.detour_s)
         assert node.level == level
     assert ether.of("n4", LinkDown) == []
+
+
+def test_a_node_prefers_one_slower_hop_to_three_fast_ones() -> None:
+    """Each hop takes airtime for a report, its acknowledgement and their repetitions, whatever its modulation."""
+    ether = Ether(lambda one, other: snr_db.get(frozenset((one, other))))
+    snr_db = {frozenset(pair): 30.0 for pair in (("base", "n1"), ("n1", "n2"), ("n2", "n3"))}
+    ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 600.0)
+    node = ether.node(3)
+    assert node.level == 2
+    snr_db[frozenset(("base", "n3"))] = 18.0
+    ether.retune()
+    ether.run(4 * SETTINGS.detour_s)
+    assert node.level == 0
+    assert ether.of("n3", LinkDown) == []

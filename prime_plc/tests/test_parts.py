@@ -12,7 +12,7 @@ from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
 from prime_plc.channel import ChannelAccess, Keep, Outgoing
 from prime_plc.control import Capabilities, ControlType, Mul, Prm, Pro
-from prime_plc.custody import Custody, sign
+from prime_plc.custody import HOP_WAIT_S_MAX, Custody, sign
 from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
 from prime_plc.groups import Groups
@@ -149,8 +149,8 @@ def test_a_terminal_with_a_bad_way_leaves_others_more_time_to_offer_themselves()
     assert bad.ask_at > good.ask_at + SETTINGS.promotion_window_s
 
 
-def heard(sid: int, snr_db: float, level: int = 1) -> FrameReceived:
-    beacon = Beacon(7, sid, 2, 1, 0, level, 0, 3, SNA, 4, 4)
+def heard(sid: int, snr_db: float, level: int = 1, cost: int = 4) -> FrameReceived:
+    beacon = Beacon(7, sid, 2, 1, 0, level, 0, 3, SNA, cost, cost)
     return FrameReceived(beacon.encode(), Scheme.DBPSK_C, 0, 0.0, 0.011, snr_db, 80, precise=True)
 
 
@@ -178,10 +178,10 @@ def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
 
 
 def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
-    """The deeper one has the better signal, and so costs less."""
+    """The deeper one has the better signal and a better way of its own, and so costs less."""
     beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
-    for sid, snr_db, level in ((20, 40.0, 2), (30, 11.0, 1)):
-        beacons.hear(heard(sid, snr_db, level), 0.0)
+    for sid, snr_db, level, cost in ((20, 40.0, 2, 1), (30, 11.0, 1, 4)):
+        beacons.hear(heard(sid, snr_db, level, cost), 0.0)
     best, other = beacons.best(0.0, SETTINGS.join_snr_db), beacons.other_ear(0.0, (), 1)
     assert best is not None
     assert other is not None
@@ -326,6 +326,46 @@ def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType)
     refusal = Packet(True, 1, True, ControlType.PRO, 0, 5, b"\x80\xff")
     custody.sent(Outgoing(1, True, 0, 5, [refusal], keep=Keep.LAST), 0.02, 4.0)
     assert len(custody) == 0
+
+
+def test_an_acknowledgement_is_said_twice_below_a_switch() -> None:
+    """Where signs of data are missed: its own missing sign is none of those, and is nobody's loss. The base says its
+    own once, as its neighbours ask again at once."""
+    transmitter = Transmitter(SETTINGS, MODEM, random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    transmitter.channel.sna = SNA
+    custody, links = transmitter.custody, transmitter.links
+    links.heard(5, 20.0, 0.0)
+    payload = ArqHeader(0, False, 16, (), 1).encode()
+    below, ours = (Packet(False, 2, False, 256, sid, 5, payload) for sid in (9, 0))
+
+    def sent(packet: Packet, now: float) -> int:
+        custody.sent(Outgoing(2, True, 1, 5, [packet], keep=Keep.LAST), 0.02, now)
+        return len(custody)
+
+    assert sent(below, 0.0) == 0
+    for number in range(6):
+        custody.sent(Outgoing(2, False, 2, -1, [data(number)], keep=Keep.ONWARD), 0.02, -100.0)
+        custody.due(-50.0, crowded=True)
+    for start_s in range(0, 400, 10):
+        assert sent(below, start_s) == 1
+        transmitter.wake(start_s + 5.0)
+        assert custody.repeated == start_s // 10 + 1
+        transmitter.channel.clear()
+        custody.clear()
+    link = links.get(5)
+    assert link is not None
+    assert link.losses == 0
+    custody.sent(Outgoing(2, False, 2, -1, [data(0)], keep=Keep.ONWARD), 0.02, 450.0)
+    assert custody.wake_at is not None
+    assert custody.wake_at < 450.0 + 0.8 * HOP_WAIT_S_MAX, "the share of data's signs that are missed is as it was"
+    custody.clear()
+    assert sent(below, 500.0) == 1
+    (again,), over = custody.due(505.0, crowded=False)
+    assert (again.packets, over) == ([below], [])
+    custody.sent(again, 0.02, 505.0)
+    assert len(custody) == 0
+    assert sent(ours, 510.0) == 0
 
 
 def test_a_relay_that_came_damaged_counts_by_its_header_and_length() -> None:
