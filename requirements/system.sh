@@ -5,6 +5,7 @@ missing=""
 command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || missing="$missing mosquitto"
 test -x /usr/bin/chromium || missing="$missing chromium"
 test -x /usr/bin/chromedriver || missing="$missing chromium-driver"
+command -v tshark >/dev/null || missing="$missing tshark"
 test -n "$missing" || exit 0
 if ! command -v apt-get >/dev/null; then echo "not installed, and no apt-get here:$missing"; exit 1; fi
 as_root=""

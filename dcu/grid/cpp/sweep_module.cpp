@@ -85,6 +85,7 @@ double* data(std::optional<OutTable>& out) { return out ? out->data() : nullptr;
 }  // namespace
 
 NB_MODULE(_sweep, m) {
+  nb::set_leak_warnings(false);  // a plan that a model keeps may live as long as the interpreter
   m.doc() = "Compiled tree sweep; see dcu/grid/cpp/sweep.hpp. Use it through dcu.grid.sweep.";
 
   nb::class_<BothPlans>(m, "Plan", "A reduced tree, see dcu.grid.tree.TreeModel.")
