@@ -229,7 +229,8 @@ class UtilityLink:
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
-        span = Span(self._log, positions[0], positions[-1] + 1) if positions and not self._gap else None
+        whole = bool(positions) and positions[-1] - positions[0] < len(positions)  # else the queue was full in between
+        span = Span(self._log, positions[0], positions[-1] + 1) if whole and not self._gap else None
         if any(waiting.position is None for waiting in batch):
             self._flush_s = self._clock.monotonic() + FLUSH_S  # not all is in the ledger: it is written now
         try:

@@ -568,6 +568,34 @@ def test_what_was_missed_is_found_in_pieces_while_new_decisions_come(tmp_path: P
     assert subject.outbox.waiting == {}
 
 
+def test_a_hole_in_what_is_kept_at_once_is_not_passed(tmp_path: Path) -> None:
+    """Three entries in one go, the one between left out as a full queue does while a piece of the ledger is looked at:
+    the cursor stays before it, and the next entry brings it."""
+    ledger: list[dict[str, Any]] = [{"kind": "grant", "seq": n} for n in range(5)]
+
+    async def play(subject: Bench) -> None:
+        async def refill() -> bool:
+            first = subject.outbox.cursor
+            assert first is not None
+            catch_up(subject.outbox, DCU, first, len(ledger), iter(ledger[first.position :]))
+            return False
+
+        subject.link.refill = refill
+        subject.link.recorded(0, ledger[0])
+        await asyncio.sleep(1.0)
+        for n in (1, 3):
+            subject.link.recorded(n, ledger[n])
+        await asyncio.sleep(1.0)
+        assert subject.outbox.cursor == Cursor(1, 1)
+        subject.link.recorded(4, ledger[4])
+        await asyncio.sleep(5.0)
+        assert subject.outbox.cursor == Cursor(1, 5)
+
+    subject = bench(tmp_path, play)
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(5))
+    assert subject.broker.utility.doubled == 0
+
+
 def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Path) -> None:
     """Neither accepted nor acknowledged nor carried out; with room it comes again, and is."""
 
