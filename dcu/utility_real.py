@@ -332,7 +332,7 @@ def missed_from(outbox: Outbox, log: int, end: int) -> int:
     """The first entry of a log that the outbox may have missed."""
     cursor = outbox.cursor
     if cursor is None:  # a link that is new tells nothing old; one that lost its outbox tells a lot again
-        return end if outbox.aside is None else max(0, end - RECOVER_MAX)
+        return max(0, end - RECOVER_MAX) if outbox.follows_a_lost_one else end
     return min(end, cursor.position) if cursor.log == log else 0
 
 

@@ -231,6 +231,20 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
     outbox.close()
 
 
+def test_a_lost_outbox_is_not_taken_for_a_new_link_after_a_crash(tmp_path: Path, ledger: Ledger) -> None:
+    """The bad file was set aside, and the process died before anything was told: the next start tells it."""
+    subject = config(tmp_path)
+    open_outbox(subject, ledger).close()
+    ledger.append_all([grant(1), grant(2)])
+    (subject.store_directory / "utility.sqlite").write_bytes(b"not a database" * 1000)
+    Outbox(subject.store_directory, subject.dcu.id).close()
+    outbox = open_outbox(subject, ledger)
+    assert outbox.outbox.aside is None
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [0, 1, 2]
+    outbox.close()
+
+
 def test_a_command_that_the_ledger_has_is_answered_and_not_carried_out_again(tmp_path: Path, ledger: Ledger) -> None:
     """The crash came after the record and before the outbox knew."""
     outbox = Outbox(tmp_path / "other", "substation-1")

@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dcu.store.database import Aside, Connect
+from dcu.store.database import Aside, Connect, asides
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
 from dcu.utility.outbox_file import Lane, OutboxFile, OutboxFull
@@ -142,6 +142,11 @@ class Outbox:
     def aside(self) -> Aside | None:
         """What opening had to set aside."""
         return self._file.database.aside
+
+    @property
+    def follows_a_lost_one(self) -> bool:
+        """Whether a bad one was set aside, by this opening or by an earlier one that a crash ended."""
+        return bool(asides(self._file.database.path))
 
     @property
     def fresh(self) -> bool:
