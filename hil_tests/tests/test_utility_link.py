@@ -623,6 +623,22 @@ def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Pat
     assert (subject.desk.done, subject.broker.queued) == ([1, 2], [])
 
 
+def test_a_refusal_that_there_is_no_room_for_is_said_once_there_is(tmp_path: Path) -> None:
+    """Its number would not be spent: with what is wrong put right, the same bytes could act after they were refused."""
+
+    async def play(subject: Bench) -> None:
+        real, subject.outbox.refuse = subject.outbox.refuse, _full  # type: ignore[assignment, method-assign]
+        subject.order({"kind": "set_policy", "policy": "equal"})
+        await asyncio.sleep(5.0)
+        assert (subject.desk.refusals, len(subject.broker.queued), answers(subject)) == ([], 1, [])
+        subject.outbox.refuse = real  # type: ignore[method-assign]
+        await asyncio.sleep(DEAF_S + BACK_OFF_S_MAX + 15.0)
+
+    subject = bench(tmp_path, play)
+    assert (subject.desk.refusals, subject.broker.queued) == ([(Refusal.NOT_HERE, 0)], [])
+    assert answers(subject) == [(1, "not_here")]
+
+
 def test_more_commands_at_once_than_there_is_room_for_are_all_carried_out_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
