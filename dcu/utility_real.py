@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -280,10 +280,21 @@ def _missed(outbox: Outbox, config: DcuConfig, end: int) -> tuple[Place, Cursor,
     """The oldest log of which the outbox may have missed something, from where, and how many entries the log has."""
     logs = (*ended(config.state_directory), current(config.state_directory))
     cursor = outbox.cursor
+    if cursor is None and outbox.follows_a_lost_one:
+        cursor = _so_many_before(logs, end)
     if cursor is not None and cursor.log < len(logs):
         place = logs[cursor.log - 1]
         return place, cursor, max(cursor.position, _signed_size(place))
     return logs[-1], Cursor(len(logs), missed_from(outbox, len(logs), end)), end
+
+
+def _so_many_before(logs: Sequence[Place], end: int) -> Cursor:
+    """`RECOVER_MAX` entries before the ``end`` of the newest log, or where the oldest begins."""
+    log, size, left = len(logs), end, RECOVER_MAX
+    while size < left and log > 1:
+        log, left = log - 1, left - size
+        size = _signed_size(logs[log - 1])
+    return Cursor(log, max(0, size - left))
 
 
 def _signed_size(place: Place) -> int:

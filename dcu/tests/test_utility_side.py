@@ -293,6 +293,29 @@ def test_the_end_of_a_log_that_damage_has_ended_is_told_too(tmp_path: Path) -> N
     second.close()
 
 
+def test_an_outbox_that_is_lost_with_a_log_is_made_good_from_both_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A medium that damaged both: so many entries are told again, whichever log they are in."""
+    subject = config(tmp_path)
+    first = Ledger(tmp_path, "substation-1")
+    first.append_all([start(1), *(grant(n) for n in range(1, 6))])
+    first.close()
+    (tmp_path / "ledger").rename(tmp_path / "ended-1")
+    second = Ledger(tmp_path, "substation-1")
+    second.append_all([start(2), grant(1)])
+    for most, told in ((100_000, [0, 1, 2, 3, 4, 5, 1, 2]), (5, [4, 5, 1, 2]), (second.position, [1, 2])):
+        monkeypatch.setattr(module, "RECOVER_MAX", most)
+        UTILITY.path(subject.store_directory).parent.mkdir(exist_ok=True)
+        UTILITY.path(subject.store_directory).write_bytes(b"not a database" * 1000)
+        outbox = open_outbox(subject, second)
+        assert outbox.outbox.cursor == Cursor(2, second.position)
+        outbox.outbox.connected()
+        assert positions(outbox.outbox) == told
+        outbox.close()
+    second.close()
+
+
 def test_what_is_asked_for_again_is_told_without_what_a_customer_has_taken_back(tmp_path: Path) -> None:
     """Of a customer who left nothing, of entries that nobody is told nothing, of what does not exist an error."""
     subject, ledger = config(tmp_path), Ledger(tmp_path, "substation-1")
