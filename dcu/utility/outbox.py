@@ -121,6 +121,7 @@ class Outbox:
 
         Raises:
             StoreError: another process has it, the medium refuses, or a newer program wrote it.
+            OutboxFull: no room for a new file's name.
         """
         self._dcu = dcu
         self.batch_items_max = BATCH_ITEMS_MAX
@@ -128,7 +129,7 @@ class Outbox:
         self._birth = str(self._file.fact("birth", ""))
         if not self._birth:
             self._birth = draw(4).hex()
-            with self._file.database.transaction():
+            with self._file.transaction():
                 self._file.remember("birth", self._birth)
         self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
         self._session = self._file.session
