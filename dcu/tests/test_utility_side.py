@@ -517,6 +517,24 @@ def test_a_start_passes_what_cannot_be_read_and_tells_the_rest(tmp_path: Path, d
     again.close()
 
 
+def test_a_log_that_lost_its_key_is_not_passed_without_a_word(tmp_path: Path) -> None:
+    """Nothing signed says how many entries it had: that some may be missing is told, once."""
+    subject = config(tmp_path)
+    first = Ledger(tmp_path, "substation-1")
+    first.append(start(1))
+    open_outbox(subject, first).close()
+    first.append_all([grant(1), grant(2)])
+    first.close()
+    current(tmp_path).key.write_bytes(b"no key")
+    second = Ledger(tmp_path, "substation-1")
+    for _ in range(2):
+        outbox = open_outbox(subject, second)
+        assert outbox.outbox.cursor == Cursor(2, second.position)
+        assert alarms(outbox.outbox) == ["entries from 1 on of log 1, if there are any, cannot be read"]
+        outbox.close()
+    second.close()
+
+
 def test_what_is_asked_for_again_and_cannot_be_read_is_named(tmp_path: Path, damaged: Ledger) -> None:
     """A range with all of it, one within it, one without it, and beyond the end."""
     subject = config(tmp_path)
