@@ -47,9 +47,9 @@ lint: $(STAMP)  ## Style, types, import contracts
 wheels: $(STAMP)  ## The wheel for x86-64 and, cross-compiled, for aarch64; in dist
 	sh requirements/wheels.sh $(BIN)
 
-test-chain: $(STAMP)  ## Anchoring on an in-process chain (installs headroom[chain] and eth-tester into .venv)
-	$(BIN)/pip install -q "web3>=7" "eth-tester[py-evm]"
-	$(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" dcu/ledger/tests/test_chain.py
+test-chain: $(STAMP)  ## Anchoring on an in-process chain, and what its contract compiles to (installs web3, eth-tester and vyper beside .venv)
+	$(BIN)/pip install -q --upgrade --target $(OUT)/chain "web3>=7" "eth-tester[py-evm]" "vyper==0.4.3"
+	PYTHONPATH=$(OUT)/chain $(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" dcu/ledger/tests/test_chain.py
 
 test-arm: wheels  ## The aarch64 wheel's sweep under qemu-user (Debian packages qemu-user and libc6-arm64-cross)
 	sh requirements/test_arm.sh $(BIN)

@@ -155,11 +155,11 @@ def _forget(options: argparse.Namespace) -> int:
     from dcu.utility.outbox_file import UTILITY  # noqa: PLC0415  # the same
 
     config = _load(options.config)
-    rows = forget(config.store_directory, config.dcu.id, options.meter)
     waiting = 0
     if UTILITY.path(config.store_directory).exists():
         with closing(Outbox(config.store_directory, config.dcu.id)) as outbox:
             waiting = outbox.forget(options.meter)
+    rows = forget(config.store_directory, config.dcu.id, options.meter)
     told = f"{rows} rows deleted, {waiting} items that wait for the utility emptied"
     print(f"{options.meter}: {told}; the ledger forgets by headroom-ledger forget")
     return EXIT_OK

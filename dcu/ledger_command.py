@@ -39,10 +39,11 @@ EXAMPLE: Final = """examples:
   headroom-ledger check-receipt mine.tlog-proof --policy policy.txt
   headroom-ledger replay /var/lib/headroom-dcu --config dcu.toml
   headroom-ledger cosign /var/lib/headroom-dcu --policy policy.txt --every 60
+  headroom-ledger check-anchors copy-of-public/ --policy policy.txt --rpc URL --sender 0x... --contract 0x...
   headroom-ledger forget /var/lib/headroom-dcu dcu-1 meter-1
 
-Where a DIRECTORY is asked for, the DCU's state directory, one of its ended-N or, for verify, a copy of ledger/public
-will do.
+Where a DIRECTORY is asked for, the DCU's state directory, one of its ended-N or, for verify and check-anchors, a copy
+of ledger/public will do.
 """
 CHECKPOINT_BYTES_MAX: Final = 1 << 16
 
@@ -121,8 +122,11 @@ def _chain_parsers(commands: Any) -> None:
         parser.add_argument("--rpc", required=True, metavar="URL", help="a node's JSON-RPC address")
         parser.add_argument("--contract", metavar="ADDRESS", help="of the anchor contract; anchor makes one without it")
         who = parser.add_mutually_exclusive_group(required=True)
-        who.add_argument("--sender", metavar="ADDRESS", help="an account that the node holds")
+        who.add_argument(
+            "--sender", metavar="ADDRESS", help="whose anchors; to make one, an account that the node holds"
+        )
         who.add_argument("--key-file", type=Path, help="file with a private key in hexadecimal digits")
+    _trust_options(parser)
 
 
 def _count(text: str) -> int:
@@ -524,8 +528,8 @@ def _check_anchors(options: argparse.Namespace) -> int:
 
     if options.contract is None:
         raise LedgerError("--contract: which one?")
-    place = _existing(options.directory)
-    key = key_of(place)
+    place = _place(options.directory)
+    key = _log_of(place, _policy(options, place))
     node, sender = _chain(options)
     anchors = Anchors(node, options.contract, key.name).all(sender.address)
     faults = check_anchors(place, key, anchors)

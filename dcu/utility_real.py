@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
@@ -100,7 +100,7 @@ class DiskFiles:
 
         def work() -> tuple[bool, bool]:
             before = outbox.cursor
-            more = refill(outbox, config, end, LOOKED_AT)
+            more = refill(outbox, config, end, LOOKED_AT, self._utc_s)
             return more, more and outbox.cursor == before
 
         more, stuck = await self._outbox.elsewhere(work)
@@ -269,7 +269,10 @@ def refill(outbox: Outbox, config: DcuConfig, end: int, most: int | None = None,
         if cursor.position >= last:
             if cursor.log == log_number(config.state_directory):
                 return False
-            outbox.put([], Cursor(cursor.log + 1, 0))
+            unknown = _signed_size(place) is None
+            what = f"entries from {cursor.position} on of log {cursor.log}, if there are any, cannot be read"
+            items = [_unreadable(config, cursor, what, utc_s)] if unknown else []
+            outbox.put(items, Cursor(cursor.log + 1, 0))
         elif most is None:
             pass_unreadable(outbox, config, end, utc_s)
         if most is not None:
@@ -280,22 +283,33 @@ def _missed(outbox: Outbox, config: DcuConfig, end: int) -> tuple[Place, Cursor,
     """The oldest log of which the outbox may have missed something, from where, and how many entries the log has."""
     logs = (*ended(config.state_directory), current(config.state_directory))
     cursor = outbox.cursor
+    if cursor is None and outbox.follows_a_lost_one:
+        cursor = _so_many_before(logs, end)
     if cursor is not None and cursor.log < len(logs):
         place = logs[cursor.log - 1]
-        return place, cursor, max(cursor.position, _signed_size(place))
+        return place, cursor, max(cursor.position, _signed_size(place) or 0)
     return logs[-1], Cursor(len(logs), missed_from(outbox, len(logs), end)), end
 
 
-def _signed_size(place: Place) -> int:
-    """How many entries a log had, as far as something signed says so; 0 where nobody can know."""
-    found = 0
+def _so_many_before(logs: Sequence[Place], end: int) -> Cursor:
+    """`RECOVER_MAX` entries before the ``end`` of the newest log, or where the oldest begins."""
+    log, size, left = len(logs), end, RECOVER_MAX
+    while size < left and log > 1:
+        log, left = log - 1, left - size
+        size = _signed_size(logs[log - 1]) or 0
+    return Cursor(log, max(0, size - left))
+
+
+def _signed_size(place: Place) -> int | None:
+    """How many entries a log had, as far as something signed says so; None where nobody can know."""
+    found: int | None = None
     with contextlib.suppress(LedgerError, DecodeError, OSError):
         key = key_of(place)
         for path in journals(place.private):
             with contextlib.suppress(DecodeError):
                 tail = scan(path, key, None)
-                found = max(found, tail.heading.first + len(tail.kept))
-        found = max(found, open_checkpoint(place.checkpoint.read_bytes(), key)[0].size)
+                found = max(found or 0, tail.heading.first + len(tail.kept))
+        found = max(found or 0, open_checkpoint(place.checkpoint.read_bytes(), key)[0].size)
     return found
 
 
@@ -310,10 +324,13 @@ def pass_unreadable(outbox: Outbox, config: DcuConfig, end: int, utc_s: UtcS = t
     if until == first.position:
         return
     what = f"entries {first.position} to {until - 1} of log {first.log} cannot be read"
+    outbox.put([_unreadable(config, first, what, utc_s)], Cursor(first.log, until))
+
+
+def _unreadable(config: DcuConfig, first: Cursor, what: str, utc_s: UtcS) -> Item:
     event(_LOG, logging.ERROR, "not told to the utility", why=what)
     name = f"{config.dcu.id}/alarm/unreadable/{first.log}/{first.position}"
-    item = Item(Class.ALARM, alarm(utc_s(), "ledger", what, raised=True), name)
-    outbox.put([item], Cursor(first.log, until))
+    return Item(Class.ALARM, alarm(utc_s(), "ledger", what, raised=True), name)
 
 
 def readable_from(place: Place, first: int, end: int) -> int:
@@ -332,7 +349,7 @@ def missed_from(outbox: Outbox, log: int, end: int) -> int:
     """The first entry of a log that the outbox may have missed."""
     cursor = outbox.cursor
     if cursor is None:  # a link that is new tells nothing old; one that lost its outbox tells a lot again
-        return end if outbox.aside is None else max(0, end - RECOVER_MAX)
+        return max(0, end - RECOVER_MAX) if outbox.follows_a_lost_one else end
     return min(end, cursor.position) if cursor.log == log else 0
 
 

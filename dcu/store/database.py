@@ -250,6 +250,11 @@ def asides(path: Path) -> list[int]:
     return sorted(int(name) for at in found if (name := at.stem.rpartition("-")[2]).isdecimal())
 
 
+def set_aside_there(directory: Path) -> list[Path]:
+    """Everything that was set aside, of whatever kind."""
+    return sorted(path.with_suffix(".sqlite") for path in directory.glob("*.bad-*.reason"))
+
+
 def aside_bytes(path: Path, number: int) -> int:
     """[byte] What one of them takes."""
     target = _aside_path(path, number)

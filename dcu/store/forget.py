@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from dcu.store.database import Database, FileKind, StoreError
+from dcu.store.database import Database, FileKind, StoreError, set_aside_there
 from dcu.store.schema import EVENTS, TELEMETRY
 
 TABLES: Final = ("readings", "means", "quarters", "weeks")
@@ -17,7 +17,7 @@ def forget(directory: Path, dcu: str, meter: str) -> int:
     The ledger forgets by itself (`headroom-ledger forget`); files that were exported are wherever they were taken to.
 
     Raises:
-        StoreError: the DCU runs, there is no store, or a file of it is bad.
+        StoreError: the DCU runs, or there is no store; or, once all that can be deleted is, a bad file lies there.
     """
     if not EVENTS.path(directory).exists():
         raise StoreError(f"{directory}: no store there")
@@ -28,8 +28,9 @@ def forget(directory: Path, dcu: str, meter: str) -> int:
             gone += _forget(database, kind, meter)
         finally:
             database.close()
-        if database.aside is not None:
-            raise StoreError(f"{database.aside.path}: bad ({database.aside.reason}), nothing deleted in it; remove it")
+    if bad := set_aside_there(directory):
+        names = ", ".join(str(path) for path in bad)
+        raise StoreError(f"deleted, but not in what was set aside as bad, which may name him: remove {names}")
     return gone
 
 

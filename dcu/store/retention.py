@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dcu.store.database import PAGE_BYTES, FileKind, aside_bytes, asides, remove_aside
+from dcu.store.database import PAGE_BYTES, aside_bytes, asides, remove_aside, set_aside_there
 from dcu.store.schema import EVENTS, TELEMETRY
 
 ROWS: Final = 5000
@@ -109,14 +109,15 @@ def drop_asides(directory: Path, limit: int = STORE_BYTES_MAX) -> int:
     """Delete bad files that were set aside, oldest first, until the store fits; how many."""
     total = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
     gone = 0
-    for kind in (TELEMETRY, EVENTS):
-        gone += _drop(directory, kind, total - limit)
+    others = (path.with_name(path.name.rpartition(".bad-")[0] + ".sqlite") for path in set_aside_there(directory))
+    for path in dict.fromkeys((TELEMETRY.path(directory), EVENTS.path(directory), *others)):
+        gone += _drop(path, total - limit)
         total = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
     return gone
 
 
-def _drop(directory: Path, kind: FileKind, excess: int) -> int:
-    path, gone = kind.path(directory), 0
+def _drop(path: Path, excess: int) -> int:
+    gone = 0
     for number in asides(path):
         if excess <= 0:
             break

@@ -231,6 +231,20 @@ def test_an_outbox_that_was_lost_lets_no_command_act_twice(tmp_path: Path, ledge
     outbox.close()
 
 
+def test_a_lost_outbox_is_not_taken_for_a_new_link_after_a_crash(tmp_path: Path, ledger: Ledger) -> None:
+    """The bad file was set aside, and the process died before anything was told: the next start tells it."""
+    subject = config(tmp_path)
+    open_outbox(subject, ledger).close()
+    ledger.append_all([grant(1), grant(2)])
+    (subject.store_directory / "utility.sqlite").write_bytes(b"not a database" * 1000)
+    Outbox(subject.store_directory, subject.dcu.id).close()
+    outbox = open_outbox(subject, ledger)
+    assert outbox.outbox.aside is None
+    outbox.outbox.connected()
+    assert positions(outbox.outbox) == [0, 1, 2]
+    outbox.close()
+
+
 def test_a_command_that_the_ledger_has_is_answered_and_not_carried_out_again(tmp_path: Path, ledger: Ledger) -> None:
     """The crash came after the record and before the outbox knew."""
     outbox = Outbox(tmp_path / "other", "substation-1")
@@ -276,6 +290,29 @@ def test_the_end_of_a_log_that_damage_has_ended_is_told_too(tmp_path: Path) -> N
     outbox = open_outbox(subject, second)
     assert outbox.outbox.waiting == {}
     outbox.close()
+    second.close()
+
+
+def test_an_outbox_that_is_lost_with_a_log_is_made_good_from_both_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A medium that damaged both: so many entries are told again, whichever log they are in."""
+    subject = config(tmp_path)
+    first = Ledger(tmp_path, "substation-1")
+    first.append_all([start(1), *(grant(n) for n in range(1, 6))])
+    first.close()
+    (tmp_path / "ledger").rename(tmp_path / "ended-1")
+    second = Ledger(tmp_path, "substation-1")
+    second.append_all([start(2), grant(1)])
+    for most, told in ((100_000, [0, 1, 2, 3, 4, 5, 1, 2]), (5, [4, 5, 1, 2]), (second.position, [1, 2])):
+        monkeypatch.setattr(module, "RECOVER_MAX", most)
+        UTILITY.path(subject.store_directory).parent.mkdir(exist_ok=True)
+        UTILITY.path(subject.store_directory).write_bytes(b"not a database" * 1000)
+        outbox = open_outbox(subject, second)
+        assert outbox.outbox.cursor == Cursor(2, second.position)
+        outbox.outbox.connected()
+        assert positions(outbox.outbox) == told
+        outbox.close()
     second.close()
 
 
@@ -478,6 +515,24 @@ def test_a_start_passes_what_cannot_be_read_and_tells_the_rest(tmp_path: Path, d
     again = open_outbox(subject, damaged)
     assert len(alarms(again.outbox)) == 4
     again.close()
+
+
+def test_a_log_that_lost_its_key_is_not_passed_without_a_word(tmp_path: Path) -> None:
+    """Nothing signed says how many entries it had: that some may be missing is told, once."""
+    subject = config(tmp_path)
+    first = Ledger(tmp_path, "substation-1")
+    first.append(start(1))
+    open_outbox(subject, first).close()
+    first.append_all([grant(1), grant(2)])
+    first.close()
+    current(tmp_path).key.write_bytes(b"no key")
+    second = Ledger(tmp_path, "substation-1")
+    for _ in range(2):
+        outbox = open_outbox(subject, second)
+        assert outbox.outbox.cursor == Cursor(2, second.position)
+        assert alarms(outbox.outbox) == ["entries from 1 on of log 1, if there are any, cannot be read"]
+        outbox.close()
+    second.close()
 
 
 def test_what_is_asked_for_again_and_cannot_be_read_is_named(tmp_path: Path, damaged: Ledger) -> None:

@@ -229,7 +229,8 @@ class UtilityLink:
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
         items = [waiting.item for waiting in batch if waiting.item is not None]
         positions = [waiting.position for waiting in batch if waiting.position is not None]
-        span = Span(self._log, positions[0], positions[-1] + 1) if positions and not self._gap else None
+        whole = bool(positions) and positions[-1] - positions[0] < len(positions)  # else the queue was full in between
+        span = Span(self._log, positions[0], positions[-1] + 1) if whole and not self._gap else None
         if any(waiting.position is None for waiting in batch):
             self._flush_s = self._clock.monotonic() + FLUSH_S  # not all is in the ledger: it is written now
         try:
@@ -379,19 +380,19 @@ class UtilityLink:
             command, settings = judged, site.settings(judged.order)
             try:
                 await self._outbox.call(lambda outbox: outbox.accept(command, settings))
-            except OutboxFull as full:  # not acknowledged, so it comes again; and those behind it not before it
-                self._note_full(full)
-                self._leave(arrival, DEAF_S)
-                while (behind := self._arrived.take()) is not None:
-                    self._arrived_bytes -= len(behind.payload)
-                    self._leave(behind, DEAF_S)
+            except OutboxFull as full:
+                self._leave_all(arrival, full)
                 return
             arrival.acknowledge()  # not before it is durable: until then the broker keeps it for us
             self.counters["commands accepted"] += 1
             event(_LOG, logging.INFO, "command accepted", number=command.number, order=command.order.kind)
             await self._carry_out(site, command)
         else:
-            await self._refuse(site, judged)
+            try:
+                await self._refuse(site, judged)
+            except OutboxFull as full:
+                self._leave_all(arrival, full)
+                return
             if not judged.authentic:
                 await asyncio.sleep(STRANGER_S)
             arrival.acknowledge()
@@ -411,16 +412,20 @@ class UtilityLink:
         self._send_now.put(None)
 
     async def _refuse(self, site: Site, refused: Refused) -> None:
-        self.counters[f"refused {refused.why.value}"] += 1
+        """Answer and record (OutboxFull: no room for the number that this spends)."""
+        cheap = refused.number is None or refused.why in CHEAP
         if refused.authentic:
             try:
                 again = await self._outbox.call(lambda outbox: _refuse(outbox, refused))
             except OutboxFull as full:
+                if not cheap:
+                    raise
                 again = False
                 self._note_full(full)
             self.counters["commands repeated"] += again
             self._send_now.put(None)
-        if refused.number is None or refused.why in CHEAP:  # it has spent no number: anybody can send it again
+        self.counters[f"refused {refused.why.value}"] += 1
+        if cheap:  # it has spent no number: anybody can send it again
             now = self._clock.monotonic()
             self._recordable = min(
                 REFUSALS_RECORDED_MAX, self._recordable + int((now - self._recordable_s) / REFUSAL_S)
@@ -436,6 +441,15 @@ class UtilityLink:
         event(_LOG, logging.WARNING, "command refused", why=refused.why.value, detail=refused.detail)
 
     # ---- from the broker ---------------------------------------------------------------------------------------------
+
+    def _leave_all(self, arrival: Arrival, full: OutboxFull) -> None:
+        """No room to say that its number is spent: not acknowledged, so it comes again; and those behind it not before
+        it."""
+        self._note_full(full)
+        self._leave(arrival, DEAF_S)
+        while (behind := self._arrived.take()) is not None:
+            self._arrived_bytes -= len(behind.payload)
+            self._leave(behind, DEAF_S)
 
     def _arrive(self, arrival: Arrival) -> None:
         room = not self._arrived_bytes or self._arrived_bytes + len(arrival.payload) <= ARRIVED_BYTES_MAX

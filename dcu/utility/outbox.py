@@ -30,7 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dcu.store.database import Aside, Connect
+from dcu.store.database import Aside, Connect, asides
 from dcu.utility.commands import Command, Order, Refused, order_entry, parse_order
 from dcu.utility.documents import KEPT, MESSAGE_BYTES, Class, answer, encode, encode_text, with_id
 from dcu.utility.outbox_file import Lane, OutboxFile, OutboxFull
@@ -121,6 +121,7 @@ class Outbox:
 
         Raises:
             StoreError: another process has it, the medium refuses, or a newer program wrote it.
+            OutboxFull: no room for a new file's name.
         """
         self._dcu = dcu
         self.batch_items_max = BATCH_ITEMS_MAX
@@ -128,7 +129,7 @@ class Outbox:
         self._birth = str(self._file.fact("birth", ""))
         if not self._birth:
             self._birth = draw(4).hex()
-            with self._file.database.transaction():
+            with self._file.transaction():
                 self._file.remember("birth", self._birth)
         self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
         self._session = self._file.session
@@ -142,6 +143,11 @@ class Outbox:
     def aside(self) -> Aside | None:
         """What opening had to set aside."""
         return self._file.database.aside
+
+    @property
+    def follows_a_lost_one(self) -> bool:
+        """Whether a bad one was set aside, by this opening or by an earlier one that a crash ended."""
+        return bool(asides(self._file.database.path))
 
     @property
     def fresh(self) -> bool:

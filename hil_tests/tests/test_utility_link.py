@@ -568,6 +568,34 @@ def test_what_was_missed_is_found_in_pieces_while_new_decisions_come(tmp_path: P
     assert subject.outbox.waiting == {}
 
 
+def test_a_hole_in_what_is_kept_at_once_is_not_passed(tmp_path: Path) -> None:
+    """Three entries in one go, the one between left out as a full queue does while a piece of the ledger is looked at:
+    the cursor stays before it, and the next entry brings it."""
+    ledger: list[dict[str, Any]] = [{"kind": "grant", "seq": n} for n in range(5)]
+
+    async def play(subject: Bench) -> None:
+        async def refill() -> bool:
+            first = subject.outbox.cursor
+            assert first is not None
+            catch_up(subject.outbox, DCU, first, len(ledger), iter(ledger[first.position :]))
+            return False
+
+        subject.link.refill = refill
+        subject.link.recorded(0, ledger[0])
+        await asyncio.sleep(1.0)
+        for n in (1, 3):
+            subject.link.recorded(n, ledger[n])
+        await asyncio.sleep(1.0)
+        assert subject.outbox.cursor == Cursor(1, 1)
+        subject.link.recorded(4, ledger[4])
+        await asyncio.sleep(5.0)
+        assert subject.outbox.cursor == Cursor(1, 5)
+
+    subject = bench(tmp_path, play)
+    assert {item["position"] for item in subject.broker.utility.of("decision")} == set(range(5))
+    assert subject.broker.utility.doubled == 0
+
+
 def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Path) -> None:
     """Neither accepted nor acknowledged nor carried out; with room it comes again, and is."""
 
@@ -593,6 +621,22 @@ def test_a_command_that_there_is_no_room_for_stays_with_the_broker(tmp_path: Pat
 
     subject = bench(tmp_path, play)
     assert (subject.desk.done, subject.broker.queued) == ([1, 2], [])
+
+
+def test_a_refusal_that_there_is_no_room_for_is_said_once_there_is(tmp_path: Path) -> None:
+    """Its number would not be spent: with what is wrong put right, the same bytes could act after they were refused."""
+
+    async def play(subject: Bench) -> None:
+        real, subject.outbox.refuse = subject.outbox.refuse, _full  # type: ignore[assignment, method-assign]
+        subject.order({"kind": "set_policy", "policy": "equal"})
+        await asyncio.sleep(5.0)
+        assert (subject.desk.refusals, len(subject.broker.queued), answers(subject)) == ([], 1, [])
+        subject.outbox.refuse = real  # type: ignore[method-assign]
+        await asyncio.sleep(DEAF_S + BACK_OFF_S_MAX + 15.0)
+
+    subject = bench(tmp_path, play)
+    assert (subject.desk.refusals, subject.broker.queued) == ([(Refusal.NOT_HERE, 0)], [])
+    assert answers(subject) == [(1, "not_here")]
 
 
 def test_more_commands_at_once_than_there_is_room_for_are_all_carried_out_in_order(

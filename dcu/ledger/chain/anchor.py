@@ -6,8 +6,10 @@ text, under the SHA-256 of its origin. ``anchor.vy`` is the contract's source, `
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -58,6 +60,15 @@ def connect(url: str) -> Any:
     return node
 
 
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Whatever goes wrong is the chain's: the library's exceptions have no common base."""
+    try:
+        yield
+    except Exception as error:
+        raise DeviceError(f"chain: {type(error).__name__}: {error}") from error
+
+
 class Sender:
     """Who pays for transactions: a key of ours, or an account that the node holds."""
 
@@ -73,7 +84,7 @@ class Sender:
         Raises:
             DeviceError: the chain refused it, or did not include it in time.
         """
-        try:
+        with _asking():
             if self._account is None:
                 sent = call.transact({"from": self.address})
             else:
@@ -82,8 +93,6 @@ class Sender:
                 signed = self._account.sign_transaction(call.build_transaction(fields))
                 sent = self._node.eth.send_raw_transaction(signed.raw_transaction)
             receipt = self._node.eth.wait_for_transaction_receipt(sent, timeout=RECEIPT_S_MAX)
-        except Exception as error:  # the library's exceptions have no common base
-            raise DeviceError(f"chain: {type(error).__name__}: {error}") from error
         if receipt["status"] != 1:
             raise DeviceError(f"chain: transaction {sent.to_0x_hex()} was reverted")
         return receipt
@@ -97,15 +106,21 @@ def deploy(node: Any, sender: Sender) -> str:
 
 
 class Anchors:
-    """The heads of one log in a contract."""
+    """The heads of one log in a contract.
+
+    Raises:
+        DeviceError: no such contract, or the node does not answer; so from every method.
+    """
 
     def __init__(self, node: Any, contract: str, origin: str) -> None:
-        self._contract = node.eth.contract(address=node.to_checksum_address(contract), abi=_made()["abi"])
+        with _asking():
+            self._contract = node.eth.contract(address=node.to_checksum_address(contract), abi=_made()["abi"])
         self._origin = origin_digest(origin)
 
     def newest(self, sender: str) -> int:
         """Size of a sender's newest head; 0 if there is none."""
-        return int(self._contract.functions.sizes(sender, self._origin).call())
+        with _asking():
+            return int(self._contract.functions.sizes(sender, self._origin).call())
 
     def put(self, sender: Sender, head: Checkpoint) -> int | None:
         """Anchor a head; the block, or None if the chain has it or a larger one.
@@ -121,9 +136,11 @@ class Anchors:
 
     def all(self, sender: str) -> list[Anchor]:
         """Every head a sender has anchored, oldest first."""
-        events = self._contract.events.Anchored.get_logs(
-            from_block=0, argument_filters={"sender": sender, "origin": self._origin}
-        )
+        self.newest(sender)  # where there is no contract, there are no events and no error either
+        with _asking():
+            events = self._contract.events.Anchored.get_logs(
+                from_block=0, argument_filters={"sender": sender, "origin": self._origin}
+            )
         return [Anchor(e["args"]["size"], bytes(e["args"]["head"]), int(e["blockNumber"])) for e in events]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from dcu.ledger.layout import Place, current
 from dcu.ledger.note import Checkpoint, open_checkpoint
 from dcu.ledger.store import Ledger
 from dcu.ledger.tests.test_store import Unsynced, numbered, written
+from dcu.ledger_command import main
 from shared.errors import DeviceError
 
 pytest.importorskip("web3", reason="headroom[chain] is not installed")
@@ -81,6 +86,69 @@ def test_a_key_of_our_own_signs_and_a_smaller_head_is_refused_by_the_contract(
     monkeypatch.setattr(anchors, "newest", lambda _sender: 0)
     with pytest.raises(DeviceError, match="size must rise"):
         anchors.put(own, smaller)
+
+
+@pytest.fixture
+def url(node: Any) -> Iterator[str]:
+    """The same chain as a node that speaks JSON-RPC over HTTP."""
+    from web3.datastructures import NamedElementOnion  # noqa: PLC0415
+
+    ask = node.provider.request_func(node, NamedElementOnion([]))
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            answer = {**ask(asked["method"], asked["params"]), "id": asked["id"], "jsonrpc": "2.0"}
+            data = json.dumps(_on_the_wire(answer)).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def _on_the_wire(said: Any) -> Any:
+    """Bytes and numbers as JSON-RPC has them."""
+    if isinstance(said, bytes):
+        return "0x" + said.hex()
+    if isinstance(said, Mapping):
+        return {key: value if key == "id" else _on_the_wire(value) for key, value in said.items()}
+    if isinstance(said, list | tuple):
+        return [_on_the_wire(one) for one in said]
+    return hex(said) if type(said) is int else said
+
+
+def test_the_command_anchors_by_a_node_over_http_and_refuses_nonsense_in_a_line(
+    node: Any, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A contract of its own, twice the same head, the check; an address that is none, and one without a contract."""
+    written(tmp_path, numbered(100))
+    sender = node.eth.accounts[0]
+    known = [str(tmp_path), "--rpc", url, "--sender", sender, "--json"]
+    assert main(["anchor", *known]) == 0
+    contract = json.loads(capsys.readouterr().out)["contract"]
+    assert main(["anchor", *known, "--contract", contract]) == 0
+    assert json.loads(capsys.readouterr().out)["block"] is None
+    assert main(["check-anchors", *known, "--contract", contract]) == 0
+    assert json.loads(capsys.readouterr().out) == {"anchors": 1, "faults": []}
+    copy = [str(current(tmp_path).public), *known[1:], "--contract", contract]
+    assert main(["check-anchors", *copy, "--key", key_of(current(tmp_path)).vkey()]) == 0
+    assert json.loads(capsys.readouterr().out) == {"anchors": 1, "faults": []}
+    for wrong in ("zz", "0x12", sender):
+        for command in ("anchor", "check-anchors"):
+            assert main([command, *known, "--contract", wrong]) == 2
+            out, err = capsys.readouterr()
+            assert (out, len(err.splitlines())) == ("", 1)
 
 
 def test_the_contract_is_what_its_source_compiles_to() -> None:

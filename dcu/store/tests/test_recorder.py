@@ -553,6 +553,10 @@ async def test_bad_files_make_room_when_it_is_needed(street: Street) -> None:
     assert drop_asides(where, sum(path.stat().st_size for path in where.iterdir()) - 1) == 1
     assert not (where / "telemetry.bad-1.sqlite").exists()
     assert (where / "telemetry.bad-2.sqlite").exists()
+    (where / "utility.bad-1.sqlite").write_bytes(b"x" * 100_000)
+    (where / "utility.bad-1.reason").write_text(json.dumps({}))
+    assert drop_asides(where, sum(path.stat().st_size for path in where.iterdir()) - 150_000) == 2
+    assert list(where.glob("*.bad-*")) == []
 
 
 def test_a_clock_that_was_ahead_for_an_hour_costs_no_week() -> None:

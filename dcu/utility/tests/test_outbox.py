@@ -414,7 +414,11 @@ class NoRoom(sqlite3.Connection):
 def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outbox:
     """An outbox whose medium takes nothing while `NoRoom.full`."""
     monkeypatch.setattr(NoRoom, "full", False)
-    return Outbox(tmp_path, "dcu-1", lambda uri: sqlite3.connect(uri, uri=True, isolation_level=None, factory=NoRoom))
+    return Outbox(tmp_path, "dcu-1", _refusing)
+
+
+def _refusing(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, isolation_level=None, factory=NoRoom)
 
 
 def test_memory_has_a_bound_while_the_medium_takes_nothing_and_decisions_pass_it_while_the_broker_does(
@@ -791,6 +795,14 @@ def test_a_medium_that_is_full_is_told_and_nothing_is_half_kept(tmp_path: Path) 
         outbox.put([Item(Class.DECISION, {"entry": {}, "text": random.Random(1).randbytes(50_000).hex()})])
     assert outbox.waiting == {"report": 1}
     assert [item["n"] for item in drain(outbox)] == [1]
+
+
+def test_a_new_file_without_room_for_its_name_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tables were written, and then nothing more."""
+    Database(tmp_path, UTILITY, "dcu-1").close()
+    monkeypatch.setattr(NoRoom, "full", True)
+    with pytest.raises(OutboxFull, match="no room"):
+        Outbox(tmp_path, "dcu-1", _refusing)
 
 
 def test_the_file_has_a_cap(tmp_path: Path) -> None:
