@@ -61,7 +61,7 @@ class DiskFiles:
         finally:
             os.close(file)
         beside.replace(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
 
     def put_aside(self, path: Path) -> Path:
         """The file under a name that nothing had before, durably, and that name (OSError)."""
@@ -69,11 +69,12 @@ class DiskFiles:
         names = (path.with_name(f"{path.name}.damaged-{number}") for number in count(1))
         aside = next(name for name in names if not os.path.lexists(name))
         path.rename(aside)
-        _sync(path.parent)
+        sync_directory(path.parent)
         return aside
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """The names in it, on the medium."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

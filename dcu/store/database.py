@@ -23,6 +23,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from shared.errors import DeviceError
+from shared.secret_files import sync_directory
 
 PAGE_BYTES: Final = 4096
 """[byte] A page; also what an SD card likes to be given."""
@@ -240,7 +241,7 @@ def set_aside(path: Path, reason: str) -> Aside:
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             _beside(path, suffix).replace(_beside(target, suffix))
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return Aside(target, reason)
 
 
@@ -435,14 +436,6 @@ def _make_directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)  # the other file's thread may be making it
         path.chmod(DIRECTORY_MODE)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _lock(path: Path) -> int:

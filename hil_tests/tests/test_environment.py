@@ -24,6 +24,7 @@ from dcu.ledger.journal import journals
 from dcu.ledger.layout import current, ended
 from dcu.ledger.store import CONTINUED, LedgerError, read
 from dcu.utility.outbox import Outbox
+from dcu.utility.tests.no_room import NoRoom
 from hil_tests import utility_bench
 from hil_tests.jump import JumpStreet, NoSync, Utility
 from hil_tests.observation import Observation
@@ -37,7 +38,7 @@ from hil_tests.virtual.loop import UTC_AT_START_S, VirtualLoop, run_virtual
 from hil_tests.virtual.modem import VirtualModem, open_memory_port
 from hil_tests.world import DCU, SUBSTATION
 from prime_plc.link import BACKOFF_S_MAX
-from shared.messages import Grant
+from shared.messages import DecisionId, Grant
 from shared.modbus import ModbusSilence
 
 LEASE_S = 20.0 + 2.0
@@ -104,8 +105,12 @@ def play_with(
 
 
 def grants_s(seen: Observation) -> list[float]:
-    """When grants and renewals left for client 1 [s]."""
-    return [frame.start_s for frame in seen.frames if frame.client == "client1" and isinstance(frame.message, Grant)]
+    """When grants and renewals first left for client 1 [s]; what nobody has acknowledged is said again."""
+    first: dict[DecisionId, float] = {}
+    for frame in seen.frames:
+        if frame.client == "client1" and isinstance(frame.message, Grant):
+            first.setdefault(frame.message.decision, frame.start_s)
+    return list(first.values())
 
 
 def raised_s(seen: Observation) -> list[float]:
@@ -201,19 +206,6 @@ def test_a_damaged_ledger_ends_and_nothing_is_granted_before_the_next_one_s_quar
 
 
 # ---- what is not the ledger's ----------------------------------------------------------------------------------------
-
-
-class NoRoom(sqlite3.Connection):
-    """A medium with no room for the outbox, while the class says so."""
-
-    full = False
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        if self.full and sql.startswith("BEGIN"):
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
-        return super().execute(sql, *parameters)
 
 
 def test_an_outbox_without_room_stops_no_grant_and_misses_no_decision(

@@ -24,6 +24,7 @@ from dcu.utility.documents import Class, decision
 from dcu.utility.outbox import ITEM_BYTES_MAX, QUOTA, Cursor, Item, Outbox, Span
 from dcu.utility.outbox_file import UTILITY, Lane, OutboxFull, packed
 from dcu.utility.recent import ITEMS_MAX
+from dcu.utility.tests.no_room import NoRoom
 
 NOW = 1_790_000_000
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -395,19 +396,6 @@ def test_what_was_found_in_the_ledger_meanwhile_is_not_told_once_more(outbox: Ou
     assert places(outbox, Lane.LIVE) == [0, 1, 2]
     assert told(outbox, 0, 4)
     assert (outbox.waiting, places(outbox, Lane.LIVE)) == ({"decision": 1}, [3])
-
-
-class NoRoom(sqlite3.Connection):
-    """A medium that takes nothing while ``full``."""
-
-    full = False
-
-    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        if self.full and sql.startswith("BEGIN"):
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
-        return super().execute(sql, *parameters)
 
 
 @pytest.fixture
