@@ -226,7 +226,7 @@ def _map(found: Evaluation) -> tuple[Figure, str]:
             fontsize=8,
             zorder=5,
         )
-    axes.margins(0.14, 0.05)
+    axes.margins(0.18, 0.05)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_xticks([])
