@@ -78,9 +78,18 @@ class LocalRules:
             deadlines.append(self.read_s + READING_S_MAX)
         if raised and self._high_since is not None:
             deadlines.append(self._high_since + OVERVOLTAGE_S)
-        if self._above_since is not None and self.reading is not None and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms:
-            deadlines.append(self._above_since + ABOVE_LIMIT_S)
+        if self._above_until_s is not None:
+            deadlines.append(self._above_until_s)
         return min(deadlines, default=None)
+
+    @property
+    def _above_until_s(self) -> float | None:
+        """When an export above the limit that goes on is an alarm [s]; one reading by itself, too old by then, is
+        none."""
+        if self._above_since is None or Alarm.EXPORT_ABOVE_LIMIT in self.alarms:
+            return None
+        alarm_s = self._above_since + ABOVE_LIMIT_S
+        return alarm_s if self._fresh(alarm_s) else None
 
     def reading_age_s(self, now: float) -> float:
         """Age of the present reading [s], 0 without one."""
@@ -139,8 +148,7 @@ class LocalRules:
         if _over(self._relay_since, RELAY_S_MAX, now) and Alarm.RELAY_DISAGREES not in self.alarms:
             commanded = "nothing" if self.commanded is None else self.commanded.name
             return FallBack(f"relay commanded {commanded}, read back {self.relay.name}", Alarm.RELAY_DISAGREES)
-        above = _over(self._above_since, ABOVE_LIMIT_S, now) and Alarm.EXPORT_ABOVE_LIMIT not in self.alarms
-        if above and self.reading is not None:
+        if self.reading is not None and self._above_until_s is not None and now >= self._above_until_s:
             why = f"export {self.reading.export_w:g} W, limit {self._limit_w:g} W for {ABOVE_LIMIT_S:g} s"
             return FallBack(why, Alarm.EXPORT_ABOVE_LIMIT)
         if raised and (self.read_s is None or now >= self.read_s + READING_S_MAX):
@@ -154,7 +162,7 @@ class LocalRules:
         blocking = self.alarms & RAISE_ALARMS
         if blocking:
             return ", ".join(name.lower().replace("_", " ") for name in blocking.names)
-        if self.reading is None or self.read_s is None or now >= self.read_s + READING_S_MAX:
+        if not self._fresh(now):
             return "no valid reading"
         if self.overvoltage(now):
             return "local over-voltage"
@@ -163,6 +171,10 @@ class LocalRules:
     def overvoltage(self, now: float) -> bool:
         """Whether the voltage has been too high for too long, and no valid reading has said otherwise since."""
         return _over(self._high_since, OVERVOLTAGE_S, now)
+
+    def _fresh(self, now: float) -> bool:
+        """Whether the present reading says what is then [s]."""
+        return self.reading is not None and self.read_s is not None and now < self.read_s + READING_S_MAX
 
     def _complete(self, reading: Reading) -> bool:
         """A number for voltage and power of every connected phase; NaN would pass any comparison below."""

@@ -113,8 +113,10 @@ class Correspondence:
         if owed is None:
             return None
         revoke, sent_s = owed
-        if report.applied == revoke.decision or report.lease_left_s <= 0:
+        if report.applied == revoke.decision:
             del self._revoked[meter]
+            return None
+        if report.lease_left_s <= 0:  # the grant has ended there, or is on its way and comes after this report was sent
             return None
         return self.revoked(meter, revoke, now) if now >= sent_s + REPEAT_S else []
 

@@ -18,6 +18,7 @@ from shared.ids import MeterId
 
 Reals = NDArray[np.float64]
 Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 HALVINGS_MAX: Final = 5
 """Of a raise that an exact flow says no to after rounding; then nobody is raised in this window."""
@@ -64,6 +65,10 @@ class Rise:
     def limits_w(self) -> Reals:
         """As far as they may go now."""
         return self._start_w + self._gain_w * (self._high - self._low)
+
+    def stop(self, who: Flags) -> None:
+        """Some (m) where they start."""
+        self._high = np.where(who, self._low, self._high)
 
     def cut(self, slopes: Reals, share_moved: Reals) -> None:
         """Nobody above the level at which a constraint (r) that he pushes (r, m) has been moved by a share (r) of what
@@ -182,17 +187,19 @@ class Judge:
         excess = self._at(p_w)
         if not np.isfinite(excess).all() or not self._within(excess, lambda: self._limit(tolerance)):
             return False
-        return not len(self._pushed(p_w, excess, held_w, self._held(before_w), tolerance))
-
-    def _pushed(self, p_w: Reals, excess: Reals, held_w: Reals, before_w: Reals, tolerance: float) -> Rows:
-        """Constraints beyond their limits that are pushed by who gets more. They are borne since something else exceeds
-        them as far, but how far is a bound of either state, and two bounds differ by more than a small raise does."""
         beyond: Rows = np.flatnonzero(excess > max(tolerance, DUST))
-        if self._prospect.widens or not len(beyond):
-            return beyond[:0]
-        more_w = np.maximum(self._least_w, held_w) - np.maximum(self._least_w, before_w)
-        pushes = np.maximum(self._slopes(p_w, beyond), 0.0) @ np.maximum(more_w, 0.0)
-        return np.asarray(beyond[pushes > DUST])
+        return not self._pushing(p_w, beyond, held_w, self._held(before_w)).any()
+
+    def _pushing(self, p_w: Reals, beyond: Rows, held_w: Reals, before_w: Reals) -> Flags:
+        """Who of those that get more pushes a constraint beyond its limit (n_claim). It is borne since something else
+        exceeds it as far, but how far is a bound of either state, and two bounds differ by more than a small raise
+        does."""
+        more_w = np.maximum(np.maximum(self._least_w, held_w) - np.maximum(self._least_w, before_w), 0.0)
+        if self._prospect.widens or not len(beyond) or not more_w.any():
+            return np.zeros(len(more_w), dtype=bool)
+        pushes = np.maximum(self._slopes(p_w, beyond), 0.0) * more_w
+        pushes = pushes[pushes.sum(axis=1) > DUST]
+        return np.asarray((pushes > DUST / len(more_w)).any(axis=0))
 
     def raised(
         self, targets: tuple[Claim, ...], reserved_w: Mapping[MeterId, float], tolerance: float, policy: Policy
@@ -243,15 +250,17 @@ class Judge:
             if not np.isfinite(there).all():
                 return None
             over = np.flatnonzero(there > limit)
-            pushed = np.setdiff1d(self._pushed(p_w, there, all_w, held_w, tolerance), over, assume_unique=True)
-            if not len(over) and not len(pushed):
-                return found
-            over = np.concatenate([over, pushed])
+            beyond = np.flatnonzero((there > max(tolerance, DUST)) & (there <= limit))
+            pushing = self._pushing(p_w, beyond, all_w, held_w)[place]
+            rise.stop(pushing)
+            if not len(over):
+                if not pushing.any():
+                    return found
+                continue
             here, _ = worst_case(self._prospect.excess(held, over))
             if not np.isfinite(here).all():
                 return None
             room = np.clip((limit - here)[over] / np.maximum((there - here)[over], DUST), 0.0, 1.0)
-            room[len(room) - len(pushed) :] = 0.0
             worst = np.argsort(room)[:ROWS_MAX]
             rise.cut(np.maximum(self._slopes(p_w, over[worst]).take(place, axis=1), 0.0), SHORT * room[worst])
         return None

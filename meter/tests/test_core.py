@@ -948,6 +948,20 @@ def test_a_limit_that_rises_in_time_ends_the_count_of_an_export_above_it() -> No
     assert bench.core.rules.alarms is Alarm.NONE
 
 
+def test_one_reading_above_the_limit_is_no_alarm_while_the_next_one_does_not_come() -> None:
+    """A load has switched off, and the EM330 answers six seconds late: who is still above then has been for long."""
+    bench = Bench()
+    bench.up()
+    bench.reading = None
+    bench.give(ReadingTaken(exporting(bench.core.limit(bench.now).limit_w + 500.0), bench.now))
+    for _ in range(60):
+        bench.run(0.1)
+        assert bench.core.wake_at is None or bench.core.wake_at > bench.now, "nothing waits for what has passed"
+    assert not bench.core.rules.alarms
+    bench.give(ReadingTaken(exporting(bench.core.limit(bench.now).limit_w + 500.0), bench.now))
+    assert bench.core.rules.alarms == Alarm.EXPORT_ABOVE_LIMIT
+
+
 def test_limits_that_come_and_go_fill_no_memory() -> None:
     """A household's cap, two thousand times in two seconds; the highest limit still counts for two seconds."""
     bench = Bench()

@@ -596,6 +596,20 @@ def test_many_revokes_are_also_said_to_everybody_after_their_records(monkeypatch
     assert new.index(to_all) > new.index(revoke)
 
 
+def test_a_report_from_before_the_grant_does_not_end_the_repetition_of_its_revoke() -> None:
+    """The grant is slow, its revoke is lost, and meanwhile the meter says that it has no lease."""
+    street = Street()
+    granted = street.ask()
+    assert sent(violated(street), Revoke)
+    street.measure()
+    street.take(granted)
+    street.pass_time(3.0)
+    (again,) = sent(street.report(ONE), Revoke)
+    street.take([again])
+    street.pass_time(3.0)
+    assert not sent(street.report(ONE), Revoke)
+
+
 def test_few_revokes_are_said_to_those_they_concern() -> None:
     """A broadcast is air on every hop and voids the nonces of all."""
     street = Street()
