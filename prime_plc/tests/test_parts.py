@@ -360,6 +360,15 @@ def test_an_acknowledgement_is_said_twice_below_a_switch() -> None:
     assert custody.wake_at is not None
     assert custody.wake_at < 450.0 + 0.8 * HOP_WAIT_S_MAX, "the share of data's signs that are missed is as it was"
     custody.clear()
+    for _ in range(SETTINGS.crowded_queue + 1):
+        transmitter.send([data(0)], 5, 460.0, downlink=True, level=1, keep=Keep.NO)
+    given_up = custody.given_up
+    for start_s in range(460, 500, 10):
+        assert sent(below, start_s) == 1
+        transmitter._repeat(start_s + 5.0)
+        assert len(custody) == 0
+    assert (link.losses, custody.given_up) == (0, given_up), "a crowded line says it once"
+    transmitter.channel.clear()
     assert sent(below, 500.0) == 1
     (again,), over = custody.due(505.0, crowded=False)
     assert (again.packets, over) == ([below], [])
