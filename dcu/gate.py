@@ -143,6 +143,7 @@ class Gate:
         self._search = Pace()
         self._ring = ring
         self._configured = configured
+        self._newer: KeyRing | None = None
         self._handover = Handover(ring.group)
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = _by_eui(ring)
@@ -214,6 +215,7 @@ class Gate:
     def renew(self, ring: KeyRing, now: float) -> list[Output]:
         """The file of keys has changed; sessions whose keys are the same go on."""
         outputs: list[Output] = []
+        self._swapped(ring)
         before, self._ring = self._doors, ring
         if ring.group != self._handover.group:
             self._handover = Handover(ring.group)
@@ -357,6 +359,18 @@ class Gate:
             else:
                 self.alarms[meter] = replace(alarm, after=number)
         return outputs
+
+    def _swapped(self, ring: KeyRing) -> None:
+        """The file that an older one took the place of may be put back, with its higher numbers: that is no word of the
+        operator."""
+        before = self._ring.meters
+        if ring == self._newer:
+            numbers = {meter: ring.meters[meter].acknowledged for meter in self.alarms if meter in ring.meters}
+            self.alarms |= {meter: replace(self.alarms[meter], after=number) for meter, number in numbers.items()}
+        elif any(
+            new.acknowledged < before[meter].acknowledged for meter, new in ring.meters.items() if meter in before
+        ):
+            self._newer = self._ring
 
     def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
         for meter, door in self._doors.items():

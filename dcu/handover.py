@@ -43,9 +43,10 @@ NAMES_MAX: Final = 8
 
 @dataclass(slots=True)
 class _Offer:
-    """How far one meter is; ``due_s`` is -inf before its first offer."""
+    """How far one meter is; ``due_s`` and ``offered_s`` are -inf before its first offer."""
 
     due_s: float = float("-inf")
+    offered_s: float = float("-inf")
     pause_s: float = OFFER_S
     taken: bool = False
 
@@ -74,18 +75,19 @@ class Handover:
         chosen = heapq.nsmallest(OFFERS_MAX, waiting, key=lambda meter: self._of(meter).due_s)
         for meter in chosen:
             offer = self._of(meter)
+            offer.offered_s = now
             offer.due_s, offer.pause_s = now + offer.pause_s, min(2 * offer.pause_s, OFFER_S_MAX)
         return chosen
 
     def answered(self, meter: MeterId, invoke_id: int, result: int) -> None:
         """A meter has answered a transfer of keys; 0 says that they are on its disk. Who has taken an offer of earlier
-        ones has those now, for all we know, and is offered the newest at once."""
+        ones has those now, for all we know, and is offered the newest at once, after those who have waited longer."""
         if result != 0 or invoke_id == PAIR_INVOKE_ID:
             return
         if invoke_id == self.invoke_id:
             self._of(meter).taken = True
         else:
-            self._offers[meter] = _Offer()
+            self._offers[meter] = _Offer(self._of(meter).offered_s)
 
     def speaking(self, there: Iterable[MeterId], now: float) -> tuple[PairKeys, ...]:
         """The keys that everybody who is there understands between them at ``now`` [s], newest first."""

@@ -217,7 +217,8 @@ class MeterDaemon:
         self._clients = Clients(self._server, ports.vault.keys.client, own, ports.draw, self._set_clock)
         self._public = Association(self._clients, frozenset({Level.PUBLIC}))
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
-        self._stack = service_stack(config.plc.stack_settings, eui48, config.meter.id.encode("ascii"), ports.draw)
+        name, base = config.meter.id.encode("ascii"), ports.vault.keys.dcu_eui48
+        self._stack = service_stack(config.plc.stack_settings, eui48, name, ports.draw, base)
         self._runner = StackRunner(self._stack, ports.open_plc, ports.clock, self._heard, config.plc.url)
         self._secretary = Secretary(ports.store, self._send_up, lambda reason: self._put(StoreFailed(reason)))
         self._invoke_id = 0

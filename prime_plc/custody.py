@@ -213,6 +213,8 @@ class Custody:
             old = kept.outgoing
             if not (old.keep is Keep.LAST and is_last_word(kept.packet, downlink=old.downlink)):
                 self._count(kept.packet, missed=True)
+            elif crowded:  # said once, as where no sign is missed: that gives nothing up
+                continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
                 over.append((kept.packet, old.neighbour))

@@ -1,7 +1,8 @@
 """Whether a node should hang on another switch than the one it has, and on which.
 
 A switch that is silent, that has no way to the base, that is hardly heard or hardly hears us is left; for less a tree
-is not moved. Where to is chosen from the beacons heard (`search.py`), never from our own tree.
+is not moved. Where to is chosen from the beacons heard (`search.py`), never from our own tree, nor from another
+subnetwork while there is a way in ours: a neighbouring street's base may be near.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Leaving:
         return min(self._level_max, self._uplink.level + DEEPER_MAX)
 
     def elsewhere(self, now: float) -> Heard | None:
-        """The best other switch."""
+        """The best other switch, of whatever subnetwork."""
         return self._beacons.best(now, self._settings.join_snr_db, self._own_tree)
 
     def avoid_tree(self, now: float) -> None:
@@ -86,9 +87,9 @@ class Leaving:
     def silence(self, now: float) -> Leave | None:
         """The switch above is silent, or says that it has no way to the base; for want of another one its word is
         waited for."""
-        other = self.elsewhere(now)
-        reason = "beacons missed" if self._following.doubted_s is None else "the switch has lost the network"
         sna, sid = self._uplink.sna, self._uplink.sid
+        other = self._beacons.best(now, self._settings.join_snr_db, self._own_tree, sna)
+        reason = "beacons missed" if self._following.doubted_s is None else "the switch has lost the network"
         if self._following.silent(now):
             reason = "no beacon for too long"
             self._beacons.forget(sna, sid)
@@ -103,10 +104,10 @@ class Leaving:
         if not self._following.weak(now):
             return None
         hardly = self._following.hardly(now)
-        other = self._beacons.stronger(now, self._own_tree, self._better_level_max)
+        other = self._beacons.stronger(now, self._uplink.sna, self._own_tree, self._better_level_max)
         if other is None and hardly:
-            other = self._beacons.stronger(now, self._own_tree, self._level_max)
-            other = other or self._beacons.bearable(now, self._own_tree, self._level_max)
+            other = self._beacons.stronger(now, self._uplink.sna, self._own_tree, self._level_max)
+            other = other or self._beacons.bearable(now, self._uplink.sna, self._own_tree, self._level_max)
         if other is None or not (hardly or self._beacons.cost(other)[0] < self._cost):
             return None
         return Leave("a better switch is heard", other)
@@ -126,7 +127,7 @@ class Leaving:
             return None
         self._look_s = now + self._settings.detour_s
         cost_max = self._cost - self._settings.detour_cost
-        other = self._beacons.shorter(now, self._own_tree, self._uplink.level - 1, cost_max)
+        other = self._beacons.shorter(now, self._uplink.sna, self._own_tree, self._uplink.level - 1, cost_max)
         return None if other is None else Leave("a shorter way is heard", other)
 
     def takes_nothing(self, now: float) -> bool:
@@ -139,7 +140,7 @@ class Leaving:
 
     def deafness(self, now: float) -> Leave | None:
         """The switch above hears us too badly: another one that is not below us, if there is one."""
-        other = self._beacons.other_ear(now, self._own_tree, self._better_level_max)
+        other = self._beacons.other_ear(now, self._uplink.sna, self._own_tree, self._better_level_max)
         if other is None:
-            other = self._beacons.other_ear(now, self._own_tree, self._level_max)
+            other = self._beacons.other_ear(now, self._uplink.sna, self._own_tree, self._level_max)
         return None if other is None else Leave("the switch hardly hears us", other)

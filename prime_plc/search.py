@@ -123,29 +123,33 @@ class BeaconsHeard:
             heard.ear_db = snr_db
             heard.ear_until_s = until_s
 
-    def other_ear(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
-        """The best other one heard well, not too deep, that has not said that it hears us badly."""
-        return self._hearing(now, self._settings.join_snr_db, except_sids, level_max)
+    def other_ear(self, now: float, sna: bytes, except_sids: Collection[int], level_max: int) -> Heard | None:
+        """The best other one of a subnetwork heard well, not too deep, that has not said that it hears us badly."""
+        return self._hearing(now, self._settings.join_snr_db, sna, except_sids, level_max)
 
-    def stronger(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+    def stronger(self, now: float, sna: bytes, except_sids: Collection[int], level_max: int) -> Heard | None:
         """The same, clearly above what is joined."""
-        return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, except_sids, level_max)
+        return self._hearing(now, self._settings.join_snr_db + self._settings.stronger_db, sna, except_sids, level_max)
 
-    def bearable(self, now: float, except_sids: Collection[int], level_max: int) -> Heard | None:
+    def bearable(self, now: float, sna: bytes, except_sids: Collection[int], level_max: int) -> Heard | None:
         """The same, heard well enough to be no worse than one that hardly works."""
-        return self._hearing(now, self._settings.weak_snr_db, except_sids, level_max)
+        return self._hearing(now, self._settings.weak_snr_db, sna, except_sids, level_max)
 
-    def shorter(self, now: float, except_sids: Collection[int], level_max: int, cost_max: float) -> Heard | None:
+    def shorter(
+        self, now: float, sna: bytes, except_sids: Collection[int], level_max: int, cost_max: float
+    ) -> Heard | None:
         """The best one with a way that costs so much at most, even if it hears us worse than we hear it; no deeper than
         that."""
-        other = self._hearing(now, self._settings.join_snr_db, except_sids, level_max)
+        other = self._hearing(now, self._settings.join_snr_db, sna, except_sids, level_max)
         if other is None or other.beacon.quality < self._settings.promotion_quality_min:
             return None
         ear_db = other.ear_db if now < other.ear_until_s else other.snr_db - self._settings.asymmetry_db
         return other if ear_db >= self._settings.weak_ear_db and self.cost(other)[0] <= cost_max else None
 
-    def _hearing(self, now: float, snr_db_min: float, except_sids: Collection[int], level_max: int) -> Heard | None:
-        usable = self._usable(now, snr_db_min, except_sids)
+    def _hearing(
+        self, now: float, snr_db_min: float, sna: bytes, except_sids: Collection[int], level_max: int
+    ) -> Heard | None:
+        usable = self._usable(now, snr_db_min, except_sids, sna)
         hearing = [one for one in usable if not self._deaf(one, now) and one.beacon.level <= level_max]
         return min(hearing, key=self.cost, default=None)
 
@@ -156,11 +160,13 @@ class BeaconsHeard:
         """It has fallen silent."""
         self._heard.pop((sna, sid), None)
 
-    def best(self, now: float, snr_db_min: float, except_sids: Collection[int] = ()) -> Heard | None:
-        """The best one heard lately and well enough, other than some."""
-        return min(self._usable(now, snr_db_min, except_sids), key=self.cost, default=None)
+    def best(
+        self, now: float, snr_db_min: float, except_sids: Collection[int] = (), sna: bytes | None = None
+    ) -> Heard | None:
+        """The best one heard lately and well enough, other than some; of one subnetwork, or of any."""
+        return min(self._usable(now, snr_db_min, except_sids, sna), key=self.cost, default=None)
 
-    def _usable(self, now: float, snr_db_min: float, except_sids: Collection[int]) -> list[Heard]:
+    def _usable(self, now: float, snr_db_min: float, except_sids: Collection[int], sna: bytes | None) -> list[Heard]:
         oldest_s = now - self._settings.beacon_age_s_max
         return [
             one
@@ -169,6 +175,7 @@ class BeaconsHeard:
             and one.avoid_until_s <= now
             and one.snr_db >= snr_db_min
             and one.pdu[1] not in except_sids
+            and sna in {None, one.pdu[6:12]}
             and one.reachable
         ]
 

@@ -105,7 +105,13 @@ class ServiceNode:
     """Machine of one service node."""
 
     def __init__(
-        self, settings: MacSettings, modem: ModemSettings, eui48: Eui48, identifier: bytes, draw: random.Random
+        self,
+        settings: MacSettings,
+        modem: ModemSettings,
+        eui48: Eui48,
+        identifier: bytes,
+        draw: random.Random,
+        base: Eui48 | None = None,
     ) -> None:
         self.settings = settings
         self.eui48 = eui48
@@ -113,7 +119,7 @@ class ServiceNode:
         self._uplink = Uplink(settings, self.transmitter)
         self.switching = Switching(settings, self.transmitter)
         self.beacons = BeaconsHeard(settings, self.transmitter.links, settings.slot_symbols(stock=modem.stock))
-        self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw)
+        self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw, base)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
         self._following = Following(settings, self.transmitter, self.switching)
         self._leaving = Leaving(settings, self.transmitter, self._uplink, self._following, self.switching, self.beacons)

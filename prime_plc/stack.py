@@ -186,6 +186,9 @@ def base_stack(settings: StackSettings, eui48: Eui48, draw: random.Random) -> St
     return Stack(settings, BaseNode(settings.mac, settings.modem, eui48, draw))
 
 
-def service_stack(settings: StackSettings, eui48: Eui48, identifier: bytes, draw: random.Random) -> Stack:
-    """The stack of a meter; ``identifier`` (1 to 16 bytes) is what it calls itself when it opens its connection."""
-    return Stack(settings, ServiceNode(settings.mac, settings.modem, eui48, identifier, draw))
+def service_stack(
+    settings: StackSettings, eui48: Eui48, identifier: bytes, draw: random.Random, base: Eui48 | None = None
+) -> Stack:
+    """The stack of a meter; ``identifier`` (1 to 16 bytes) is what it calls itself when it opens its connection. It
+    registers in the subnetwork of ``base`` alone, in any if None."""
+    return Stack(settings, ServiceNode(settings.mac, settings.modem, eui48, identifier, draw, base))

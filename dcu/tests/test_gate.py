@@ -178,6 +178,25 @@ def test_one_acknowledgement_ends_an_alarm_that_has_seen_a_newer_file_of_keys(st
     assert street.gate.alarms == {}
 
 
+@pytest.mark.parametrize("during", ["newest", "older"])
+def test_the_newest_file_of_keys_put_back_acknowledges_nothing(street: Street, during: str) -> None:
+    """An older one was restored by mistake: the alarm, told before or meanwhile, stands with either, and the operator's
+    word ends it."""
+    older = street.ring.acknowledged(FIRST)
+    newest = older.acknowledged(FIRST).regrouped(street.draw.randbytes)
+    for ring in (newest, older) if during == "older" else (newest,):
+        street.gate.renew(ring, street.now)
+    thief = street.end(newest.exported(FIRST))
+    street.now += 60.0
+    street.play(STRANGER, thief.hello(street.now), thief)
+    for ring in (older, newest, older, newest):
+        street.gate.renew(ring, street.now)
+        assert AlarmAcknowledged(FIRST, STRANGER) not in street.gate.tick(street.now)
+        assert street.gate.alarms.keys() == {FIRST}
+    street.gate.renew(newest.acknowledged(FIRST), street.now)
+    assert AlarmAcknowledged(FIRST, STRANGER) in street.gate.tick(street.now)
+
+
 @pytest.mark.parametrize("address", [TWO, STRANGER])
 def test_a_recording_from_another_address_accuses_nobody(street: Street, address: Eui48) -> None:
     """What the meter itself has said in this start, played from elsewhere: no key was needed for that. An alarm is told

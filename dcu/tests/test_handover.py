@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -81,6 +82,18 @@ def test_who_has_taken_earlier_keys_is_offered_the_newest_at_once() -> None:
     assert handover.due([FIRST], 5.0) == [FIRST]
     handover.answered(FIRST, 4, DONE)
     assert handover.speaking([FIRST], 6.0) == (NEWER,)
+
+
+def test_who_always_answers_for_earlier_keys_keeps_nobody_from_the_newest() -> None:
+    """Four meters in the wrong hands: each of the others has its turn, and again without an answer."""
+    handover = Handover(GroupKeys(3, NEWER, NEW))
+    offered: Counter[MeterId] = Counter()
+    for turn in range(60):
+        for meter in handover.due(METERS, 10.0 * turn):
+            offered[meter] += 1
+            if meter in METERS[:4]:
+                handover.answered(meter, 3, DONE)
+    assert min(offered[meter] for meter in METERS) >= 4
 
 
 def test_the_keys_before_are_used_until_all_that_are_there_have_the_new_ones_or_the_deadline() -> None:

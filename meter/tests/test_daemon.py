@@ -26,6 +26,9 @@ from meter.tests.jumping import run_jumping
 from meter.tests.test_config import GOOD
 from meter.tests.test_outbox import REPORT, report
 from prime_plc import sap
+from prime_plc.modem_host import FrameReceived, ModemReady
+from prime_plc.pdu import Beacon
+from prime_plc.phy import Scheme
 from shared.clock import LoopClock
 from shared.config import check_config
 from shared.cosem import (
@@ -40,7 +43,7 @@ from shared.cosem import (
 )
 from shared.em330_map import BLOCK_1, BLOCK_2, REGISTERS
 from shared.errors import DeviceError
-from shared.ids import Epoch
+from shared.ids import Epoch, format_eui48, parse_eui48
 from shared.messages import (
     Acknowledgement,
     DecisionId,
@@ -456,6 +459,27 @@ def test_every_control_tick_names_the_last_turn_of_the_core(monkeypatch: pytest.
     assert max(healthy) <= 6 * TICK_S
     assert len(hung) >= 3
     assert set(hung) == {0.0}
+
+
+def test_the_meter_registers_with_the_base_of_its_keys_alone() -> None:
+    """Another street's base is heard as well as ours: its DCU has no keys for us."""
+
+    async def world() -> list[str]:
+        house = House()
+        said: list[str] = []
+        node = house.meter._stack._node
+        node.handle(ModemReady("ATPL230", "23.00.01.02"), 0.0)
+        for eui48 in (parse_eui48("02:48:44:52:07:00"), DCU):
+            for seq in range(6):
+                beacon = Beacon(7, 0, 0, 1, 0, 0, 0, seq, eui48, 0, 0).encode()
+                frame = FrameReceived(beacon, Scheme.DBPSK_C, 0, 0.6 * seq, 0.011, 25.0, 80, precise=True)
+                outputs = node.handle(frame, 0.6 * seq + 0.02)
+                said += [output.detail for output in outputs if isinstance(output, sap.Happened)]
+        await house.end()
+        return said
+
+    (detail,) = run_jumping(world)
+    assert format_eui48(DCU) in detail
 
 
 def test_stopping_leaves_the_relay_nominal_and_closed() -> None:

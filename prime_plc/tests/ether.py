@@ -111,10 +111,12 @@ class Ether:
         self._add("base", base)
         return base
 
-    def add_node(self, number: int, at_s: float = 0.0, settings: MacSettings | None = None) -> ServiceNode:
+    def add_node(
+        self, number: int, at_s: float = 0.0, settings: MacSettings | None = None, base: Eui48 | None = None
+    ) -> ServiceNode:
         name = f"n{number}"
         identifier = b"meter-%d" % number
-        node = ServiceNode(settings or self.settings, MODEM, eui(number), identifier, self.draw)
+        node = ServiceNode(settings or self.settings, MODEM, eui(number), identifier, self.draw, base)
         self.nodes[name] = node
         self.upward.setdefault(name, [])
         self._at(at_s, name, READY)

@@ -14,7 +14,7 @@ from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.enrolment import CAPABILITIES
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
-from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet, PromotionNeeded
+from prime_plc.pdu import LNID_BROADCAST, Beacon, GenericPdu, Packet, PromotionNeeded
 from prime_plc.phy import TICK_S, Scheme
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
 from prime_plc.service_node import State
@@ -91,6 +91,50 @@ def test_a_switch_with_a_way_that_hardly_works_takes_one_that_bears() -> None:
         fork.ether.run(60.0)
     assert fork.parent != old
     assert fork.ether.of("n4", LinkDown) == []
+
+
+@pytest.mark.parametrize("snr_db", [25.0, SETTINGS.tree_weak_db - 0.5])
+def test_nobody_leaves_his_network_for_the_base_of_another_one(snr_db: float) -> None:
+    """The next street's base is nearer than ours over two hops, or clear where our way hardly works: neither is a way
+    to our base, and who goes there loses connection and place."""
+    snr = {frozenset(pair): 25.0 for pair in (("base", "n1"), ("n1", "n2"), ("n2", "n3"))}
+    ether = Ether(lambda one, other: snr.get(frozenset((one, other))))
+    ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 600.0)
+    snr[frozenset(("n2", "n3"))] = snr_db
+    ether.retune()
+    next_street(ether, "n3", 200)
+    assert ether.said("n3", "disconnected") == []
+    assert (ether.node(3).sna, ether.node(3).level) == (BASE, 2)
+
+
+@pytest.mark.parametrize("snr_db", [25.0, 8.0])
+def test_who_knows_his_base_waits_for_it(snr_db: float) -> None:
+    """Only the next street's base is heard, ours is down: nobody registers there, and with ours back it is joined, over
+    a weak signal too."""
+    ether = Ether(lambda *_: snr_db)
+    ether.add_node(1, base=BASE)
+    ether.add_node(2)
+    for name in ("n1", "n2"):
+        next_street(ether, name, 100)
+    assert ether.node(1).state is State.SEARCHING
+    assert len(ether.said("n2", "registering")) > 0
+    assert ether.said("n1", "registering") == []
+    ether.dead.add("n2")
+    ether.add_base()
+    ether.run_until(lambda: "n1" in ether.registered(), 300.0)
+    assert ether.node(1).sna == BASE
+
+
+def next_street(ether: Ether, name: str, seconds: int) -> None:
+    """A node hears a beacon of another subnetwork's base each second."""
+    for seq in range(seconds):
+        beacon = Beacon(7, 0, 0, 1, 0, 0, 0, seq % 32, b"\x02HDR\x07\x00", 0, 0)
+        heard = FrameReceived(beacon.encode(), Scheme.DBPSK_C, 0, ether.now, 0.011, 20.0, 80, precise=True)
+        ether._at(ether.now + 0.3, name, heard)
+        ether.run(1.0)
 
 
 def test_a_switch_with_a_weak_way_does_not_look_for_a_better_one_below_itself() -> None:

@@ -166,15 +166,15 @@ def test_of_switches_the_one_is_taken_that_hears_us_too() -> None:
         return None if found is None else found.beacon.sid
 
     assert best() == 20
-    assert beacons.stronger(0.0, {30}, 63)
+    assert beacons.stronger(0.0, SNA, {30}, 63)
     beacons.ear(SNA, 20, SETTINGS.weak_ear_db - 0.5, SETTINGS.ear_memory_s)
     assert best() == 30
     assert best(30) == 20
     assert best(20, 30) is None
-    assert not beacons.stronger(0.0, {30}, 63)
-    assert not beacons.other_ear(0.0, {30}, 63)
+    assert not beacons.stronger(0.0, SNA, {30}, 63)
+    assert not beacons.other_ear(0.0, SNA, {30}, 63)
     beacons.hear(heard(20, 30.0), SETTINGS.ear_memory_s)
-    assert beacons.stronger(SETTINGS.ear_memory_s, {30}, 63)
+    assert beacons.stronger(SETTINGS.ear_memory_s, SNA, {30}, 63)
 
 
 def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
@@ -182,11 +182,11 @@ def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
     beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
     for sid, snr_db, level, cost in ((20, 40.0, 2, 1), (30, 11.0, 1, 4)):
         beacons.hear(heard(sid, snr_db, level, cost), 0.0)
-    best, other = beacons.best(0.0, SETTINGS.join_snr_db), beacons.other_ear(0.0, (), 1)
+    best, other = beacons.best(0.0, SETTINGS.join_snr_db), beacons.other_ear(0.0, SNA, (), 1)
     assert best is not None
     assert other is not None
     assert (best.beacon.sid, other.beacon.sid) == (20, 30)
-    assert beacons.other_ear(0.0, (), 0) is None
+    assert beacons.other_ear(0.0, SNA, (), 0) is None
 
 
 def test_weak_calls_are_ignored_at_first() -> None:
@@ -360,6 +360,15 @@ def test_an_acknowledgement_is_said_twice_below_a_switch() -> None:
     assert custody.wake_at is not None
     assert custody.wake_at < 450.0 + 0.8 * HOP_WAIT_S_MAX, "the share of data's signs that are missed is as it was"
     custody.clear()
+    for _ in range(SETTINGS.crowded_queue + 1):
+        transmitter.send([data(0)], 5, 460.0, downlink=True, level=1, keep=Keep.NO)
+    given_up = custody.given_up
+    for start_s in range(460, 500, 10):
+        assert sent(below, start_s) == 1
+        transmitter._repeat(start_s + 5.0)
+        assert len(custody) == 0
+    assert (link.losses, custody.given_up) == (0, given_up), "a crowded line says it once"
+    transmitter.channel.clear()
     assert sent(below, 500.0) == 1
     (again,), over = custody.due(505.0, crowded=False)
     assert (again.packets, over) == ([below], [])
