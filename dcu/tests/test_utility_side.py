@@ -270,18 +270,24 @@ def test_after_another_log_has_begun_everything_of_it_is_told(tmp_path: Path, le
     outbox.close()
 
 
-def test_the_end_of_a_log_that_damage_has_ended_is_told_too(tmp_path: Path) -> None:
-    """What was in memory when the power went is read from the log as it was left; then all of the next one."""
-    subject = config(tmp_path)
-    first = Ledger(tmp_path, "substation-1")
+def ended(directory: Path) -> tuple[DcuConfig, Ledger]:
+    """A DCU whose first log, with two grants that nobody was told of, was set aside, and which has begun a second."""
+    subject = config(directory)
+    first = Ledger(directory, "substation-1")
     first.append(start(1))
     outbox = open_outbox(subject, first)
     first.append_all([grant(1), grant(2)])
     outbox.close()
     first.close()
-    (tmp_path / "ledger").rename(tmp_path / "ended-1")
-    second = Ledger(tmp_path, "substation-1")
+    (directory / "ledger").rename(directory / "ended-1")
+    second = Ledger(directory, "substation-1")
     second.append(start(2))
+    return subject, second
+
+
+def test_the_end_of_a_log_that_damage_has_ended_is_told_too(tmp_path: Path) -> None:
+    """What was in memory when the power went is read from the log as it was left; then all of the next one."""
+    subject, second = ended(tmp_path)
     outbox = open_outbox(subject, second)
     assert outbox.outbox.cursor == Cursor(2, second.position)
     outbox.outbox.connected()
@@ -394,16 +400,8 @@ def test_the_end_of_an_ended_log_that_a_start_had_no_room_for_is_told_once_there
     the first refill with room tells the rest of the old one, then the new one, by pieces or at once."""
     for most in (1, None):
         directory = tmp_path / str(most)
-        subject = config(directory)
-        first = Ledger(directory, "substation-1")
-        first.append(start(1))
-        outbox = open_outbox(subject, first)
-        first.append_all([grant(1), grant(2)])
-        outbox.close()
-        first.close()
-        (directory / "ledger").rename(directory / "ended-1")
-        second = Ledger(directory, "substation-1")
-        begin = second.append(start(2))
+        subject, second = ended(directory)
+        begin = second.position - 1
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Outbox, "put", _no_room)
             outbox = open_outbox(subject, second)

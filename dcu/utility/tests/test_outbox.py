@@ -56,6 +56,14 @@ def command(number: int = 1, **order: Any) -> Command:
     return found
 
 
+def settle_next(outbox: Outbox, *lanes: Lane) -> None:
+    """A batch of each lane leaves and is acknowledged."""
+    for lane in lanes:
+        batch = outbox.next(lane, MANY)
+        assert batch is not None
+        outbox.settle(batch)
+
+
 def drain(outbox: Outbox, lane: Lane = Lane.LIVE) -> list[dict[str, Any]]:
     """Everything of a lane, in the order in which it leaves."""
     found = []
@@ -373,9 +381,7 @@ def test_what_a_full_file_has_no_room_for_stays_known(tmp_path: Path) -> None:
     connection = fill(outbox)
     outbox.batch_items_max = 2
     told(outbox, 0, 5, text=text(9000))
-    batch = outbox.next(Lane.LIVE, MANY)
-    assert batch is not None
-    outbox.settle(batch)
+    settle_next(outbox, Lane.LIVE)
     for _ in range(2):
         with pytest.raises(OutboxFull):
             outbox.keep([Item(Class.REPORT, {"text": text(9000)})])
@@ -446,10 +452,7 @@ def test_a_session_that_begins_while_the_medium_takes_nothing_offers_what_memory
     NoRoom.full = True
     told(refusing, 2, 4)
     refusing.batch_items_max = 1
-    for lane in (Lane.BACKLOG, Lane.LIVE):
-        batch = refusing.next(lane, MANY)
-        assert batch is not None
-        refusing.settle(batch)
+    settle_next(refusing, Lane.BACKLOG, Lane.LIVE)
     assert refusing.waiting == {"decision": 2}
     offer(refusing)
     assert refusing.waiting == {"decision": 4}
@@ -531,10 +534,7 @@ def test_a_session_that_ends_early_leaves_what_it_did_not_offer_to_the_next_one_
     offer(outbox)
     outbox.batch_items_max = 4
     outbox.put([entry(10)])
-    for lane in (Lane.AGAIN, Lane.LIVE):
-        batch = outbox.next(lane, MANY)
-        assert batch is not None
-        outbox.settle(batch)
+    settle_next(outbox, Lane.AGAIN, Lane.LIVE)
     assert outbox.waiting == {"decision": 6}
     offer(outbox)
     assert places(outbox) == [*range(4, 10), *range(4), 10]
@@ -573,9 +573,7 @@ def test_sessions_that_end_at_once_let_no_tail_grow(outbox: Outbox, monkeypatch:
     outbox.put([entry(n) for n in range(150)])
     for _ in range(50):
         offer(outbox)
-        batch = outbox.next(Lane.BACKLOG, MANY)
-        assert batch is not None
-        outbox.settle(batch)
+        settle_next(outbox, Lane.BACKLOG)
         assert outbox._file.one("SELECT COUNT(*) FROM items WHERE session > 0") <= 5 + 3
     offer(outbox)
     assert (places(outbox), outbox.waiting) == (list(range(145, 150)), {})
