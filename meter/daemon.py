@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from dlms_cosem.enumerations import ActionResultStatus
@@ -61,7 +61,7 @@ from shared.ids import parse_eui48
 from shared.keys import MeterKeys
 from shared.log import event, get_logger
 from shared.machine import Inbox, drive
-from shared.messages import DecisionId, Downward, RelayState, Report, Revoke
+from shared.messages import RelayState, Report
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
@@ -396,8 +396,7 @@ class MeterDaemon:
             return
         match apdu:
             case Written():
-                message = self._as_group(apdu.message) if heard.group else apdu.message
-                taken = self._put(MessageArrived(message, to_all=heard.group))
+                taken = self._put(MessageArrived(apdu.message, to_all=heard.group))
                 if apdu.confirmed and not heard.group:
                     # "Success" says that it arrived; whether it was obeyed is what the next report says.
                     result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE
@@ -410,11 +409,6 @@ class MeterDaemon:
                     self._answer(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS))
             case KeysSent():
                 self._transfers.put(apdu)
-
-    def _as_group(self, message: Downward) -> Downward:
-        """A revoke of a group member must not make us obey another epoch, nor move decision numbers on."""
-        assert isinstance(message, Revoke), "the gate lets nothing else through"
-        return replace(message, decision=DecisionId(self._core.limiter.epoch, 0))
 
     def _set_clock(self, utc_s: float) -> None:
         offset_s = utc_s - self._ports.clock.utc_s()
