@@ -17,6 +17,7 @@ import pytest
 
 from dcu.accusations import Accusation
 from dcu.gate import Transmit
+from dcu.keys import KeyRing
 from hil_tests.attacker import Attacker, Trick
 from hil_tests.jump import JumpStreet
 from hil_tests.observation import Observation
@@ -326,6 +327,49 @@ def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_pa
     ]
     _, street = attacked(tmp_path, actions, {9.0: restore, 17.0: acknowledge}, 5.0)
     assert found == [Accusation(EUI48["client2"], 1)]
+    assert street.dcu_vault.alarms == {}
+
+
+@pytest.mark.parametrize("alarmed_at_s", [7.0, 13.0])
+def test_a_restart_between_two_files_of_keys_ends_no_alarm(alarmed_at_s: float, tmp_path: Path) -> None:
+    """An older file of keys is restored, the DCU dies and starts again on it, and the newest file is put back, with its
+    higher number of acknowledgements: the alarm, told before or meanwhile, stands, and one word of the operator ends
+    it."""
+    found: list[dict[str, Any]] = []
+    rings: list[KeyRing] = []
+
+    def acknowledge(street: TappedStreet) -> None:
+        rings.append(street.dcu_vault.ring)
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(MeterId("client1"))
+
+    def swap(street: TappedStreet) -> None:
+        rings.append(street.dcu_vault.ring)
+        street.dcu_vault.ring = rings[-2]
+
+    def steal(street: TappedStreet) -> None:
+        draw = random.Random(9)
+        own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
+        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
+
+    def look(street: TappedStreet) -> None:
+        found.append(street.daemon(DCU).status()["protection"]["alarms"])
+        if "client2" in street.attacker._stolen:
+            street.attacker.leave("client2")
+
+    actions: list[Action] = [Process(do="kill", at_s=22.0, who="dcu"), Process(do="start", at_s=23.0, who="dcu")]
+    strikes: dict[float, Strike] = {
+        1.0: acknowledge,
+        alarmed_at_s: steal,
+        12.0 - 0.1 * (alarmed_at_s > 12.0): swap,
+        21.5: look,
+        35.0: swap,
+        50.0: look,
+        51.0: acknowledge,
+        65.0: look,
+    }
+    _, street = attacked(tmp_path, actions, strikes, 5.0, duration_s=70.0)
+    alarm = {"client1": f"keys used by {format_eui48(EUI48['client2'])}"}
+    assert found == [alarm, alarm, {}]
     assert street.dcu_vault.alarms == {}
 
 
