@@ -221,7 +221,7 @@ class Gate:
         before, self._ring = self._doors, ring
         self._count()
         if ring.group != self._handover.group:
-            self._handover = Handover(ring.group)
+            self._handover = Handover(ring.group, self._handover)
         self._by_eui = _by_eui(ring)
         self._doors = {}
         for meter in ring.meters:

@@ -211,7 +211,7 @@ class MeterDaemon:
         eui48 = parse_eui48(config.meter.eui48)
         own = Own.start(End.METER, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.keys, own, ports.draw, _tell_refusal)
-        self._transfers: Inbox[KeysSent] = Inbox("keys", TRANSFERS_MAX)
+        self._transfers: Inbox[tuple[KeysSent, bytes]] = Inbox("keys", TRANSFERS_MAX)
         self._clock_offset_s = 0.0
         self._server = CosemServer(self._core, f"HDR{eui48.hex()}", self.utc_s)
         self._clients = Clients(self._server, ports.vault.keys.client, own, ports.draw, self._set_clock)
@@ -327,8 +327,8 @@ class MeterDaemon:
         while True:
             await self._transfers.wait(clock, clock.monotonic() + KEYS_S * self._ports.draw.uniform(0.5, 1.0))
             try:
-                while (sent := self._transfers.take()) is not None:
-                    await self._transfer(sent, trusted=trusted)
+                while (transfer := self._transfers.take()) is not None:
+                    await self._transfer(*transfer, trusted=trusted)
                 if trusted and (wanted := counter.wanted) is not None:
                     await vault.reserve(wanted)
                     counter.extend(wanted)
@@ -339,16 +339,20 @@ class MeterDaemon:
             self._gated(self._gate.tick(clock.monotonic()))
             progress()
 
-    async def _transfer(self, sent: KeysSent, *, trusted: bool) -> None:
+    async def _transfer(self, sent: KeysSent, sender: bytes, *, trusted: bool) -> None:
+        def answer(result: ActionResultStatus) -> None:
+            if self._gate.peer == sender:  # a DCU that has started again knows other keys by the same number
+                self._answer(encode_action_answer(sent.invoke_id, result))
+
         keys = self._gate.unwrapped(sent) if trusted else None
         if keys is None:
-            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.TEMPORARY_FAILURE))
+            answer(ActionResultStatus.TEMPORARY_FAILURE)
             return
         if keys is self._gate.keys:  # said again, because our answer was lost: we have them
-            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+            answer(ActionResultStatus.SUCCESS)
             return
         await self._ports.vault.save(keys)
-        self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+        answer(ActionResultStatus.SUCCESS)
         what = "new group keys" if keys.pair == self._gate.keys.pair else "new keys"
         self._gated(self._gate.rekey(keys, self._ports.clock.monotonic()))
         event(_LOG, logging.INFO, what, generation=keys.generation)
@@ -408,7 +412,7 @@ class MeterDaemon:
                 if apdu.confirmed:
                     self._answer(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS))
             case KeysSent():
-                self._transfers.put(apdu)
+                self._transfers.put((apdu, self._gate.peer))
 
     def _set_clock(self, utc_s: float) -> None:
         offset_s = utc_s - self._ports.clock.utc_s()
