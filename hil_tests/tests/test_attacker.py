@@ -303,6 +303,43 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
     assert street.dcu_vault.alarms == {}
 
 
+def test_a_relay_without_keys_can_raise_an_alarm_and_moves_no_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody between a meter and its DCU hands challenge and answer on from another address, for a whole play: that
+    is an alarm, as that of a thief is, who can look the same. It is told once, and again after the operator's word;
+    every decision and every move of a relay is that of the play without him, and no session ends."""
+    caplog.set_level("INFO", "dcu")
+    found: list[dict[str, str]] = []
+
+    def relay(street: TappedStreet) -> None:
+        street.attacker.hand_on("client1", "client2")
+
+    def look(street: TappedStreet) -> None:
+        found.append(street.daemon(DCU).status()["protection"]["alarms"])
+
+    def acknowledge(street: TappedStreet) -> None:
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(MeterId("client1"))
+
+    actions: list[Action] = [ASK, Release(do="release", at_s=32.0, client="client1")]
+    strikes: dict[float, Strike] = {3.0: relay, 15.0: look, 16.0: acknowledge, 45.0: look}
+    seen, street = attacked(tmp_path / "relay", actions, strikes, 5.0, duration_s=50.0)
+    alone, _ = attacked(tmp_path / "alone", actions, {}, 5.0, duration_s=50.0)
+    alarm = {"client1": f"keys used by {format_eui48(EUI48['client2'])}"}
+    assert found == [alarm, alarm]
+    assert street.dcu_vault.alarms == {MeterId("client1"): Accusation(EUI48["client2"], 1)}
+    keys = ("kind", "epoch", "seq", "meter", "limit_w", "reason")
+    decided, as_alone = ([tuple(e.get(k) for k in keys) for e in one.ledger if e["seq"]] for one in (seen, alone))
+    assert decided == as_alone
+    assert len(decided) > 3
+    moves, moves_alone = ([(move.client, move.raised) for move in one.relay_moves] for one in (seen, alone))
+    assert moves == moves_alone
+    assert ("client1", True) in moves
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("meter linked") for line in said) == 4  # two plays, two meters
+    assert not [line for line in said if line.startswith("meter silent")]
+
+
 def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_path: Path) -> None:
     """The alarm was told under a file that had been acknowledged twice; the file of before is restored, the DCU starts
     again, and the operator acknowledges once."""
