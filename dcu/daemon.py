@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
-from dcu.accusations import Accusation
+from dcu.accusations import Accusation, Numbers
 from dcu.available import Forecaster
 from dcu.config import DcuConfig
 from dcu.doors import PageDoor, StatusDoor
@@ -104,11 +104,16 @@ class VaultPort(Protocol):
     def alarms(self) -> Mapping[MeterId, Accusation]:
         """The alarms of meters' identities that stood when the daemon before us ended."""
 
+    @property
+    def numbers(self) -> Numbers:
+        """What it knew to be acknowledged."""
+
     async def reserve(self, end: int) -> None:
         """Done when counters below ``end`` are durably reserved; raises when they are not."""
 
-    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
-        """Done when these alarms, and no others, are on disk; raises when they are not."""
+    async def accuse(self, alarms: Mapping[MeterId, Accusation], numbers: Mapping[MeterId, tuple[int, ...]]) -> None:
+        """Done when these alarms, and no others, are on disk, and then what was acknowledged; raises when they are
+        not."""
 
 
 class LedgerPort(Protocol):
@@ -254,7 +259,10 @@ class DcuDaemon:
         self._reader = Em330Reader(ports.registers, config.em330_settings, ports.clock)
         self._addresses = {entry.id: entry.eui48 for entry in config.entries}
         own = Own.start(End.DCU, ports.vault.counter, ports.draw)
-        self._gate = Gate(ports.vault.ring, own, ports.draw, _tell_refusal, ports.vault.alarms, self._addresses)
+        vault = ports.vault
+        self._gate = Gate(
+            vault.ring, own, ports.draw, _tell_refusal, vault.alarms, self._addresses, Numbers(vault.numbers.rows)
+        )
         self._accused: Inbox[IdentityAlarm | AlarmAcknowledged] = Inbox("identity alarms", METERS_MAX)
         self._pings = Pings(self._runner.send, ports.clock)
         self._invoke_id = 0
@@ -390,7 +398,7 @@ class DcuDaemon:
         """Counters are reserved before they are needed (a disk that fails ends the daemon); changed keys count, and
         alarms of identities are kept."""
         clock, vault, counter = self.ports.clock, self.ports.vault, self.ports.vault.counter
-        on_disk = dict(vault.alarms)
+        on_disk = dict(vault.alarms), dict(vault.numbers.rows)
         while True:
             if (wanted := counter.wanted) is not None:
                 await vault.reserve(wanted)
@@ -402,9 +410,9 @@ class DcuDaemon:
             self._gated(self._gate.tick(now))
             while self._accused.take() is not None:
                 pass
-            if (alarms := dict(self._gate.alarms)) != on_disk:
-                await vault.accuse(alarms)
-                on_disk = alarms
+            if (known := (dict(self._gate.alarms), dict(self._gate.numbers.rows))) != on_disk:
+                await vault.accuse(*known)
+                on_disk = known
             progress()
             await self._accused.wait(clock, clock.monotonic() + KEYS_S)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from dcu.accusations import Accusation
+from dcu.accusations import Accusation, Numbers
 from dcu.handover import PAIR_INVOKE_ID, Handover
 from dcu.keys import KeyRing
 from shared.cosem_security import (
@@ -124,6 +124,7 @@ class Gate:
         tell: Callable[[Refusal, int], None],
         alarms: Mapping[MeterId, Accusation] = MappingProxyType({}),
         configured: Container[MeterId] | None = None,
+        numbers: Numbers | None = None,
     ) -> None:
         """A gate in front of a line on which nobody is connected yet.
 
@@ -135,18 +136,20 @@ class Gate:
             alarms: of earlier starts.
             configured: whom the DCU hears and speaks to; everybody with keys if None. The others' keys only tell who
                 they are.
+            numbers: what was acknowledged, as earlier starts knew it.
         """
         self.alarms = dict(alarms)
+        self.numbers = Numbers() if numbers is None else numbers
         self._own = own
         self._draw = draw
         self._refusals = Refusals(tell)
         self._search = Pace()
         self._ring = ring
         self._configured = configured
-        self._newer: KeyRing | None = None
         self._handover = Handover(ring.group)
         self._doors = {meter: self._new_door(meter) for meter in ring.meters}
         self._by_eui = _by_eui(ring)
+        self._count()
 
     def link(self, peer: Eui48, up: bool) -> list[Output]:
         """A node's connection on the line has come or gone.
@@ -215,10 +218,10 @@ class Gate:
     def renew(self, ring: KeyRing, now: float) -> list[Output]:
         """The file of keys has changed; sessions whose keys are the same go on."""
         outputs: list[Output] = []
-        self._swapped(ring)
         before, self._ring = self._doors, ring
+        self._count()
         if ring.group != self._handover.group:
-            self._handover = Handover(ring.group)
+            self._handover = Handover(ring.group, self._handover)
         self._by_eui = _by_eui(ring)
         self._doors = {}
         for meter in ring.meters:
@@ -360,17 +363,13 @@ class Gate:
                 self.alarms[meter] = replace(alarm, after=number)
         return outputs
 
-    def _swapped(self, ring: KeyRing) -> None:
-        """The file that an older one took the place of may be put back, with its higher numbers: that is no word of the
-        operator."""
-        before = self._ring.meters
-        if ring == self._newer:
-            numbers = {meter: ring.meters[meter].acknowledged for meter in self.alarms if meter in ring.meters}
-            self.alarms |= {meter: replace(self.alarms[meter], after=number) for meter, number in numbers.items()}
-        elif any(
-            new.acknowledged < before[meter].acknowledged for meter, new in ring.meters.items() if meter in before
-        ):
-            self._newer = self._ring
+    def _count(self) -> None:
+        """Take over the numbers of a file of keys. One that an older one took the place of may be put back, with its
+        higher numbers: that is no word of the operator."""
+        for meter, entry in self._ring.meters.items():
+            put_back = self.numbers.take(meter, entry.acknowledged)
+            if put_back and meter in self.alarms:
+                self.alarms[meter] = replace(self.alarms[meter], after=entry.acknowledged)
 
     def _candidates(self, but: MeterId | None) -> Iterator[tuple[str, PairKeys, bytes]]:
         for meter, door in self._doors.items():

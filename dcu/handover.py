@@ -54,15 +54,15 @@ class _Offer:
 class Handover:
     """Who has taken the newest group keys."""
 
-    def __init__(self, group: GroupKeys) -> None:
+    def __init__(self, group: GroupKeys, before: Handover | None = None) -> None:
+        """Nobody has taken them; ``before`` are those of this start that were offered last."""
         self.group = group
+        number = group.generation if before is None else before.invoke_id
+        self.invoke_id: Final[int] = number % 15 + 1
+        """What an answer is known by; the offers before had another. Not the generation alone: after an older file of
+        keys was restored the next ones have one that others had."""
         self._offers: dict[MeterId, _Offer] = {}
         self._until_s: float | None = None
-
-    @property
-    def invoke_id(self) -> int:
-        """What an answer is known by; an offer of earlier keys had another."""
-        return self.group.generation % 15 + 1
 
     def began(self, meter: MeterId) -> None:
         """A meter's session has begun, with whatever keys that meter has now."""

@@ -132,6 +132,7 @@ class DiskVault:
         self._seen = self._stamp()
         self.ring = config.load_keys()
         self.alarms = accusations.load()
+        self.numbers = accusations.load_numbers()
         self.counter = counters.start()
         self._accusations = accusations
         self._counters = counters
@@ -152,8 +153,12 @@ class DiskVault:
     async def reserve(self, end: int) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._counters.reserve, end)
 
-    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._accusations.save, alarms)
+    async def accuse(self, alarms: Mapping[MeterId, Accusation], numbers: Mapping[MeterId, tuple[int, ...]]) -> None:
+        def save() -> None:
+            self._accusations.save(alarms)
+            self._accusations.save_numbers(numbers)
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, save)
 
     def _stamp(self) -> tuple[int, int, int] | None:
         """Also of owner and mode: a file that could not be read may be given to us afterwards."""

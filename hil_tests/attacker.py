@@ -53,6 +53,7 @@ class Attacker:
         self._draw = random.Random(seed)
         self._heard: dict[str, Callable[[sap.Output], None]] = {}
         self._stolen: dict[str, Session] = {}
+        self._handed: tuple[str, str] | None = None
 
     def tap(self, who: str, daemon: Any) -> None:
         """Listen at a daemon that has just started."""
@@ -61,7 +62,9 @@ class Attacker:
         def listen(output: sap.Output) -> None:
             if isinstance(output, sap.DataReceived) and len(self.kept) < FRAMES_MAX:
                 self.kept.append(Kept(who, output.peer, output.data))
+            self._hand_up(who, output)
             heard(output)
+            self._hand_down(who, output)
             if isinstance(output, sap.DataReceived) and who in self._stolen:
                 for answer in self._stolen[who].receive(output.data, asyncio.get_running_loop().time()).answers:
                     self.say(_name(output.peer), who, answer)
@@ -89,6 +92,21 @@ class Attacker:
     def leave(self, at: str) -> None:
         """He poses there no longer."""
         del self._stolen[at]
+
+    def hand_on(self, owner: str, at: str) -> None:
+        """Without keys: what the owner says reaches the DCU from another address first, and what the DCU says there
+        reaches the owner, whose own answers then do the same."""
+        self._handed = owner, at
+
+    def _hand_up(self, who: str, output: sap.Output) -> None:
+        if self._handed is not None and who == DCU and isinstance(output, sap.DataReceived):
+            owner, at = self._handed
+            if output.peer == EUI48[owner]:
+                self.say(DCU, at, output.data)
+
+    def _hand_down(self, who: str, output: sap.Output) -> None:
+        if self._handed is not None and who == self._handed[1] and isinstance(output, sap.DataReceived):
+            self.say(self._handed[0], DCU, output.data)
 
     def _deliver(self, frame: Kept) -> None:
         self.delivered += 1

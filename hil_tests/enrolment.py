@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
-from dcu.accusations import Accusation
+from dcu.accusations import Accusation, Numbers
 from dcu.keys import KeyRing, new_ring, save_ring
 from shared.errors import DecodeError
 from shared.ids import Eui48, MeterId
@@ -82,6 +82,7 @@ class DcuVault(MemoryVault):
         super().__init__()
         self.ring = ring
         self.alarms: dict[MeterId, Accusation] = {}
+        self.numbers = Numbers()
         self._given = ring
 
     def start(self) -> None:
@@ -94,8 +95,8 @@ class DcuVault(MemoryVault):
         self._given = self.ring
         return self.ring
 
-    async def accuse(self, alarms: Mapping[MeterId, Accusation]) -> None:
-        self.alarms = dict(alarms)
+    async def accuse(self, alarms: Mapping[MeterId, Accusation], numbers: Mapping[MeterId, tuple[int, ...]]) -> None:
+        self.alarms, self.numbers = dict(alarms), Numbers(numbers)
 
 
 class Eavesdropper:

@@ -334,7 +334,7 @@ class MeterCore:
     # ---- messages ----------------------------------------------------------------------------------------------------
 
     def _message(self, item: MessageArrived, now: float) -> list[Output]:
-        message = item.message
+        message = self._said_to_all(item.message) if item.to_all else item.message
         epoch = message.epoch if isinstance(message, Acknowledgement) else message.decision.epoch
         if epoch < self.limiter.epoch:
             self.ignored += 1
@@ -346,8 +346,6 @@ class MeterCore:
             case Denial():
                 outputs += self._was_denied(message, now)
             case Revoke():
-                if item.to_all:  # it may take from others what is left here: it acknowledges no decision about us
-                    message = replace(message, decision=DecisionId(epoch, 0))
                 takes_nothing = not self.limiter.live or message.limit_w >= self.limiter.limit_w
                 if item.to_all and takes_nothing:
                     self.limiter.revoke(message)  # nonces are void all the same; the wish goes on, and no report
@@ -360,6 +358,12 @@ class MeterCore:
                 settled = tuple(seq for seq in numbers if self.outbox.settle(seq))
                 outputs += [Forget(settled)] if settled else []
         return outputs
+
+    def _said_to_all(self, message: Downward) -> Revoke:
+        """Whoever has the street's group key can have said it, and it may take from others what is left here: it must
+        not make us obey another epoch, and it acknowledges no decision about us."""
+        assert isinstance(message, Revoke), "the gate lets nothing else through"
+        return replace(message, decision=DecisionId(self.limiter.epoch, 0))
 
     def _adopt(self, epoch: Epoch, now: float) -> list[Output]:
         """A DCU that started again: its predecessor's grant is void, a wish is asked anew."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from dlms_cosem.enumerations import ActionResultStatus
@@ -61,7 +61,7 @@ from shared.ids import parse_eui48
 from shared.keys import MeterKeys
 from shared.log import event, get_logger
 from shared.machine import Inbox, drive
-from shared.messages import DecisionId, Downward, RelayState, Report, Revoke
+from shared.messages import RelayState, Report
 from shared.modbus import RegisterPort
 from shared.notify import Notify, no_notify
 from shared.session import End, InvocationCounter, Own, Refusal
@@ -211,7 +211,7 @@ class MeterDaemon:
         eui48 = parse_eui48(config.meter.eui48)
         own = Own.start(End.METER, ports.vault.counter, ports.draw)
         self._gate = Gate(ports.vault.keys, own, ports.draw, _tell_refusal)
-        self._transfers: Inbox[KeysSent] = Inbox("keys", TRANSFERS_MAX)
+        self._transfers: Inbox[tuple[KeysSent, bytes]] = Inbox("keys", TRANSFERS_MAX)
         self._clock_offset_s = 0.0
         self._server = CosemServer(self._core, f"HDR{eui48.hex()}", self.utc_s)
         self._clients = Clients(self._server, ports.vault.keys.client, own, ports.draw, self._set_clock)
@@ -327,8 +327,8 @@ class MeterDaemon:
         while True:
             await self._transfers.wait(clock, clock.monotonic() + KEYS_S * self._ports.draw.uniform(0.5, 1.0))
             try:
-                while (sent := self._transfers.take()) is not None:
-                    await self._transfer(sent, trusted=trusted)
+                while (transfer := self._transfers.take()) is not None:
+                    await self._transfer(*transfer, trusted=trusted)
                 if trusted and (wanted := counter.wanted) is not None:
                     await vault.reserve(wanted)
                     counter.extend(wanted)
@@ -339,16 +339,20 @@ class MeterDaemon:
             self._gated(self._gate.tick(clock.monotonic()))
             progress()
 
-    async def _transfer(self, sent: KeysSent, *, trusted: bool) -> None:
+    async def _transfer(self, sent: KeysSent, sender: bytes, *, trusted: bool) -> None:
+        def answer(result: ActionResultStatus) -> None:
+            if self._gate.peer == sender:  # a DCU that has started again knows other keys by the same number
+                self._answer(encode_action_answer(sent.invoke_id, result))
+
         keys = self._gate.unwrapped(sent) if trusted else None
         if keys is None:
-            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.TEMPORARY_FAILURE))
+            answer(ActionResultStatus.TEMPORARY_FAILURE)
             return
         if keys is self._gate.keys:  # said again, because our answer was lost: we have them
-            self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+            answer(ActionResultStatus.SUCCESS)
             return
         await self._ports.vault.save(keys)
-        self._answer(encode_action_answer(sent.invoke_id, ActionResultStatus.SUCCESS))
+        answer(ActionResultStatus.SUCCESS)
         what = "new group keys" if keys.pair == self._gate.keys.pair else "new keys"
         self._gated(self._gate.rekey(keys, self._ports.clock.monotonic()))
         event(_LOG, logging.INFO, what, generation=keys.generation)
@@ -396,8 +400,7 @@ class MeterDaemon:
             return
         match apdu:
             case Written():
-                message = self._as_group(apdu.message) if heard.group else apdu.message
-                taken = self._put(MessageArrived(message, to_all=heard.group))
+                taken = self._put(MessageArrived(apdu.message, to_all=heard.group))
                 if apdu.confirmed and not heard.group:
                     # "Success" says that it arrived; whether it was obeyed is what the next report says.
                     result = AccessResult.SUCCESS if taken else AccessResult.TEMPORARY_FAILURE
@@ -409,12 +412,7 @@ class MeterDaemon:
                 if apdu.confirmed:
                     self._answer(encode_write_answer(apdu.invoke_id, AccessResult.SUCCESS))
             case KeysSent():
-                self._transfers.put(apdu)
-
-    def _as_group(self, message: Downward) -> Downward:
-        """A revoke of a group member must not make us obey another epoch, nor move decision numbers on."""
-        assert isinstance(message, Revoke), "the gate lets nothing else through"
-        return replace(message, decision=DecisionId(self._core.limiter.epoch, 0))
+                self._transfers.put((apdu, self._gate.peer))
 
     def _set_clock(self, utc_s: float) -> None:
         offset_s = utc_s - self._ports.clock.utc_s()

@@ -78,6 +78,11 @@ class Gate:
         """Whether messages can be exchanged."""
         return self._line and self._session.open
 
+    @property
+    def peer(self) -> bytes:
+        """The system title of the DCU's present start; empty before it has shown to be alive."""
+        return self._session.peer
+
     def link(self, up: bool, now: float) -> list[Output]:
         """The line's own connection has come or gone."""
         self._line = up

@@ -107,8 +107,13 @@ class Correspondence:
         """A newer decision stands; what was revoked before it is settled."""
         self._revoked.pop(meter, None)
 
-    def insist(self, meter: MeterId, report: Report, now: float) -> list[SendDown] | None:
-        """The revoke that a meter's report shows it has not taken, if it is time; None if it is owed none."""
+    def insist(self, meter: MeterId, report: Report, now: float, *, held: bool) -> list[SendDown] | None:
+        """The revoke that a meter's report shows it has not taken, if it is time; None if it is owed none.
+
+        ``held``: the report names the grant, and its capacity is held. Where it shows no lease the revoke was heard
+        only as it was said to all, or the grant has ended there by itself. Nothing can bring it back, but capacity is
+        freed by who acknowledges the newest decision and by nobody else: so he is told once more, to acknowledge it.
+        """
         owed = self._revoked.get(meter)
         if owed is None:
             return None
@@ -116,7 +121,9 @@ class Correspondence:
         if report.applied == revoke.decision:
             del self._revoked[meter]
             return None
-        if report.lease_left_s <= 0:  # the grant has ended there, or is on its way and comes after this report was sent
+        if (
+            report.lease_left_s <= 0 and not held
+        ):  # the grant has ended there, or is on its way and comes after this report was sent
             return None
         return self.revoked(meter, revoke, now) if now >= sent_s + REPEAT_S else []
 

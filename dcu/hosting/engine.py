@@ -286,7 +286,8 @@ class HostingEngine:
 
     def _follow_up(self, meter: MeterId, report: Report, now: float) -> list[Output]:
         """Note that a live grant can be renewed, or repeat a revoke that the meter has not taken."""
-        revoke = self._correspondence.insist(meter, report, now)
+        held = report.applied is not None and report.applied == self.book.newest_held(meter)
+        revoke = self._correspondence.insist(meter, report, now, held=held and meter not in self._questions.pending)
         if revoke is not None:
             return [*revoke]
         grant = self.book.grant_of(meter)

@@ -123,6 +123,11 @@ class GrantBook:
             reserved[reservation.meter] = max(reservation.limit_w, reserved.get(reservation.meter, 0.0))
         return reserved
 
+    def newest_held(self, meter: MeterId) -> DecisionId | None:
+        """The newest decision that capacity is held for; a revoke holds none."""
+        held = [reservation.decision for reservation in self._reservations if reservation.meter == meter]
+        return max(held, key=lambda decision: decision.seq, default=None)
+
     @property
     def wake_at(self) -> float | None:
         """When the next reservation or grant ends [s]."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dcu.accusations import Accusation, AccusationFile
+from dcu.accusations import NUMBERS, NUMBERS_MAX, Accusation, AccusationFile, Numbers
 from shared.errors import DeviceError
 from shared.ids import MeterId, parse_eui48
 from shared.secret_files import DiskFiles
 
-ALARMS = {MeterId("meter-1"): Accusation(parse_eui48("02:48:44:52:09:09"), 3)}
+FIRST, SECOND = MeterId("meter-1"), MeterId("meter-2")
+ALARMS = {FIRST: Accusation(parse_eui48("02:48:44:52:09:09"), 3)}
 
 
 def test_alarms_come_back_until_none_is_left(tmp_path: Path) -> None:
@@ -70,3 +71,35 @@ def test_a_disk_that_refuses_is_told(tmp_path: Path) -> None:
         file.load()
     with pytest.raises(OSError, match="directory"):
         file.save(ALARMS)
+
+
+def test_what_was_acknowledged_comes_back_and_costs_no_alarm_if_it_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of its own: an earlier version reads the alarms beside it as they are."""
+    caplog.set_level("ERROR", "dcu")
+    file = AccusationFile(tmp_path / "alarms.json")
+    assert file.load_numbers().rows == {}
+    file.save(ALARMS)
+    file.save_numbers({FIRST: (3, 1), SECOND: (7,)})
+    assert AccusationFile(tmp_path / "alarms.json").load_numbers().rows == {FIRST: (3, 1), SECOND: (7,)}
+    for content in (b"", b'{"meter-1": []}', b'{"meter-1": [-1]}', b'{"meter-1": [' + b"1," * NUMBERS_MAX + b"1, 1]}"):
+        (tmp_path / NUMBERS).write_bytes(content)
+        assert file.load_numbers().rows == {}
+        assert f"{NUMBERS}.damaged-" in caplog.records[-1].getMessage()
+    assert file.load() == ALARMS
+
+
+def test_a_number_that_a_lower_one_took_the_place_of_is_known_when_it_comes_back() -> None:
+    """However many lie between; a number that was never there is news, and what it has passed is forgotten."""
+    numbers = Numbers()
+    assert not any(numbers.take(FIRST, number) for number in (0, 1, 5, 3, 2, 2))
+    assert numbers.rows == {FIRST: (5, 3, 2)}
+    assert numbers.take(FIRST, 3)
+    assert not numbers.take(FIRST, 4)
+    assert numbers.take(FIRST, 5)
+    assert not numbers.take(FIRST, 6)
+    assert numbers.rows == {FIRST: (6,)}
+    for number in range(20, 0, -1):
+        assert not numbers.take(SECOND, number)
+    assert numbers.rows[SECOND] == tuple(range(1 + NUMBERS_MAX, 0, -1))

@@ -10,7 +10,7 @@ import pytest
 from dlms_cosem.enumerations import ActionResultStatus
 
 from dcu import gate as dcu_gate
-from dcu.accusations import Accusation
+from dcu.accusations import Accusation, Numbers
 from dcu.gate import INTRODUCTIONS_MAX, AlarmAcknowledged, Gate, Heard, IdentityAlarm, KeysDiffer, LinkIs
 from dcu.keys import EARLIER_MAX, KeyRing, new_ring
 from shared.cosem import decode_apdu, encode_down, encode_up
@@ -195,6 +195,38 @@ def test_the_newest_file_of_keys_put_back_acknowledges_nothing(street: Street, d
         assert street.gate.alarms.keys() == {FIRST}
     street.gate.renew(newest.acknowledged(FIRST), street.now)
     assert AlarmAcknowledged(FIRST, STRANGER) in street.gate.tick(street.now)
+
+
+@pytest.mark.parametrize("alarmed", ["newest", "older", "older again"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_nor_does_it_after_a_restart_in_between(street: Street, alarmed: str, steps: int) -> None:
+    """Older files in the place of newer ones, one or two; the DCU starts again on each, whether the alarm was told
+    before or after; keys are rotated in the newest before it is back. The operator's word ends it, his word of before
+    too, if it is said once more."""
+    older = street.ring.acknowledged(FIRST)
+    newest = older.acknowledged(FIRST).acknowledged(FIRST)
+    files = {"newest": newest, "older": older.acknowledged(FIRST) if steps == 2 else older, "older again": older}
+    thief = street.end(newest.exported(FIRST))
+    for at, ring in files.items():
+        street.gate.renew(ring, street.now)
+        street.gate.tick(street.now)
+        if at == alarmed:
+            street.now += 60.0
+            assert IdentityAlarm(FIRST, STRANGER) in street.play(STRANGER, thief.hello(street.now), thief)
+        own = Own.start(End.DCU, InvocationCounter(BLOCK, 2 * BLOCK), street.draw)
+        kept = Numbers(street.gate.numbers.rows)
+        street.gate = Gate(ring, own, street.draw, lambda *_: None, street.gate.alarms, numbers=kept)
+    for ring in (newest.regrouped(street.draw.randbytes), newest.rotated(FIRST, street.draw.randbytes)):
+        street.gate.renew(ring, street.now)
+        assert AlarmAcknowledged(FIRST, STRANGER) not in street.gate.tick(street.now)
+        assert street.gate.alarms.keys() == {FIRST}
+    street.gate.renew(older, street.now)
+    street.gate.renew(older.acknowledged(FIRST).acknowledged(FIRST), street.now)  # the number of the newest, once more
+    street.gate.tick(street.now)
+    assert street.gate.alarms.keys() == {FIRST}
+    street.gate.renew(newest.acknowledged(FIRST), street.now)
+    assert AlarmAcknowledged(FIRST, STRANGER) in street.gate.tick(street.now)
+    assert street.gate.numbers.rows == {FIRST: (4,)}
 
 
 @pytest.mark.parametrize("address", [TWO, STRANGER])

@@ -139,6 +139,40 @@ def test_new_group_keys_travel_wrapped_under_the_meters_own_master_key(street: S
         assert {unwrap(ring.exported(other).master, key) for _, key in sent.keys} == {None}
 
 
+def offers(street: Street) -> dict[MeterId, KeysSent]:
+    """What each meter is offered at the next look."""
+    street.now += OFFER_S_MAX
+    found: dict[MeterId, KeysSent] = {}
+    for output in street.gate.tick(street.now):
+        if isinstance(output, dcu_gate.Transmit):
+            plain = street.meters[output.peer].receive(output.data, street.now).plain
+            sent = None if plain is None else decode_apdu(plain)
+            assert isinstance(sent, KeysSent)
+            found[FIRST if output.peer == ONE else SECOND] = sent
+    return found
+
+
+def test_an_answer_from_before_an_older_file_was_restored_speaks_of_other_keys(street: Street) -> None:
+    """Group keys are rotated, an older file is put back, and they are rotated again: the same number of rotations, and
+    other keys. Who answers the first offer late has those, and goes on being offered the newest; the newest file put
+    back after all begins anew, too."""
+    draw = street.draw.randbytes
+    lost, older = street.ring.regrouped(draw), street.ring
+    street.gate.renew(lost, street.now)
+    late = {meter: sent.invoke_id for meter, sent in offers(street).items()}
+    for ring in (older, older.regrouped(draw), lost):
+        street.gate.renew(ring, street.now)
+        for meter, number in late.items():
+            street.gate.answered(meter, ActionAnswered(number, DONE))
+        assert street.gate.summary()["group"]["waiting"] == 2
+        newest = offers(street)
+        assert newest.keys() == {FIRST, SECOND}
+        late = late if ring is older else {meter: sent.invoke_id for meter, sent in newest.items()}
+    for meter, number in late.items():
+        street.gate.answered(meter, ActionAnswered(number, DONE))
+    assert street.gate.summary()["group"]["waiting"] == 0
+
+
 def test_a_meter_that_is_not_configured_is_not_waited_for() -> None:
     """It has keys and a session, and what it says is not heard: no group keys for it, and nothing is said twice."""
     street = Street()

@@ -10,8 +10,8 @@ of what was acknowledged stays as its class's *tail*, and each session offers ag
 Commands are kept beside it, because a command and its first answer must become durable together.
 
 Where the file has no room, tails make some. Where that is not enough, the call keeps nothing, and memory goes on
-knowing what it knew, as much as it may hold: what was acknowledged does not leave again, and what it has no room for is
-in the ledger from the cursor on.
+knowing what it knew, as much as it may hold: what was acknowledged does not leave again, the file is told no further
+than memory can cross out, and what it has no room for is in the ledger from the cursor on.
 
 Lanes: what was there when the link came up is *backlog*, what came since is *live*, tails are *again*. Each lane keeps
 its order within a class. Everything here waits for the disk: it is called in a thread of its own, or by tests directly.
@@ -126,18 +126,21 @@ class Outbox:
         self._dcu = dcu
         self.batch_items_max = BATCH_ITEMS_MAX
         self._file = OutboxFile(directory, dcu, connect)
-        self._birth = str(self._file.fact("birth", ""))
-        if not self._birth:
-            self._birth = draw(4).hex()
-            with self._file.transaction():
-                self._file.remember("birth", self._birth)
-        self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
-        self._session = self._file.session
-        self._recent = Recent()
-        self._cursor = self._written_cursor()
-        self._count = self._counted()
-        self._settled: Counter[Class] = Counter()
-        self._newest = self._live_after = self._file.newest
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._file.database.close)
+            self._birth = str(self._file.fact("birth", ""))
+            if not self._birth:
+                self._birth = draw(4).hex()
+                with self._file.transaction():
+                    self._file.remember("birth", self._birth)
+            self._dropped: Counter[str] = Counter(self._file.fact("dropped", {}))
+            self._session = self._file.session
+            self._recent = Recent()
+            self._cursor = self._written_cursor()
+            self._count = self._counted()
+            self._settled: Counter[Class] = Counter()
+            self._newest = self._live_after = self._file.newest
+            failed.pop_all()
 
     @property
     def aside(self) -> Aside | None:
@@ -358,13 +361,20 @@ class Outbox:
         return self._change(self._file.pardon)
 
     def next(self, lane: Lane, bytes_max: int) -> Batch | None:
-        """The next items of a lane that fit into a message, at least one; None if there are none."""
+        """The next items of a lane that fit into a message, at least one; None if there are none. What lies in a file
+        that takes nothing waits while memory can cross out no more of it, for it would only leave again."""
+        if self._recent.settled_full:
+            with contextlib.suppress(OutboxFull):
+                self.flush()
         for kind in Class:
             if not self._count[kind]:
                 continue
-            for found in (self._lying(kind, lane), self._told(kind, lane)):
-                if (batch := _batch(kind, lane, found, bytes_max)) is not None:
-                    return batch
+            if (lying := _batch(kind, lane, self._lying(kind, lane), bytes_max)) is not None:
+                if self._recent.settled_full:
+                    continue
+                return lying
+            if (told := _batch(kind, lane, self._told(kind, lane), bytes_max)) is not None:
+                return told
         return None
 
     def _lying(self, kind: Class, lane: Lane) -> Iterator[tuple[int, bytes]]:
@@ -384,18 +394,11 @@ class Outbox:
 
     def settle(self, batch: Batch) -> None:
         """The broker has acknowledged these: they become their class's tail, or leave if it has none. A crash before
-        it is written lets them leave once more.
-
-        Raises:
-            OutboxFull: memory knows too much of this that could not be written; it leaves again with the next session.
-            sqlite3.Error: as `put`.
-        """
+        it is written lets them leave once more."""
         new = self._recent.settle(batch.kind, self._still_there(batch), self._session)
         self._count[batch.kind] -= new
         if batch.kind in TAIL:
             self._settled[batch.kind] += new
-        if self._recent.settled_full:
-            self._relieve()
 
     def _still_there(self, batch: Batch) -> tuple[int, ...]:
         """Rows of a batch that are still there and wait: a quota, a full file or a second look into the ledger may have

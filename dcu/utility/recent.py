@@ -46,12 +46,12 @@ class Recent:
 
     @property
     def full(self) -> bool:
-        """Whether it is time to write."""
-        return len(self.told) >= ITEMS_MAX or self._bytes >= BYTES_MAX or self.settled_full
+        """Whether it is time to write decisions."""
+        return len(self.told) >= ITEMS_MAX or self._bytes >= BYTES_MAX
 
     @property
     def settled_full(self) -> bool:
-        """The same for rows alone."""
+        """The same for rows."""
         return self._rows >= ITEMS_MAX
 
     def add(self, row: int, told: Told) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from dcu.accusations import Accusation
 from dcu.gate import Transmit
+from dcu.keys import KeyRing
 from hil_tests.attacker import Attacker, Trick
 from hil_tests.jump import JumpStreet
 from hil_tests.observation import Observation
@@ -302,6 +303,43 @@ def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: P
     assert street.dcu_vault.alarms == {}
 
 
+def test_a_relay_without_keys_can_raise_an_alarm_and_moves_no_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody between a meter and its DCU hands challenge and answer on from another address, for a whole play: that
+    is an alarm, as that of a thief is, who can look the same. It is told once, and again after the operator's word;
+    every decision and every move of a relay is that of the play without him, and no session ends."""
+    caplog.set_level("INFO", "dcu")
+    found: list[dict[str, str]] = []
+
+    def relay(street: TappedStreet) -> None:
+        street.attacker.hand_on("client1", "client2")
+
+    def look(street: TappedStreet) -> None:
+        found.append(street.daemon(DCU).status()["protection"]["alarms"])
+
+    def acknowledge(street: TappedStreet) -> None:
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(MeterId("client1"))
+
+    actions: list[Action] = [ASK, Release(do="release", at_s=32.0, client="client1")]
+    strikes: dict[float, Strike] = {3.0: relay, 15.0: look, 16.0: acknowledge, 45.0: look}
+    seen, street = attacked(tmp_path / "relay", actions, strikes, 5.0, duration_s=50.0)
+    alone, _ = attacked(tmp_path / "alone", actions, {}, 5.0, duration_s=50.0)
+    alarm = {"client1": f"keys used by {format_eui48(EUI48['client2'])}"}
+    assert found == [alarm, alarm]
+    assert street.dcu_vault.alarms == {MeterId("client1"): Accusation(EUI48["client2"], 1)}
+    keys = ("kind", "epoch", "seq", "meter", "limit_w", "reason")
+    decided, as_alone = ([tuple(e.get(k) for k in keys) for e in one.ledger if e["seq"]] for one in (seen, alone))
+    assert decided == as_alone
+    assert len(decided) > 3
+    moves, moves_alone = ([(move.client, move.raised) for move in one.relay_moves] for one in (seen, alone))
+    assert moves == moves_alone
+    assert ("client1", True) in moves
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(line.startswith("meter linked") for line in said) == 4  # two plays, two meters
+    assert not [line for line in said if line.startswith("meter silent")]
+
+
 def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_path: Path) -> None:
     """The alarm was told under a file that had been acknowledged twice; the file of before is restored, the DCU starts
     again, and the operator acknowledges once."""
@@ -326,6 +364,49 @@ def test_an_alarm_is_counted_on_from_an_older_file_of_keys_over_a_restart(tmp_pa
     ]
     _, street = attacked(tmp_path, actions, {9.0: restore, 17.0: acknowledge}, 5.0)
     assert found == [Accusation(EUI48["client2"], 1)]
+    assert street.dcu_vault.alarms == {}
+
+
+@pytest.mark.parametrize("alarmed_at_s", [7.0, 13.0])
+def test_a_restart_between_two_files_of_keys_ends_no_alarm(alarmed_at_s: float, tmp_path: Path) -> None:
+    """An older file of keys is restored, the DCU dies and starts again on it, and the newest file is put back, with its
+    higher number of acknowledgements: the alarm, told before or meanwhile, stands, and one word of the operator ends
+    it."""
+    found: list[dict[str, Any]] = []
+    rings: list[KeyRing] = []
+
+    def acknowledge(street: TappedStreet) -> None:
+        rings.append(street.dcu_vault.ring)
+        street.dcu_vault.ring = street.dcu_vault.ring.acknowledged(MeterId("client1"))
+
+    def swap(street: TappedStreet) -> None:
+        rings.append(street.dcu_vault.ring)
+        street.dcu_vault.ring = rings[-2]
+
+    def steal(street: TappedStreet) -> None:
+        draw = random.Random(9)
+        own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
+        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
+
+    def look(street: TappedStreet) -> None:
+        found.append(street.daemon(DCU).status()["protection"]["alarms"])
+        if "client2" in street.attacker._stolen:
+            street.attacker.leave("client2")
+
+    actions: list[Action] = [Process(do="kill", at_s=22.0, who="dcu"), Process(do="start", at_s=23.0, who="dcu")]
+    strikes: dict[float, Strike] = {
+        1.0: acknowledge,
+        alarmed_at_s: steal,
+        12.0 - 0.1 * (alarmed_at_s > 12.0): swap,
+        21.5: look,
+        35.0: swap,
+        50.0: look,
+        51.0: acknowledge,
+        65.0: look,
+    }
+    _, street = attacked(tmp_path, actions, strikes, 5.0, duration_s=70.0)
+    alarm = {"client1": f"keys used by {format_eui48(EUI48['client2'])}"}
+    assert found == [alarm, alarm, {}]
     assert street.dcu_vault.alarms == {}
 
 

@@ -43,6 +43,24 @@ def test_timers_fire_in_the_order_of_their_time() -> None:
     assert run_virtual(main) == ["b", "a", "b", "a", "timeout"]
 
 
+@pytest.mark.parametrize("strangers", range(8))
+def test_timers_of_one_instant_fire_in_the_order_in_which_they_were_armed(strangers: int) -> None:
+    """However many timers of others lie in the heap, armed before, between and after, cancelled or not."""
+
+    async def main() -> list[int]:
+        loop, seen = asyncio.get_running_loop(), list[int]()
+        for number in range(20):
+            for other in range(strangers):
+                stranger = loop.call_at(0.5 + 0.1 * ((number + other) % 10), lambda: None)
+                if (number + other) % 3 == 0:
+                    stranger.cancel()
+            loop.call_at(1.0, seen.append, number)
+        await asyncio.sleep(2.0)
+        return seen
+
+    assert run_virtual(main) == list(range(20))
+
+
 def test_a_world_that_cannot_go_on_says_so() -> None:
     """Waiting for what nobody will ever do is an error, not a hang."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dcu.store import database
 from dcu.utility import link as module
 from dcu.utility.commands import BYTES_MAX, Command, Judge, Order, Refusal, Refused
 from dcu.utility.courier import ASIDE_AFTER, BACK_OFF_S_MAX, PARDON_S
@@ -18,6 +20,8 @@ from dcu.utility.documents import Class, decision
 from dcu.utility.link import DEAF_S, REFUSALS_RECORDED_MAX, STRANGER_S, Arrival, UtilityLink
 from dcu.utility.outbox import COMMAND, Cursor, Item, Outbox
 from dcu.utility.outbox_file import OutboxFull
+from dcu.utility.recent import ITEMS_MAX
+from dcu.utility.tests.no_room import NoRoom
 from dcu.utility_real import catch_up
 from hil_tests import utility_outage
 from hil_tests.utility_bench import UTC_S, Commander, DirectOutbox, kill_outbox
@@ -500,6 +504,38 @@ def test_a_medium_without_room_for_crossing_out_ends_nothing(tmp_path: Path) -> 
     subject = bench(tmp_path, play)
     assert [item["n"] for item in subject.broker.utility.of("alarm")] == [1]
     assert subject.broker.utility.doubled > 1
+
+
+def test_what_a_full_medium_cannot_cross_out_does_not_leave_with_every_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More waits than memory can cross out: one session tells what it can, once, and goes on with what is new; the rest
+    comes when there is room."""
+    monkeypatch.setattr(NoRoom, "full", False)
+    monkeypatch.setattr(
+        database, "_connect", lambda uri: sqlite3.connect(uri, uri=True, isolation_level=None, factory=NoRoom)
+    )
+    seen: list[int] = []
+
+    async def play(subject: Bench) -> None:
+        subject.broker.go()
+        subject.outbox.put([Item(Class.ALARM, {"n": n}) for n in range(2000)], Cursor(1, 0))
+        NoRoom.full = True
+        subject.broker.up = True
+        await asyncio.sleep(300.0)
+        assert ITEMS_MAX <= len(subject.broker.utility.of("alarm")) < 2000
+        assert subject.broker.utility.doubled == 0
+        subject.link.recorded(0, {"kind": "grant"})
+        await asyncio.sleep(30.0)
+        seen.append(len(subject.broker.utility.of("decision")))
+        NoRoom.full = False
+        await asyncio.sleep(60.0)
+
+    subject = bench(tmp_path, play)
+    assert seen == [1]
+    assert [item["n"] for item in subject.broker.utility.of("alarm")] == list(range(2000))
+    assert subject.broker.utility.doubled == 0
+    assert subject.outbox.waiting == {}
 
 
 def _full(*_: object) -> None:

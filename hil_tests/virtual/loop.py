@@ -1,8 +1,9 @@
 """An event loop whose time jumps: when nothing is ready it goes straight to the next timer.
 
 Everything that asks the loop for time lives in virtual seconds: `asyncio.sleep`, timeouts, `shared.clock.LoopClock`.
-Two runs of the same world are the same to the event. There are no threads and no sockets in such a run: work outside
-the loop would not advance its time, so the default executor is refused.
+Two runs of the same world are the same to the event. Timers of one instant fire in the order in which they were armed,
+so that one more in the world, which does nothing, leaves the order of the others. There are no threads and no sockets
+in such a run: work outside the loop would not advance its time, so the default executor is refused.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ class DeadlockError(RuntimeError):
 
 
 class _Timer(asyncio.TimerHandle):
-    """The standard one, made without the questions that debugging asks."""
+    """The standard one, made without the questions that debugging asks; of one instant, the one armed first is less."""
 
-    __slots__ = ()
+    __slots__ = ("_order",)
+    _when: float
+    _order: int
 
     def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Any) -> None:
         self._when = when
@@ -38,6 +41,12 @@ class _Timer(asyncio.TimerHandle):
         self._cancelled = False
         self._source_traceback = self._repr = None
         self._scheduled = True
+        self._order = loop.armed
+
+    def __lt__(self, other: Any) -> bool:
+        his_when: float = other._when
+        his_order: int = other._order
+        return self._order < his_order if self._when == his_when else self._when < his_when
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -52,6 +61,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = 0.0
+        self.armed = 0
+        """Timers that were ever armed."""
         super().__init__()
 
     def time(self) -> float:
@@ -63,6 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
         """Arm a timer; the standard one without its checks for debugging."""
+        self.armed += 1
         timer = _Timer(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         return timer

@@ -305,6 +305,18 @@ def test_what_is_said_to_all_acknowledges_nothing() -> None:
     assert (report.applied, report.limit_w) == (DecisionId(Epoch(3), 2), 1500.0)
 
 
+@pytest.mark.parametrize("epoch", [Epoch(2), Epoch(4)])
+def test_what_is_said_to_all_moves_no_epoch_whatever_it_says(epoch: Epoch) -> None:
+    """Every neighbour has the group key: he can lower us, and must not make us deaf for the DCU that we obey."""
+    bench = Bench()
+    bench.granted()
+    said = replace(revoke(0), decision=DecisionId(epoch, 0))
+    bench.give(MessageArrived(said, to_all=True))
+    assert bench.relay() is RelayState.NOMINAL
+    assert bench.core.limiter.epoch == 3
+    assert bench.core.limiter.applied == DecisionId(Epoch(3), 1)
+
+
 def test_a_denial_ends_the_wish_and_says_where_it_bound() -> None:
     """The household reads who was in the way, and with how many volts."""
     bench = Bench()

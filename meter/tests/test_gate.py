@@ -23,10 +23,12 @@ from shared.cosem_security import (
     KEY_BROADCAST,
     KEY_BROADCAST_AUTHENTICATION,
     KEY_ENCRYPTION,
+    ActionAnswered,
     encode_clock,
     encode_keys,
 )
 from shared.ids import Epoch, Nonce, RequestId, parse_eui48
+from shared.keys import MeterKeys
 from shared.messages import (
     DecisionId,
     Downward,
@@ -353,6 +355,42 @@ def test_new_group_keys_are_on_disk_before_they_are_used_and_the_grant_outlives_
         house.line.inject(protect_group(REVOKE, GROUP, title, 1002))
         await asyncio.sleep(0.1)
         assert house.relay.commanded is RelayState.NOMINAL
+        await house.end()
+
+    run_jumping(world)
+
+
+def test_keys_that_were_offered_by_an_earlier_start_of_the_dcu_are_not_answered_to_a_later_one() -> None:
+    """The disk takes five seconds, and the DCU starts again meanwhile, perhaps on an older file of keys: by the number
+    of that offer it may know other keys. They are used, and answered when they are offered again."""
+
+    async def world() -> None:
+        house = House()
+        await house.link()
+        save = house.vault.save
+
+        async def slowly(keys: MeterKeys) -> None:
+            await asyncio.sleep(5.0)
+            await save(keys)
+
+        house.vault.save = slowly  # type: ignore[method-assign]
+
+        def answered() -> list[ActionAnswered]:
+            return [apdu for item in house.line.sent if isinstance(apdu := decode_apdu(item.data), ActionAnswered)]
+
+        house.line.say(encode_keys(OFFER, 6))
+        await asyncio.sleep(0.1)
+        house.line.dcu = far_end(seed=990)
+        for data in house.line.dcu.hello(0.0):
+            house.line.inject(data)
+        await asyncio.sleep(0.1)
+        assert house.line.dcu.open
+        await asyncio.sleep(10.0)
+        assert [keys.group for keys in house.vault.saved] == [GROUP]
+        assert answered() == []
+        house.line.say(encode_keys(OFFER, 7))
+        await asyncio.sleep(0.1)
+        assert answered() == [ActionAnswered(7, 0)]
         await house.end()
 
     run_jumping(world)

@@ -633,3 +633,45 @@ def test_what_is_said_to_all_takes_nothing_from_a_grant_that_goes_on(monkeypatch
     street.applied[ONE] = to_all.decision  # deaf to its own revoke, and left 2000 W by this one
     street.measure()
     assert street.engine.book.reserved_w()[ONE] == 2400.0
+
+
+def test_who_has_heard_a_revoke_only_as_it_was_said_to_all_is_asked_to_acknowledge_his_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """His report names the grant and shows no lease: his own revoke is said again, at its pace, and frees the capacity
+    when he names it, long before the lease would have ended. Until then nothing is freed."""
+    monkeypatch.setattr(engine, "GROUP_REVOKES_MIN", 1)
+    street = Street()
+    street.take(street.ask())
+    street.report(ONE)
+    (lost,) = sent(violated(street), Revoke)
+    lease_end_s = max(held.until_s for held in street.engine.book.reservations)
+    street.source[ONE] = LimitSource.REVOKED
+    street.pass_time(2.0)
+    (again,) = sent(street.report(ONE), Revoke)
+    assert again.message == lost.message
+    assert not sent(street.report(ONE), Revoke)
+    assert street.engine.book.reserved_w() == {ONE: 2400.0}
+    street.take([again])
+    assert not sent(street.report(ONE), Revoke)
+    assert street.engine.book.reserved_w() == {}
+    assert street.now < lease_end_s - 5.0
+
+
+def test_a_revoke_is_not_said_again_to_who_holds_nothing_or_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would void the nonce of a new question; and when the capacity is free by time nobody needs it."""
+    monkeypatch.setattr(engine, "GROUP_REVOKES_MIN", 1)
+    street = Street()
+    street.take(street.ask())
+    street.report(ONE)
+    assert sent(violated(street), Revoke)
+    street.source[ONE] = LimitSource.REVOKED
+    street.pass_time(2.0)
+    question = Request(RequestId(2), Nonce(23), EPOCH, 2400.0, 2400.0)
+    street.put(RequestArrived(ONE, question))
+    assert not sent(street.report(ONE), Revoke)
+    assert sent(street.pass_time(1.0), Denial)
+    assert sent(street.report(ONE), Revoke)
+    street.pass_time(30.0)
+    assert street.engine.book.reserved_w() == {}
+    assert not sent(street.report(ONE), Revoke)

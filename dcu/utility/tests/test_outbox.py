@@ -463,6 +463,40 @@ def test_a_session_that_begins_while_the_medium_takes_nothing_offers_what_memory
     assert (refusing.waiting, sorted(places(refusing))) == ({"decision": 5}, list(range(5)))
 
 
+def test_no_more_leaves_a_file_that_takes_nothing_than_can_be_crossed_out_and_nothing_twice(refusing: Outbox) -> None:
+    """Three times as many in the file as memory can cross out: the rest waits for room and then leaves, each once in
+    the session. What is new is kept in memory meanwhile, and leaves."""
+    refusing.put([Item(Class.ALARM, {"n": n}) for n in range(3 * ITEMS_MAX)], Cursor(1, 0))
+    offer(refusing)
+    NoRoom.full = True
+    refusing.batch_items_max = 100
+    first = [item["n"] for item in drain(refusing, Lane.BACKLOG)]
+    assert first == list(range(600))
+    assert refusing.waiting == {"alarm": 3 * ITEMS_MAX - 600}
+    for n in range(0, 3 * ITEMS_MAX, ITEMS_MAX // 2):
+        assert told(refusing, n, n + ITEMS_MAX // 2)
+        assert places(refusing, Lane.LIVE) == list(range(n, n + ITEMS_MAX // 2))
+        assert [drain(refusing, lane) for lane in Lane] == [[], [], []]
+    NoRoom.full = False
+    assert [item["n"] for item in drain(refusing, Lane.BACKLOG)] == list(range(600, 3 * ITEMS_MAX))
+    assert refusing.waiting == {}
+
+
+def test_decisions_keep_their_order_behind_those_of_a_file_that_takes_nothing(refusing: Outbox) -> None:
+    """Written in this session and not crossed out for want of room: what only memory has comes after them."""
+    refusing.put([], Cursor(1, 0))
+    offer(refusing)
+    for n in range(0, 2 * ITEMS_MAX, 32):
+        told(refusing, n, n + 32)
+    refusing.flush()
+    NoRoom.full = True
+    assert told(refusing, 2 * ITEMS_MAX, 2 * ITEMS_MAX + 10)
+    refusing.batch_items_max = 200
+    assert places(refusing, Lane.LIVE) == list(range(600))
+    NoRoom.full = False
+    assert places(refusing, Lane.LIVE) == list(range(600, 2 * ITEMS_MAX + 10))
+
+
 def test_a_number_is_given_once_whatever_becomes_of_who_had_it(outbox: Outbox) -> None:
     """One that memory has sent when the file is full; and one that the file turns out to have had before: what comes
     next is not taken for them when the broker acknowledges them."""
@@ -789,6 +823,8 @@ def test_a_new_file_without_room_for_its_name_is_one_line(tmp_path: Path, monkey
     monkeypatch.setattr(NoRoom, "full", True)
     with pytest.raises(OutboxFull, match="no room"):
         Outbox(tmp_path, "dcu-1", _refusing)
+    NoRoom.full = False
+    Outbox(tmp_path, "dcu-1", _refusing).close()  # the failed start has given the file back
 
 
 def test_the_file_has_a_cap(tmp_path: Path) -> None:
