@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prime_plc.connection import ASKED_S_MAX, Connection
 from prime_plc.settings import MacSettings
-from prime_plc.subheader import ArqHeader
+from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from shared.errors import DecodeError
 
 SETTINGS = MacSettings(segment_bytes=16)
@@ -198,3 +198,26 @@ def test_a_full_queue_refuses() -> None:
     """At the named limit another SDU is refused, and the waiting ones stay."""
     sender = Connection(SETTINGS)
     assert [sender.send(b"x", token) for token in range(SETTINGS.sdus_max + 1)] == [True] * SETTINGS.sdus_max + [False]
+
+
+def segment(number: int, kind: SarType, value: int, part: bytes) -> bytes:
+    """A packet with one segment of an SDU."""
+    return ArqHeader(number, False).encode() + SarHeader(kind, value).encode() + part
+
+
+@pytest.mark.parametrize(("values", "whole"), [((1, 2), [b"abc"]), ((0, 1), [b"abc"]), ((1, 3), []), ((1, 1), [])])
+def test_segments_that_do_not_follow_each_other_are_no_sdu(values: tuple[int, int], whole: list[bytes]) -> None:
+    """Whether the second has 0 or 1 is not established; that values rise by one is asked of either."""
+    end = Connection(SETTINGS)
+    end.receive(segment(0, SarType.FIRST, 2, b"a"), 0.0)
+    end.receive(segment(1, SarType.INTERMEDIATE, values[0], b"b"), 0.1)
+    assert end.receive(segment(2, SarType.LAST, values[1], b"c"), 0.2)[0] == whole
+
+
+def test_an_sdu_that_never_ends_is_forgotten() -> None:
+    """Segments that come after its time are no end of it."""
+    end = Connection(SETTINGS)
+    end.receive(segment(0, SarType.FIRST, 1, b"a"), 0.0)
+    end.packets(SETTINGS.reassembly_s_max)
+    assert end.receive(segment(1, SarType.LAST, 1, b"b"), SETTINGS.reassembly_s_max + 0.1)[0] == []
+    assert end.receive(segment(2, SarType.FIRST, 0, b"c"), SETTINGS.reassembly_s_max + 0.2)[0] == [b"c"]
