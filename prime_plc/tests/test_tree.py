@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from prime_plc.base_node import BaseNode
+from prime_plc.control import ControlType, Reg
 from prime_plc.modem_host import ModemLost, TransmitFrame
-from prime_plc.pdu import HT_BEACON, Beacon
+from prime_plc.pdu import HT_BEACON, Beacon, GenericPdu
 from prime_plc.sap import (
     Action,
     ChangeGroup,
@@ -227,6 +228,32 @@ def test_a_base_that_restarts_gathers_its_tree_again() -> None:
             ether.put(f"n{number}", SendData(None, 1, 1, b"report", number))
     assert ether.run_until(ether.connected, 400.0) < 400.0
     assert all(len(ether.of(f"n{number}", LinkUp)) >= 2 for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_node_that_the_base_has_forgotten_is_told_so_once_by_each_hop(seed: int) -> None:
+    """On a clear line: its report is not said to the base again by the switches between, and nothing waits for an
+    answer that nobody gives; the node is back with its connection."""
+    ether = Ether(chain(), seed=seed)
+    up(ether, 3)
+    ether.run(20.0)
+    reports: list[str] = []
+    goodbyes: list[str] = []
+
+    def listen(_at: float, sender: str, frame: TransmitFrame) -> None:
+        pdu = ether.decode(frame.pdu)
+        if b"report" in frame.pdu:
+            reports.append(sender)
+        elif isinstance(pdu, GenericPdu) and pdu.downlink and pdu.packets[0].lcid == ControlType.REG:
+            goodbyes.extend([sender] if Reg.decode(pdu.packets[0].payload).negative else [])
+
+    ether.listen = listen
+    base = ether.base()
+    base._tree.remove(base.nodes[eui(3)], "forgotten", ether.now)
+    ether.put("n3", SendData(None, 1, 1, b"report", 1))
+    ether.run(60.0)
+    assert ether.connected()
+    assert (reports, goodbyes) == (["n3", "n2", "n1"], ["base", "n1", "n2"])
 
 
 def test_a_base_whose_modem_is_lost_closes_everything() -> None:
