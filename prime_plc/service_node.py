@@ -263,7 +263,7 @@ class ServiceNode:
         if state is _SEARCHING:
             times += self._searching.times()
         elif state in _REGISTERED:
-            times += (self._calls.ask_at, llc.retry_at)
+            times += (self._calls.ask_at, self._candidate.wake_at, llc.retry_at)
             if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
                 times.append(llc.data_at)
         for time in times:
