@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
-from prime_plc.channel import ChannelAccess, Keep, Outgoing
+from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, ChannelAccess, Keep, Outgoing
 from prime_plc.control import Capabilities, Con, ControlType, Mul, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, sign
 from prime_plc.downlink import Downlink
@@ -547,9 +547,11 @@ def test_memberships_below_a_switch_have_a_limit_and_leave_nothing_behind() -> N
     assert table.groups == []
 
 
-def test_no_frame_reaches_into_the_next_beacon() -> None:
-    """A thousand frames of all lengths at random instants end within the contention period they began in."""
-    access, draw = channel(), random.Random(4)
+@pytest.mark.parametrize("seed", [4, 200, 209, 217])
+def test_no_frame_reaches_into_the_next_beacon(seed: int) -> None:
+    """A thousand frames of all lengths at random instants end within the contention period they began in, whether the
+    modem has one that goes at once as soon as its bytes are through or as late as it may."""
+    access, draw = channel(), random.Random(seed)
     now = 0.1
     for _ in range(1000):
         now += draw.uniform(0.0, 0.5)
@@ -557,9 +559,11 @@ def test_no_frame_reaches_into_the_next_beacon() -> None:
             body = bytes(draw.randrange(1, 340 if len(access) == 0 else 120))
             access.put(Outgoing(2, True, 0, 7, [data(1, body=body)]), now)
         frame, now = take(access, now)
-        start_s = now if frame.start_s is None else frame.start_s
-        begin_s, end_s = (start_s % FRAME_S, start_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme))
-        assert begin_s >= 5 * SYMBOL_S - 1e-6
+        at_once = frame.start_s is None
+        soonest_s = now + len(frame.pdu) * BYTE_S if frame.start_s is None else frame.start_s
+        latest_s = soonest_s + MESSAGE_BYTES * BYTE_S + POLL_S if at_once else soonest_s
+        assert soonest_s % FRAME_S >= 5 * SYMBOL_S - 1e-6
+        end_s = latest_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme)
         assert end_s <= FRAME_S
         now += MODEM.airtime_s(len(frame.pdu), frame.scheme) + 0.05
         access.confirmed(frame.buffer, TransmitResult.SUCCESS, now)
