@@ -22,13 +22,23 @@ OF_THE_MACHINE: Final = {"cpu_s", "times_real_time"}
 """What two runs of one street may differ in."""
 
 
+def environment(tree: Path) -> dict[str, str]:
+    """In which the sources of a checkout are imported; refused where an installed checkout comes before any path."""
+    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path}
+    command = [sys.executable, "-c", "import prime_plc; print(prime_plc.__file__)"]
+    found = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    if not Path(found).is_relative_to(tree):
+        raise SystemExit(f"{tree}: {found} is imported instead; run this without an editable install of that")
+    return env
+
+
 def run(tree: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """What the street of a seed finds with the sources of a checkout."""
-    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
     street = ["--nodes", options.nodes, "--levels", options.levels, "--minutes", options.minutes, "--seed", seed]
     street += ["--burst-loss", options.burst_loss, "--fail-switches", options.fail_switches]
     command = [sys.executable, "-m", "hil_tests.cli", "plc", "--json", *map(str, street)]
-    done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=tree, env=environment(tree), capture_output=True, check=False)
     if not done.stdout:
         raise SystemExit(f"{tree}: {done.stderr.decode().strip()}")
     found: dict[str, Any] = json.loads(done.stdout)

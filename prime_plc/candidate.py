@@ -38,6 +38,11 @@ class Candidate:
         self._calls = calls
         self._slot_by_s = 0.0
 
+    @property
+    def wake_at(self) -> float | None:
+        """When a number without a slot is given back [s]."""
+        return None if self._switching.lsid is None or self._switching.slot is not None else self._slot_by_s
+
     def ask(self, parent: Beacon, pna: bytes, quality: int, now: float) -> None:
         """Offer ourselves as the switch of somebody who calls."""
         hop = self._transmitter.links.hop_cost(PARENT)
@@ -75,7 +80,8 @@ class Candidate:
 
     def lapse(self, now: float) -> None:
         """A number without a slot is given back after a while: whoever has one never asks for another."""
-        if self._switching.lsid is not None and self._switching.slot is None and now >= self._slot_by_s:
+        at = self.wake_at
+        if at is not None and now >= at:
             self.resign(now)
             self._switching.end()
 

@@ -276,7 +276,9 @@ class ChannelAccess:
             self._plan(now)
             return None
         heapq.heappop(self._queue)
-        self._aggregate(outgoing, scheme, end_s - start_s)
+        self._aggregate(outgoing, scheme, now, end_s)
+        if not self._absolute:
+            start_s = now + _serial_s(outgoing.length)
         pdu = outgoing.encode(self.sna)
         airtime_s = self._modem.airtime_s(len(pdu), scheme)
         self._air_until_s = self._last_until_s = start_s + airtime_s
@@ -321,15 +323,17 @@ class ChannelAccess:
         heapq.heappush(self._queue, outgoing)
         return None
 
-    def _aggregate(self, outgoing: Outgoing, scheme: Scheme, room_s: float) -> None:
-        """Take along what waits for the same hop and still ends in this contention period."""
+    def _aggregate(self, outgoing: Outgoing, scheme: Scheme, now: float, end_s: float) -> None:
+        """Take along what waits for the same hop and still ends in this contention period; what goes at once also takes
+        the longer to the modem, the longer it is."""
         if outgoing.finished or outgoing.neighbour is None or not self._queue:
             return
         length = outgoing.length
         joined = []
         for other in self._queue:
             extra = other.length - _EMPTY_PDU_BYTES
-            fits = length + extra <= PDU_BYTES_MAX and self._lasts_s(length + extra, scheme) <= room_s
+            start_s = self._start_s if self._absolute else now + _serial_s(length + extra)
+            fits = length + extra <= PDU_BYTES_MAX and start_s + self._lasts_s(length + extra, scheme) <= end_s
             if fits and not other.finished and outgoing.may_join(other):
                 length += extra
                 joined.append(other)

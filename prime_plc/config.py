@@ -17,7 +17,8 @@ STOCK_SLOT_SYMBOLS_MIN: Final = 6
 
 class Mac(Section):
     """What a foreign network may have otherwise: values that are recalled from the specification, or that it lets one
-    choose. Ranges are published ones where there are any; what is left out is as `MacSettings` has it and says why."""
+    choose, and what we have added to it that others see. Ranges are published ones where there are any; what is left
+    out is as `MacSettings` has it and says why."""
 
     beacon_slot_symbols: Annotated[int, Field(ge=5, le=SLOT_SYMBOLS_MAX)] | None = None
     beacon_slots_max: Annotated[int, Field(ge=1, le=5)] | None = None
@@ -31,6 +32,13 @@ class Mac(Section):
     ema_smoothing: Annotated[int, Field(ge=0, le=7)] | None = None
     keep_alive_code: Annotated[int, Field(ge=0, le=7)] | None = None
     window_start: Annotated[int, Field(ge=1, le=31)] | None = None
+
+    # Our additions; the least of each is the specification's way.
+    hop_repeats_max: Annotated[int, Field(ge=0, le=5)] | None = None
+    hop_signs: bool | None = None
+    retransmit_hop_s: Annotated[float, Field(ge=0.0, le=8.0)] | None = None
+    switch_hold_s: Annotated[float, Field(ge=0.0, le=120.0)] | None = None
+    broadcasts: Annotated[int, Field(ge=1, le=3)] | None = None
 
 
 class Plc(Section):

@@ -40,6 +40,12 @@ the packet, and who waits sees another one: a repetition of the relay, or the ac
 REG_EUI48 = slice(2, 8)
 """[byte] Where a REG packet names its node."""
 
+NEGATIVE = 0x80
+"""First bit of the first byte of a REG or CON packet."""
+
+LCID_MASK = 0x1FF
+"""Last bits of the first two bytes of a CON packet."""
+
 TAKEN_S_MAX = 1.0
 """[s] From a repetition to the neighbour's word that it has it."""
 
@@ -159,11 +165,14 @@ class Custody:
         if not len(self):
             return []
         confirms = answers if packet.control else acknowledges
+        refusal = downlink and is_refusal(packet)
         done = []
         for body, kept in (*self._kept.items(), *self._again.items()):
             mine = kept.packet
+            if kept.outgoing.downlink == downlink:
+                continue
             same = (mine.sid, mine.lcid, mine.control) == (packet.sid, packet.lcid, packet.control)
-            if same and kept.outgoing.downlink != downlink and confirms(packet, mine):
+            if (same and confirms(packet, mine)) or (refusal and refuses(packet, mine)):
                 done.append(body)
         return self._release(done, now)
 
@@ -276,16 +285,17 @@ def acknowledges(answer: Packet, packet: Packet) -> bool:
 
 
 def expects_answer(packet: Packet, *, downlink: bool) -> bool:
-    """Whether a control packet is a question, and not an answer or the acknowledgement of one."""
+    """Whether a control packet is a question, and not an answer or the acknowledgement of one. To be told by a base
+    that it knows nobody of that number (no address, ours) is none, nor is the end of a connection."""
     if not packet.control:
         return False
     if packet.lcid == ControlType.REG:
-        return downlink == (packet.lnid != LNID_BROADCAST)
+        return downlink == (packet.lnid != LNID_BROADCAST) and any(packet.payload[REG_EUI48])
     if packet.lcid == ControlType.PRO:
         return downlink and packet.payload[1:2] != bytes((SID_NONE,))
     if downlink:
         return packet.lcid in {ControlType.BSI, ControlType.ALV}
-    return packet.lcid in {ControlType.CON, ControlType.MUL}
+    return packet.lcid == ControlType.MUL or (packet.lcid == ControlType.CON and not is_negative(packet))
 
 
 def is_last_word(packet: Packet, *, downlink: bool) -> bool:
@@ -295,6 +305,27 @@ def is_last_word(packet: Packet, *, downlink: bool) -> bool:
     if not packet.control:
         return downlink and packet.sid != SID_BASE and not expects_acknowledgement(packet)
     return not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
+
+
+def is_negative(packet: Packet) -> bool:
+    """Of a REG or CON packet: whether it refuses or ends something."""
+    return bool(packet.payload) and packet.payload[0] >= NEGATIVE
+
+
+def is_refusal(packet: Packet) -> bool:
+    """Whether the base ends the registration or the connection of one node by this."""
+    kind = packet.control and packet.lcid in {ControlType.REG, ControlType.CON}
+    return kind and packet.lnid != LNID_BROADCAST and is_negative(packet)
+
+
+def refuses(refusal: Packet, packet: Packet) -> bool:
+    """Whether a refusal is all that a packet will get: it came, and nobody at the base knows its sender any more, or
+    its connection."""
+    if (refusal.sid, refusal.lnid) != (packet.sid, packet.lnid):
+        return False
+    if refusal.lcid == ControlType.REG:
+        return True
+    return not packet.control and int.from_bytes(refusal.payload[:2], "big") & LCID_MASK == packet.lcid
 
 
 def answers(answer: Packet, packet: Packet) -> bool:

@@ -36,6 +36,7 @@ class Enrolment:
     """Part of a service node.
 
     Attributes:
+        eui48: our own.
         retry_at: when to ask again, or to give up [s].
         chosen: the switch that we want to move to, None if we do not.
         known: whether we are registered, as far as we know, wherever that is; until somebody says that it is over.
@@ -44,7 +45,7 @@ class Enrolment:
     def __init__(self, settings: MacSettings, uplink: Uplink, eui48: Eui48, draw: random.Random) -> None:
         self._settings = settings
         self._uplink = uplink
-        self._eui48 = eui48
+        self.eui48 = eui48
         self._draw = draw
         self.known = False
         self.end()
@@ -96,7 +97,7 @@ class Enrolment:
         """Whether this packet is that answer."""
         if self._beacon is None or not packet.control or packet.lcid != ControlType.REG:
             return False
-        return packet.sid == self._beacon.sid and packet.payload[REG_EUI48] == self._eui48
+        return packet.sid == self._beacon.sid and packet.payload[REG_EUI48] == self.eui48
 
     def leave(self, now: float) -> None:
         """Ask for unregistration."""
@@ -137,7 +138,7 @@ class Enrolment:
 
     def reg(self, *, negative: bool = False, roaming: bool = False) -> bytes:
         """Our REG packet."""
-        return Reg(negative, roaming, 0, CAPABILITIES, self._settings.keep_alive_code, self._eui48).encode()
+        return Reg(negative, roaming, 0, CAPABILITIES, self._settings.keep_alive_code, self.eui48).encode()
 
     def _ask_move(self, now: float) -> None:
         assert self._beacon is not None

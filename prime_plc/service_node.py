@@ -2,9 +2,9 @@
 
 It searches beacons, registers, follows the beacons of its switch, answers keep-alives, becomes a switch when the base
 promotes it, passes packets on then, and starts over when the network is lost. What each state does with each input and
-each PDU stands in one table at the end. The state is held here; the parts do the work: `searching.py`, `enrolment.py`,
-`following.py`, `keep_alive.py`, `candidate.py`, `switching.py`, `neighbours.py`, `memberships.py`, `llc.py`, and
-`uplink.py` for everything that is said upwards.
+each PDU stands in one table at the end. The state is held here; the parts do the work: `searching.py`, `place.py`,
+`candidate.py`, `switching.py`, `neighbours.py`, `memberships.py`, `llc.py`, and `uplink.py` for everything that is said
+upwards.
 
 Most of what is heard concerns somebody else. It is recognised by a few bytes at fixed places and dropped before
 anything is decoded.
@@ -34,12 +34,10 @@ from prime_plc.control import (
     decode_control,
 )
 from prime_plc.ear import Ear, Whence
-from prime_plc.enrolment import Asking, Enrolment
-from prime_plc.following import Following
-from prime_plc.keep_alive import KeepAlive
-from prime_plc.leaving import LEVEL_MAX, Leave, Leaving
+from prime_plc.enrolment import Enrolment
+from prime_plc.leaving import LEVEL_MAX
 from prime_plc.links import PARENT, index_snr_db
-from prime_plc.llc import LlcLink, LlcState, deliver
+from prime_plc.llc import LlcLink, deliver
 from prime_plc.memberships import Memberships, broadcast_sdus
 from prime_plc.modem_host import FollowBeacons, FrameReceived, ModemLost, ModemReady, ModemSettings, TransmitConfirmed
 from prime_plc.modem_messages import BUFFER_BEACON
@@ -58,6 +56,7 @@ from prime_plc.pdu import (
     glance,
 )
 from prime_plc.phy import PhyMode
+from prime_plc.place import Fate, Holdings, Place, Turn
 from prime_plc.role import ControlT, Input, Output, refused
 from prime_plc.sap import ChangeGroup, Happened, SendData, Want, Wish
 from prime_plc.search import BeaconsHeard, Heard
@@ -67,7 +66,7 @@ from prime_plc.switching import Switching
 from prime_plc.transmitter import Transmitter
 from prime_plc.uplink import Uplink
 from shared.errors import DecodeError
-from shared.ids import Eui48, format_eui48
+from shared.ids import Eui48
 
 
 class State(Enum):
@@ -121,15 +120,14 @@ class ServiceNode:
         self.beacons = BeaconsHeard(settings, self.transmitter.links, settings.slot_symbols(stock=modem.stock))
         self._searching = Searching(settings, self.transmitter, self.beacons, eui48, draw, base)
         self._enrolment = Enrolment(settings, self._uplink, eui48, draw)
-        self._following = Following(settings, self.transmitter, self.switching)
-        self._leaving = Leaving(settings, self.transmitter, self._uplink, self._following, self.switching, self.beacons)
-        self._keep_alive = KeepAlive(settings)
         self._calls = CallsHeard(settings, draw)
         self._ear = Ear(self.transmitter, self._uplink, self.switching, self.beacons, self._calls)
         self._candidate = Candidate(settings, self.transmitter, self._uplink, self.switching, self._calls)
         self._neighbours = Neighbours(settings, self.transmitter, self._uplink, self.switching)
         self._memberships = Memberships(settings)
         self.llc = LlcLink(settings, identifier, draw, self._send_con)
+        holdings = Holdings(self.llc, self._memberships, self.switching)
+        self._place = Place(settings, self.transmitter, self._uplink, self._enrolment, self.beacons, holdings)
         self.state = State.OFF
         self.received = {"data": 0, "control": 0}
         self.wake_at: float | None = None
@@ -137,12 +135,7 @@ class ServiceNode:
 
     def _forget_network(self) -> None:
         self._searching.end()
-        self._enrolment.end()
-        self._uplink.leave()
-        self._following.end()
-        self._keep_alive.end()
-        if not self._enrolment.known:
-            self._memberships.clear()
+        self._place.end()
         self._calls.clear()
         self._neighbours.clear()
         self.transmitter.clear()
@@ -166,13 +159,27 @@ class ServiceNode:
             outputs += [] if chosen is None else self._join(chosen, now)
         elif self.state not in _RESTING:
             outputs += self._wake_joined(now)
-        if self._enrolment.retry_at is not None and now >= self._enrolment.retry_at:
-            outputs += self._retry(now)
-        if self.llc.hold_until_s is not None and now >= self.llc.hold_until_s:
-            self._enrolment.known = False
-            outputs += self.llc.close("no way to the base")
+        outputs += self._turn(self._place.retry(now), now)
+        outputs += self._place.lapse(now)
         outputs += self._wake_switch(now)
         return outputs + self._transmit(now)
+
+    def _wake_joined(self, now: float) -> list[Output]:
+        turn = self._place.review(now)
+        if turn is not None:
+            return self._turn(turn, now)
+        if self.state is State.REGISTERING:
+            return []
+        self._candidate.lapse(now)
+        asked = self._calls.due(now)
+        if asked is not None and self.parent is not None and self._may_ask:
+            self._candidate.ask(self.parent, *asked, now)
+        outputs: list[Output] = []
+        more, hopeless = self.llc.wake(now)
+        outputs += more
+        if hopeless:
+            outputs += self._turn(self._place.over("no answer to the connection request", now), now)
+        return outputs
 
     def _wake_switch(self, now: float) -> list[Output]:
         """Its beacons, which go on for a while when it has lost its place."""
@@ -213,7 +220,7 @@ class ServiceNode:
     @property
     def parent(self) -> Beacon | None:
         """The newest beacon of the switch above."""
-        return self._following.parent
+        return self._place.following.parent
 
     @property
     def undecodable(self) -> int:
@@ -251,15 +258,12 @@ class ServiceNode:
     def _refresh_wake(self) -> None:
         at = self.transmitter.wake_at
         switching, llc, state = self.switching, self.llc, self.state
-        times = [self._enrolment.retry_at, switching.suspended_until_s, switching.wake_at, llc.hold_until_s]
+        times = self._place.times()
+        times += (switching.suspended_until_s, switching.wake_at)
         if state is _SEARCHING:
             times += self._searching.times()
-        elif state is _REGISTERING:
-            times.append(self._following.by_s)
         elif state in _REGISTERED:
-            times += (self._keep_alive.by_s, self._calls.ask_at, llc.retry_at)
-            if not self._enrolment.moving:
-                times.append(self._following.by_s)
+            times += (self._calls.ask_at, self._candidate.wake_at, llc.retry_at)
             if llc.connection is not None and not llc.connection.idle and self.transmitter.room:
                 times.append(llc.data_at)
         for time in times:
@@ -272,7 +276,7 @@ class ServiceNode:
     def _ready(self, _item: ModemReady, now: float) -> list[Output]:
         self.beacons.clear()
         self.switching.end()
-        self._searching.listened = self._enrolment.known = False
+        self._searching.listened = False
         return self._search(now)
 
     def _search(self, now: float) -> list[Output]:
@@ -283,12 +287,11 @@ class ServiceNode:
         return [FollowBeacons(b"", 0)] if known is None else self._join(known, now)
 
     def _lost_modem(self, item: ModemLost, _now: float) -> list[Output]:
-        outputs = self.llc.close(item.reason)
-        self._enrolment.known = False
+        outputs = self._place.unknown(item.reason)
         self.switching.end()
         self._forget_network()
         self.state = State.OFF
-        return [*outputs]
+        return outputs
 
     def _hear_searching(self, item: FrameReceived, now: float) -> list[Output] | None:
         if item.mode is not PhyMode.TYPE_A:
@@ -304,18 +307,13 @@ class ServiceNode:
         return [] if chosen is None else self._join(chosen, now)
 
     def _join(self, chosen: Heard, now: float) -> list[Output]:
-        beacon = chosen.beacon
-        if self.switching.sna not in {b"", beacon.sna}:
+        if self.switching.sna not in {b"", chosen.beacon.sna}:
             self.switching.end()
         late = self._searching.listened
         self._searching.listened = True
         self._forget_network()
-        self._uplink.join(beacon)
-        self._following.begin(chosen, beacon, now)
         self.state = State.REGISTERING
-        self._enrolment.begin(self.settings.late_spread_s if late else self.settings.register_spread_s, now)
-        said = Happened("registering", f"with {format_eui48(beacon.sna)} through switch {beacon.sid}")
-        return [FollowBeacons(beacon.sna, beacon.sid), said]
+        return self._place.join(chosen, self.settings.late_spread_s if late else self.settings.register_spread_s, now)
 
     # ---- in the network: what is heard -------------------------------------------------------------------------------
 
@@ -378,19 +376,7 @@ class ServiceNode:
         uplink = self._uplink
         if heard is None or item.pdu[1] != uplink.sid or item.pdu[6:12] != uplink.sna:
             return None
-        beacon = heard.beacon
-        doubted = self._following.doubted_s is not None
-        self._following.beacon(item, beacon, now)
-        if beacon.level != self.level:  # it has moved, and we with it
-            self.transmitter.shift(beacon.level - self.level)
-            self._uplink.level = beacon.level
-            if self.switching.suspended_until_s is None:
-                self.switching.shift(beacon.level + 1)
-        if doubted and self._following.doubted_s is None:
-            self.llc.hurry(now)
-        if not self._free_to_move:
-            return []
-        return self._leave(self._leaving.weakness(now) or self._leaving.detour(now), now)
+        return self._turn(self._place.beacon(item, heard.beacon, now), now)
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
         call = self._ear.call(item.pdu)
@@ -403,7 +389,7 @@ class ServiceNode:
 
     def _from_above(self, item: FrameReceived, now: float) -> list[Output] | None:
         registering = self.state is _REGISTERING
-        pdu = self._ear.above(item, self._following, self._neighbours, now, registering=registering)
+        pdu = self._ear.above(item, self._place.following, self._neighbours, now, registering=registering)
         if pdu is None:
             return None
         outputs: list[Output] = []
@@ -419,7 +405,7 @@ class ServiceNode:
 
     def _packet(self, packet: Packet, now: float) -> list[Output]:
         """A packet for us alone."""
-        self._keep_alive.heard(now)
+        self._place.heard(now)
         if packet.control:
             return self._control(packet, now)
         self.received["data"] += 1
@@ -454,193 +440,46 @@ class ServiceNode:
             return []
         return [*deliver(sdus, Eui48(self.sna), broadcast=True)]
 
-    # ---- registration ------------------------------------------------------------------------------------------------
+    # ---- its place ---------------------------------------------------------------------------------------------------
 
-    def _retry(self, now: float) -> list[Output]:
-        """Repeat what waits for its answer, or give up."""
-        enrolment = self._enrolment
-        enrolment.retry_at = None
-        if enrolment.asking is Asking.TO_LEAVE:
-            if enrolment.repeats > self.settings.control_repeats_max:
-                return self._left(now)
-            enrolment.again(now)
-            return []
-        if enrolment.moving:
-            if enrolment.repeats >= self.settings.move_repeats_max:
-                return self._not_moved("no answer", now)
-            enrolment.again(now)
-            return []
-        if self.state is not State.REGISTERING:
-            return []
-        others = self._leaving.elsewhere(now)
-        limit = self.settings.control_repeats_max if others is None else self.settings.elsewhere_repeats_max
-        if enrolment.repeats > limit:
-            self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            return self._lose("no answer to the registration", now)
-        enrolment.again(now)
-        return []
+    def _turn(self, turn: Turn, now: float) -> list[Output]:
+        """What has become of our place is our state."""
+        if turn.fate is Fate.SAME:
+            return [*turn.said]
+        if turn.fate is Fate.PLACED:
+            self.state = State.SWITCH if self.switching.serving else State.TERMINAL
+            return [*turn.said]
+        if turn.fate is Fate.LEFT:
+            self._forget_network()
+            self.state = State.LEFT
+            return [*turn.said]
+        outputs = [*turn.said, *self._search(now)]
+        if turn.goodbye:
+            self.transmitter.call(turn.goodbye, now)
+        return outputs
 
     def _answered(self, item: _Came[Reg], now: float) -> list[Output]:
-        reg = item.control
-        if reg.eui48 != self.eui48:
-            return []
-        if reg.negative:
-            self.beacons.avoid(self.sna, self.sid, now + self.settings.avoid_s)
-            rejected = Happened("registration rejected", format_eui48(self.sna))
-            return [rejected, *self._search(now)]
-        self._uplink.lnid = item.packet.lnid
-        self.state = State.TERMINAL
-        outputs = self._begin(reg, now)
-        said = Happened("registered", f"node {self.lnid:#06x}, keep-alive {self._keep_alive.period_s:g} s")
-        return [*outputs, said]
-
-    def _begin(self, reg: Reg, now: float) -> list[Output]:
-        """We have a place. Who was registered before goes on with its connection and as a switch, if the base says so
-        by the R bit; else all begins anew."""
-        self._keep_alive.begin(reg.time, now)
-        self._enrolment.answered()
-        hops = self.level + 1
-        if reg.roaming and self.llc.state is not LlcState.CLOSED:
-            self.switching.resume(hops, now)
-            self.state = State.TERMINAL if self.switching.slot is None else State.SWITCH
-            self._enrolment.acknowledge(self.switching.lsids, now)
-            self.llc.moved(hops, now)
-            for request in self._memberships.requests():
-                self._uplink.control(ControlType.MUL, request.encode(), now)
-            return []
-        self._memberships.clear()
-        outputs: list[Output] = [*self.llc.close("registered anew")]
-        self._enrolment.acknowledge([], now)
-        self.llc.open(Eui48(self.sna), hops, now)
-        return outputs
+        return self._turn(self._place.answered(item.control, item.packet.lnid, now), now)
 
     def _registration(self, item: _Came[Reg], now: float) -> list[Output]:
-        reg, packet = item.control, item.packet
-        if not reg.negative:
-            return self._registered_again(reg, packet.lnid, now)
-        if packet.lnid != self.lnid:
-            return []
-        if self._enrolment.asking is Asking.TO_LEAVE:
-            return self._left(now)
-        goodbye = self._uplink.goodbye(self._enrolment.reg(negative=True))
-        outputs = self._stop_switching("unregistered")
-        outputs += self._disconnect("unregistered by the base", now)
-        if reg.eui48 == self.eui48:  # a base that does not know us sends zeros and wants no answer
-            self.transmitter.call(goodbye, now)
-        return outputs
-
-    def _registered_again(self, reg: Reg, lnid: int, now: float) -> list[Output]:
-        """Our acknowledgement was lost, or the base has made a new entry for us and means that from now on."""
-        if reg.eui48 != self.eui48:
-            return []
-        outputs: list[Output] = []
-        if lnid != self.lnid:
-            outputs += self._stop_switching("registered anew")
-            outputs += self.llc.close("registered anew")
-            self._uplink.lnid = lnid
-            self.llc.open(Eui48(self.sna), self.level + 1, now)
-        self._enrolment.acknowledge(self.switching.lsids, now)
-        return outputs
-
-    def _disconnect(self, reason: str, now: float) -> list[Output]:
-        """The registration is over."""
-        self._enrolment.known = False
-        return [*self.llc.close(reason), *self._lose(reason, now)]
-
-    def _lose(self, reason: str, now: float) -> list[Output]:
-        """There is no way to the base any more; who finds another one in time goes on as what it was."""
-        self.llc.hold(now + self.settings.switch_hold_s)
-        self._leaving.avoid_tree(now)
-        self.switching.suspend(now)
-        return [Happened("disconnected", reason), *self._search(now)]
-
-    def _wake_joined(self, now: float) -> list[Output]:
-        if now >= self._following.by_s and not self._enrolment.moving:
-            return self._leave(self._leaving.silence(now), now)
-        if self.state is State.REGISTERING:
-            return []
-        if self._keep_alive.by_s is not None and now >= self._keep_alive.by_s:
-            return self._disconnect("no keep-alive from the base", now)
-        if self._free_to_move and self._leaving.takes_nothing(now):
-            return self._leave_deaf_switch(now)
-        outputs: list[Output] = []
-        self._candidate.lapse(now)
-        asked = self._calls.due(now)
-        if asked is not None and self.parent is not None and self._may_ask:
-            self._candidate.ask(self.parent, *asked, now)
-        more, hopeless = self.llc.wake(now)
-        outputs += more
-        if hopeless:
-            outputs += self._disconnect("no answer to the connection request", now)
-        return outputs
-
-    # ---- moving ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _free_to_move(self) -> bool:
-        """Whether we have a place, and no other wish."""
-        return self.state in _REGISTERED and self._enrolment.asking is Asking.NOTHING
-
-    def _leave(self, leave: Leave | None, now: float) -> list[Output]:
-        """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
-        and whoever is below us. Without another one in this network the network is lost."""
-        if leave is None:
-            return []
-        if leave.to is None or not self._free_to_move or leave.to.pdu[6:12] != self.sna:
-            return self._lose(leave.reason, now)
-        self._enrolment.move(leave.to, now)
-        return [Happened("moving", f"from switch {self.sid} to {leave.to.pdu[1]}: {leave.reason}")]
-
-    def _leave_deaf_switch(self, now: float) -> list[Output]:
-        """The switch above hears us too badly: go to another one, or call for one (ours)."""
-        if not self._free_to_move:
-            return []
-        leave = self._leaving.deafness(now)
-        if leave is None:
-            self.transmitter.call(PromotionNeeded(self.sna, self.eui48).encode(), now)
-        return self._leave(leave, now)
-
-    def _not_moved(self, why: str, now: float) -> list[Output]:
-        """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
-        sid = self._enrolment.moving_to
-        self.beacons.avoid(self.sna, sid, now + self.settings.avoid_s)
-        self._enrolment.stay()
-        self._following.since_s = now
-        said = Happened("not moved", f"to switch {sid}: {why}")
-        if now >= self._following.by_s:
-            return [said, *self._leave(self._leaving.silence(now), now)]
-        return [said]
+        reg = item.control
+        hear = self._place.unregistered if reg.negative else self._place.again
+        return self._turn(hear(reg, item.packet.lnid, now), now)
 
     def _placed(self, packet: Packet, now: float) -> list[Output]:
-        """The answer from where we want to be: from now on that is our place."""
+        """The answer from where we want to be."""
         try:
-            reg = Reg.decode(packet.payload)
+            turn = self._place.moved(packet, now)
         except DecodeError:
             self._ear.undecodable += 1
             return []
-        if reg.negative:
-            return self._not_moved("refused", now)
-        chosen, left = self._enrolment.chosen, (self.sid, self.lnid)
-        assert chosen is not None
-        beacon = chosen.beacon
-        self.transmitter.shift(beacon.level - self.level, left)
-        self._uplink.join(beacon)
-        self._uplink.lnid = packet.lnid
-        self._neighbours.left_parent()
-        self._following.begin(chosen, beacon, now)
-        outputs = [] if reg.roaming else self._stop_switching("registered anew")
-        outputs += self._begin(reg, now)
-        said = Happened("moved", f"from switch {left[0]} to {self.sid}, node {self.lnid:#06x}")
-        return [FollowBeacons(self.sna, self.sid), *outputs, said]
-
-    # ---- leaving -----------------------------------------------------------------------------------------------------
+        if turn.fate is Fate.PLACED:
+            self._neighbours.left_parent()
+        return self._turn(turn, now)
 
     def _want(self, item: Want, now: float) -> list[Output]:
         if item.wish is Wish.LEAVE:
-            if self.state not in {State.TERMINAL, State.SWITCH}:
-                return self._left(now)
-            self._enrolment.leave(now)
-            return []
+            return self._turn(self._place.leave(now), now)
         if item.wish is Wish.STOP_SWITCHING and self.state is State.SWITCH:
             self._candidate.resign(now)
             return self._stop_switching("by itself")
@@ -649,20 +488,10 @@ class ServiceNode:
     def _return(self, item: Want, now: float) -> list[Output]:
         return self._search(now) if item.wish is Wish.RETURN else []
 
-    def _left(self, _now: float) -> list[Output]:
-        outputs: list[Output] = [*self.llc.close("left the network")]
-        self._enrolment.known = False
-        self.switching.end()
-        self._forget_network()
-        self.state = State.LEFT
-        return [*outputs, Happened("left", "unregistered by itself")]
-
     # ---- keep-alive, frame structure, robustness, groups -------------------------------------------------------------
 
     def _alive(self, item: _Came[Alv], now: float) -> list[Output]:
-        ssid = SID_NONE if self.state is not State.SWITCH else self.switching.lsid
-        answer = self._keep_alive.answer(item.control, SID_NONE if ssid is None else ssid, now)
-        self._uplink.control(ControlType.ALV, answer.encode(), now)
+        self._place.alive(item.control, now)
         return []
 
     def _frame_change(self, item: _Came[Fra], now: float) -> list[Output]:
@@ -678,7 +507,7 @@ class ServiceNode:
         if not item.control.response:
             snr_db = index_snr_db(item.control.snr)
             self.beacons.ear(self.sna, self.sid, snr_db, now + self.settings.ear_memory_s)
-        return self._leave_deaf_switch(now) if deaf else []
+        return self._turn(self._place.unheard(now), now) if deaf else []
 
     def _change_group(self, item: ChangeGroup, now: float) -> list[Output]:
         self._uplink.control(ControlType.MUL, self._memberships.request(item).encode(), now)
@@ -717,12 +546,10 @@ class ServiceNode:
         return [Happened("promoted to switch", words)] if fresh else []
 
     def _stop_switching(self, why: str) -> list[Output]:
-        lsid = self.switching.lsid
-        self.switching.end()
-        if self.state is not State.SWITCH:
-            return []
-        self.state = State.TERMINAL
-        return [Happened("switching ended", f"number {lsid}, {why}")]
+        said = self.switching.stop(why)
+        if self.state is State.SWITCH:
+            self.state = State.TERMINAL
+        return [*said]
 
     # ---- data and sending --------------------------------------------------------------------------------------------
 

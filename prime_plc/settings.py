@@ -116,7 +116,7 @@ class MacSettings:
         switches_max: switches of a subnetwork (ours; 254 numbers).
         idle_switch_s: a switch nobody is registered through is demoted after this (ours).
         switch_hold_s: a switch that has lost its own place keeps what is below it together for this long, and any node
-            its connection (ours).
+            its connection (ours); with 0 both end with the place.
         switch_doubt_s: a node whose switch says so looks for another one after this (ours).
         sid_rest_s: a switch number is not used again for this long (ours).
         switch_entry_s: a number below a switch is forgotten without traffic for this long (ours).
@@ -136,7 +136,8 @@ class MacSettings:
         data_ahead: data packets handed to the queue before the channel takes them (ours).
         uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
-            that buffer ARQ are not established).
+            that buffer ARQ are not established). With 0 a switch passes on every copy that comes to it for one
+            neighbour, and says nothing of that.
         hop_signs: whether a switch that gets a packet again names it when it says so: two bytes behind a PRM
             acknowledgement, whose length is one byte elsewhere (ours).
         crowded_queue: with more frames waiting nothing is repeated (ours).

@@ -17,6 +17,7 @@ from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet
 from prime_plc.phy import Scheme
+from prime_plc.sap import Happened
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.switch_table import SwitchTable
 from prime_plc.transmitter import Transmitter
@@ -74,6 +75,11 @@ class Switching:
         return self._slot
 
     @property
+    def serving(self) -> bool:
+        """Whether we are a switch with a place of its own."""
+        return self._slot is not None and self.suspended_until_s is None
+
+    @property
     def lsids(self) -> list[int]:
         """Numbers of all switches that are reached through us, our own first."""
         return [] if self.lsid is None or self._slot is None else [self.lsid, *self.table.entries]
@@ -126,6 +132,12 @@ class Switching:
         self.lsid = None
         self.table.clear()
         self._acknowledgements.clear()
+
+    def stop(self, why: str) -> list[Happened]:
+        """End what we are, and say so if we were something."""
+        said = [Happened("switching ended", f"number {self.lsid}, {why}")] if self.serving else []
+        self.end()
+        return said
 
     def plan(self, now: float) -> None:
         """Our next beacon by the present frame clock."""

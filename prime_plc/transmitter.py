@@ -82,9 +82,15 @@ class Transmitter:
     def relay(
         self, packets: Iterable[Packet], neighbour: int | None, now: float, *, downlink: bool, level: int, keep: Keep
     ) -> list[Packet]:
-        """Pass packets on, once; ``neighbour`` None sends them to everybody. Those that had been passed on before."""
-        fresh = []
+        """Pass packets on, once; ``neighbour`` None sends them to everybody. Those that had been passed on before.
+
+        Where hops do not repeat, what comes again for one neighbour is said again by its sender, and may have been lost
+        anywhere.
+        """
+        fresh: list[Packet] = []
         again = []
+        if neighbour is not None and self._settings.hop_repeats_max == 0:
+            fresh, packets = list(packets), ()
         for packet in packets:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):

@@ -43,6 +43,17 @@ class Uplink:
         self.sna, self.sid, self.level = beacon.sna, beacon.sid, beacon.level
         self._transmitter.channel.sna = beacon.sna
 
+    def shift(self, level: int) -> None:
+        """The switch above has this level now."""
+        self._transmitter.shift(level - self.level)
+        self.level = level
+
+    def move(self, beacon: Beacon, lnid: int) -> None:
+        """Another switch of the network, and our number there; what waits for the old one goes to it."""
+        self._transmitter.shift(beacon.level - self.level, (self.sid, self.lnid))
+        self.join(beacon)
+        self.lnid = lnid
+
     def control(self, ctype: ControlType, payload: bytes, now: float, keep: Keep | None = None) -> None:
         """Queue a control packet."""
         self.sent["control"] += 1

@@ -300,11 +300,11 @@ def chain(*, snr_db: float = 25.0) -> Callable[[str, str], float | None]:
 class Fork:
     """n4 hangs on n3, which hears n1 and n2; both hear the base."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, settings: MacSettings | None = None) -> None:
         self.snr_db: dict[frozenset[str], float] = {
             frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n3"), ("n2", "n3"), ("n3", "n4"))
         }
-        self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))), seed=seed)
+        self.ether = Ether(lambda one, other: self.snr_db.get(frozenset((one, other))), seed, settings)
         self.ether.add_base()
         for number in range(1, 5):
             self.ether.add_node(number)

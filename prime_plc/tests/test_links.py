@@ -59,16 +59,33 @@ def test_where_the_signal_is_good_beyond_doubt_losses_are_collisions() -> None:
     assert rung(links) == len(LADDER) - 2
 
 
-def test_bursts_that_take_every_scheme_alike_do_not_lead_to_the_slowest() -> None:
-    """Half of the frames are lost whatever the modulation: a slower one is tried, delivers no more, and is left."""
+def in_bursts(seed: int) -> list[int]:
+    """Modulations of 600 frames, half of which are lost whatever it is."""
     links = link(16.0)
-    chance = random.Random(1)
+    chance = random.Random(seed)
     seen = []
     for _ in range(600):
         (links.delivered if chance.random() < 0.5 else links.lost)(PARENT)
         seen.append(rung(links))
+    return seen
+
+
+def test_bursts_that_take_every_scheme_alike_do_not_lead_to_the_slowest() -> None:
+    """Half of the frames are lost whatever the modulation: a slower one is tried, delivers no more, and is left. So
+    with this sequence; one in two others has more than a twentieth of its frames in the slowest, see below."""
+    links, seen = link(16.0), in_bursts(1)
     assert sum(seen[100:]) / len(seen[100:]) > LADDER.index(links.allowed(16.0)) - 0.5
     assert seen.count(0) < len(seen) / 20
+
+
+def test_such_bursts_lead_to_the_slowest_seldom_whatever_their_sequence() -> None:
+    """The same over a hundred sequences: measured 7 % of the frames in the slowest, and 42 % at worst (of 300)."""
+    allowed = LADDER.index(link(16.0).allowed(16.0))
+    runs = [in_bursts(seed) for seed in range(100)]
+    frames = [one for seen in runs for one in seen]
+    assert sum(frames) / len(frames) > allowed - 0.5
+    assert frames.count(0) < 0.1 * len(frames)
+    assert max(seen.count(0) for seen in runs) < 0.5 * 600
 
 
 def test_a_scheme_that_the_neighbour_does_not_hear_is_left_within_few_frames() -> None:

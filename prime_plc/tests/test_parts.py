@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
-from prime_plc.channel import ChannelAccess, Keep, Outgoing
-from prime_plc.control import Capabilities, ControlType, Mul, Prm, Pro
+from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, ChannelAccess, Keep, Outgoing
+from prime_plc.control import Capabilities, Con, ControlType, Mul, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, sign
 from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
@@ -19,7 +19,7 @@ from prime_plc.groups import Groups
 from prime_plc.links import BAD_HOP_COST, HOP_COST, Links
 from prime_plc.modem_host import FrameReceived, TransmitFrame
 from prime_plc.modem_messages import TransmitResult
-from prime_plc.pdu import LNID_MULTICAST, Beacon, GenericPdu, Packet, decode_pdu
+from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
 from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import Node, Registry
@@ -328,6 +328,49 @@ def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType)
     assert len(custody) == 0
 
 
+@pytest.mark.parametrize("downlink", [True, False])
+def test_what_nobody_answers_is_said_once_at_its_last_hop(*, downlink: bool) -> None:
+    """A base that knows no such node wants no answer, and gives none to the end of a connection; a node that is sent
+    away by its address answers, and so does a base that is asked for a connection."""
+    custody = Custody(SETTINGS, random.Random(1))
+    stranger, known = (Reg(True, False, 0, Capabilities.NONE, 2, eui48).encode() for eui48 in (bytes(6), eui(1)))
+    ended, asked = (Con(negative, True, 256, 3, b"x").encode() for negative in (True, False))
+    ctype = ControlType.REG if downlink else ControlType.CON
+    for payload, kept in ((stranger, 0), (known, 1)) if downlink else ((ended, 0), (asked, 1)):
+        packet = Packet(True, 1, True, ctype, 9, 5, payload)
+        custody.sent(Outgoing(1, downlink, 1, 5, [packet], keep=Keep.LAST), 0.02, 0.0)
+        assert len(custody) == kept
+
+
+def test_a_refusal_ends_what_it_refuses_and_nothing_else() -> None:
+    """The base knows a node no more: nothing of it is said to the base again. It knows the connection no more: no data
+    on that. Other nodes and connections, what goes down, and a refusal for whoever has no number are not concerned."""
+    gone = Reg(True, False, 0, Capabilities.NONE, 2, bytes(6)).encode()
+    closed = Con(True, False, 256, 3).encode()
+    onward = [
+        Packet(False, 2, False, lcid, 9, lnid, b"\xc1\x90\x00\x00x") for lcid, lnid in ((256, 5), (256, 6), (257, 5))
+    ]
+    question = Packet(True, 1, True, ControlType.MUL, 9, 5, b"\0\0")
+    down = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00y")
+
+    def left(ctype: ControlType, payload: bytes, lnid: int = 5, *, downlink: bool = True) -> list[Packet]:
+        custody = Custody(SETTINGS, random.Random(1))
+        for packet in (*onward, question):
+            custody.sent(Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD), 0.02, 0.0)
+        custody.sent(Outgoing(2, True, 2, 5, [down], keep=Keep.ONWARD), 0.02, 0.0)
+        custody.answered(Packet(False, 1, True, ctype, 9, lnid, payload), 0.1, downlink=downlink)
+        again = [packet for one in custody.due(100.0, crowded=False)[0] for packet in one.packets]
+        return [packet for packet in everything if packet in again]
+
+    everything = [*onward, question, down]
+    assert left(ControlType.REG, gone) == [onward[1], down]
+    assert left(ControlType.CON, closed) == [onward[1], onward[2], question, down]
+    assert left(ControlType.REG, gone, LNID_BROADCAST) == everything
+    assert left(ControlType.REG, gone, downlink=False) == everything
+    accepted = Reg(False, False, 0, Capabilities.NONE, 2, eui(1)).encode()
+    assert left(ControlType.REG, accepted) == everything
+
+
 def test_an_acknowledgement_is_said_twice_below_a_switch() -> None:
     """Where signs of data are missed: its own missing sign is none of those, and is nobody's loss. The base says its
     own once, as its neighbours ask again at once."""
@@ -504,9 +547,11 @@ def test_memberships_below_a_switch_have_a_limit_and_leave_nothing_behind() -> N
     assert table.groups == []
 
 
-def test_no_frame_reaches_into_the_next_beacon() -> None:
-    """A thousand frames of all lengths at random instants end within the contention period they began in."""
-    access, draw = channel(), random.Random(4)
+@pytest.mark.parametrize("seed", [4, 200, 209, 217])
+def test_no_frame_reaches_into_the_next_beacon(seed: int) -> None:
+    """A thousand frames of all lengths at random instants end within the contention period they began in, whether the
+    modem has one that goes at once as soon as its bytes are through or as late as it may."""
+    access, draw = channel(), random.Random(seed)
     now = 0.1
     for _ in range(1000):
         now += draw.uniform(0.0, 0.5)
@@ -514,9 +559,11 @@ def test_no_frame_reaches_into_the_next_beacon() -> None:
             body = bytes(draw.randrange(1, 340 if len(access) == 0 else 120))
             access.put(Outgoing(2, True, 0, 7, [data(1, body=body)]), now)
         frame, now = take(access, now)
-        start_s = now if frame.start_s is None else frame.start_s
-        begin_s, end_s = (start_s % FRAME_S, start_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme))
-        assert begin_s >= 5 * SYMBOL_S - 1e-6
+        at_once = frame.start_s is None
+        soonest_s = now + len(frame.pdu) * BYTE_S if frame.start_s is None else frame.start_s
+        latest_s = soonest_s + MESSAGE_BYTES * BYTE_S + POLL_S if at_once else soonest_s
+        assert soonest_s % FRAME_S >= 5 * SYMBOL_S - 1e-6
+        end_s = latest_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme)
         assert end_s <= FRAME_S
         now += MODEM.airtime_s(len(frame.pdu), frame.scheme) + 0.05
         access.confirmed(frame.buffer, TransmitResult.SUCCESS, now)
