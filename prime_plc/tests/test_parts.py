@@ -298,6 +298,16 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     assert len(custody) == 0
 
 
+def test_packets_that_left_in_one_frame_move_with_their_node_once() -> None:
+    """Moved by each of its packets, the frame's level would be wrong, and below the base's one a frame cannot be
+    encoded."""
+    custody = Custody(SETTINGS, random.Random(1))
+    custody.sent(Outgoing(2, False, 2, -1, [data(1), data(2)], keep=Keep.ONWARD), 0.02, 0.0)
+    custody.shift(-2)
+    again, _ = custody.due(10.0, crowded=False)
+    assert [(one.level, one.packets) for one in again] == [(0, [data(1)]), (0, [data(2)])]
+
+
 def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:
     """Nothing would show that it came; its own repetition is end to end."""
     custody = Custody(SETTINGS, random.Random(1))
