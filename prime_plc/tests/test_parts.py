@@ -102,6 +102,17 @@ def test_slots_run_out_at_128() -> None:
     assert table.give(200, 0) is None
 
 
+def test_a_street_with_many_switches_has_a_slot_for_each() -> None:
+    """Seven of eight places go as they are wanted, the last ones one by one: 36 switches instead of 24."""
+    table = SlotTable(5)
+    slots = [table.give(sid, 2 if sid < 8 else 3) for sid in range(39)]
+    assert [slot.frequency if slot else None for slot in slots] == [2] * 8 + [3] * 12 + [5] * 16 + [None] * 3
+    assert table.full
+    table.take_back(0)
+    assert not table.full
+    assert [table.give(sid, 2) for sid in (50, 51)] == [Slot(1, 0, 5), Slot(1, 4, 5)]
+
+
 def test_a_switch_learns_who_is_below_from_what_passes() -> None:
     """A promotion below is entered with the child it came through; demotion of that child forgets all behind it."""
     table = SwitchTable(100.0)
