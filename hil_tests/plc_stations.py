@@ -168,6 +168,7 @@ class Meter:
         self.dropped = 0
         self.offered_again = 0
         self.seq = 0
+        self._retries = False
         self.on_link: Callable[[Meter, bool], None] = lambda _meter, _up: None
 
     def power_on(self) -> None:
@@ -221,7 +222,13 @@ class Meter:
         report = self.waiting.get(confirmed.token)
         if report is not None:
             report.offered = False
-            self._loop.call_later(RETRY_S, self._offer)
+            if not self._retries:  # one for all that wait
+                self._retries = True
+                self._loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retries = False
+        self._offer()
 
     def _set_link(self, *, up: bool, reason: str) -> None:
         if up != self.link:

@@ -237,8 +237,8 @@ class Custody:
 
     def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
         """We hang so many levels deeper now; what is from an address that we have left is dropped."""
-        for kept in self._kept.values():
-            kept.outgoing.level += levels
+        for outgoing in {id(kept.outgoing): kept.outgoing for kept in self._kept.values()}.values():  # one for several
+            outgoing.level += levels
         for packets in (self._kept, self._again):
             for body in [body for body, kept in packets.items() if (kept.packet.sid, kept.packet.lnid) == left]:
                 del packets[body]

@@ -2,7 +2,8 @@
 
 Slot 0 of every frame is the base's. A switch that beacons every 2**f frames leaves its slot free in the others, so
 eight switches can share one at f = 3. Slots are filled one after the other, so that a frame has as few as possible
-and its contention period stays long; when all are full the later switches beacon less often.
+and its contention period stays long. A place is a slot of one frame in 32. Most are given as they are wanted, the last
+of them one by one, so that a deep or a long street has a beacon for all its switches, if a rare one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Final
 
 FREQUENCY_MAX: Final = 5
 """Every 32 frames, once in a superframe."""
+
+RESERVE: Final = 8
+"""One place of so many is kept for switches that beacon once in a superframe: sixteen of them with five slots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class SlotTable:
         none left."""
         if sid in self._given:
             return self._given[sid]
-        for frequency in range(wanted, FREQUENCY_MAX + 1):
+        scarce = RESERVE * self._free <= self._places
+        for frequency in range(FREQUENCY_MAX if scarce else wanted, FREQUENCY_MAX + 1):
             for number in range(1, self._slots_max):
                 for seq in range(1 << frequency):
                     slot = Slot(number, seq, frequency)
@@ -57,6 +62,19 @@ class SlotTable:
                         self._given[sid] = slot
                         return slot
         return None
+
+    @property
+    def full(self) -> bool:
+        """Whether another switch would get none."""
+        return not self._free
+
+    @property
+    def _places(self) -> int:
+        return self._slots_max - 1 << FREQUENCY_MAX
+
+    @property
+    def _free(self) -> int:
+        return self._places - sum(1 << FREQUENCY_MAX - slot.frequency for slot in self._given.values())
 
     def take_back(self, sid: int) -> None:
         """The switch is none any more."""

@@ -28,6 +28,9 @@ TAUGHT_S: Final = 1.5
 IDLE_LOOK_S: Final = 30.0
 """[s] How often switches without nodes are looked for."""
 
+IDLE_SCARCE_S: Final = 60.0
+"""[s] How long one may have none while others wait for its beacon slot."""
+
 
 class Switches:
     """Part of a base node."""
@@ -67,8 +70,9 @@ class Switches:
             outputs += self._choose(now)
         if now >= self._idle_look_s:
             self._idle_look_s = now + IDLE_LOOK_S
+            idle_s = IDLE_SCARCE_S if self._tree.slots.full else self._settings.idle_switch_s
             for node in self._registry.switches:
-                if node.switching and not node.children and now - node.childless_since_s > self._settings.idle_switch_s:
+                if node.switching and not node.children and now - node.childless_since_s > idle_s:
                     self.demote(node, "nobody registers through it", now)
         return outputs
 
@@ -171,7 +175,7 @@ class Switches:
             return []
         slot = self._tree.slots.give(lsid, self._settings.beacon_frequency + (node.hops > 1))
         if slot is None:
-            return self._tree.end_switching(node, "no beacon slot left", now)
+            return self.demote(node, "no beacon slot left", now)
         change = self._beaconing.lengthen(self._tree.slots.count, now)
         if change is not None:
             self._downlink.everybody(change, now)
@@ -184,7 +188,7 @@ class Switches:
         cost = pro.request.up_cost + pro.request.down_cost + node.hops + 2 * self._downlink.first_hop_cost(node)
         asked = Asked(node.eui48, pro.request.pna, pro.quality, cost)
         able = node.lsid is None and Capabilities.SWITCH in node.capabilities
-        able &= len(self._registry.switches) < self._settings.switches_max
+        able &= len(self._registry.switches) < self._settings.switches_max and not self._tree.slots.full
         fresh = known is None or now - known.last_heard_s > FRESH_S or now - known.registered_s > SETTLED_S
         if not (able and fresh and self._desk.ask(asked, now)):
             self._reject(node, now)

@@ -102,6 +102,17 @@ def test_slots_run_out_at_128() -> None:
     assert table.give(200, 0) is None
 
 
+def test_a_street_with_many_switches_has_a_slot_for_each() -> None:
+    """Seven of eight places go as they are wanted, the last ones one by one: 36 switches instead of 24."""
+    table = SlotTable(5)
+    slots = [table.give(sid, 2 if sid < 8 else 3) for sid in range(39)]
+    assert [slot.frequency if slot else None for slot in slots] == [2] * 8 + [3] * 12 + [5] * 16 + [None] * 3
+    assert table.full
+    table.take_back(0)
+    assert not table.full
+    assert [table.give(sid, 2) for sid in (50, 51)] == [Slot(1, 0, 5), Slot(1, 4, 5)]
+
+
 def test_a_switch_learns_who_is_below_from_what_passes() -> None:
     """A promotion below is entered with the child it came through; demotion of that child forgets all behind it."""
     table = SwitchTable(100.0)
@@ -296,6 +307,16 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     custody.sent(again, 0.02, 100.0)
     assert custody.due(115.0, crowded=False) == ([], [(data(1), -1)])
     assert len(custody) == 0
+
+
+def test_packets_that_left_in_one_frame_move_with_their_node_once() -> None:
+    """Moved by each of its packets, the frame's level would be wrong, and below the base's one a frame cannot be
+    encoded."""
+    custody = Custody(SETTINGS, random.Random(1))
+    custody.sent(Outgoing(2, False, 2, -1, [data(1), data(2)], keep=Keep.ONWARD), 0.02, 0.0)
+    custody.shift(-2)
+    again, _ = custody.due(10.0, crowded=False)
+    assert [(one.level, one.packets) for one in again] == [(0, [data(1)]), (0, [data(2)])]
 
 
 def test_custody_keeps_no_control_packet_at_its_last_hop() -> None:

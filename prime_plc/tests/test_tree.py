@@ -296,6 +296,33 @@ def test_a_switch_without_nodes_is_demoted() -> None:
     assert ether.node(1).state is State.TERMINAL
 
 
+def test_who_gets_no_beacon_slot_is_told_and_an_idle_switch_makes_room() -> None:
+    """Slots are full while a promotion is under way: the node is a terminal again and free for the next one. Nobody
+    else is made a switch until a slot is free, which those without nodes give up after a minute."""
+    ether = Ether(chain(), seed=6)
+    up(ether, 1)
+    slots = ether.base().slots
+    ether.put("base", Manage(Action.PROMOTE, eui(1)))
+    for sid in range(1000, 1128):
+        slots.give(sid, 5)
+    ether.run(10.0)
+    assert len(ether.said("base", "switch ended")) == 1
+    assert ether.node(1).state is State.TERMINAL
+    assert ether.node(1).switching.lsid is None
+    assert ether.base().nodes[eui(1)].lsid is None
+    ether.add_node(2)
+    ether.run(60.0)
+    assert len(ether.said("base", "promoting")) == 1, "by hand"
+    slots.take_back(1000)
+    assert ether.run_until(ether.connected, 300.0) < 300.0
+    assert ether.node(1).state is State.SWITCH
+    assert slots.full
+    ether.put("n2", Want(Wish.LEAVE))
+    ether.run(120.0)
+    assert ether.node(1).state is State.TERMINAL
+    assert not slots.full
+
+
 def test_unregistration_from_either_side() -> None:
     """A node that leaves stays away until it is told to return; one that the base sends away comes back by itself."""
     ether = Ether(chain(), seed=7)
