@@ -22,11 +22,11 @@ from pydantic import Field, model_validator
 
 from shared.config import Section
 from shared.errors import DeviceError
-from shared.ids import Eui48, MeterId, format_eui48, parse_eui48
+from shared.ids import Eui48, MeterId, format_eui48, is_device, parse_eui48
 from shared.keys import (
     ClientKeys,
     ClientModel,
-    Eui48Text,
+    DeviceText,
     Key,
     MeterKeys,
     Name,
@@ -116,7 +116,7 @@ class KeyRing:
 
         Raises:
             DeviceError: a meter that is enrolled with another address, an address that is another meter's or the
-                DCU's, or one that no device has.
+                DCU's, or one that no device has; or more meters or generations than a file holds.
         """
         entries = dict(self.meters)
         for meter, eui48 in meters.items():
@@ -128,7 +128,7 @@ class KeyRing:
                 seen = f"{meter}: enrolled as {format_eui48(old.eui48)}, asked for {format_eui48(eui48)}"
                 raise DeviceError(f"{seen}; revoke it first")
             if old is None or old.revoked:
-                generation = 1 if old is None else old.generation + 1
+                generation = 1 if old is None else _next(old.generation, f"{meter}'s generation")
                 entries[meter] = MeterEntry(
                     eui48,
                     generation,
@@ -138,6 +138,8 @@ class KeyRing:
                     new_client(random),
                     0 if old is None else old.acknowledged,
                 )
+        if len(entries) > METERS_MAX:
+            raise DeviceError(f"meters: seen {len(entries)}, revoked ones too, expected at most {METERS_MAX}")
         held: dict[Eui48, MeterId] = {}
         for meter, entry in entries.items():
             if not entry.revoked and held.setdefault(entry.eui48, meter) != meter:
@@ -148,18 +150,21 @@ class KeyRing:
         """With new keys for a meter; the present ones, and up to `EARLIER_MAX` in all, are kept to carry them.
 
         Raises:
-            DeviceError: unknown or revoked.
+            DeviceError: unknown or revoked, or rotated too often.
         """
         entry = self._entry(meter)
         if entry.pair is None:
             raise DeviceError(f"{meter}: revoked; nothing to rotate")
         earlier = (entry.pair, *entry.earlier)[:EARLIER_MAX]
-        newest = replace(entry, generation=entry.generation + 1, pair=new_pair(random), earlier=earlier)
+        generation = _next(entry.generation, f"{meter}'s generation")
+        newest = replace(entry, generation=generation, pair=new_pair(random), earlier=earlier)
         return replace(self, meters={**self.meters, meter: newest})
 
     def regrouped(self, random: Random) -> KeyRing:
-        """With new group keys; the present ones are kept for meters that have not taken the new ones yet."""
-        group = GroupKeys(self.group.generation + 1, new_pair(random), self.group.newest)
+        """With new group keys; the present ones are kept for meters that have not taken the new ones yet (DeviceError
+        if they have changed too often)."""
+        generation = _next(self.group.generation, "group keys' generation")
+        group = GroupKeys(generation, new_pair(random), self.group.newest)
         return replace(self, group=group)
 
     def without(self, meters: Iterable[MeterId], random: Random) -> KeyRing:
@@ -173,9 +178,10 @@ class KeyRing:
         return replace(self.regrouped(random), meters={**self.meters, **shut}) if shut else self
 
     def acknowledged(self, meter: MeterId) -> KeyRing:
-        """With the alarm that a meter's keys are used elsewhere acknowledged (DeviceError if unknown)."""
+        """With the alarm that a meter's keys are used elsewhere acknowledged (DeviceError if unknown, or too often)."""
         entry = self._entry(meter)
-        return replace(self, meters={**self.meters, meter: replace(entry, acknowledged=entry.acknowledged + 1)})
+        number = _next(entry.acknowledged, f"{meter}'s acknowledgements")
+        return replace(self, meters={**self.meters, meter: replace(entry, acknowledged=number)})
 
     def _entry(self, meter: MeterId) -> MeterEntry:
         entry = self.meters.get(meter)
@@ -202,15 +208,22 @@ def new_ring(eui48: Eui48, random: Random) -> KeyRing:
 
 
 def _expect_device(whose: str, eui48: Eui48) -> None:
-    if eui48[0] & 1 or not any(eui48):
+    if not is_device(eui48):
         raise DeviceError(f"{whose}: seen {format_eui48(eui48)}, expected a device's address, of no group and not zero")
+
+
+def _next(number: int, what: str) -> int:
+    """The number after this one (DeviceError if a file of keys holds none)."""
+    if number >= COUNT_MAX:
+        raise DeviceError(f"{what}: seen {number}, the last that a file of keys holds; make a new file and export it")
+    return number + 1
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
 class _Entry(Section):
-    eui48: Eui48Text
+    eui48: DeviceText
     generation: Annotated[int, Field(ge=1, le=COUNT_MAX)]
     master: Key | None
     pair: PairModel | None
@@ -237,7 +250,7 @@ class _Entry(Section):
 
 class _RingFile(Section):
     format: Literal["headroom-keys-1"]
-    eui48: Eui48Text
+    eui48: DeviceText
     group: PairModel
     group_generation: Annotated[int, Field(ge=1, le=COUNT_MAX)] = 1
     group_earlier: PairModel | None = None
@@ -245,10 +258,14 @@ class _RingFile(Section):
 
     @model_validator(mode="after")
     def _one_address_each(self) -> _RingFile:
-        seen: dict[str, str] = {}
+        seen: dict[Eui48, str] = {}
+        dcu = parse_eui48(self.eui48)
         for name, entry in self.meters.items():
-            if entry.pair is not None and seen.setdefault(entry.eui48, name) != name:
-                raise ValueError(f"{name}: seen {entry.eui48}, the address of {seen[entry.eui48]}")
+            eui48 = parse_eui48(entry.eui48)
+            if eui48 == dcu:
+                raise ValueError(f"{name}: seen {entry.eui48}, the address of the DCU")
+            if entry.pair is not None and seen.setdefault(eui48, name) != name:
+                raise ValueError(f"{name}: seen {entry.eui48}, the address of {seen[eui48]}")
         return self
 
 

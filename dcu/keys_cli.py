@@ -83,19 +83,25 @@ def _make(options: argparse.Namespace) -> int:
     if not meters:
         raise DeviceError("no meters: name them by --meter NAME=EUI48, or all by --config")
     path: Path = options.keys
+    _ring_to_be(path, dcu).made(meters, secrets.token_bytes)  # what is refused leaves no lock and no directory behind
     with locked(path):
-        if path.exists():
-            ring = load_ring(path)
-            if dcu is not None and dcu != ring.eui48:
-                raise DeviceError(f"{path}: keys of DCU {format_eui48(ring.eui48)}, asked for {format_eui48(dcu)}")
-        elif dcu is None:
-            raise DeviceError(f"{path}: a new file needs the DCU's address, by --dcu or --config")
-        else:
-            ring = new_ring(dcu, secrets.token_bytes)
+        ring = _ring_to_be(path, dcu)
         made = ring.made(meters, secrets.token_bytes)
         save_ring(path, made)
     new = [meter for meter in meters if made.meters[meter] is not ring.meters.get(meter)]
     return _told(options, {"made": new, "meters": len(made.meters)}, f"{len(new)} new of {len(made.meters)} meters")
+
+
+def _ring_to_be(path: Path, dcu: Eui48 | None) -> KeyRing:
+    """The keys that are there, or those of a new street."""
+    if path.exists():
+        ring = load_ring(path)
+        if dcu is not None and dcu != ring.eui48:
+            raise DeviceError(f"{path}: keys of DCU {format_eui48(ring.eui48)}, asked for {format_eui48(dcu)}")
+        return ring
+    if dcu is None:
+        raise DeviceError(f"{path}: a new file needs the DCU's address, by --dcu or --config")
+    return new_ring(dcu, secrets.token_bytes)
 
 
 def _wanted(options: argparse.Namespace) -> tuple[Eui48 | None, dict[MeterId, Eui48]]:
@@ -128,6 +134,8 @@ def _export(options: argparse.Namespace) -> int:
     keys = load_ring(options.keys).exported(MeterId(options.meter))
     if os.path.lexists(options.out):
         raise DeviceError(f"{options.out}: exists; keys replace no file")
+    if not options.out.parent.is_dir():
+        raise DeviceError(f"{options.out.parent}: no such directory (is the stick mounted?); none is made for keys")
     save_secret(options.out, client_file(keys) if options.client else meter_content(keys))
     what = "reading tool" if options.client else "meter"
     words = f"{options.out}: keys of {keys.meter} for its {what}, generation {keys.generation}"
@@ -161,6 +169,7 @@ def _acknowledge(options: argparse.Namespace) -> int:
 
 
 def _change(path: Path, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
+    change(load_ring(path))  # what is refused leaves no lock behind
     with locked(path):
         ring = change(load_ring(path))
         save_ring(path, ring)

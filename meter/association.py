@@ -14,7 +14,8 @@ None of them is the DCU: its session is another (`shared.session`), with other k
 are written there alone. So the keys of a reading tool, and its faults, raise nothing.
 
 Class, attribute and method numbers are recalled from the Blue Book and not checked against it. Suite 0 as in
-`shared.protection`; a client's counters only rise while this daemon runs, and 0-0:43.1.0.255 says where they are.
+`shared.protection`. A management client's counters rise, over restarts too: each start takes them from the block that
+it has reserved on disk for its own counters only, and 0-0:43.1.0.255 says where they are.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Clients:
         own: title and counters of this start.
         draw: source of challenges.
         set_clock: called with the time a management client sets [s].
-        counter: highest a management client has used since this start; his next has to be above it.
+        counter: highest that a management client has used; his next has to be above it. Before he comes it stands
+            behind everything that an earlier start has reserved.
         refused: what was refused, by words.
     """
 
@@ -107,12 +109,15 @@ class Clients:
     own: Own
     draw: random.Random
     set_clock: Callable[[float], None]
-    counter: int = -1
+    counter: int = field(init=False)
     refused: Counter[str] = field(default_factory=Counter)
 
+    def __post_init__(self) -> None:
+        self.counter = self.own.counter.next - 1
+
     def take(self, counter: int) -> bool:
-        """Whether a client's counter rises; it is used up then."""
-        if counter <= self.counter:
+        """Whether a client's counter rises, and is reserved, so that no later start takes it; it is used up then."""
+        if not self.counter < counter < self.own.counter.end:
             return False
         self.counter = counter
         return True
@@ -230,7 +235,7 @@ class Association:
         """What he proposes, deciphered.
 
         Raises:
-            NotHimError: it is not there, or not under his keys, or its counter was used before.
+            NotHimError: it is not there, or not under his keys, or its counter was used before or is not reserved.
         """
         content: Any = getattr(request.user_information, "content", None)
         if level is Level.MANAGEMENT and isinstance(content, xdlms.GlobalCipherInitiateRequest):
@@ -245,7 +250,7 @@ class Association:
             if not (
                 control.authenticated and control.encrypted and not control.broadcast_key
             ) or not self._clients.take(counter):
-                raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_FAILED, "old counter")
+                raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_FAILED, "counter not in its range")
             content = xdlms.InitiateRequest.from_bytes(bytes(plain))
         elif level is Level.MANAGEMENT:
             raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_REQUIRED, "initiate request not ciphered")

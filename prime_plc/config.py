@@ -6,13 +6,17 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from prime_plc.modem_host import ModemSettings, TypeAFraming
+from prime_plc.modem_host import FIRMWARE, ModemSettings, TypeAFraming
 from prime_plc.settings import SLOT_SYMBOLS_MAX, MacSettings
 from prime_plc.stack import StackSettings
 from shared.config import Section
 
 STOCK_SLOT_SYMBOLS_MIN: Final = 6
 """A beacon takes 13.25 ms with stock firmware's three bytes, a symbol 2.24 ms."""
+
+
+Version = Annotated[str, Field(pattern=r"^[0-9A-F]{2}(\.[0-9A-F]{2}){3}$")]
+"""Of a modem's firmware: four bytes in hexadecimal."""
 
 
 class Mac(Section):
@@ -46,6 +50,9 @@ class Plc(Section):
 
     url: Annotated[str, Field(min_length=1)]
     framing: Literal["stock", "transparent"] = "stock"
+    firmware: Annotated[list[Version], Field(min_length=1, max_length=8)] = Field(
+        default_factory=lambda: list(FIRMWARE)
+    )
     channel: Annotated[int, Field(ge=1, le=8)] = 1
     attenuation_db: Annotated[int, Field(ge=0, le=21)] = 0
     control_repeat_s: Annotated[float, Field(ge=1.0, le=20.0)] = 5.0
@@ -61,6 +68,7 @@ class Plc(Section):
     @property
     def stack_settings(self) -> StackSettings:
         """For the stack."""
-        modem = ModemSettings(TypeAFraming(self.framing), self.channel, self.attenuation_db)
+        framing, firmware = TypeAFraming(self.framing), tuple(self.firmware)
+        modem = ModemSettings(framing, self.channel, self.attenuation_db, firmware=firmware)
         chosen = self.mac.model_dump(exclude_none=True)
         return StackSettings(MacSettings(control_repeat_s=self.control_repeat_s, **chosen), modem)

@@ -5,7 +5,9 @@ own time in ticks of 10 us; we keep a map between its ticks and our monotonic se
 serial port. That latency cancels out where it matters: the frame start is derived from the modem's time stamps and
 slots are scheduled through the same map.
 
-A modem that stops answering is set up again from the beginning; if that fails the port is opened anew.
+A modem that stops answering is set up again from the beginning; if that fails the port is opened anew. A modem that
+answers as another one than ours is refused, for the protocol's number alone does not say what its messages hold; it is
+asked again every few seconds, as somebody may give it another firmware.
 """
 
 from __future__ import annotations
@@ -63,6 +65,15 @@ ANSWER_S_MAX: Final = 0.2
 REPEATS: Final = 3
 SETUP_FAILURES_MAX: Final = 3
 """Set-ups in a row that may fail before the port is opened anew."""
+
+PRODUCTS: Final = ("ATPL230", "SAM4CP16B", "SAM4CMP16C", "SAM4CMS16C", "SAM4C16C")
+"""Boards whose firmware has the messages of `modem_messages`, by what they say of themselves."""
+
+FIRMWARE: Final = ("23.00.01.02",)
+"""Versions of which that is established; others have to be named in the configuration."""
+
+REFUSED_S: Final = 5.0
+"""[s] A modem that is not ours is asked again after so long."""
 
 CLOCK_SAMPLES: Final = 8
 """Round trips at start; the shortest one makes the clock map."""
@@ -127,12 +138,14 @@ class ModemSettings:
         channel: 1 to 8; PRIME 1.3.6 uses 1.
         attenuation_db: below maximum output, 0 to 21.
         port: bytes, or messages as values.
+        firmware: versions that are taken.
     """
 
     framing: TypeAFraming = TypeAFraming.STOCK
     channel: int = 1
     attenuation_db: int = 0
     port: Port = Port.BYTES
+    firmware: tuple[str, ...] = FIRMWARE
 
     def __post_init__(self) -> None:
         assert 1 <= self.channel <= 8, self.channel
@@ -324,6 +337,7 @@ class ModemHost:
         "_followed",
         "_next_clock_at",
         "_product",
+        "_refusal",
         "_resume_at",
         "_stamp_at",
         "_stamped",
@@ -347,6 +361,7 @@ class ModemHost:
         self._failures = 0
         self._version = ""
         self._product = ""
+        self._refusal = ""
         self._resume_at = 0.0
         self._next_clock_at = math.inf
         self.heard_s = 0.0
@@ -414,6 +429,7 @@ class ModemHost:
 
     def _opened(self, _item: Input, now: float) -> list[Output]:
         self._failures = 0
+        self._refusal = ""
         self._decoder = UsiDecoder()
         return self._reset(now)
 
@@ -481,6 +497,17 @@ class ModemHost:
             return [*outputs, ReopenPort(reason)]
         return outputs + self._reset(now)
 
+    def _refused(self, what: str, seen: object, expected: str, now: float) -> list[Output]:
+        """Not the modem that these messages are for: said once, and asked again later from the beginning."""
+        reason = f"{what}: seen {seen}, expected {expected}"
+        if self.ready:
+            return self._lost(reason, now)
+        self.counters["refused"] += 1
+        outputs = self._reset(now)
+        self._resume_at = now + REFUSED_S
+        news, self._refusal = reason != self._refusal, reason
+        return [Happened("modem refused", reason), *outputs] if news else outputs
+
     def _say(self, message: HostMessage) -> SendBytes | SendMessage:
         if self.settings.port is Port.MESSAGES:
             return SendMessage(message)
@@ -525,18 +552,34 @@ class ModemHost:
     def _got(self, reply: GetReply, now: float) -> list[Output]:
         buffer = (reply.id - _RECEIVE_TIME) // 4
         if reply.id >= _RECEIVE_TIME and 0 <= buffer < BUFFERS and reply.id != _STATUS:
+            if len(reply.value) != WIDTH[Parameter.RECEIVE_TIME]:
+                self.counters["wrong width"] += 1
+                return []
             return self._stamp(buffer, int.from_bytes(reply.value, "big"))
         asked = self._asked
         if asked is None or not isinstance(asked.message, GetParameter) or asked.message.id != reply.id:
             self.counters["late"] += 1
             return []
         self._asked = None
+        if len(reply.value) != asked.message.length:
+            what = f"modem's answer for parameter 0x{reply.id:04X}"
+            return self._refused(what, f"{len(reply.value)} bytes", f"{asked.message.length}", now)
         if reply.id == _TIMER:
             return self._timed(asked, int.from_bytes(reply.value, "big"), now)
+        return self._identified(reply, now)
+
+    def _identified(self, reply: GetReply, now: float) -> list[Output]:
+        """The next step, if version and product are those of the modem that our messages are for."""
         if reply.id == Parameter.VERSION:
             self._version = ".".join(f"{byte:02X}" for byte in reply.value)
-        elif reply.id == Parameter.PRODUCT:
-            self._product = reply.value.decode("ascii", "replace").strip()
+            if self._version not in self.settings.firmware:
+                expected = f"{' or '.join(self.settings.firmware)} (firmware in [plc] names those that are taken)"
+                return self._refused("modem's firmware version, parameter 0x010C", self._version, expected, now)
+        else:
+            self._product = reply.value.decode("latin-1").rstrip(" ")
+            if self._product not in PRODUCTS:
+                expected = f"one of {', '.join(PRODUCTS)}"
+                return self._refused("modem's product, parameter 0x0100", ascii(self._product), expected, now)
         self._step += 1
         return self._ask_step(now)
 
@@ -558,6 +601,7 @@ class ModemHost:
                 return self._ask_step(now)
             self.state = State.READY
             self._failures = 0
+            self._refusal = ""
             self._next_clock_at = now + CLOCK_INTERVAL_S
             ready = f"{self._product} firmware {self._version}"
             return [ModemReady(self._product, self._version), Happened("modem ready", ready)]

@@ -50,6 +50,23 @@ def parse_eui48(text: str) -> Eui48:
     return Eui48(bytes.fromhex(text.replace("-", "").replace(":", "")))
 
 
+def is_device(eui48: bytes) -> bool:
+    """Whether this is one device's address: of no group, and not zero."""
+    return not eui48[0] & 1 and any(eui48)
+
+
+def parse_device(text: str) -> Eui48:
+    """One device's address.
+
+    Raises:
+        DecodeError: it is none, or a group's, or zero.
+    """
+    eui48 = parse_eui48(text)
+    if not is_device(eui48):
+        raise DecodeError(f"EUI-48: seen {text!r}, expected a device's address, of no group and not zero")
+    return eui48
+
+
 def format_eui48(eui48: bytes) -> str:
     """``AA:BB:CC:DD:EE:01`` from six bytes."""
     assert len(eui48) == 6, eui48

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.config import Section, parsed_by
-from shared.ids import Eui48, MeterId, format_eui48, parse_eui48
+from shared.ids import Eui48, MeterId, format_eui48, parse_device, parse_eui48
 from shared.protection import KEY_BYTES, PairKeys
 from shared.secret_files import load_secret
 
@@ -24,6 +24,7 @@ EXPORT: Final = "headroom-keys export"
 
 Key = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * KEY_BYTES}}}$")]
 Eui48Text = Annotated[str, parsed_by(parse_eui48)]
+DeviceText = Annotated[str, parsed_by(parse_device)]
 METER_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,16}")
 Name = Annotated[str, Field(pattern=rf"^{METER_NAME.pattern}$")]
 
@@ -87,13 +88,19 @@ class ClientModel(Section):
 class _MeterFile(Section):
     format: Literal["headroom-meter-key-1"]
     meter: Name
-    eui48: Eui48Text
-    dcu_eui48: Eui48Text
+    eui48: DeviceText
+    dcu_eui48: DeviceText
     generation: Annotated[int, Field(ge=1, le=1_000_000)]
     master: Key
     pair: PairModel
     group: PairModel
     client: ClientModel
+
+    @model_validator(mode="after")
+    def _two_ends(self) -> _MeterFile:
+        if parse_eui48(self.eui48) == parse_eui48(self.dcu_eui48):
+            raise ValueError("another address than the DCU's")
+        return self
 
 
 def pair_content(pair: PairKeys) -> dict[str, str]:

@@ -112,6 +112,11 @@ class InvocationCounter:
         return self._next
 
     @property
+    def end(self) -> int:
+        """The first number that is not reserved."""
+        return self._end
+
+    @property
     def wanted(self) -> int | None:
         """Reserve up to here when less than half a block is left; None while there is enough."""
         return None if self.left >= BLOCK // 2 or self._end >= COUNTER_MAX else self._end + BLOCK

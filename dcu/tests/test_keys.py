@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import random
 import stat
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dcu.keys import KeyRing, load_ring, new_ring, ring_content, save_ring
+from dcu.keys import COUNT_MAX, METERS_MAX, KeyRing, load_ring, new_ring, ring_content, save_ring
 from dcu.keys_cli import main
 from shared.errors import ConfigError, DeviceError
-from shared.ids import MeterId, parse_eui48
-from shared.keys import load_meter_keys
+from shared.ids import MeterId, format_eui48, parse_eui48
+from shared.keys import load_meter_keys, meter_content
 
 DCU = "02:48:44:52:00:01"
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "dcu.toml"
@@ -197,6 +199,112 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert len(shown.err.splitlines()) == 1
     assert keys.read_bytes() == before
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rotate", "{dir}/nofile", "meter-1"],
+        ["rotate", "{dir}/nofile", "--group"],
+        ["revoke", "{dir}/nofile", "meter-1"],
+        ["acknowledge", "{dir}/nofile", "meter-1"],
+        ["rotate", "{dir}/no/such/file", "meter-1"],
+        ["make", "{dir}/nofile", "--meter", f"meter-1={ONE}"],
+        ["make", "{dir}/no/such/file", "--dcu", DCU, "--meter", f"meter-1={DCU}"],
+        ["make", "{dir}/nofile", "--dcu", "01:00:00:00:00:01", "--meter", f"meter-1={ONE}"],
+        ["rotate", "{keys}", "nobody"],
+        ["make", "{keys}", "--meter", f"meter-1={TWO}"],
+        ["export", "{keys}", "meter-1", "--out", "{dir}/stick/meter-1.key"],
+        ["export", "{keys}", "meter-1", "--client", "--out", "{dir}/not/mounted/tool.key"],
+        ["export", "{keys}", "meter-1", "--out", "{keys}/meter-1.key"],
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """No lock beside a file that is not there, and no directory where a stick would have been mounted."""
+    keys = tmp_path / "keys.json"
+    save_ring(keys, ring())
+    assert main([word.format(dir=tmp_path, keys=keys) for word in arguments]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [keys]
+
+
+def test_at_the_limit_a_change_is_refused_and_the_file_still_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One below it every command passes; at it each says what is full, in one line, and changes nothing."""
+    keys, meter = tmp_path / "keys.json", ring().meters[METER]
+    below = replace(meter, generation=COUNT_MAX - 1, acknowledged=COUNT_MAX - 1)
+    group = replace(ring().group, generation=COUNT_MAX - 1)
+    save_ring(keys, replace(ring(), group=group, meters={**ring().meters, METER: below}))
+    changes = [["rotate", "meter-1"], ["rotate", "--group"], ["acknowledge", "meter-1"]]
+    for command, whose in changes:
+        assert main([command, str(keys), whose]) == 0
+    full, before = load_ring(keys), keys.read_bytes()
+    assert full.meters[METER].generation == full.meters[METER].acknowledged == full.group.generation == COUNT_MAX
+    capsys.readouterr()
+    for command, whose in [*changes, ["revoke", "meter-2"]]:
+        assert main([command, str(keys), whose]) == 2
+        assert f"seen {COUNT_MAX}, the last" in capsys.readouterr().err
+        assert keys.read_bytes() == before
+    shut = replace(full.meters[METER], master=None, pair=None, earlier=())
+    save_ring(keys, replace(full, meters={METER: shut}))
+    assert main(["make", str(keys), "--meter", f"meter-1={ONE}"]) == 2
+    assert load_ring(keys).meters[METER].revoked
+
+
+def test_more_meters_than_a_file_holds_are_not_made(tmp_path: Path) -> None:
+    """The last one is; the one behind it is refused before anything is written."""
+    client = ring().meters[METER]
+    many = {MeterId(f"m{number}"): replace(client, pair=None, master=None) for number in range(METERS_MAX - 1)}
+    keys = tmp_path / "keys.json"
+    save_ring(keys, replace(ring(), meters=many))
+    assert main(["make", str(keys), "--meter", f"meter-1={ONE}"]) == 0
+    before = keys.read_bytes()
+    assert main(["make", str(keys), "--meter", f"meter-2={TWO}"]) == 2
+    assert keys.read_bytes() == before
+    assert len(load_ring(keys).meters) == METERS_MAX
+
+
+@pytest.mark.parametrize("wrong", ["01:00:5E:00:00:01", "FF:FF:FF:FF:FF:FF", "00:00:00:00:00:00", "03:48:44:52:01:01"])
+@pytest.mark.parametrize("whose", ["DCU", "meter-1", "revoked", "own", "own DCU"])
+def test_an_address_that_no_device_has_is_not_read_from_a_file(tmp_path: Path, wrong: str, whose: str) -> None:
+    """Written in by hand, for the DCU or a meter, in the street's file or a meter's own."""
+    file = tmp_path / "k"
+    if whose.startswith("own"):
+        content = meter_content(ring().exported(METER))
+        content["eui48" if whose == "own" else "dcu_eui48"] = wrong
+        load: Callable[[Path], object] = load_meter_keys
+    else:
+        content, load = ring_content(ring().without([METER], random.Random(1).randbytes)), load_ring
+        meters = content["meters"]
+        ({"DCU": content, "meter-1": meters["meter-2"], "revoked": meters["meter-1"]}[whose])["eui48"] = wrong
+    file.write_text(json.dumps(content))
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match="expected a device's address, of no group and not zero"):
+        load(file)
+
+
+@pytest.mark.parametrize("spelt", [str.upper, str.lower, lambda text: text.replace(":", "-")])
+def test_a_meter_with_the_address_of_another_is_not_read_however_it_is_spelt(
+    tmp_path: Path, spelt: Callable[[str], str]
+) -> None:
+    """The DCU's in the street's file and in a meter's own, and another meter's."""
+    draw = random.Random(3)
+    dcu, one, two = (parse_eui48(text) for text in ("02:48:44:52:0A:01", "02:48:44:52:0A:02", "02:48:44:52:0A:03"))
+    street = new_ring(dcu, draw.randbytes).made({METER: one, MeterId("meter-2"): two}, draw.randbytes)
+    file = tmp_path / "k"
+    for eui48, said in ((dcu, "the address of the DCU"), (two, "the address of meter")):
+        content = ring_content(street)
+        content["meters"]["meter-1"]["eui48"] = spelt(format_eui48(eui48))
+        file.write_text(json.dumps(content))
+        file.chmod(0o600)
+        with pytest.raises(ConfigError, match=said):
+            load_ring(file)
+    file.write_text(json.dumps(meter_content(street.exported(METER)) | {"eui48": spelt(format_eui48(dcu))}))
+    with pytest.raises(ConfigError, match="another address than the DCU's"):
+        load_meter_keys(file)
 
 
 def test_by_another_name_it_is_the_same_file(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import pytest
 
-from hil_tests.virtual.line import LineSettings, PowerLine
+from hil_tests.virtual.line import Frame, LineSettings, PowerLine
 from hil_tests.virtual.loop import run_virtual
 from hil_tests.virtual.modem import Framing, VirtualModem, open_memory_port
 from prime_plc.link import StackRunner
 from prime_plc.modem_host import ModemSettings, TypeAFraming
-from prime_plc.sap import DataConfirmed, DataReceived, DataResult, LinkDown, LinkUp, Output, SendData
+from prime_plc.sap import DataConfirmed, DataReceived, DataResult, Happened, LinkDown, LinkUp, Output, SendData
 from prime_plc.settings import MacSettings
 from prime_plc.stack import Stack, StackSettings, base_stack, service_stack
 from shared.clock import LoopClock
@@ -76,6 +76,27 @@ class World:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("parameters", [{0x0100: b"PL360     "}, {0x010C: bytes.fromhex("36000102")}, {0x010C: b""}])
+def test_a_node_with_another_modem_stays_away_until_it_is_flashed(parameters: dict[int, bytes]) -> None:
+    """The same protocol number, another product or version: nothing is sent by it, and it is said once."""
+
+    async def main() -> tuple[int, list[str], bool]:
+        world = World(1, seed=3)
+        (node,) = world.nodes
+        node.modem.flash(parameters)
+        sent: list[Frame] = []
+        world.line.on_frame = lambda frame: sent.append(frame) if frame.sender is node.modem else None
+        await asyncio.sleep(120.0)
+        before = len(sent)
+        told = [item.what for item in node.of(Happened) if item.what.startswith("modem")]
+        node.modem.flash({})
+        await world.up()
+        await world.stop()
+        return before, told, bool(sent)
+
+    assert run_virtual(main) == (0, ["modem refused"], True)
 
 
 @pytest.mark.parametrize("framing", ["stock", "transparent"])

@@ -133,6 +133,7 @@ class VirtualModem:
         "_taken_at",
         "_tick_rate",
         "_tick_zero",
+        "burnt",
         "ignores",
         "on_bytes",
         "on_message",
@@ -169,11 +170,17 @@ class VirtualModem:
         self.on_message: Callable[[ModemMessage], None] | None = None
         self.ignores: Callable[[PhyMode, bytes, float], bool] = lambda _mode, _pdu, _now: False
         self.overhears: Callable[[Receive, float], bool] = lambda _receive, _now: False
+        self.burnt: dict[int, bytes] = {}
         line.attach(self)
 
     @property
     def name(self) -> str:
         return self._name
+
+    def flash(self, parameters: dict[int, bytes]) -> None:
+        """Another firmware: what it answers otherwise, of any width, for good."""
+        self.burnt = parameters
+        self._reset()
 
     def unplug(self) -> None:
         """Lose power: nothing pending survives."""
@@ -256,6 +263,8 @@ class VirtualModem:
     def _read(self, id_: int, length: int) -> bytes | None:
         if not any(id_ & one for one in PARAMETER_CLASSES):
             return None
+        if id_ in self.burnt:
+            return self.burnt[id_]
         if id_ == R_TIMER:
             return self.ticks().to_bytes(4, "big")[-length:]
         if id_ == R_STATUS:

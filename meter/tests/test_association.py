@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -33,7 +34,8 @@ from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, encode_re
 from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK, OBIS_SECURITY_SETUP, date_time, encode_clock
 from shared.messages import RelayState
 from shared.protection import protect, protect_group
-from shared.session import End, Own
+from shared.secret_files import CounterFile
+from shared.session import BLOCK, End, InvocationCounter, Own
 
 T = TypeVar("T")
 TITLE = b"THIRD-01"
@@ -56,12 +58,12 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def meter(seed: int = 1) -> Meter:
+def meter(seed: int = 1, counter: InvocationCounter | None = None) -> Meter:
     draw = random.Random(seed)
     clock: list[float] = []
     served, core = server()
     core.handle(RelayObserved(RelayState.NOMINAL), 0.0)
-    own = Own.start(End.METER, counters(), draw)
+    own = Own.start(End.METER, counter or counters(), draw)
     own.counter.take()
     return Meter(Clients(served, KEYS.client, own, draw, clock.append), clock)
 
@@ -331,7 +333,7 @@ def test_a_proposal_that_is_not_authenticated_and_encrypted_opens_nothing(
         client.associate()
     assert association.level is None
     assert len(sent) == 1
-    assert tested.clients.counter == -1
+    assert tested.clients.counter == 0
 
 
 def test_a_client_with_the_meters_own_title_opens_nothing() -> None:
@@ -362,6 +364,54 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
     for data in sent:
         association.handle(Level.MANAGEMENT.value, data, 0.0)
     assert len(tested.clock) == 1
+
+
+@pytest.mark.parametrize("first", [7, BLOCK - 6])
+def test_a_restart_brings_no_counter_of_a_client_back(first: int, tmp_path: Path) -> None:
+    """He has used a few counters of a start, or its last; after the next start, whose disk is the same, he goes on
+    where the object says. What was recorded before is refused in his new association, and his own is not."""
+    disk = CounterFile(tmp_path / "counters.json")
+    when = octets(date_time(UTC_S)).to_bytes()
+    before = meter(1, disk.start())
+    client, _, recorded = wired(before, Client(1).management(first))
+    client.associate()
+    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+    assert before.clock == [UTC_S]
+    after = meter(2, disk.start())
+    told: list[int] = []
+
+    def use(public: Client) -> None:
+        with session(public.public()) as known:
+            told.append(value(known, 1, OBIS_COUNTER))
+
+    at_the_door(after, use)
+    assert told[0] >= before.clients.counter
+    client, association, _ = wired(after, Client(1).management(told[0] + 1))
+    client.associate()
+    assert association.level is Level.MANAGEMENT
+    for data in recorded[1:]:
+        assert association.handle(Level.MANAGEMENT.value, data, 0.0)[0] == xdlms.ExceptionResponse.TAG
+    assert after.clock == []
+    assert after.clients.refused == {"deciphering": len(recorded) - 1}
+    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+    assert after.clock == [UTC_S]
+
+
+def test_a_client_uses_no_counter_that_is_not_reserved() -> None:
+    """The next start could say it again: refused for an association, and within one; a reservation opens it."""
+    tested = meter()
+    client, _, _ = wired(tested, Client(1).management(BLOCK))
+    with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
+        client.associate()
+    assert tested.clients.refused == {"counter not in its range": 1}
+    client, association, _ = wired(tested, Client(1).management(7))
+    client.associate()
+    ahead = protect(encode_clock(UTC_S), KEYS.client.pair, TITLE, BLOCK)
+    assert association.handle(Level.MANAGEMENT.value, ahead, 0.0)[0] == xdlms.ExceptionResponse.TAG
+    assert tested.clock == []
+    tested.clients.own.counter.extend(2 * BLOCK)
+    association.handle(Level.MANAGEMENT.value, ahead, 0.0)
+    assert tested.clock == [UTC_S]
 
 
 def test_before_the_challenge_is_answered_nothing_is_served() -> None:

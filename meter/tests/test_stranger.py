@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +22,13 @@ from meter.tests.far_end import KEYS
 from meter.tests.test_association import UNKNOWN, at_the_door, meter
 from meter.tests.test_cosem_server import READING, UTC_S
 from shared.cosem_security import OBIS_CLOCK
+from shared.secret_files import CounterFile
 
 pytest.importorskip("gurux_dlms", reason="gurux-dlms is not installed")
 
 from gurux_dlms import GXByteBuffer, GXDateTime, GXReplyData
 from gurux_dlms.enums import Authentication, InterfaceType, Security
-from gurux_dlms.objects import GXDLMSClock
+from gurux_dlms.objects import GXDLMSClock, GXDLMSData
 from gurux_dlms.secure import GXDLMSSecureClient
 
 TITLE = b"GRX\x00\x00\x00\x00\x07"
@@ -73,8 +75,8 @@ class Stranger:
 
 
 @contextmanager
-def associated(port: int, level: Level, pdu_bytes_max: int = 1000) -> Iterator[Stranger]:
-    """He shows who he is in the way that this level asks for, and leaves in an orderly way."""
+def associated(port: int, level: Level, pdu_bytes_max: int = 1000, counter: int = 100) -> Iterator[Stranger]:
+    """He shows who he is in the way that this level asks for, from this counter on, and leaves in an orderly way."""
     password = KEYS.client.password if level is Level.READER else None
     client = GXDLMSSecureClient(True, level.value, 1, MECHANISM[level], password, InterfaceType.WRAPPER)
     client.maxReceivePDUSize = pdu_bytes_max
@@ -83,7 +85,7 @@ def associated(port: int, level: Level, pdu_bytes_max: int = 1000) -> Iterator[S
         ciphering.security, ciphering.systemTitle = Security.AUTHENTICATION_ENCRYPTION, TITLE
         ciphering.blockCipherKey = KEYS.client.pair.encryption
         ciphering.authenticationKey = KEYS.client.pair.authentication
-        ciphering.invocationCounter = 100
+        ciphering.invocationCounter = counter
     with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as link:
         stranger = Stranger(client, link)
         client.parseAareResponse(stranger.ask(client.aarqRequest()).data)
@@ -131,6 +133,25 @@ def test_a_stranger_reads_all_that_is_listed_for_him(level: Level, pdu_bytes_max
     assert set(REGISTERS) | {OBIS_LIMITER, OBIS_ASSOCIATION, OBIS_COUNTER} <= objects
     assert found["1-0:32.7.0.255", 2] == 10 * (READING.u_v[0] or 0.0)
     assert float(found["1-0:32.7.0.255", 3][0]) == 0.1
+
+
+def test_a_stranger_goes_on_reading_after_a_restart(tmp_path: Path) -> None:
+    """He asks the public object for his counter and takes the next one, before the restart and after it."""
+    disk = CounterFile(tmp_path / "counters.json")
+    told: list[int] = []
+
+    def use(client: Any) -> set[str]:
+        with associated(client._port, Level.PUBLIC) as stranger:
+            told.append(stranger.value(GXDLMSData(OBIS_COUNTER.replace("-", ".").replace(":", ".")), 2))
+        with associated(client._port, Level.MANAGEMENT, counter=told[-1] + 1) as stranger:
+            return read_everything(stranger)[1]
+
+    for seed in (1, 2):
+        tested = meter(seed, disk.start())
+        assert at_the_door(tested, use) == UNKNOWN
+        assert tested.clients.refused == {}
+        told.append(tested.clients.counter)
+    assert told == sorted(told)
 
 
 @pytest.mark.parametrize("level", list(Level))

@@ -78,6 +78,17 @@ def test_a_slot_holds_the_beacon_of_its_firmware() -> None:
         check_config("dcu.toml", transparent | {"framing": "stock"}, Plc)
 
 
+def test_a_firmware_is_taken_when_it_is_named() -> None:
+    """One version unless others are named; four bytes in hexadecimal, one of them at least."""
+    table: dict[str, object] = {"url": "/dev/plc0"}
+    assert check_config("dcu.toml", table, Plc).stack_settings.modem.firmware == ("23.00.01.02",)
+    named = table | {"firmware": ["23.00.01.02", "23.00.02.0A"]}
+    assert check_config("dcu.toml", named, Plc).stack_settings.modem.firmware == ("23.00.01.02", "23.00.02.0A")
+    for wrong in ([], ["23.0.1.2"], ["any"], ["23.00.01.02.03"], "23.00.01.02", ["23.00.01.02"] * 9):
+        with pytest.raises(ConfigError, match="firmware"):
+            check_config("dcu.toml", table | {"firmware": wrong}, Plc)
+
+
 def test_what_is_configured_is_what_the_attributes_say() -> None:
     """Each read-write attribute is settable, and fits its byte at both edges."""
     for edge in (0, 1):

@@ -29,7 +29,7 @@ from prime_plc.modem_messages import (
     decode_command,
 )
 from prime_plc.phy import PhyMode, Scheme
-from prime_plc.sap import BytesReceived, PortClosed, PortOpened, ReopenPort, SendBytes
+from prime_plc.sap import BytesReceived, Happened, PortClosed, PortOpened, ReopenPort, SendBytes
 from prime_plc.tests.captured_frames import CAPTURED
 from prime_plc.usi import UsiDecoder, encode_usi
 
@@ -46,6 +46,7 @@ class Conversation:
         self.asked: list[object] = []
         self.outputs: list[Output] = []
         self.silent = False
+        self.values = {0x010C: bytes.fromhex("23000102"), 0x0100: b"ATPL230   "}
         self.decoder = UsiDecoder()
 
     def ticks(self, at_s: float) -> int:
@@ -72,9 +73,8 @@ class Conversation:
             reply = SetReply(message.id, 0)
         else:
             assert isinstance(message, GetParameter)
-            values = {0x010C: bytes.fromhex("23000102"), 0x0100: b"ATPL230   "}
             stamp = self.ticks(self.now - 0.002).to_bytes(4, "big")
-            reply = GetReply(message.id, values.get(message.id, stamp))
+            reply = GetReply(message.id, self.values.get(message.id, stamp))
         self.say(reply)
 
     def say(self, message: GetReply | SetReply | SendConfirm | Receive) -> list[Output]:
@@ -125,6 +125,74 @@ def test_a_silent_modem_is_asked_three_times_set_up_four_times_and_then_opened_a
     assert sum(isinstance(message, Reset) for message in talk.asked) == 4
     assert len(talk.of(ReopenPort)) == 1
     assert talk.host.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "said"),
+    [
+        (0x010C, b"", "0x010C: seen 0 bytes, expected 4"),
+        (0x010C, bytes.fromhex("230001"), "0x010C: seen 3 bytes, expected 4"),
+        (0x010C, bytes.fromhex("2300010200"), "0x010C: seen 5 bytes, expected 4"),
+        (0x010C, bytes.fromhex("36000102"), "0x010C: seen 36.00.01.02, expected 23.00.01.02 (firmware in [plc] names"),
+        (0x0100, b"PL360     ", "0x0100: seen 'PL360', expected one of ATPL230, SAM4CP16B,"),
+        (0x0100, b"PL460     ", "0x0100: seen 'PL460', expected one of"),
+        (0x0100, bytes(10), r"0x0100: seen '\x00"),
+        (0x0100, b"\xff" * 10, r"0x0100: seen '\xff"),
+        (0x0100, b"   ATPL230", "0x0100: seen '   ATPL230'"),
+        (0x0100, b"ATPL230", "0x0100: seen 7 bytes, expected 10"),
+        (0xFE47, b"\x01", "0xFE47: seen 1 bytes, expected 4"),
+        (0xFE47, bytes(8), "0xFE47: seen 8 bytes, expected 4"),
+    ],
+)
+def test_another_modem_is_refused_and_asked_again(parameter: int, value: bytes, said: str) -> None:
+    """Never ready; said once, with where, what was seen and what is expected; its frames are nobody's. It is asked
+    every five seconds, and taken when it has our firmware."""
+    talk = Conversation()
+    ours = talk.values.get(parameter)
+    talk.values[parameter] = value
+    talk.put(PortOpened())
+    talk.pass_time(0.2)
+    (told,) = talk.of(Happened)
+    assert isinstance(told, Happened)
+    assert told.what == "modem refused"
+    assert said in told.detail
+    assert not any(isinstance(message, SetParameter) for message in talk.asked) or parameter == 0xFE47
+    assert talk.say(Receive(2, 0, 4, 0, 84, 84, 0, 0, 0, 0, REG_REQ)) == []
+    talk.pass_time(20.0)
+    assert sum(isinstance(message, Reset) for message in talk.asked) == 6
+    assert talk.of(ModemReady) == talk.of(ReopenPort) == []
+    assert talk.of(Happened) == [told]
+    del talk.values[parameter]
+    talk.values |= {} if ours is None else {parameter: ours}
+    talk.pass_time(5.3)
+    assert talk.of(ModemReady) == [ModemReady("ATPL230", "23.00.01.02")]
+    assert talk.host.faults["refused"] == 5
+
+
+@pytest.mark.parametrize("product", ["ATPL230   ", "SAM4CP16B ", "SAM4CMP16C", "SAM4CMS16C", "SAM4C16C  "])
+def test_every_board_of_the_sheet_is_taken_and_a_version_that_is_named(product: str) -> None:
+    """Five products have these messages; of versions one is established, another is taken when it is configured."""
+    talk = Conversation(ModemSettings(firmware=("23.00.01.02", "23.00.01.0A")))
+    talk.values |= {0x0100: product.encode(), 0x010C: bytes.fromhex("2300010A")}
+    talk.put(PortOpened())
+    talk.pass_time(0.2)
+    assert talk.of(ModemReady) == [ModemReady(product.strip(), "23.00.01.0A")]
+
+
+def test_a_clock_of_another_width_is_a_lost_modem_and_such_a_stamp_is_none() -> None:
+    """A modem that was exchanged behind an open port: the beacon counts by its arrival, and the set-up runs again."""
+    talk = ready()
+    talk.silent = True
+    talk.say(Receive(3, 0, 4, 2, 84, 84, 0, 0, 0, 0, BEACON))
+    assert talk.say(GetReply(0xFD83 + 12, b"\x01\x02")) == []
+    (frame,) = [output for output in talk.pass_time(0.15) if isinstance(output, FrameReceived)]
+    assert not frame.precise
+    assert talk.host.faults["wrong width"] == 1
+    talk.silent, talk.values = False, {0xFE47: b"\x01"}
+    talk.pass_time(10.0)
+    (lost,) = talk.of(ModemLost)
+    assert isinstance(lost, ModemLost)
+    assert "0xFE47: seen 1 bytes, expected 4" in lost.reason
 
 
 def test_a_slot_is_booked_in_the_modems_own_ticks() -> None:
