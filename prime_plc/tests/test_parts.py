@@ -106,9 +106,9 @@ def test_who_beacons_often_has_half_a_slot_to_give_and_no_other_part_of_it_is_fr
     """Half of what it has beacons in every second of its frames, nowhere else; down to every 16 frames."""
     table = SlotTable(2)
     assert [table.give(sid, 2) for sid in range(3)] == [Slot(1, seq, 2) for seq in range(3)]
-    assert not table.scarce
+    scarce = [table.scarce]
     table.give(3, 3)
-    assert table.scarce
+    assert [*scarce, table.scarce] == [False, True]
     assert table.half(9) is None
     half = table.half(0)
     assert half == Slot(1, 0, 3)

@@ -303,11 +303,16 @@ def test_where_slots_run_short_whoever_beacons_most_often_gives_half_of_its_beac
     ether.lose = lambda _sender, _receiver, pdu: halves_its_beacons(pdu)
     up(ether, 7)
 
-    def frequencies() -> list[tuple[int | None, int | None]]:
-        given = {node.lsid: ether.base().slots.half(node.lsid) for node in ether.base().nodes.values() if node.lsid}
-        slots = [ether.node(number).switching for number in range(1, 7)]
-        halves = [given.get(one.lsid) for one in slots]
-        return [(h and h.frequency - 1, one.slot and one.slot.frequency) for h, one in zip(halves, slots, strict=True)]
+    def frequencies() -> list[tuple[int, int]]:
+        found = []
+        for number in range(1, 7):
+            switching = ether.node(number).switching
+            assert switching.lsid is not None
+            assert switching.slot is not None
+            half = ether.base().slots.half(switching.lsid)
+            assert half is not None
+            found.append((half.frequency - 1, switching.slot.frequency))
+        return found
 
     ether.run(10.0)
     assert frequencies()[0] == (2, 3), "not answered, so what is not used is not given to anybody else"
