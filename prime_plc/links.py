@@ -83,6 +83,9 @@ single frames, and what is left between them is the signal."""
 WEAKER_MAX: Final = 5
 """Weaker frames in a row that may be disturbed; more are a signal that fades."""
 
+FALL_DB: Final = 6.0
+"""[dB] By which frames are far weaker; of a row of them longer than bursts make it the best is the signal."""
+
 LOST_FIRST: Final = 4
 """Losses in a row that end a step of which nothing has been taken yet."""
 
@@ -116,6 +119,7 @@ class Link:
         rise: deliveries that try the next step again; twice as many after each try that failed.
         taken, sent: share of all frames taken in the long run, and of how many.
         weaker: frames in a row that came weaker than those before.
+        fallen_db: frames in a row that came far weaker [dB].
         unanswered_max: losses in a row that such a link does not have by chance.
     """
 
@@ -137,6 +141,20 @@ class Link:
     sent: int = 0
     unanswered_max: int = 0
     weaker: int = 0
+    fallen_db: list[float] = field(default_factory=list)
+
+    def hear(self, snr_db: float, weight: float) -> None:
+        """Smooth the signal by a frame's, or see that it has fallen."""
+        self.weaker = 0 if snr_db > self.snr_db else self.weaker + 1
+        if snr_db <= self.snr_db - FALL_DB:
+            self.fallen_db.append(snr_db)
+        elif self.fallen_db:
+            self.fallen_db.clear()
+        if len(self.fallen_db) > WEAKER_MAX:
+            self.snr_db = max(self.fallen_db)
+        else:
+            disturbed = 0 < self.weaker <= WEAKER_MAX
+            self.snr_db += weight * (snr_db - self.snr_db) * (FALLING if disturbed else 1.0)
 
     def forget(self, steps: int) -> None:
         """Nothing is known of any scheme."""
@@ -205,9 +223,7 @@ class Links:
             link.forget(len(self._enter))
             link.step = self._fitting(snr_db - self._settings.asymmetry_db)
         else:
-            link.weaker = 0 if snr_db > link.snr_db else link.weaker + 1
-            disturbed = 0 < link.weaker <= WEAKER_MAX
-            link.snr_db += self._weight * (snr_db - link.snr_db) * (FALLING if disturbed else 1.0)
+            link.hear(snr_db, self._weight)
             link.heard_s = now
         link.frames += 1
         while link.step > 0 and self._ear_db(link) < self._leave[link.step]:

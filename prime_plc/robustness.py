@@ -24,8 +24,8 @@ WEAK_INDEX_MAX = 4
 """SNR index up to which a signal is told in any case; 4 is below 12 dB."""
 
 NEWS_STEPS = 2
-"""Steps of the index by which such a signal must have fallen to be told before its time; one that has risen is told in
-any case, as its sender is slower than it need be."""
+"""Steps of the index by which a signal must have fallen to be told before its time; a weak one that has risen is told
+in any case, as its sender is slower than it need be."""
 
 
 ANSWER_S = 8.0
@@ -77,9 +77,10 @@ class RobustnessWatch:
         bears = self._bears(scheme, snr_db)
         if not (bears and control):
             seen.misfits = 0 if bears and self._fits(scheme, snr_db) else seen.misfits + 1
-        if now < seen.quiet_until_s:
-            return None
         index = quality_index(snr_db)
+        fallen = seen.told - index >= NEWS_STEPS and now >= seen.told_s + ANSWER_S
+        if now < seen.quiet_until_s and not fallen:
+            return None
         # Of frames that are too fast most are lost, so that each that comes stands for some.
         frames = self._settings.robustness_frames if bears else self._settings.robustness_frames / 2
         if seen.misfits < frames and not self._news(key, seen, now):

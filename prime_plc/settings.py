@@ -61,8 +61,8 @@ class MacSettings:
         beacon_slot_symbols: length of one beacon slot (recalled; fits the beacon's 11.008 ms). Stock firmware's three
             bytes more make a beacon 13.25 ms, which is why None means 5 for transparent and 7 for stock firmware.
         beacon_slots_max: beacon slots of one frame, the base's included (recalled range 1 to 5).
-        beacon_frequency: a switch next to the base beacons every 2**n frames, others half as often, those that come
-            when slots run out once in a superframe (ours).
+        beacon_frequency: a switch next to the base beacons every 2**n frames, others half as often, all less often
+            when slots run out (ours).
         frame_change_frames: notice of a change of the frame's structure (ours).
 
     Joining:

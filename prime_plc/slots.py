@@ -2,8 +2,8 @@
 
 Slot 0 of every frame is the base's. A switch that beacons every 2**f frames leaves its slot free in the others, so
 eight switches can share one at f = 3. Slots are filled one after the other, so that a frame has as few as possible
-and its contention period stays long. A place is a slot of one frame in 32. Most are given as they are wanted, the last
-of them one by one, so that a deep or a long street has a beacon for all its switches, if a rare one.
+and its contention period stays long. A place is a slot of one frame in 32. When few are left, who beacons most often
+gives half of his away (`half`, `narrow`), so that a deep or a long street has a beacon for all its switches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ FREQUENCY_MAX: Final = 5
 """Every 32 frames, once in a superframe."""
 
 RESERVE: Final = 8
-"""One place of so many is kept for switches that beacon once in a superframe: sixteen of them with five slots."""
+"""One place of so many should be free: sixteen with five slots, for four switches of a deep street."""
+
+FREQUENCY_KEPT: Final = 4
+"""Nobody is asked to beacon less often than every 16 frames; four slots have that for 64 switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,7 @@ class SlotTable:
         none left."""
         if sid in self._given:
             return self._given[sid]
-        scarce = RESERVE * self._free <= self._places
-        for frequency in range(FREQUENCY_MAX if scarce else wanted, FREQUENCY_MAX + 1):
+        for frequency in range(wanted, FREQUENCY_MAX + 1):
             for number in range(1, self._slots_max):
                 for seq in range(1 << frequency):
                     slot = Slot(number, seq, frequency)
@@ -67,6 +69,23 @@ class SlotTable:
     def full(self) -> bool:
         """Whether another switch would get none."""
         return not self._free
+
+    @property
+    def scarce(self) -> bool:
+        """Whether those who beacon often should give something away."""
+        return RESERVE * self._free <= self._places
+
+    def half(self, sid: int) -> Slot | None:
+        """Half of what a switch has; None if it has none, or needs all of it."""
+        slot = self._given.get(sid)
+        if slot is None or slot.frequency >= FREQUENCY_KEPT:
+            return None
+        return Slot(slot.number, slot.seq, slot.frequency + 1)
+
+    def narrow(self, sid: int, slot: Slot) -> None:
+        """The switch uses this part of its slot from now on; the rest is free."""
+        if self.half(sid) == slot:
+            self._given[sid] = slot
 
     @property
     def _places(self) -> int:

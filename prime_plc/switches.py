@@ -13,6 +13,7 @@ from prime_plc.promotion import Asked, PromotionDesk
 from prime_plc.registry import Node, Registry
 from prime_plc.sap import Happened, MacOutput
 from prime_plc.settings import MacSettings
+from prime_plc.slots import Slot
 from prime_plc.tree import Tree
 from shared.ids import Eui48, format_eui48
 
@@ -73,7 +74,8 @@ class Switches:
             idle_s = IDLE_SCARCE_S if self._tree.slots.full else self._settings.idle_switch_s
             for node in self._registry.switches:
                 if node.switching and not node.children and now - node.childless_since_s > idle_s:
-                    self.demote(node, "nobody registers through it", now)
+                    outputs += self.demote(node, "nobody registers through it", now)
+            self._make_room(now)
         return outputs
 
     def registered(self, eui48: Eui48) -> None:
@@ -117,7 +119,13 @@ class Switches:
     def slot_taken(self, node: Node, now: float) -> list[MacOutput]:
         """The node has acknowledged its beacon slot. If it is an old switch on a new way, whoever is on that way has to
         learn what is below it."""
-        if node.lsid is None or node.pending.pop(ControlType.BSI, None) is None:
+        pending = node.pending.pop(ControlType.BSI, None)
+        if node.lsid is None or pending is None:
+            return []
+        if node.switching:
+            told = Bsi.decode(pending.payload)
+            self._tree.slots.narrow(node.lsid, Slot(told.slot, told.seq, told.frequency))
+            self._make_room(now)
             return []
         node.switching = True
         for below in self._registry.switches_below(node):
@@ -179,8 +187,23 @@ class Switches:
         change = self._beaconing.lengthen(self._tree.slots.count, now)
         if change is not None:
             self._downlink.everybody(change, now)
-        self._downlink.expect(node, ControlType.BSI, Bsi(slot.frequency, slot.number, slot.seq).encode(), now)
+        self._allot(node, slot, now)
+        self._make_room(now)
         return []
+
+    def _allot(self, node: Node, slot: Slot, now: float) -> None:
+        self._downlink.expect(node, ControlType.BSI, Bsi(slot.frequency, slot.number, slot.seq).encode(), now)
+
+    def _make_room(self, now: float) -> None:
+        """Where slots are scarce, whoever beacons most often and has the fewest children is asked to beacon half as
+        often; one after the other, and the other half is free when he has said so."""
+        slots, switches = self._tree.slots, [node for node in self._registry.switches if node.switching]
+        if not slots.scarce or any(ControlType.BSI in node.pending for node in switches):
+            return
+        halves = [(node, half) for node in switches if node.lsid is not None and (half := slots.half(node.lsid))]
+        if halves:
+            node, half = min(halves, key=lambda one: (one[1].frequency, one[0].children, one[1].number, one[1].seq))
+            self._allot(node, half, now)
 
     def _asked(self, node: Node, pro: Pro, now: float) -> None:
         assert pro.request is not None

@@ -121,10 +121,8 @@ class Correspondence:
         if report.applied == revoke.decision:
             del self._revoked[meter]
             return None
-        if (
-            report.lease_left_s <= 0 and not held
-        ):  # the grant has ended there, or is on its way and comes after this report was sent
-            return None
+        if report.lease_left_s <= 0 and not held:
+            return None  # the grant has ended there, or is on its way and comes after this report was sent
         return self.revoked(meter, revoke, now) if now >= sent_s + REPEAT_S else []
 
     def _flush(self, meter: MeterId) -> list[SendDown]:

@@ -9,7 +9,7 @@ import pytest
 
 from prime_plc.links import PARENT, Links
 from prime_plc.phy import Scheme
-from prime_plc.robustness import RobustnessWatch
+from prime_plc.robustness import ANSWER_S, RobustnessWatch
 from prime_plc.settings import LADDER, MacSettings
 
 SETTINGS = MacSettings()
@@ -296,6 +296,39 @@ def test_frames_that_bursts_weaken_hardly_change_what_is_known_of_a_signal() -> 
     for number in range(30):
         links.heard(PARENT, 2.0, 60.0 + number)
     assert found.snr_db < 5.0
+
+
+def test_of_a_row_of_weaker_frames_the_best_is_the_signal() -> None:
+    """A signal that falls by twenty decibels is known after six frames, also if bursts weaken half of them further;
+    five that one burst has weakened are not taken for it."""
+    links = link(25.0)
+    found = links.get(PARENT)
+    assert found is not None
+    for number in range(5):
+        links.heard(PARENT, 4.5, float(number))
+    assert found.snr_db > 18.0
+    links.heard(PARENT, 25.0, 5.0)
+    assert found.snr_db > 18.0
+    for number in range(6):
+        links.heard(PARENT, 4.5 if number % 2 else -2.0, 6.0 + number)
+    assert found.snr_db == 4.5
+
+
+def test_a_word_that_was_said_while_the_signal_fell_is_put_right() -> None:
+    """It would bind the sender to a modulation that is too fast for the two minutes until the next one."""
+    links = Links(SETTINGS)
+    watch = RobustnessWatch(SETTINGS, links)
+    words: list[tuple[float, int]] = []
+    for now in range(80):
+        snr_db = 25.0 if now < 20 else 4.5
+        links.heard(7, snr_db, float(now))
+        index = watch.observe(7, Scheme.D8PSK, snr_db, float(now))
+        if index is not None:
+            words.append((float(now), index))
+            watch.answered(7)
+    assert words[0][1] > 4
+    assert words[-1][1] == 2
+    assert words[-1][0] <= words[0][0] + ANSWER_S
 
 
 def test_a_disturbed_frame_is_not_told_as_the_signal() -> None:

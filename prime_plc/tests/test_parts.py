@@ -102,15 +102,26 @@ def test_slots_run_out_at_128() -> None:
     assert table.give(200, 0) is None
 
 
-def test_a_street_with_many_switches_has_a_slot_for_each() -> None:
-    """Seven of eight places go as they are wanted, the last ones one by one: 36 switches instead of 24."""
-    table = SlotTable(5)
-    slots = [table.give(sid, 2 if sid < 8 else 3) for sid in range(39)]
-    assert [slot.frequency if slot else None for slot in slots] == [2] * 8 + [3] * 12 + [5] * 16 + [None] * 3
+def test_who_beacons_often_has_half_a_slot_to_give_and_no_other_part_of_it_is_freed() -> None:
+    """Half of what it has beacons in every second of its frames, nowhere else; down to every 16 frames."""
+    table = SlotTable(2)
+    assert [table.give(sid, 2) for sid in range(3)] == [Slot(1, seq, 2) for seq in range(3)]
+    scarce = [table.scarce]
+    table.give(3, 3)
+    assert [*scarce, table.scarce] == [False, True]
+    assert table.half(9) is None
+    half = table.half(0)
+    assert half == Slot(1, 0, 3)
+    table.narrow(0, Slot(1, 1, 3))
+    table.narrow(0, Slot(1, 0, 2))
+    assert table.give(4, 3) == Slot(1, 7, 3)
     assert table.full
-    table.take_back(0)
-    assert not table.full
-    assert [table.give(sid, 2) for sid in (50, 51)] == [Slot(1, 0, 5), Slot(1, 4, 5)]
+    table.narrow(0, half)
+    assert table.give(5, 3) == Slot(1, 4, 3)
+    quarter = table.half(0)
+    assert quarter == Slot(1, 0, 4)
+    table.narrow(0, quarter)
+    assert table.half(0) is None
 
 
 def test_a_switch_learns_who_is_below_from_what_passes() -> None:

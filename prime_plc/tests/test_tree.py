@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from prime_plc.base_node import BaseNode
-from prime_plc.control import ControlType, Reg
+from prime_plc.control import Bsi, ControlType, Reg
 from prime_plc.modem_host import ModemLost, TransmitFrame
-from prime_plc.pdu import HT_BEACON, Beacon, GenericPdu
+from prime_plc.pdu import HT_BEACON, HT_GENERIC, SID_BASE, Beacon, GenericPdu, decode_pdu
 from prime_plc.sap import (
     Action,
     ChangeGroup,
@@ -294,6 +294,43 @@ def test_a_switch_without_nodes_is_demoted() -> None:
     assert ether.node(1).state is State.SWITCH
     ether.run(120.0)
     assert ether.node(1).state is State.TERMINAL
+
+
+def test_where_slots_run_short_whoever_beacons_most_often_gives_half_of_its_beacons_away() -> None:
+    """Six switches in one slot: the first one beacons every fourth frame until the others need that, no tree is lost
+    for it, and no two are of different mind. A word that is not answered changes nothing."""
+    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2))
+    ether.lose = lambda _sender, _receiver, pdu: halves_its_beacons(pdu)
+    up(ether, 7)
+
+    def frequencies() -> list[tuple[int, int]]:
+        found = []
+        for number in range(1, 7):
+            switching = ether.node(number).switching
+            assert switching.lsid is not None
+            assert switching.slot is not None
+            half = ether.base().slots.half(switching.lsid)
+            assert half is not None
+            found.append((half.frequency - 1, switching.slot.frequency))
+        return found
+
+    ether.run(10.0)
+    assert frequencies()[0] == (2, 3), "not answered, so what is not used is not given to anybody else"
+    ether.lose = lambda _sender, _receiver, _pdu: False
+    ether.run(120.0)
+    assert frequencies() == [(3, 3)] * 6
+    assert [ether.of(f"n{number}", LinkDown) for number in range(1, 8)] == [[]] * 7
+    assert len(ether.said("base", "switch ended")) == 0
+
+
+def halves_its_beacons(pdu: bytes) -> bool:
+    """Whether a node next to the base acknowledges by this frame that it beacons every eighth frame."""
+    if pdu[0] >> 4 != HT_GENERIC:
+        return False
+    frame = decode_pdu(pdu, BASE)
+    assert isinstance(frame, GenericPdu)
+    said = [one for one in frame.packets if one.control and one.lcid == ControlType.BSI and one.sid == SID_BASE]
+    return not frame.downlink and any(Bsi.decode(one.payload).frequency == 3 for one in said)
 
 
 def test_who_gets_no_beacon_slot_is_told_and_an_idle_switch_makes_room() -> None:
