@@ -22,8 +22,9 @@ from prime_plc.pcap import Captured, microseconds, read_pcap, write_pcap
 from prime_plc.pdu import GENERIC_BYTES_MIN, GenericPdu, decode_pdu, glance
 from prime_plc.pdu14 import CRC_TAIL, Alv14, PacketHeader14, Pro14, Reg14, decode_pdu14
 from prime_plc.subheader import ArqHeader, SarHeader
+from prime_plc.telling import tell
 from prime_plc.tests.captured_frames import SNA
-from prime_plc.trace import Format, read_capture, tell
+from prime_plc.trace import Format, read_capture
 from prime_plc.usi import PAYLOAD_BYTES_MAX, PROTOCOL_PHY, UsiDecoder, UsiFrame, encode_usi
 from shared.errors import DecodeError
 from shared.tests.fuzz import Fuzzing

@@ -30,7 +30,8 @@ from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet, decode_pdu
 from prime_plc.sap import DataConfirmed, DataReceived, DataResult, LinkDown, LinkUp, SendData
 from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import FRAME_S, MacSettings
-from prime_plc.trace import Format, read_capture, tell
+from prime_plc.telling import Teller
+from prime_plc.trace import Format, read_capture
 from shared.ids import Eui48
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -56,6 +57,7 @@ class Wire:
         }
         self.upward: dict[str, list[object]] = {"base": [], "node": []}
         self.talk: list[str] = []
+        self._teller = Teller(BASE)
         self._events: list[tuple[float, int, str, object]] = []
         self._count = 0
         self._frames = 0
@@ -82,7 +84,8 @@ class Wire:
         self._frames += 1
         lost = self.lose(self._frames, name, frame.pdu)
         if frame.pdu[0] >> 4 != 2:
-            (told,) = tell(read_capture(frame.pdu.hex().encode(), Format.HEX), BASE)
+            (raw,) = read_capture(frame.pdu.hex().encode(), Format.HEX)
+            told = self._teller.tell(raw)
             assert told.fault is None, told.fault
             self.talk.append(f"{start_s:7.3f} {name:4}{' (lost)' if lost else ''} {told.words}")
         self._at(start_s + duration_s, name, TransmitConfirmed(frame.buffer, TransmitResult.SUCCESS))

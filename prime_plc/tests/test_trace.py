@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 from prime_plc.cli import main
+from prime_plc.control import Capabilities, Con, ControlType, Mul, Reg
+from prime_plc.lpdu import Lpdu
 from prime_plc.modem_messages import Receive, Send
+from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, GenericPdu, Packet
 from prime_plc.pdu14 import Beacon14, PromotionNeeded14
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
-from prime_plc.tests.captured_frames import ALL, CAPTURED
+from prime_plc.subheader import ArqHeader
+from prime_plc.telling import Teller, Told
+from prime_plc.tests.captured_frames import ALL, CAPTURED, SNA
+from prime_plc.trace import Raw
 from prime_plc.usi import encode_usi
 
 
@@ -20,6 +26,106 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
     code = main(["trace", *arguments])
     out, err = capsys.readouterr()
     return code, out.splitlines(), err
+
+
+APDU = bytes.fromhex("C001C100070000150005FF0200")
+LPDU = Lpdu(1, 2, APDU).encode()
+WHOLE = b"\x00" + LPDU
+"""An SDU in one piece behind its SAR byte."""
+
+
+class Capture:
+    """Packets told one by one, as from one file."""
+
+    def __init__(self) -> None:
+        self._teller = Teller(SNA)
+
+    def packet(self, packet: Packet, *, downlink: bool = True) -> Told:
+        pdu = GenericPdu(downlink, 0, (packet,)).encode(SNA)
+        told = self._teller.tell(Raw("line 1", pdu, Scheme.DBPSK_C))
+        assert told.fault is None
+        return told
+
+    def control(self, control: Con | Reg | Mul, lnid: int, *, downlink: bool) -> None:
+        kind = ControlType[type(control).__name__.upper()]
+        self.packet(Packet(False, 1, True, kind, 0, lnid, control.encode()), downlink=downlink)
+
+    def data(self, lcid: int, payload: bytes, lnid: int = 7) -> str:
+        return self.packet(Packet(False, 2, False, lcid, 0, lnid, payload)).words
+
+
+def test_a_broadcast_has_no_arq() -> None:
+    """What our own base sends to all: whole SDUs behind the SAR byte alone."""
+    told = Capture().packet(Packet(False, 2, False, 2, 0, LNID_BROADCAST, WHOLE))
+    assert "data to all connection 2: without ARQ, SAP 2 to 1: GET request" in told.words
+    assert "assumed" not in told.words
+    (packet,) = told.fields["packets"]
+    assert (packet["arq"], packet["lpdu"]["data"]) == (None, APDU.hex())
+
+
+def test_a_group_is_what_its_members_have_joined() -> None:
+    """Without ARQ whatever the capture says; its type by MUL, and assumed where there is none."""
+    capture = Capture()
+    assert "without ARQ, SAP 2 to 1: GET request" in (words := capture.data(5, WHOLE, LNID_MULTICAST))
+    assert "(4-32 assumed)" in words
+    capture.control(Mul(False, 5, 250, b"group"), 7, downlink=True)
+    assert "without ARQ, SDU of connection type 250, 16 bytes" in (words := capture.data(5, WHOLE, LNID_MULTICAST))
+    assert "assumed" not in words
+
+
+@pytest.mark.parametrize("arq", [True, False])
+def test_a_connection_has_arq_if_its_opening_says_so(arq: bool) -> None:
+    """For its node and its number alone; before it, the usual is assumed and said to be."""
+    capture = Capture()
+    numbered = ArqHeader(3, flush=True, ack=1).encode() + WHOLE
+    assert "packet 3 flush ack 1, SAP 2 to 1: GET request" in (words := capture.data(256, numbered))
+    assert "(ARQ and 4-32 assumed)" in words
+    capture.control(Con(False, arq, 256, 3, b"meter"), 7, downlink=False)
+    capture.control(Con(False, arq, 256, 3, bytes(4)), 7, downlink=True)
+    words = capture.data(256, numbered if arq else WHOLE)
+    assert ("packet 3 flush ack 1, " if arq else "connection 256: without ARQ, ") + "SAP 2 to 1" in words
+    assert "assumed" not in words
+    assert "assumed" in capture.data(256, numbered, lnid=8)
+    assert "assumed" in capture.data(257, numbered)
+
+
+def test_arq_needs_both_sides() -> None:
+    """A node that asks for it, and a base that has none."""
+    capture = Capture()
+    capture.control(Con(False, True, 256, 3, b"meter"), 7, downlink=False)
+    capture.control(Con(False, False, 256, 3, bytes(4)), 7, downlink=True)
+    assert "without ARQ" in capture.data(256, WHOLE)
+
+
+def test_what_nothing_says_is_not_guessed() -> None:
+    """A connection of the base whose opening is not in the capture, and one that is not as assumed."""
+    assert "which says what they are, is not in the capture" in Capture().data(5, WHOLE)
+    other = b"\x00\xc1" + LPDU
+    assert f"{other.hex()}, not as assumed" in Capture().data(256, other)
+
+
+def test_null_sdus_and_empty_packets_are_no_faults() -> None:
+    """A connection of type 250 carries whatever it likes, also nothing."""
+    capture = Capture()
+    capture.control(Con(False, False, 5, 250), 7, downlink=True)
+    capture.control(Con(False, False, 5, 250), 7, downlink=False)
+    assert "without ARQ, SDU of connection type 250, 3 bytes 010203" in capture.data(5, b"\x00\x01\x02\x03")
+    assert "without ARQ, empty SDU" in capture.data(5, b"\x00")
+    for lcid in (5, 6, 256):
+        assert f"connection {lcid}: empty packet" in capture.data(lcid, b"")
+
+
+def test_a_connection_moves_with_its_node() -> None:
+    """To the place that an answer with R = 1 gives it; a number given to another node means nothing old."""
+    capture = Capture()
+    one, other = b"\xaa" * 6, b"\xbb" * 6
+    capture.control(Reg(False, False, 0, Capabilities.NONE, 2, one), 7, downlink=True)
+    capture.control(Con(False, False, 256, 250), 7, downlink=False)
+    capture.control(Reg(False, True, 0, Capabilities.NONE, 2, one), 9, downlink=True)
+    assert "connection type 250" in capture.data(256, b"\x00\x01", lnid=9)
+    capture.control(Reg(False, False, 0, Capabilities.NONE, 2, other), 7, downlink=True)
+    assert "(ARQ and 4-32 assumed)" in capture.data(256, b"\x00\x01", lnid=7)
+    assert "connection type 250" in capture.data(256, b"\x00\x01", lnid=9)
 
 
 def test_every_published_frame_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
