@@ -11,12 +11,13 @@ from typing import Final
 
 from prime_plc.modem_messages import Receive, Send, decode_answer, decode_command
 from prime_plc.pcap import PDU_BYTES_MAX, Captured, looks_like_pcap, read_pcap, write_pcap
-from prime_plc.phy import PhyMode, Scheme
+from prime_plc.phy import TICK_S, PhyMode, Scheme, frame_duration_s
 from prime_plc.usi import PROTOCOL_PHY, PROTOCOL_SNIFFER, Fault, UsiDecoder, UsiFrame
 from shared.errors import DecodeError
 
-SNIFFER_HEADER_BYTES: Final = 33
-"""Bytes of a sniffer message before the PDU: type to channel (8), eleven zeros, two times, five more, length (2)."""
+SNIFFER_HEADER_BYTES: Final = 32
+"""Bytes of a sniffer message before the PDU: type to channel (8), eleven zeros, two times (8), zero, level, whether the
+modem checks CRCs, length (2)."""
 
 CAPTURE_BYTES_MAX: Final = 64 << 20
 
@@ -178,7 +179,28 @@ _FROM_HOST: Final = frozenset((0, 2, 4, 6, 9, 11, 13))
 def _from_sniffer(where: str, payload: bytes) -> Raw:
     length = int.from_bytes(payload[SNIFFER_HEADER_BYTES - 2 : SNIFFER_HEADER_BYTES], "big")
     pdu = payload[SNIFFER_HEADER_BYTES:]
-    if len(payload) < SNIFFER_HEADER_BYTES or len(pdu) != length or payload[3] not in set(Scheme):
+    if len(payload) < SNIFFER_HEADER_BYTES or len(pdu) != length:
         return Raw(where, b"", Scheme.DBPSK_C, fault=f"seen {len(payload)} bytes, expected a sniffer message")
-    ticks = int.from_bytes(payload[19:23], "big")
-    return Raw(where, pdu, Scheme(payload[3]), time=f"{ticks / 100_000:.5f}", way="sniffed")
+    kind, scheme = payload[0], payload[3]
+    start, end = (int.from_bytes(payload[at : at + 4], "big") for at in (19, 23))
+    time = f"{start * TICK_S:.5f}"
+    if kind not in _SNIFFED:
+        fault = f"seen sniffer message {kind:#04x}, expected 0x20 (PRIME 1.3) or 0x21 (1.4)"
+        return Raw(where, pdu, Scheme.DBPSK_C, time, "sniffed", fault)
+    mode = _SNIFFED[kind]
+    fault = _unknown(mode, scheme)
+    if fault is not None:
+        return Raw(where, pdu, Scheme.DBPSK_C, time, "sniffed", fault)
+    if mode is PhyMode.TYPE_B:
+        mode = _newer(length, Scheme(scheme), (end - start) % 2**32 * TICK_S)
+    return Raw(where, pdu, Scheme(scheme), time, "sniffed", mode=mode)
+
+
+_SNIFFED: Final = {0x20: PhyMode.TYPE_A, 0x21: PhyMode.TYPE_B}
+
+
+def _newer(length: int, scheme: Scheme, seconds: float) -> PhyMode:
+    """Type B or BC, which a sniffer tells apart only by how long the frame was."""
+    return min(
+        (PhyMode.TYPE_B, PhyMode.TYPE_BC), key=lambda mode: abs(frame_duration_s(length, scheme, mode) - seconds)
+    )

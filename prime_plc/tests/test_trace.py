@@ -164,18 +164,54 @@ def test_a_serial_stream_is_told_with_both_directions(tmp_path: Path, capsys: py
     assert "bytes outside a frame" in told[2]["fault"]
 
 
+def sniffed(kind: int, scheme: int, pdu: bytes, seconds: float) -> bytes:
+    """A message of protocol 13h, which carries start and end in ticks of 10 us."""
+    start = 123456
+    end = start + round(seconds * 1e5)
+    head = bytes((kind, 0x14, 1, scheme, 2, 7, 20, 1)) + bytes(11) + start.to_bytes(4, "big") + end.to_bytes(4, "big")
+    return encode_usi(0x13, head + bytes((0, 90, 0)) + len(pdu).to_bytes(2, "big") + pdu)
+
+
 def test_a_sniffer_stream_is_told_with_its_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Protocol 13h carries start and end in ticks of 10 us."""
-    pdu = bytes.fromhex(CAPTURED["beacon 20"])
-    head = (
-        bytes((0x20, 0x14, 1, 4, 2, 7, 20, 1)) + bytes(11) + (123456).to_bytes(4, "big") + (124557).to_bytes(4, "big")
-    )
-    message = head + bytes((0, 90, 0, 0)) + len(pdu).to_bytes(2, "big") + pdu
+    """As from a sniffer of 1.3."""
     capture = tmp_path / "sniffer.bin"
-    capture.write_bytes(encode_usi(0x13, message))
+    capture.write_bytes(sniffed(0x20, 4, bytes.fromhex(CAPTURED["beacon 20"]), 0.011008))
     code, lines, _ = run(capsys, str(capture), "--format", "serial")
     assert code == 0
     assert lines[0].startswith("message 1 1.23456 sniffed: beacon of base")
+
+
+@pytest.mark.parametrize("mode", [PhyMode.TYPE_B, PhyMode.TYPE_BC])
+def test_a_sniffer_says_the_version(mode: PhyMode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Messages of 1.4 are told as that, B and BC by how long the frame was, robust modulations too."""
+    beacon = Beacon14(9, 0, 0, 0, False, 0, 0, False, False, 3, 0, SNA, 0).encode()
+    call = PromotionNeeded14(1, True, False, b"\xff" * 6, b"\xaa" * 6).encode()
+    capture = tmp_path / "sniffer.bin"
+    messages = [(Scheme.DBPSK_C, beacon), (Scheme.ROBUST_DBPSK, call), (Scheme.DQPSK_C, beacon)]
+    capture.write_bytes(
+        b"".join(sniffed(0x21, scheme, pdu, frame_duration_s(len(pdu), scheme, mode)) for scheme, pdu in messages)
+    )
+    code, lines, _ = run(capsys, str(capture), "--json")
+    told = [json.loads(line) for line in lines]
+    assert (code, [one["prime"] for one in told]) == (0, ["1.4"] * 3)
+    assert {one["frame_type"] for one in told} == {mode.name}
+    assert [one["scheme"] for one in told] == [scheme.name for scheme, _ in messages]
+
+
+def test_what_a_sniffer_cannot_have_heard_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown version, and modulations that Type A does not have, as in protocol 22h."""
+    pdu = bytes.fromhex(CAPTURED["beacon 20"])
+    capture = tmp_path / "sniffer.bin"
+    capture.write_bytes(
+        b"".join(sniffed(kind, scheme, pdu, 0.011) for kind, scheme in ((0x55, 4), (0x20, 12), (0x20, 3)))
+    )
+    code, lines, _ = run(capsys, str(capture), "--json", "--format", "serial")
+    assert code == 1
+    assert [json.loads(line)["fault"] for line in lines] == [
+        "seen sniffer message 0x55, expected 0x20 (PRIME 1.3) or 0x21 (1.4)",
+        "seen modulation 12 in a frame of TYPE_A",
+        "seen modulation 3 in a frame of TYPE_A",
+    ]
 
 
 def test_a_damaged_frame_is_named_and_the_rest_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
