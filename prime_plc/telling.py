@@ -7,7 +7,7 @@ connections carry from its CON packets (`prime_plc.connections_seen`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 from typing import Any, Final
@@ -120,10 +120,9 @@ class Teller:
         fields: dict[str, Any] = {"sid": packet.sid, "lnid": packet.lnid, "priority": packet.priority}
         node = f"node {packet.sid}/{packet.lnid:#06x}"
         if packet.control:
-            name = ControlType(packet.lcid).name if packet.lcid in set(ControlType) else str(packet.lcid)
             control = decode_control(packet.lcid, packet.payload)
             self._connections.note(packet, control, downlink=pdu.downlink)
-            name = _control_name(name, control, pdu.downlink)
+            name = _control_name(packet, control, downlink=pdu.downlink)
             return f"{name} {node} {_listed(control)}", fields | {"control": name, **_plain(control)}
         node = {LNID_BROADCAST: "to all", LNID_MULTICAST: "to a group"}.get(packet.lnid, node)
         words, content = _data(packet.payload, self._connections.reading(packet))
@@ -139,24 +138,40 @@ def _words14(pdu: Pdu14, mode: PhyMode) -> Words:
     return f"1.4 promotion needed by {format_eui48(pdu.pna)}", {"kind": "promotion needed", **fields}
 
 
-def _control_name(name: str, control: Any, downlink: bool) -> str:
-    """REG and CON by what they are for."""
-    negative = getattr(control, "negative", False)
-    if name == "CON":
-        return f"CON_{'CLS' if negative else 'REQ'}_{'B' if downlink else 'S'}"
-    if name == "ALV":
-        return "ALV_B" if downlink else "ALV_S"
-    if name == "PRO":
-        return _promotion_name(control, downlink)
-    return f"{name}{' negative' if negative else ''}"
+def _control_name(packet: Packet, control: Any, *, downlink: bool) -> str:
+    """A control packet by what it is for: that follows from its type, its direction and what it says."""
+    name = ControlType(packet.lcid).name
+    role = _ROLES.get(name)
+    return name if role is None else f"{name}_{role(control, 'B' if downlink else 'S', packet.lnid)}"
 
 
-def _promotion_name(pro: Any, downlink: bool) -> str:
+def _reg(reg: Any, end: str, lnid: int) -> str:
+    stranger = lnid == LNID_BROADCAST
+    if reg.negative:
+        return "REJ" if end == "B" and stranger else f"UNR_{end}"
+    return "RSP" if end == "B" else "REQ" if stranger else "ACK"
+
+
+def _pro(pro: Any, end: str, _lnid: int) -> str:
     if pro.negative:
-        return "PRO_REJ" if downlink and pro.nsid == SID_NONE else f"PRO_DEM_{'B' if downlink else 'S'}"
-    if downlink:
-        return "PRO_REQ_B"
-    return "PRO_ACK" if pro.request is None else "PRO_REQ_S"
+        return "REJ" if end == "B" and pro.nsid == SID_NONE else f"DEM_{end}"
+    return f"REQ_{end}" if end == "B" or pro.request else "ACK"
+
+
+def _prm(prm: Any, _end: str, _lnid: int) -> str:
+    return "REJ" if prm.negative else "ACK" if prm.response else "REQ"
+
+
+_ROLES: Final[dict[str, Callable[[Any, str, int], str]]] = {
+    "REG": _reg,
+    "CON": lambda con, end, _lnid: f"{'CLS' if con.negative else 'REQ'}_{end}",
+    "PRO": _pro,
+    "BSI": lambda _bsi, end, _lnid: "IND" if end == "B" else "ACK",
+    "ALV": lambda _alv, end, _lnid: end,
+    "MUL": lambda mul, end, _lnid: f"{'LEAVE' if mul.negative else 'JOIN'}_{end}",
+    "PRM": _prm,
+}
+"""What follows the type's name, by the packet, the end that sends it (base or service node) and the LNID."""
 
 
 def _data(payload: bytes, reading: Reading) -> Words:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -112,8 +113,8 @@ def _read_hex(text: str, mode: PhyMode) -> Iterator[Raw]:
         if not content:
             continue
         where = f"line {number}"
-        first, _, rest = content.partition(" ")
-        time, digits = (first, rest) if _is_time(first) and rest.strip() else ("", content)
+        first, *rest = content.split(None, 1)
+        time, digits = (first, rest[0]) if rest and _TIME.fullmatch(first) else ("", content)
         compact = "".join(digits.replace(":", " ").replace("-", " ").split())
         try:
             pdu = bytes.fromhex(compact)
@@ -123,9 +124,8 @@ def _read_hex(text: str, mode: PhyMode) -> Iterator[Raw]:
         yield Raw(where, pdu, Scheme.DBPSK_C, time, mode=mode)
 
 
-def _is_time(word: str) -> bool:
-    """A decimal number with a point, or a clock time; bare digits are hex."""
-    return ("." in word and word.replace(".", "", 1).isdigit()) or (word.count(":") == 2 and "." in word)
+_TIME: Final = re.compile(r"\d*\.\d*|\d+:[0-5]\d:[0-5]\d(\.\d*)?", re.ASCII)
+"""A decimal number with a point, or a clock time; bare digits are hex."""
 
 
 def _read_serial(data: bytes) -> Iterator[Raw]:
@@ -184,10 +184,10 @@ def _from_sniffer(where: str, payload: bytes) -> Raw:
     kind, scheme = payload[0], payload[3]
     start, end = (int.from_bytes(payload[at : at + 4], "big") for at in (19, 23))
     time = f"{start * TICK_S:.5f}"
-    if kind not in _SNIFFED:
-        fault = f"seen sniffer message {kind:#04x}, expected 0x20 (PRIME 1.3) or 0x21 (1.4)"
-        return Raw(where, pdu, Scheme.DBPSK_C, time, "sniffed", fault)
-    mode = _SNIFFED[kind]
+    mode = _SNIFFED.get(kind)
+    if mode is None:
+        wrong = f"seen sniffer message {kind:#04x}, expected 0x20 (PRIME 1.3) or 0x21 (1.4)"
+        return Raw(where, pdu, Scheme.DBPSK_C, time, "sniffed", wrong)
     fault = _unknown(mode, scheme)
     if fault is not None:
         return Raw(where, pdu, Scheme.DBPSK_C, time, "sniffed", fault)

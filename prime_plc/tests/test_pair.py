@@ -284,7 +284,7 @@ def test_a_full_base_rejects() -> None:
     reg = Reg(False, False, 0, Capabilities.ARQ, 2, bytes.fromhex("AABBCCDDEE02"))
     wire.put("base", uplink(ControlType.REG, reg.encode(), LNID_BROADCAST))
     wire.run(1.0)
-    assert sent_control(wire.talk, "REG negative")
+    assert sent_control(wire.talk, "REG_REJ")
     base = wire.nodes["base"]
     assert isinstance(base, BaseNode)
     assert set(base.nodes) == {NODE}

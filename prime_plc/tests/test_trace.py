@@ -240,6 +240,29 @@ def test_standard_input_and_a_given_address(
     assert (code, len(lines)) == (0, 1)
 
 
+def test_control_packets_are_named_by_what_they_are_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every published control packet by the name it was published with."""
+    names = [name for name in ALL if not any(word in name for word in ("beacon", "data", "promotion needed"))]
+    capture = tmp_path / "capture.hex"
+    capture.write_text("\n".join(ALL[name] for name in names))
+    code, lines, _ = run(capsys, str(capture), "--sna", "40:40:22:01:C7:9A", "--json")
+    assert code == 0
+    told = [json.loads(line)["packets"][0]["control"] for line in lines]
+    assert told == ["REG_UNR_B" if name == "UNR_B" else name.split()[0] for name in names]
+
+
+@pytest.mark.parametrize("time", ["12:00:00", "07:59:59.25", "12.5", "0.000001"])
+@pytest.mark.parametrize("gap", [" ", "\t", "  "])
+def test_a_line_may_begin_with_a_time(time: str, gap: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a fraction of a second or without; bytes written with colons are no time."""
+    capture = tmp_path / "capture.hex"
+    pdu = bytes.fromhex(CAPTURED["beacon 19"])
+    capture.write_text(f"{time}{gap}{pdu.hex()}\n{time}{gap}{pdu.hex(':')}\n{pdu.hex(':')}\n{pdu.hex(':', 3)}\n")
+    code, lines, _ = run(capsys, str(capture), "--json")
+    assert code == 0
+    assert [json.loads(line).get("time") for line in lines] == [time, time, None, None]
+
+
 @pytest.mark.parametrize("arguments", [["missing.hex"], ["."], ["--sna", "nonsense", "empty"], ["empty"]])
 def test_bad_input_is_one_clear_line(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
