@@ -360,7 +360,7 @@ def _decode_command(payload: bytes) -> HostMessage:
             return BitOperation(*struct.unpack(">HBB", payload[1:]))
         case Command.SEND:
             *head, disable_rx, length = struct.unpack_from(">5BIBH", payload, 1)
-            return Send(*head, _flag(disable_rx, "disable_rx"), _rest(payload, 13, length))
+            return Send(*(*head, _flag(disable_rx, "disable_rx"), _rest(payload, 13, length)))
         case Command.NOISE:
             return NoiseRequest(*struct.unpack(">BI", payload[1:]))
         case Command.GET_LIST:

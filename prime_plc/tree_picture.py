@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 from xml.sax import saxutils
 
-from prime_plc.survey import Survey, Surveyed, words
+from prime_plc.survey import Survey, Surveyed, printable, words
 
 NAMESPACE: Final = "http://www.w3.org/2000/svg"
 ROW: Final = 17
@@ -42,7 +42,7 @@ path, line { fill: none; stroke-width: 1.6; }
 
 def escape(text: str) -> str:
     """Text as XML may hold it; a status file's names are not ours."""
-    return saxutils.escape("".join(letter if letter.isprintable() else "?" for letter in text))
+    return saxutils.escape(printable(text))
 
 
 def picture(survey: Survey) -> str:

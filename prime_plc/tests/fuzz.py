@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, Self
+from xml.etree import ElementTree
 
 from prime_plc.control import decode_control
 from prime_plc.crc import crc8, crc32, sna_seeds
@@ -22,9 +23,11 @@ from prime_plc.pcap import Captured, microseconds, read_pcap, write_pcap
 from prime_plc.pdu import GENERIC_BYTES_MIN, GenericPdu, decode_pdu, glance
 from prime_plc.pdu14 import CRC_TAIL, Alv14, PacketHeader14, Pro14, Reg14, decode_pdu14
 from prime_plc.subheader import ArqHeader, SarHeader
+from prime_plc.survey import Survey
 from prime_plc.telling import tell
 from prime_plc.tests.captured_frames import SNA
 from prime_plc.trace import Format, read_capture
+from prime_plc.tree_picture import picture
 from prime_plc.usi import PAYLOAD_BYTES_MAX, PROTOCOL_PHY, UsiDecoder, UsiFrame, encode_usi
 from shared.errors import DecodeError
 from shared.tests.fuzz import Fuzzing
@@ -155,6 +158,21 @@ def fuzz_trace(data: bytes) -> None:
         return  # the file itself
 
 
+def fuzz_survey(data: bytes) -> None:
+    """A base's status as a file; what is a survey can be shown in every form, whatever its names and numbers are."""
+    try:
+        summary = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    try:
+        survey = Survey.of(summary)
+    except DecodeError:
+        return
+    assert all(line.isprintable() for line in survey.table().split("\n"))
+    assert json.dumps(survey.as_json(), allow_nan=False)
+    ElementTree.fromstring(picture(survey))
+
+
 def fuzz_pcap(data: bytes) -> None:
     """Captures of others; what can be read is written to the same frames again, of whatever byte order it was."""
     try:
@@ -178,6 +196,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "control": fuzz_control,
     "data": fuzz_data,
     "trace": fuzz_trace,
+    "survey": fuzz_survey,
     "pcap": fuzz_pcap,
 }
 FUZZING: Final = Fuzzing("prime_plc.tests.fuzz", TARGETS, Path(__file__).parent / "corpus")

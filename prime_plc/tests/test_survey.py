@@ -105,6 +105,42 @@ def test_a_number_that_no_node_has_is_refused(summary: dict[str, Any]) -> None:
         Survey.of(summary | {"nodes": nodes})
 
 
+@pytest.mark.parametrize("where", ["sid", "lnid", "hops", "lsid", "alive_asked", "alive_answered", "link", "running_s"])
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "1e400", "-1", "1" + 20 * "0", "[]"])
+def test_a_file_with_a_number_that_no_node_has_is_one_clear_line(
+    where: str, number: str, summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it stands; nothing is divided by it first."""
+    marked = json.loads(json.dumps(summary))
+    node = marked["nodes"][next(one for _, one in Survey.of(summary).walk()).eui48]
+    place = {"link": node["link"], "running_s": marked}.get(where, node)
+    assert "heard" in node["link"]
+    place["heard" if where == "link" else where] = "NUMBER"
+    status = tmp_path / "status.json"
+    status.write_text(json.dumps({"plc": marked}).replace('"NUMBER"', number))
+    code = main(["survey", "--status", str(status)])
+    out, err = capsys.readouterr()
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "expected the summary of a base node" in err
+
+
+def test_names_of_a_file_steer_no_terminal(
+    summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escape sequences and line ends in every text that is printed."""
+    evil = "\x1b[2J\r\n\x9b1m"
+    nodes = {evil + name: node for name, node in summary["nodes"].items()}
+    for node in nodes.values():
+        node["link"] = (node["link"] or {"snr_db": 9, "heard": 1, "delivered": 1, "lost": 1}) | {"scheme": evil}
+    status = tmp_path / "status.json"
+    changed = summary | {"nodes": nodes, "sna": evil, "state": evil, "sent_s": {evil: 1.0}}
+    status.write_text(json.dumps({"plc": changed}))
+    assert main(["survey", "--status", str(status)]) == 0
+    lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert len(lines) == 2 + len(nodes)
+    assert all(line.isprintable() for line in lines)
+
+
 @pytest.mark.parametrize("snr_db", [float("nan"), float("inf")])
 def test_a_signal_that_is_no_number_is_refused(snr_db: float, summary: dict[str, Any]) -> None:
     """JSON as Python reads it knows NaN."""
