@@ -174,6 +174,8 @@ class Survey:
 
     def airtime_words(self) -> str:
         """The line's use in one line."""
+        if not self.running_s:
+            return "air time at the base not measured yet"
         parts = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in self.airtime.items())
         together = 100 * sum(self.airtime.values())
         return f"air time at the base in % of {self.running_s:.0f} s: {parts}; together {together:.1f}"
