@@ -32,11 +32,13 @@ class Reading:
         arq: None where nothing says it.
         type: of the connection (`ConnectionType`, 250 for tests).
         assumed: what of both is only the usual.
+        newer: of PRIME 1.4.
     """
 
     arq: bool | None
     type: int = ConnectionType.LLC_4_32
     assumed: tuple[str, ...] = ()
+    newer: bool = False
 
 
 @dataclass(slots=True)

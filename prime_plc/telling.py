@@ -17,7 +17,6 @@ from prime_plc.control import ConnectionType, ControlType, decode_control
 from prime_plc.lpdu import Lpdu
 from prime_plc.modem_host import SENTINEL
 from prime_plc.pdu import (
-    BEACON_BYTES,
     HT_BEACON,
     LNID_BROADCAST,
     LNID_MULTICAST,
@@ -28,13 +27,24 @@ from prime_plc.pdu import (
     PromotionNeeded,
     decode_pdu,
 )
-from prime_plc.pdu14 import Beacon14, Pdu14, decode_pdu14
+from prime_plc.pdu14 import (
+    Beacon14,
+    Packet14,
+    PacketHeader14,
+    Pdu14,
+    PromotionNeeded14,
+    decode_control14,
+    decode_pdu14,
+)
 from prime_plc.phy import PhyMode, frame_duration_s
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from prime_plc.trace import Raw
 from shared.cosem import Pushed, Written, decode_apdu
 from shared.errors import DecodeError
 from shared.ids import format_eui48
+
+SAR_LAST_WITH_CRC: Final = 3
+"""The type of segment that 1.3.6 does not have."""
 
 Words = tuple[str, dict[str, Any]]
 """What is told to people, and to machines."""
@@ -69,14 +79,14 @@ def tell(raws: Iterable[Raw], sna: bytes | None) -> Iterator[Told]:
 
 
 def _sna_of(raw: Raw) -> bytes | None:
-    pdu = raw.pdu
-    if raw.mode is not PhyMode.TYPE_A or len(pdu) != BEACON_BYTES or pdu[0] >> 4 != HT_BEACON:
+    """The subnetwork of a good beacon of either version."""
+    if not raw.pdu or raw.pdu[0] >> 4 & 3 != HT_BEACON:
         return None
     try:
-        beacon = decode_pdu(pdu, None)
+        pdu = decode_pdu(raw.pdu, None) if raw.mode is PhyMode.TYPE_A else decode_pdu14(raw.pdu, None)
     except DecodeError:
         return None
-    return beacon.sna if isinstance(beacon, Beacon) else None
+    return pdu.sna if isinstance(pdu, Beacon | Beacon14) else None
 
 
 class Teller:
@@ -92,7 +102,7 @@ class Teller:
             return Told(raw, raw.fault, fault=raw.fault)
         old = raw.mode is PhyMode.TYPE_A
         try:
-            words, fields = self._pdu(raw.pdu) if old else _words14(decode_pdu14(raw.pdu), raw.mode)
+            words, fields = self._pdu(raw.pdu) if old else _words14(decode_pdu14(raw.pdu, self.sna), raw.mode)
         except DecodeError as error:
             return Told(raw, str(error), fault=str(error))
         airtime_ms = 1000 * frame_duration_s(len(raw.pdu), raw.scheme, raw.mode)
@@ -130,15 +140,39 @@ class Teller:
 
 
 def _words14(pdu: Pdu14, mode: PhyMode) -> Words:
-    """The PDUs of 1.4 that are established; the others are refused by name before."""
-    fields = {"prime": "1.4", "frame_type": mode.name, **_plain(pdu)}
+    """What is established of 1.4; other PDUs are refused by name before."""
+    fields: dict[str, Any] = {"prime": "1.4", "frame_type": mode.name}
     if isinstance(pdu, Beacon14):
         name = "base" if pdu.sid == 0 else f"switch {pdu.sid}"
-        return f"1.4 beacon of {name}: {_listed(pdu)}", {"kind": "beacon", **fields}
-    return f"1.4 promotion needed by {format_eui48(pdu.pna)}", {"kind": "promotion needed", **fields}
+        return f"1.4 beacon of {name}: {_listed(pdu)}", fields | {"kind": "beacon", **_plain(pdu)}
+    if isinstance(pdu, PromotionNeeded14):
+        words = f"1.4 promotion needed by {format_eui48(pdu.pna)}"
+        return words, fields | {"kind": "promotion needed", **_plain(pdu)}
+    told = [_packet14(packet, downlink=pdu.downlink) for packet in pdu.packets]
+    way = "down" if pdu.downlink else "up"
+    words = f"1.4 {way} level {pdu.level}: " + "; ".join(words for words, _ in told)
+    fields |= {"kind": "generic", "downlink": pdu.downlink, "level": pdu.level}
+    return words, fields | {"packets": [one for _, one in told]}
 
 
-def _control_name(packet: Packet, control: Any, *, downlink: bool) -> str:
+def _packet14(packet: Packet14, *, downlink: bool) -> Words:
+    header = packet.header
+    fields: dict[str, Any] = {"sid": header.sid, "lnid": header.lnid, "priority": header.priority}
+    node = f"node {header.sid}/{header.lnid:#06x}"
+    if not header.control:
+        # Whether there is ARQ stands in the header; what a connection carries stands in CON, which is not established.
+        words, content = _data(packet.payload, Reading(arq=header.arq, assumed=("4-32",), newer=True))
+        return f"data {node} connection {header.lcid}: {words}", fields | {"connection": header.lcid, **content}
+    control = decode_control14(header.lcid, packet.payload)
+    if control is None:
+        name = ControlType(header.lcid).name if header.lcid in set(ControlType) else f"control type {header.lcid}"
+        words = f"{name} {node}, not established, {len(packet.payload)} bytes {packet.payload.hex()}"
+        return words, fields | {"control": name, "data": packet.payload.hex()}
+    name = _control_name(header, control, downlink=downlink)
+    return f"{name} {node} {_listed(control)}", fields | {"control": name, **_plain(control)}
+
+
+def _control_name(packet: Packet | PacketHeader14, control: Any, *, downlink: bool) -> str:
     """A control packet by what it is for: that follows from its type, its direction and what it says."""
     name = ControlType(packet.lcid).name
     role = _ROLES.get(name)
@@ -195,7 +229,7 @@ def _data(payload: bytes, reading: Reading) -> Words:
 
 def _sub_headers(payload: bytes, reading: Reading) -> Words:
     if not reading.arq:
-        words, fields = _segment(payload, reading.type)
+        words, fields = _segment(payload, reading)
         return f"without ARQ, {words}", {"arq": None, **fields}
     arq, used = ArqHeader.decode(payload)
     fields = {"arq": _plain(arq)}
@@ -204,17 +238,20 @@ def _sub_headers(payload: bytes, reading: Reading) -> Words:
     words += f" missing {list(arq.nacks)}" if arq.nacks else ""
     if used == len(payload):
         return f"{words}, acknowledgement only", fields
-    more, segment = _segment(payload[used:], reading.type)
+    more, segment = _segment(payload[used:], reading)
     return f"{words}, {more}", fields | segment
 
 
-def _segment(data: bytes, type_: int) -> Words:
+def _segment(data: bytes, reading: Reading) -> Words:
     """The SAR byte and what is behind it."""
+    if reading.newer and data[0] >> 6 == SAR_LAST_WITH_CRC:
+        fields = {"sar": {"type": "LAST_WITH_CRC", "value": data[0] & 0x3F}}
+        return f"last segment {data[0] & 0x3F} with CRC, {len(data) - 1} bytes", fields
     sar = SarHeader.decode(data[:1])
-    fields: dict[str, Any] = {"sar": {"type": sar.type.name, "value": sar.value}}
+    fields = {"sar": {"type": sar.type.name, "value": sar.value}}
     if sar.type is not SarType.FIRST or sar.value:
         return f"{sar.type.name.lower()} segment {sar.value}, {len(data) - 1} bytes", fields
-    words, content = _sdu(data[1:], type_)
+    words, content = _sdu(data[1:], reading.type)
     return words, fields | content
 
 

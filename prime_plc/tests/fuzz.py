@@ -21,7 +21,7 @@ from prime_plc.lpdu import AddressPair, Lpdu
 from prime_plc.modem_messages import decode_answer, decode_command
 from prime_plc.pcap import Captured, microseconds, read_pcap, write_pcap
 from prime_plc.pdu import GENERIC_BYTES_MIN, GenericPdu, decode_pdu, glance
-from prime_plc.pdu14 import CRC_TAIL, Alv14, PacketHeader14, Pro14, Reg14, decode_pdu14
+from prime_plc.pdu14 import CRC_TAIL, Alv14, GenericPdu14, PacketHeader14, Pro14, Reg14, decode_pdu14
 from prime_plc.subheader import ArqHeader, SarHeader
 from prime_plc.survey import Survey
 from prime_plc.telling import tell
@@ -107,10 +107,10 @@ def fuzz_pdu14(data: bytes) -> None:
     """PDUs of 1.4, and what of its packets is established."""
     for candidate in (data, data[:-4] + crc32(data[:-4] + CRC_TAIL).to_bytes(4, "big"), sealed(data)):
         try:
-            pdu = decode_pdu14(candidate)
+            pdu = decode_pdu14(candidate, SNA)
         except DecodeError:
             continue
-        assert pdu.encode() == candidate
+        assert (pdu.encode(SNA) if isinstance(pdu, GenericPdu14) else pdu.encode()) == candidate
     for kind in (PacketHeader14, Reg14, Pro14, Alv14):
         _same(kind, data)
 

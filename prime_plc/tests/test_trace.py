@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,20 @@ from prime_plc.control import Capabilities, Con, ControlType, Mul, Reg
 from prime_plc.lpdu import Lpdu
 from prime_plc.modem_messages import Receive, Send
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, GenericPdu, Packet
-from prime_plc.pdu14 import Beacon14, PromotionNeeded14
+from prime_plc.pdu14 import (
+    AliveHop,
+    Alv14,
+    Beacon14,
+    GenericPdu14,
+    Packet14,
+    PacketHeader14,
+    Pro14,
+    PromotionNeeded14,
+    Reg14,
+)
 from prime_plc.phy import PhyMode, Scheme, frame_duration_s
 from prime_plc.subheader import ArqHeader
-from prime_plc.telling import Teller, Told
+from prime_plc.telling import Teller, Told, tell
 from prime_plc.tests.captured_frames import ALL, CAPTURED, SNA
 from prime_plc.trace import Raw
 from prime_plc.usi import encode_usi
@@ -272,6 +283,52 @@ def test_bad_input_is_one_clear_line(
     (tmp_path / "empty").write_bytes(b"\n")
     code, lines, err = run(capsys, *arguments)
     assert (code, lines, len(err.splitlines())) == (2, [], 1)
+
+
+REG14 = Reg14(False, False, 0b101000, True, True, 2, b"\xaa" * 6)
+PRO14 = Pro14(False, 2, 9, 5, 2, 3, 1, 0, False, False)
+ALV14 = Alv14(4, 2, 1, 3, (AliveHop(True, 1, True, 2),))
+
+
+@pytest.mark.parametrize(
+    ("downlink", "lnid", "ctype", "payload", "words"),
+    [
+        (False, LNID_BROADCAST, 1, REG14.encode(), "REG_REQ node 0/0x3fff capabilities 40, alive True, arq True"),
+        (True, 7, 1, REG14.encode(), "REG_RSP node 0/0x0007"),
+        (False, 7, 3, replace(PRO14, request=b"\xbb" * 9).encode(), "PRO_REQ_S node 0/0x0007 position 2, nsid 9"),
+        (True, 7, 3, PRO14.encode(), "PRO_REQ_B node 0/0x0007 position 2, nsid 9"),
+        (False, 7, 3, PRO14.encode(), "PRO_ACK node 0/0x0007"),
+        (True, 7, 7, ALV14.encode(), "ALV_B node 0/0x0007 round trip left 4, time 2, level min 1, tx seq 3"),
+        (True, 7, 2, b"\x01\x02", "CON node 0/0x0007, not established, 2 bytes 0102"),
+    ],
+)
+def test_control_packets_of_the_newer_version_are_told(
+    downlink: bool, lnid: int, ctype: int, payload: bytes, words: str
+) -> None:
+    """Behind a beacon, which says the subnetwork, in a generic PDU whose checksums are right."""
+    header = PacketHeader14(0, 1, True, ctype, 0, lnid, len(payload), False, False, False, False)
+    beacon = Beacon14(9, 0, 0, 0, False, 0, 0, False, False, 3, 0, SNA, 0).encode()
+    pdu = GenericPdu14(downlink, 0, (Packet14(header, payload),)).encode(SNA)
+    raws = [Raw("", data, Scheme.DBPSK_C, mode=PhyMode.TYPE_B) for data in (beacon, pdu)]
+    _, told = tell(raws, None)
+    assert told.fault is None
+    assert words in told.words
+    assert told.fields["packets"][0]["control"] == words.split(maxsplit=1)[0].rstrip(",")
+
+
+@pytest.mark.parametrize("arq", [True, False])
+def test_data_of_the_newer_version_says_itself_whether_it_has_arq(arq: bool) -> None:
+    """In its header; what the connection carries is assumed, and a last segment may have a CRC."""
+    head = ArqHeader(3, flush=True, ack=1).encode() if arq else b""
+    says = "packet 3 flush ack 1, " if arq else "without ARQ, "
+    for body, words in (
+        (WHOLE, "SAP 2 to 1: GET request"),
+        (b"\xc2\x01\x02", "last segment 2 with CRC, 2 bytes"),
+    ):
+        header = PacketHeader14(0, 2, False, 256, 0, 7, len(head + body), False, False, arq, False)
+        pdu = GenericPdu14(True, 0, (Packet14(header, head + body),)).encode(SNA)
+        told = Teller(SNA).tell(Raw("", pdu, Scheme.DBPSK_C, mode=PhyMode.TYPE_B))
+        assert f"1.4 down level 0: data node 0/0x0007 connection 256: {says}{words}" in told.words
 
 
 def test_frames_of_the_newer_version_are_told_as_far_as_they_are_established(
