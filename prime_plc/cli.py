@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from prime_plc.phy import PhyMode
-from prime_plc.survey import Survey, printable, trip_words
+from prime_plc.survey import Survey, trip_words
 from prime_plc.telling import Told, tell
 from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Raw, as_pcap, read_capture, read_tap
 from prime_plc.tree_picture import picture
@@ -249,7 +249,7 @@ def _read(name: str) -> bytes:
 
 def _line(told: Told) -> str:
     head = " ".join(word for word in (told.raw.where, told.raw.time, told.raw.way) if word)
-    return printable(f"{head}: {'BAD ' if told.fault is not None else ''}{told.words}")
+    return f"{head}: {'BAD ' if told.fault is not None else ''}{told.words}"
 
 
 if __name__ == "__main__":
