@@ -224,9 +224,10 @@ def words(found: PlcResult) -> str:
             f"failures: {failed.failures} switches with {failed.orphans} nodes below them; {len(failed.lost)} lost; "
             f"everybody reports again after {median(times):g} s (median), {times[-1]:g} s (longest)"
         )
-    airtime = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in sorted(found.airtime.items(), key=_share))
+    if found.airtime:
+        airtime = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in sorted(found.airtime.items(), key=_share))
+        lines.append(f"airtime of all senders in %: {airtime}; together {100 * sum(found.airtime.values()):.0f}")
     lines += [
-        f"airtime of all senders in %: {airtime}; together {100 * sum(found.airtime.values()):.0f}",
         f"airtime that the reports need at least, if nobody collided or waited: {100 * found.least_airtime:.1f} %",
         f"line: {found.line}",
         f"{found.speed:.0f} times real time on one core; trace {found.trace}",

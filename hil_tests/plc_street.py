@@ -418,6 +418,7 @@ class PlcResult:
     reported: Reported | None
     failed: Failed | None
     airtime: dict[str, float]
+    """Of all senders while reports went, by kind; empty without that time."""
     line: dict[str, float]
     virtual_s: float
     cpu_s: float
@@ -470,9 +471,7 @@ def run_street(
         levels=levels,
         reported=reported,
         failed=failed,
-        airtime={
-            k: round((street_.airtime_s[k] - before[k]) / span_s, 4) if span_s else 0.0 for k in street_.airtime_s
-        },
+        airtime={k: round((s - before[k]) / span_s, 4) for k, s in street_.airtime_s.items()} if span_s else {},
         line=asdict(street_.line.counters),
         virtual_s=round(street_.loop.time(), 1),
         cpu_s=round(time.process_time() - began, 2),

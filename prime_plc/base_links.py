@@ -34,14 +34,18 @@ class BaseLinks:
         self._addresses: dict[bytes, int] = {}
 
     def control(self, node: Node, con: Con, now: float) -> list[MacOutput]:
-        """The node opens its connection or closes it."""
+        """The node opens its connection or closes it.
+
+        Refused is what is not a 4-32 connection to the base itself, with ARQ: without it a lost segment loses an SDU.
+        """
         if con.negative:
-            if node.connection is None or con.lcid != node.lcid:
+            if node.connection is None or (con.lcid, con.type) != (node.lcid, ConnectionType.LLC_4_32):
                 return []
             self._refuse(node, con.lcid, con.type, now)
             return self.close(node, "closed by the node")
         known = bool(con.data) and len(con.data) <= IDENTIFIER_BYTES_MAX
-        if con.type != ConnectionType.LLC_4_32 or not con.arq or not known or con.lcid < LCID_FIRST:
+        elsewhere = con.direct is not None or con.eui48 is not None
+        if con.type != ConnectionType.LLC_4_32 or elsewhere or not con.arq or not known or con.lcid < LCID_FIRST:
             self._refuse(node, con.lcid, con.type, now)
             return []
         if node.connection is not None and node.lcid == con.lcid and not node.begun_anew:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from prime_plc.phy import PhyMode
 from prime_plc.survey import Survey, trip_words
-from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Raw, Told, as_pcap, read_capture, read_tap, tell
+from prime_plc.telling import Told, tell
+from prime_plc.trace import CAPTURE_BYTES_MAX, Format, Raw, as_pcap, read_capture, read_tap
 from prime_plc.tree_picture import picture
 from shared.cli import EXIT_FAILED, EXIT_OK, run_cli
 from shared.errors import ConfigError, DecodeError, DeviceError, Fault

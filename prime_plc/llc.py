@@ -118,13 +118,21 @@ class LlcLink:
     # ---- control packets in ------------------------------------------------------------------------------------------
 
     def control(self, con: Con, now: float) -> list[MacOutput]:
-        """The base accepts, rejects or closes."""
-        if con.lcid != self.lcid or con.type != ConnectionType.LLC_4_32:
+        """The base accepts, rejects or closes; another connection that it opens is refused."""
+        if con.type != ConnectionType.LLC_4_32 or con.lcid < LCID_FIRST:
+            if not con.negative:
+                self._send(Con(True, False, con.lcid, con.type).encode(), now)
+            return []
+        if con.lcid != self.lcid:
             return []
         action = _CONTROL.get((self.state, con.negative))
         return [] if action is None else action(self, con, now)
 
-    def _accepted(self, con: Con, _now: float) -> list[MacOutput]:
+    def _accepted(self, con: Con, now: float) -> list[MacOutput]:
+        """Unless it is not what was asked for: to this base, with ARQ."""
+        if not con.arq or con.direct is not None or con.eui48 is not None:
+            self._send(Con(True, False, con.lcid, con.type).encode(), now)
+            return self._rejected(con, now)
         try:
             address = AddressPair.decode(con.data)
         except DecodeError:

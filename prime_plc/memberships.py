@@ -6,7 +6,7 @@ from typing import Final
 
 from prime_plc.control import Mul
 from prime_plc.pdu import LNID_MULTICAST, Packet
-from prime_plc.role import BROADCAST_LCID_4_32
+from prime_plc.role import BROADCAST_LCID_4_32, BROADCAST_LCID_IPV4
 from prime_plc.sap import ChangeGroup, GroupChanged
 from prime_plc.settings import MacSettings
 from prime_plc.subheader import SarHeader, SarType
@@ -15,7 +15,7 @@ from shared.ids import Eui48
 LCID_GROUP_UNKNOWN: Final = 0
 """In a request to join a group, whose number the base gives (not established)."""
 
-BROADCAST_LCIDS: Final = frozenset((1, BROADCAST_LCID_4_32))
+BROADCAST_LCIDS: Final = frozenset((BROADCAST_LCID_IPV4, BROADCAST_LCID_4_32))
 ECHO_S: Final = 5.0
 """[s] The same broadcast within this time is a repetition."""
 

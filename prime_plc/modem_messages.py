@@ -359,8 +359,8 @@ def _decode_command(payload: bytes) -> HostMessage:
         case Command.BIT:
             return BitOperation(*struct.unpack(">HBB", payload[1:]))
         case Command.SEND:
-            *head, length = struct.unpack_from(">5BI?H", payload, 1)
-            return Send(*(*head, _rest(payload, 13, length)))
+            *head, disable_rx, length = struct.unpack_from(">5BIBH", payload, 1)
+            return Send(*(*head, _flag(disable_rx, "disable_rx"), _rest(payload, 13, length)))
         case Command.NOISE:
             return NoiseRequest(*struct.unpack(">BI", payload[1:]))
         case Command.GET_LIST:
@@ -368,7 +368,7 @@ def _decode_command(payload: bytes) -> HostMessage:
             _rest(payload, 2, 3 * payload[1])
             return GetList(tuple((id_, length) for id_, length in pairs))
         case Command.RESET:
-            return Reset(bool(_rest(payload, 1, 1)[0]))
+            return Reset(_flag(_rest(payload, 1, 1)[0], "reset"))
     raise DecodeError(f"modem command: seen {payload[0]}, expected one that a host sends")
 
 
@@ -430,6 +430,12 @@ def _decode_list_reply(payload: bytes) -> GetListReply:
 def _id_and_value(payload: bytes) -> tuple[int, bytes]:
     id_, length = struct.unpack_from(">HB", payload, 1)
     return id_, _rest(payload, 4, length)
+
+
+def _flag(value: int, what: str) -> bool:
+    if value > 1:
+        raise DecodeError(f"modem command: seen {what} {value}, expected 0 or 1")
+    return bool(value)
 
 
 def _rest(payload: bytes, at: int, length: int) -> bytes:

@@ -3,8 +3,8 @@
 They come in Type B frames, which the modem and its driver carry like any other, so the frame type tells the version.
 A subnetwork runs one version: base and service node count such frames and leave them alone. Established are beacon,
 packet header, REG without keys, PRO and the round-trip form of ALV; the CRC-8 of the promotion-needed PDU is taken to
-be that of 1.3.6. Not established, and refused: security profiles 1 and 2, the other form of ALV, the header of a
-generic PDU.
+be that of 1.3.6. Not established, and refused: security profiles 1 and 2, the other form of ALV. Nor is the header of
+a generic PDU: it is read as that of 1.3.6, and only where both checksums, which the subnetwork address seeds, say so.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from prime_plc.crc import crc8, crc32
-from prime_plc.pdu import HT_BEACON, HT_PROMOTION
+from prime_plc.control import ControlType
+from prime_plc.crc import crc8, crc32, sna_seeds
+from prime_plc.pdu import CRC32_BYTES, GENERIC_HEADER_BYTES, HT_BEACON, HT_GENERIC, HT_PROMOTION
 from shared.errors import DecodeError
 
 BEACON_BYTES: Final = 18
@@ -297,18 +298,88 @@ class Alv14:
         return cls(left, time, level_min, tx_seq, tuple(hops))
 
 
-Pdu14 = Beacon14 | PromotionNeeded14
+@dataclass(frozen=True, slots=True)
+class Packet14:
+    """One packet inside a generic PDU; ``header.length`` is that of its payload."""
+
+    header: PacketHeader14
+    payload: bytes
 
 
-def decode_pdu14(data: bytes) -> Pdu14:
-    """The PDU of a Type B frame.
+@dataclass(frozen=True, slots=True)
+class GenericPdu14:
+    """One or more packets for the same next hop."""
+
+    downlink: bool
+    level: int
+    packets: tuple[Packet14, ...]
+
+    def encode(self, sna: bytes) -> bytes:
+        seed8, seed32 = sna_seeds(sna)
+        head = bytes((HT_GENERIC << 4, self.downlink << 6 | self.level))
+        packets = b"".join(packet.header.encode() + packet.payload for packet in self.packets)
+        body = head + bytes((crc8(head, seed8),)) + packets
+        return body + crc32(body, seed32).to_bytes(CRC32_BYTES, "big")
+
+    @classmethod
+    def decode(cls, data: bytes, sna: bytes) -> GenericPdu14:
+        """Raises DecodeError if it is none, or has another header than 1.3.6."""
+        seed8, seed32 = sna_seeds(sna)
+        at, end = GENERIC_HEADER_BYTES, len(data) - CRC32_BYTES
+        if end < at + PACKET_HEADER_BYTES:
+            raise DecodeError(f"1.4 generic PDU: seen {len(data)} bytes, expected more; its header is not established")
+        if data[2] != crc8(data[:2], seed8) or int.from_bytes(data[end:], "big") != crc32(data[:end], seed32):
+            raise DecodeError("1.4 generic PDU: seen other checksums than of 1.3.6; its header is not established")
+        _zero(data[0] << 1 | data[1] >> 7, "1.4 generic PDU")
+        packets: list[Packet14] = []
+        while at < end:
+            header = PacketHeader14.decode(data[at : min(end, at + PACKET_HEADER_BYTES)])
+            payload = bytes(data[at + PACKET_HEADER_BYTES : min(end, at + PACKET_HEADER_BYTES + header.length)])
+            _need(payload, header.length, f"payload of 1.4 packet {len(packets)}")
+            packets.append(Packet14(header, payload))
+            at += PACKET_HEADER_BYTES + header.length
+        return cls(bool(data[1] & 0x40), data[1] & 0x3F, tuple(packets))
+
+
+Control14 = Reg14 | Pro14 | Alv14
+
+
+def decode_control14(ctype: int, payload: bytes) -> Control14 | None:
+    """The control packet of type ``ctype`` (as in 1.3.6), None if the layout of its kind is not established.
 
     Raises:
-        DecodeError: damaged, or a generic PDU, whose header is not established.
+        DecodeError: a payload that cannot be right, or of a form that is not established.
+    """
+    if ctype == ControlType.REG:
+        return Reg14.decode(payload)
+    if ctype == ControlType.PRO:
+        return Pro14.decode(payload)
+    return Alv14.decode(payload) if ctype == ControlType.ALV else None
+
+
+Pdu14 = Beacon14 | PromotionNeeded14 | GenericPdu14
+
+
+def decode_pdu14(data: bytes, sna: bytes | None) -> Pdu14:
+    """The PDU of a Type B frame.
+
+    Args:
+        data: bytes as on air.
+        sna: subnetwork address; needed for generic PDUs only.
+
+    Raises:
+        DecodeError: damaged, or a generic PDU that is not read (see the module).
     """
     kind = data[0] >> 4 & 3 if data else -1
     if kind == HT_BEACON:
         return Beacon14.decode(data)
     if kind == HT_PROMOTION:
         return PromotionNeeded14.decode(data)
-    raise DecodeError(f"1.4 PDU: seen header type {kind}, expected 1 or 2; generic PDUs of 1.4 are not established")
+    if kind != HT_GENERIC:
+        raise DecodeError(f"1.4 PDU: seen header type {kind}, expected 0 generic, 1 promotion needed or 2 beacon")
+    if sna is None:
+        raise DecodeError(
+            "1.4 generic PDU: seen before any beacon, expected a known subnetwork address; its header is "
+            "not established without"
+        )
+    return GenericPdu14.decode(data, sna)

@@ -21,8 +21,9 @@ Output = TransmitFrame | FollowBeacons | MacOutput
 ControlT = TypeVar("ControlT", bound=Control)
 """The packet for which a table has an action."""
 
+BROADCAST_LCID_IPV4: Final = 1
 BROADCAST_LCID_4_32: Final = 2
-"""Reserved for broadcasts of the 4-32 convergence; 1 is that of IPv4."""
+"""Both reserved for the broadcasts of a convergence."""
 
 
 def refused(item: Input) -> list[Output]:

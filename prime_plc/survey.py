@@ -7,7 +7,6 @@ them in with `Survey.with_links`.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,10 @@ from shared.errors import DecodeError
 
 SID_BASE: Final = 0
 HOPS_MAX: Final = 64
+NUMBER_END: Final = 2**40
+"""Above every count and time [s] that a node can have."""
+
+SNR_DB_MAX: Final = 1000.0
 LINK_FRAMES_MIN: Final = 5
 """A loss of fewer frames says nothing."""
 
@@ -103,11 +106,11 @@ class Survey:
         """
         try:
             nodes = tuple(_surveyed(eui48, node) for eui48, node in summary["nodes"].items())
-            running_s = float(summary["running_s"])
-            seconds = {f"sent {kind}": float(s) for kind, s in summary["sent_s"].items()}
-            seconds |= {f"heard {kind}": float(s) for kind, s in summary["heard_s"].items()}
-            airtime = {kind: round(s / running_s, 5) if running_s > 0 else 0.0 for kind, s in seconds.items()}
-            return cls(str(summary["sna"]), str(summary["state"]), nodes, airtime, running_s)
+            running_s = _seconds(summary["running_s"])
+            seconds = {f"sent {kind}": _seconds(s) for kind, s in summary["sent_s"].items()}
+            seconds |= {f"heard {kind}": _seconds(s) for kind, s in summary["heard_s"].items()}
+            airtime = {kind: round(s / running_s, 5) if running_s >= 1e-3 else 0.0 for kind, s in seconds.items()}
+            return cls(_text(summary["sna"]), _text(summary["state"]), nodes, airtime, running_s)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DecodeError(f"survey: seen no {error}, expected the summary of a base node") from error
 
@@ -171,6 +174,8 @@ class Survey:
 
     def airtime_words(self) -> str:
         """The line's use in one line."""
+        if not self.running_s:
+            return "air time at the base not measured yet"
         parts = ", ".join(f"{kind} {100 * share:.1f}" for kind, share in self.airtime.items())
         together = 100 * sum(self.airtime.values())
         return f"air time at the base in % of {self.running_s:.0f} s: {parts}; together {together:.1f}"
@@ -181,7 +186,12 @@ class Survey:
         for depth, node in self.walk():
             name = "  " * depth + node.eui48 + ("" if node.lsid is None else f" switch {node.lsid}")
             lines.append(f"{name:<44} {words(node)}")
-        return "\n".join(lines)
+        return "\n".join(printable(line) for line in lines)
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal or XML would not show as it is; a status file's names are not ours."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def words(node: Surveyed) -> str:
@@ -215,22 +225,42 @@ def trip_words(trips_s: Sequence[float | None]) -> str:
 def _surveyed(eui48: str, node: Mapping[str, Any]) -> Surveyed:
     link = node["link"]
     return Surveyed(
-        eui48=eui48,
-        sid=int(node["sid"]),
-        lnid=int(node["lnid"]),
-        hops=int(node["hops"]),
-        lsid=None if node["lsid"] is None else int(node["lsid"]),
+        eui48=_text(eui48),
+        sid=_number(node["sid"]),
+        lnid=_number(node["lnid"]),
+        hops=_number(node["hops"]),
+        lsid=None if node["lsid"] is None else _number(node["lsid"]),
         connected=bool(node["open"]),
-        alive_asked=int(node["alive_asked"]),
-        alive_answered=int(node["alive_answered"]),
+        alive_asked=_number(node["alive_asked"]),
+        alive_answered=_number(node["alive_answered"]),
         link=None if link is None else link_seen(link),
     )
 
 
 def link_seen(link: Mapping[str, Any]) -> LinkSeen:
     """From `Links.summary`."""
-    numbers = (int(link[key]) for key in ("heard", "delivered", "lost"))
+    numbers = (_number(link[key]) for key in ("heard", "delivered", "lost"))
     snr_db = float(link["snr_db"])
-    if not math.isfinite(snr_db):
+    if not abs(snr_db) <= SNR_DB_MAX:
         raise ValueError(f"number in {snr_db}")
-    return LinkSeen(snr_db, str(link["scheme"]), *numbers)
+    return LinkSeen(snr_db, _text(link["scheme"]), *numbers)
+
+
+def _number(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < NUMBER_END:
+        raise ValueError(f"count in {str(value)[:20]}")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0 <= seconds < NUMBER_END:
+        raise ValueError(f"time in {seconds}")
+    return seconds
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text in a {type(value).__name__}")
+    return value

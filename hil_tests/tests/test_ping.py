@@ -9,7 +9,8 @@ from typing import Any
 from hil_tests.tests.test_attacker import ASK, TappedStreet, attacked, state
 from hil_tests.world import DCU, EUI48
 from prime_plc.survey import Survey
-from prime_plc.trace import read_tap, tell
+from prime_plc.telling import tell
+from prime_plc.trace import read_tap
 from shared.ids import format_eui48
 
 

@@ -155,6 +155,17 @@ def test_a_file_changes_the_physics_and_a_wrong_one_is_refused(
     assert LineFile().line == {}
 
 
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_airtime_is_told_where_it_was_measured(minutes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without reports there is no time over which it could be."""
+    arguments = ["plc", "--nodes", "2", "--levels", "1", "--minutes", str(minutes)]
+    assert main(arguments) == EXIT_OK
+    lines = [line for line in capsys.readouterr().out.splitlines() if "airtime of all senders" in line]
+    assert ["beacon" in line for line in lines] == [True] * minutes
+    assert main([*arguments, "--json"]) == EXIT_OK
+    assert bool(json.loads(capsys.readouterr().out)["airtime"]) == bool(minutes)
+
+
 def test_a_survey_shows_the_tree_with_both_ends_of_every_link(tmp_path: Path) -> None:
     """Every meter once, as many levels as its stacks say, the beacons' airtime (13.25 ms of 618.24 ms), and links that
     only the switches have measured."""

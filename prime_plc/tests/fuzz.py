@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, Self
+from xml.etree import ElementTree
 
 from prime_plc.control import decode_control
 from prime_plc.crc import crc8, crc32, sna_seeds
@@ -20,10 +21,13 @@ from prime_plc.lpdu import AddressPair, Lpdu
 from prime_plc.modem_messages import decode_answer, decode_command
 from prime_plc.pcap import Captured, microseconds, read_pcap, write_pcap
 from prime_plc.pdu import GENERIC_BYTES_MIN, GenericPdu, decode_pdu, glance
-from prime_plc.pdu14 import CRC_TAIL, Alv14, PacketHeader14, Pro14, Reg14, decode_pdu14
+from prime_plc.pdu14 import CRC_TAIL, Alv14, GenericPdu14, PacketHeader14, Pro14, Reg14, decode_pdu14
 from prime_plc.subheader import ArqHeader, SarHeader
+from prime_plc.survey import Survey
+from prime_plc.telling import tell
 from prime_plc.tests.captured_frames import SNA
-from prime_plc.trace import Format, read_capture, tell
+from prime_plc.trace import Format, read_capture
+from prime_plc.tree_picture import picture
 from prime_plc.usi import PAYLOAD_BYTES_MAX, PROTOCOL_PHY, UsiDecoder, UsiFrame, encode_usi
 from shared.errors import DecodeError
 from shared.tests.fuzz import Fuzzing
@@ -56,7 +60,7 @@ def fuzz_answer(data: bytes) -> None:
         message = decode_answer(data)
     except DecodeError:
         return
-    assert decode_answer(message.encode()) == message
+    assert message.encode() == data
 
 
 def fuzz_command(data: bytes) -> None:
@@ -69,7 +73,7 @@ def fuzz_command(data: bytes) -> None:
         again = message.encode()
     except AssertionError:
         return
-    assert decode_command(again) == message
+    assert again == data
 
 
 def fuzz_pdu(data: bytes) -> None:
@@ -103,10 +107,10 @@ def fuzz_pdu14(data: bytes) -> None:
     """PDUs of 1.4, and what of its packets is established."""
     for candidate in (data, data[:-4] + crc32(data[:-4] + CRC_TAIL).to_bytes(4, "big"), sealed(data)):
         try:
-            pdu = decode_pdu14(candidate)
+            pdu = decode_pdu14(candidate, SNA)
         except DecodeError:
             continue
-        assert pdu.encode() == candidate
+        assert (pdu.encode(SNA) if isinstance(pdu, GenericPdu14) else pdu.encode()) == candidate
     for kind in (PacketHeader14, Reg14, Pro14, Alv14):
         _same(kind, data)
 
@@ -154,6 +158,21 @@ def fuzz_trace(data: bytes) -> None:
         return  # the file itself
 
 
+def fuzz_survey(data: bytes) -> None:
+    """A base's status as a file; what is a survey can be shown in every form, whatever its names and numbers are."""
+    try:
+        summary = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    try:
+        survey = Survey.of(summary)
+    except DecodeError:
+        return
+    assert all(line.isprintable() for line in survey.table().split("\n"))
+    assert json.dumps(survey.as_json(), allow_nan=False)
+    ElementTree.fromstring(picture(survey))
+
+
 def fuzz_pcap(data: bytes) -> None:
     """Captures of others; what can be read is written to the same frames again, of whatever byte order it was."""
     try:
@@ -177,6 +196,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "control": fuzz_control,
     "data": fuzz_data,
     "trace": fuzz_trace,
+    "survey": fuzz_survey,
     "pcap": fuzz_pcap,
 }
 FUZZING: Final = Fuzzing("prime_plc.tests.fuzz", TARGETS, Path(__file__).parent / "corpus")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from prime_plc.base_node import BaseNode
-from prime_plc.control import Capabilities, Con, ControlType, Pro, PromotionRequest, Reg
+from prime_plc.control import Capabilities, Con, ControlType, Direct, Pro, PromotionRequest, Reg
+from prime_plc.llc import LlcLink, LlcState
 from prime_plc.modem_host import (
     FrameReceived,
     ModemLost,
@@ -27,10 +28,11 @@ from prime_plc.modem_host import (
 )
 from prime_plc.modem_messages import TransmitResult
 from prime_plc.pdu import LNID_BROADCAST, GenericPdu, Packet, decode_pdu
-from prime_plc.sap import DataConfirmed, DataReceived, DataResult, LinkDown, LinkUp, SendData
+from prime_plc.sap import DataConfirmed, DataReceived, DataResult, Happened, LinkDown, LinkUp, SendData
 from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import FRAME_S, MacSettings
-from prime_plc.trace import Format, read_capture, tell
+from prime_plc.telling import Teller
+from prime_plc.trace import Format, read_capture
 from shared.ids import Eui48
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -56,6 +58,7 @@ class Wire:
         }
         self.upward: dict[str, list[object]] = {"base": [], "node": []}
         self.talk: list[str] = []
+        self._teller = Teller(BASE)
         self._events: list[tuple[float, int, str, object]] = []
         self._count = 0
         self._frames = 0
@@ -82,7 +85,8 @@ class Wire:
         self._frames += 1
         lost = self.lose(self._frames, name, frame.pdu)
         if frame.pdu[0] >> 4 != 2:
-            (told,) = tell(read_capture(frame.pdu.hex().encode(), Format.HEX), BASE)
+            (raw,) = read_capture(frame.pdu.hex().encode(), Format.HEX)
+            told = self._teller.tell(raw)
             assert told.fault is None, told.fault
             self.talk.append(f"{start_s:7.3f} {name:4}{' (lost)' if lost else ''} {told.words}")
         self._at(start_s + duration_s, name, TransmitConfirmed(frame.buffer, TransmitResult.SUCCESS))
@@ -274,6 +278,74 @@ def test_a_base_refuses_what_it_does_not_do() -> None:
     assert base.undecodable == 1
 
 
+def opened(wire: Wire) -> int:
+    """LNID of the node, whose connection is open; what has been said until then is forgotten."""
+    wire.run(6.0)
+    base = wire.nodes["base"]
+    assert isinstance(base, BaseNode)
+    (node,) = base.nodes.values()
+    assert node.connection is not None
+    del wire.talk[:]
+    return node.lnid
+
+
+@pytest.mark.parametrize(
+    "con",
+    [
+        Con(False, True, 300, 3, b"other", direct=Direct(300, False, 9, 0, 0)),
+        Con(False, True, 300, 3, b"other", eui48=bytes.fromhex("AABBCCDDEE09")),
+        Con(False, True, 300, 3, b"other", eui48=bytes.fromhex("AABBCCDDEE09"), direct=Direct(300, True, 9, 1, 2)),
+        Con(False, False, 300, 3, b"other"),
+        Con(False, True, 5, 3, b"other"),
+        Con(False, True, 300, 250, b"other"),
+    ],
+)
+def test_a_base_opens_connections_to_itself_with_arq_alone(con: Con) -> None:
+    """Direct ones, to another node, without ARQ, of another type or number: closed, and the node keeps its own."""
+    wire = Wire(settings=MacSettings(control_repeat_s=2.0))
+    lnid = opened(wire)
+    before = len(wire.of("base", LinkUp))
+    wire.put("base", uplink(ControlType.CON, con.encode(), lnid))
+    wire.run(2.0)
+    assert [f"lcid {con.lcid}, type {con.type}" in line for line in wire.talk if "CON_CLS_B" in line] == [True]
+    assert not sent_control(wire.talk, "CON_REQ_B")
+    assert (len(wire.of("base", LinkUp)), wire.of("base", LinkDown)) == (before, [])
+
+
+def downlink(con: Con, lnid: int) -> FrameReceived:
+    packet = Packet(False, 1, True, ControlType.CON, 0, lnid, con.encode())
+    pdu = GenericPdu(True, 0, (packet,)).encode(BASE)
+    return FrameReceived(pdu, MAC.scheme, 0, 0.0, 0.013, 20.0, 84, precise=False)
+
+
+@pytest.mark.parametrize("con", [Con(False, False, 5, 250), Con(False, True, 5, 3), Con(False, False, 256, 250)])
+def test_a_node_refuses_connections_that_the_base_opens(con: Con) -> None:
+    """By CON_CLS_S with the same number and type; its own stays open."""
+    wire = Wire(settings=MacSettings(control_repeat_s=2.0))
+    wire.put("node", downlink(con, opened(wire)))
+    wire.run(2.0)
+    assert {f"lcid {con.lcid}, type {con.type}" in line for line in wire.talk if "CON_CLS_S" in line} == {True}
+    assert wire.of("node", LinkDown) == wire.of("base", LinkDown) == []
+    node = wire.nodes["node"]
+    assert isinstance(node, ServiceNode)
+    assert node.llc.state is LlcState.OPEN
+
+
+@pytest.mark.parametrize("con", [Con(False, False, 256, 3, bytes(4)), Con(False, True, 256, 3, bytes(4), eui48=NODE)])
+def test_a_node_takes_no_connection_that_it_has_not_asked_for(con: Con) -> None:
+    """An answer without ARQ, or to another node: closed, and asked for again later."""
+    sent: list[Con] = []
+    link = LlcLink(MAC, b"meter-1", random.Random(1), lambda payload, _now: sent.append(Con.decode(payload)))
+    link.open(BASE, 1, 0.0)
+    (said,) = link.control(con, 1.0)
+    assert isinstance(said, Happened)
+    assert (link.state, link.connection, sent[1:]) == (LlcState.OPENING, None, [Con(True, False, 256, 3)])
+    assert link.retry_at is not None
+    link.wake(link.retry_at)
+    assert sent[2] == Con(False, True, 256, 3, b"meter-1")
+    assert [type(output) for output in link.control(Con(False, True, 256, 3, bytes((0, 2, 0, 0))), 99.0)] == [LinkUp]
+
+
 def test_a_full_base_rejects() -> None:
     """At the named limit of nodes a registration is rejected, and those registered stay."""
     wire = Wire(settings=MacSettings(control_repeat_s=2.0, nodes_max=1))
@@ -281,7 +353,7 @@ def test_a_full_base_rejects() -> None:
     reg = Reg(False, False, 0, Capabilities.ARQ, 2, bytes.fromhex("AABBCCDDEE02"))
     wire.put("base", uplink(ControlType.REG, reg.encode(), LNID_BROADCAST))
     wire.run(1.0)
-    assert sent_control(wire.talk, "REG negative")
+    assert sent_control(wire.talk, "REG_REJ")
     base = wire.nodes["base"]
     assert isinstance(base, BaseNode)
     assert set(base.nodes) == {NODE}

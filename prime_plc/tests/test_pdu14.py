@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from prime_plc.pdu14 import (
     AliveHop,
     Alv14,
     Beacon14,
+    GenericPdu14,
+    Packet14,
     PacketHeader14,
     Pro14,
     PromotionNeeded14,
@@ -66,7 +70,7 @@ def test_garbage_is_refused_or_encodes_to_itself(data: bytes) -> None:
         with contextlib.suppress(DecodeError):
             assert decode(data).encode() == data
     with contextlib.suppress(DecodeError):
-        decode_pdu14(data)
+        decode_pdu14(data, SNA)
 
 
 def test_the_checksum_of_a_beacon_runs_over_four_bytes_more() -> None:
@@ -81,13 +85,47 @@ def test_the_checksum_of_a_beacon_runs_over_four_bytes_more() -> None:
     [
         (Reg14.decode, bytes((0x10, 0)) + bytes(58), "not established"),
         (Alv14.decode, bytes(3), "not established"),
-        (decode_pdu14, bytes(20), "not established"),
+        (partial(decode_pdu14, sna=None), bytes(20), "not established"),
+        (partial(decode_pdu14, sna=SNA), bytes(20), "not established"),
+        (partial(decode_pdu14, sna=SNA), bytes(5), "not established"),
+        (partial(decode_pdu14, sna=SNA), b"\x30" + bytes(20), "expected 0 generic"),
     ],
 )
 def test_what_is_not_established_is_refused_by_name(decode: object, data: bytes, words: str) -> None:
     """Security profiles, the other keep-alive, generic PDUs."""
     with pytest.raises(DecodeError, match=words):
         decode(data)  # type: ignore[operator]
+
+
+PACKETS = (
+    Packet14(
+        PacketHeader14(0, 1, True, 1, 0, 0x3FFF, 8, False, False, False, False),
+        Reg14(False, False, 0, False, True, 2, b"x" * 6).encode(),
+    ),
+    Packet14(PacketHeader14(0, 2, False, 256, 0, 7, 0, False, False, True, False), b""),
+)
+
+
+def test_a_generic_pdu_is_read_where_both_checksums_say_how() -> None:
+    """Its header is not established; that of 1.3.6 is taken if 40 bits of checksums over it are right."""
+    pdu = GenericPdu14(True, 3, PACKETS)
+    data = pdu.encode(SNA)
+    assert decode_pdu14(data, SNA) == pdu
+    for bit in range(8 * len(data)):
+        damaged = (int.from_bytes(data, "big") ^ 1 << bit).to_bytes(len(data), "big")
+        with pytest.raises(DecodeError):
+            decode_pdu14(damaged, SNA)
+    with pytest.raises(DecodeError, match="not established"):
+        decode_pdu14(data, bytes(6))
+
+
+@pytest.mark.parametrize("length", [7, 9, 511])
+def test_a_packet_that_does_not_fit_its_pdu_is_refused(length: int) -> None:
+    """Too long for what is there, or leaving less than a header."""
+    (first, _) = PACKETS
+    pdu = GenericPdu14(True, 3, (Packet14(replace(first.header, length=length), first.payload),))
+    with pytest.raises(DecodeError):
+        decode_pdu14(pdu.encode(SNA), SNA)
 
 
 def test_nodes_of_one_version_leave_frames_of_the_other_alone() -> None:

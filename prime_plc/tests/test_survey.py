@@ -81,6 +81,31 @@ def test_what_others_measured_fills_the_gaps(summary: dict[str, Any]) -> None:
     assert survey.nodes[1].link is None, "the survey itself is unchanged"
 
 
+@pytest.mark.parametrize("name", ["40:40:22:01:C7:9A", "a subnetwork of a long name " * 9])
+def test_a_picture_fits_its_page(name: str, summary: dict[str, Any]) -> None:
+    """As wide as the page up to its own width, as high as that makes it; title, use of the line and legend are wrapped,
+    so that no text leaves it."""
+    survey = Survey.of(summary | {"sna": name, "sent_s": {f"kind {number}": 1.0 for number in range(30)}})
+    deep = [node.eui48 for _, node in survey.walk()]
+    far = LinkSeen(11.0, "ROBUST_DQPSK", 50, 20, 20)
+    full = survey.with_links(dict.fromkeys(deep, far), dict.fromkeys(deep, LinkSeen(11.0, "DBPSK", 5, 10, 9)))
+    root = ET.fromstring(picture(full))
+    left, top, width, height = (float(number) for number in root.attrib["viewBox"].split())
+    assert (left, top, root.attrib["width"], "height" in root.attrib) == (0, 0, "100%", False)
+    assert f"max-width: {width:g}px; height: auto" in root.attrib["style"]
+    space = "{http://www.w3.org/2000/svg}"
+    seen = 0
+    for group in root.iter():
+        x0, y0 = (float(part) for part in group.get("transform", "translate(0 0)")[10:-1].split())
+        for text in group.findall(f"{space}text"):
+            letters = len("".join(text.itertext())) * (7.5 if text.get("class") == "title" else 5.2)
+            assert 0 <= x0 + float(text.get("x", 0)) <= x0 + float(text.get("x", 0)) + letters <= width
+            assert 0 <= y0 + float(text.get("y", 0)) <= height
+            seen += 1
+    assert seen > 3 + 1 + 7
+    assert [text for text in root.itertext() if "↓ROBUST_DQPSK ↑DBPSK" in text]
+
+
 def test_a_node_below_no_known_switch_is_shown(summary: dict[str, Any]) -> None:
     """A status in the middle of a change, and one with a ring: everybody once, no end that is not reached."""
     first, second, third = (dict(node) for node in summary["nodes"].values())
@@ -103,6 +128,42 @@ def test_a_number_that_no_node_has_is_refused(summary: dict[str, Any]) -> None:
     nodes = {name: node | {"lnid": float("inf")} for name, node in summary["nodes"].items()}
     with pytest.raises(DecodeError):
         Survey.of(summary | {"nodes": nodes})
+
+
+@pytest.mark.parametrize("where", ["sid", "lnid", "hops", "lsid", "alive_asked", "alive_answered", "link", "running_s"])
+@pytest.mark.parametrize("number", ["1" + 400 * "0", "1e400", "-1", "1" + 20 * "0", "[]"])
+def test_a_file_with_a_number_that_no_node_has_is_one_clear_line(
+    where: str, number: str, summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it stands; nothing is divided by it first."""
+    marked = json.loads(json.dumps(summary))
+    node = marked["nodes"][next(one for _, one in Survey.of(summary).walk()).eui48]
+    place = {"link": node["link"], "running_s": marked}.get(where, node)
+    assert "heard" in node["link"]
+    place["heard" if where == "link" else where] = "NUMBER"
+    status = tmp_path / "status.json"
+    status.write_text(json.dumps({"plc": marked}).replace('"NUMBER"', number))
+    code = main(["survey", "--status", str(status)])
+    out, err = capsys.readouterr()
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "expected the summary of a base node" in err
+
+
+def test_names_of_a_file_steer_no_terminal(
+    summary: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escape sequences and line ends in every text that is printed."""
+    evil = "\x1b[2J\r\n\x9b1m"
+    nodes = {evil + name: node for name, node in summary["nodes"].items()}
+    for node in nodes.values():
+        node["link"] = (node["link"] or {"snr_db": 9, "heard": 1, "delivered": 1, "lost": 1}) | {"scheme": evil}
+    status = tmp_path / "status.json"
+    changed = summary | {"nodes": nodes, "sna": evil, "state": evil, "sent_s": {evil: 1.0}}
+    status.write_text(json.dumps({"plc": changed}))
+    assert main(["survey", "--status", str(status)]) == 0
+    lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert len(lines) == 2 + len(nodes)
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize("snr_db", [float("nan"), float("inf")])

@@ -16,8 +16,9 @@ import pytest
 from prime_plc.cli import main
 from prime_plc.modem_messages import Receive, Send
 from prime_plc.tap import BYTES_MAX, CHUNKS_MAX, RECEIVED, SENT, Tap
+from prime_plc.telling import tell
 from prime_plc.tests.captured_frames import CAPTURED
-from prime_plc.trace import read_tap, tell
+from prime_plc.trace import read_tap
 from prime_plc.usi import PROTOCOL_PHY, encode_usi
 from shared.status_socket import TRACE
 

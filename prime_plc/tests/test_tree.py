@@ -33,8 +33,9 @@ from prime_plc.sap import (
 )
 from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import MacSettings
+from prime_plc.telling import Teller
 from prime_plc.tests.ether import BASE, MODEM, Ether, chain, eui
-from prime_plc.trace import Format, read_capture, tell
+from prime_plc.trace import Format, read_capture
 from shared.ids import Eui48
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -67,10 +68,12 @@ def street(seed: int, *, length: float = 2.6) -> Callable[[str, str], float | No
 def tell_all(ether: Ether) -> list[str]:
     """From now on write down every frame but beacons, as text."""
     talk: list[str] = []
+    teller = Teller(BASE)
 
     def listen(start_s: float, sender: str, frame: TransmitFrame) -> None:
         if frame.pdu[0] >> 4 != HT_BEACON:
-            (told,) = tell(read_capture(frame.pdu.hex().encode(), Format.HEX), BASE)
+            (raw,) = read_capture(frame.pdu.hex().encode(), Format.HEX)
+            told = teller.tell(raw)
             talk.append(f"{start_s:7.3f} {sender:4} {frame.scheme.name:7} {told.words.partition('  [')[0]}")
 
     ether.listen = listen

@@ -147,12 +147,27 @@ def test_endless_bytes_keep_the_buffer_small() -> None:
 
 @given(st.binary(max_size=60))
 def test_garbage_messages_raise_decode_errors_only(payload: bytes) -> None:
-    """Both decoders, any bytes; what decodes has as many bytes again (lengths a host must not ask for aside)."""
+    """Both decoders, any bytes; what decodes encodes to them again (lengths a host must not ask for aside)."""
     for decode in (decode_command, decode_answer):
         with contextlib.suppress(DecodeError):
             message = decode(payload)
             if not isinstance(message, GetParameter | SetParameter):
-                assert len(message.encode()) == len(payload)
+                assert message.encode() == payload
+
+
+@pytest.mark.parametrize("message", [Send(1, 0, 0, 4, 0, 1000, True, b"pdu"), Reset(soft=True)])
+def test_a_flag_that_is_neither_yes_nor_no_is_refused(message: Send | Reset) -> None:
+    """Of a byte that is 1 every other value but 0."""
+    payload = message.encode()
+    at = 10 if isinstance(message, Send) else 1
+    assert payload[at] == 1
+    for value in range(256):
+        changed = payload[:at] + bytes((value,)) + payload[at + 1 :]
+        if value < 2:
+            assert decode_command(changed).encode() == changed
+        else:
+            with pytest.raises(DecodeError, match=f"seen (disable_rx|reset) {value}, expected 0 or 1"):
+                decode_command(changed)
 
 
 def test_a_refused_noise_capture_is_two_bytes() -> None:
