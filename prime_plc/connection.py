@@ -20,10 +20,7 @@ MODULUS = 64
 STREAM_PACKETS = 8
 """So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
 
-PATIENCE_GROWTH_MAX = 6
-"""Times its patience that a sender waits at most (ours). What is not acknowledged on a crowded line is mostly on its
-way, or its acknowledgement is: at twice the patience such repetitions took a third of the line, and it collapsed."""
-
+PATIENCE_GROWTH_MAX = 2
 PATIENCE_S_MAX = 8.0
 """[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
 

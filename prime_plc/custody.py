@@ -27,11 +27,8 @@ from prime_plc.subheader import ArqHeader
 from prime_plc.timers import Deadlines
 from shared.errors import DecodeError
 
-HOP_WAIT_S_MAX = 4.0
-REPETITION_WAIT_S_MAX = 10.0
-"""[s] Of the first wait for a sign and of any. With half of both a street in bursts collapsed when it came above nine
-tenths of airtime (ours)."""
-
+HOP_WAIT_S_MAX = 2.0
+REPETITION_WAIT_S_MAX = 5.0
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
