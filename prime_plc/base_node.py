@@ -300,7 +300,7 @@ class BaseNode:
         return [*self._switches.control(item.node, item.control, now)]
 
     def _slot_taken(self, item: _From[Bsi], now: float) -> list[Output]:
-        return [*self._switches.slot_taken(item.node, now)]
+        return [*self._switches.slot_taken(item.node, item.control, now)]
 
     def _connecting(self, item: _From[Con], now: float) -> list[Output]:
         return [*self._links.control(item.node, item.control, now)]

@@ -152,6 +152,7 @@ class Link:
             self.fallen_db.clear()
         if len(self.fallen_db) > WEAKER_MAX:
             self.snr_db = max(self.fallen_db)
+            self.fallen_db.clear()
         else:
             disturbed = 0 < self.weaker <= WEAKER_MAX
             self.snr_db += weight * (snr_db - self.snr_db) * (FALLING if disturbed else 1.0)

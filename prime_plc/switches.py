@@ -116,15 +116,15 @@ class Switches:
         elif switch.switching:
             self._promise(switch, lsid, now)
 
-    def slot_taken(self, node: Node, now: float) -> list[MacOutput]:
-        """The node has acknowledged its beacon slot. If it is an old switch on a new way, whoever is on that way has to
-        learn what is below it."""
-        pending = node.pending.pop(ControlType.BSI, None)
-        if node.lsid is None or pending is None:
+    def slot_taken(self, node: Node, bsi: Bsi, now: float) -> list[MacOutput]:
+        """The node has acknowledged a beacon slot. An earlier one is not what waits for its answer. If it is an old
+        switch on a new way, whoever is on that way has to learn what is below it."""
+        pending = node.pending.get(ControlType.BSI)
+        if node.lsid is None or pending is None or pending.payload != bsi.encode():
             return []
+        del node.pending[ControlType.BSI]
         if node.switching:
-            told = Bsi.decode(pending.payload)
-            self._tree.slots.narrow(node.lsid, Slot(told.slot, told.seq, told.frequency))
+            self._tree.slots.narrow(node.lsid, Slot(bsi.slot, bsi.seq, bsi.frequency))
             self._make_room(now)
             return []
         node.switching = True

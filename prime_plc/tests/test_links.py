@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from prime_plc.links import PARENT, Links
+from prime_plc.links import PARENT, WEAKER_MAX, Links
 from prime_plc.phy import Scheme
 from prime_plc.robustness import ANSWER_S, RobustnessWatch
 from prime_plc.settings import LADDER, MacSettings
@@ -312,6 +312,18 @@ def test_of_a_row_of_weaker_frames_the_best_is_the_signal() -> None:
     for number in range(6):
         links.heard(PARENT, 4.5 if number % 2 else -2.0, 6.0 + number)
     assert found.snr_db == 4.5
+
+
+@pytest.mark.parametrize("steps", [[16.0], [22.0, 16.0, 10.0], [14.0] * 6])
+def test_a_signal_that_falls_by_steps_is_known_as_well(steps: list[float]) -> None:
+    """On its way or again after it has fallen once; what is kept for it is a few frames."""
+    links = link(25.0)
+    found = links.get(PARENT)
+    assert found is not None
+    for number, snr_db in enumerate([*steps, *[4.5] * 24]):
+        links.heard(PARENT, snr_db, float(number))
+    assert found.snr_db < 7.0
+    assert len(found.fallen_db) <= WEAKER_MAX
 
 
 def test_a_word_that_was_said_while_the_signal_fell_is_put_right() -> None:

@@ -14,7 +14,7 @@ import pytest
 from prime_plc.base_node import BaseNode
 from prime_plc.control import Bsi, ControlType, Reg
 from prime_plc.modem_host import ModemLost, TransmitFrame
-from prime_plc.pdu import HT_BEACON, HT_GENERIC, SID_BASE, Beacon, GenericPdu, decode_pdu
+from prime_plc.pdu import HT_BEACON, HT_GENERIC, SID_BASE, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.sap import (
     Action,
     ChangeGroup,
@@ -33,6 +33,7 @@ from prime_plc.sap import (
 )
 from prime_plc.service_node import ServiceNode, State
 from prime_plc.settings import MacSettings
+from prime_plc.slots import Slot
 from prime_plc.telling import Teller
 from prime_plc.tests.ether import BASE, MODEM, Ether, chain, eui
 from prime_plc.trace import Format, read_capture
@@ -324,6 +325,27 @@ def test_where_slots_run_short_whoever_beacons_most_often_gives_half_of_its_beac
     assert frequencies() == [(3, 3)] * 6
     assert [ether.of(f"n{number}", LinkDown) for number in range(1, 8)] == [[]] * 7
     assert len(ether.said("base", "switch ended")) == 0
+
+
+def test_an_acknowledgement_of_the_slot_before_frees_nothing() -> None:
+    """It is said twice where signs are missed, and the base repeats its word: what comes late is of the whole slot."""
+    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2))
+    up(ether, 2)
+    base, node = ether.base(), ether.base().nodes[eui(1)]
+    assert node.lsid is not None
+    half = base.slots.half(node.lsid)
+    before = ether.node(1).switching.slot
+    assert half is not None
+    assert before is not None
+    base._switches._allot(node, half, ether.now)
+    packet = Packet(False, 1, True, ControlType.BSI, node.sid, node.lnid, before.encode())
+    base._packet(packet, ether.now)
+    assert base.slots.half(node.lsid) == half
+    assert ControlType.BSI in node.pending
+    packet = Packet(False, 1, True, ControlType.BSI, node.sid, node.lnid, Bsi(3, half.number, half.seq).encode())
+    base._packet(packet, ether.now)
+    assert base.slots.half(node.lsid) == Slot(half.number, half.seq, 4)
+    assert ControlType.BSI not in node.pending
 
 
 def halves_its_beacons(pdu: bytes) -> bool:
