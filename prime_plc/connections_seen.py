@@ -53,7 +53,7 @@ class ConnectionsSeen:
     """Told of the control packets of a capture in their order, it knows how to read the data between them."""
 
     def __init__(self) -> None:
-        self._opened: dict[tuple[Place, int], _Opened] = {}
+        self._opened: dict[Place, dict[int, _Opened]] = {}  # by LCID
         self._groups: dict[int, int] = {}
         self._nodes: dict[Place, bytes] = {}
         self._places: dict[bytes, Place] = {}
@@ -70,27 +70,30 @@ class ConnectionsSeen:
 
     def _open(self, place: Place, con: Con, *, downlink: bool) -> None:
         opener = downlink == (con.lcid < LCID_FIRST)
-        opened = self._opened.get((place, con.lcid))
+        there = self._opened.setdefault(place, {})
+        opened = there.get(con.lcid)
         if opened is None or (opener and opened.arq.get(downlink) is not con.arq):
-            opened = self._opened[place, con.lcid] = _Opened(con.type)
+            opened = there[con.lcid] = _Opened(con.type)
         opened.type = con.type
         opened.arq[downlink] = con.arq
 
     def _register(self, place: Place, reg: Reg) -> None:
         """A node has a place. With the R bit its connections go on there; a number that was another node's means
         others now."""
-        if self._nodes.get(place, reg.eui48) != reg.eui48:
-            self._opened = {key: opened for key, opened in self._opened.items() if key[0] != place}
+        owner = self._nodes.get(place, reg.eui48)
+        if owner != reg.eui48:
+            self._opened.pop(place, None)
+            if self._places.get(owner) == place:
+                del self._places[owner]
         before = self._places.get(reg.eui48, place)
-        if reg.roaming and before != place:
-            moved = {(place, lcid): opened for (at, lcid), opened in self._opened.items() if at == before}
-            self._opened |= moved
+        if reg.roaming and before != place and before in self._opened:
+            self._opened[place] = self._opened.get(place, {}) | self._opened[before]
         self._nodes[place] = reg.eui48
         self._places[reg.eui48] = place
 
     def reading(self, packet: Packet) -> Reading:
         """How a data packet is to be read."""
-        opened = self._opened.get(((packet.sid, packet.lnid), packet.lcid))
+        opened = self._opened.get((packet.sid, packet.lnid), {}).get(packet.lcid)
         if opened is not None:
             return Reading(all(opened.arq.values()), opened.type)
         if packet.lnid == LNID_MULTICAST and packet.lcid in self._groups:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from prime_plc.cli import main
+from prime_plc.connections_seen import ConnectionsSeen
 from prime_plc.control import Capabilities, Con, ControlType, Mul, Reg
 from prime_plc.lpdu import Lpdu
 from prime_plc.modem_messages import Receive, Send
@@ -31,6 +32,7 @@ from prime_plc.telling import Teller, Told, tell
 from prime_plc.tests.captured_frames import ALL, CAPTURED, SNA
 from prime_plc.trace import Raw
 from prime_plc.usi import encode_usi
+from shared.ids import Eui48
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
@@ -355,3 +357,29 @@ def test_frames_of_the_newer_version_are_told_as_far_as_they_are_established(
     assert "2 frames decoded, 1 not" in err
     code, _, err = run(capsys, str(lines_file))  # as Type A, none of them is one
     assert (code, err.split()[0]) == (1, "0")
+
+
+def test_who_moves_takes_along_its_own_connections_and_not_those_of_who_has_its_number_since() -> None:
+    """The number was given to another node, which has opened one without ARQ."""
+    seen = ConnectionsSeen()
+
+    def registers(lnid: int, eui48: int, *, roaming: bool) -> None:
+        reg = Reg(False, roaming, 0, Capabilities.SWITCH, 2, Eui48(bytes([2, 0, 0, 0, 0, eui48])))
+        packet = Packet(True, 1, True, ControlType.REG, 0, lnid, reg.encode())
+        seen.note(packet, reg, downlink=True)
+
+    def opens(lnid: int, *, arq: bool) -> None:
+        con = Con(False, arq, 256, 3, b"meter")
+        packet = Packet(True, 1, True, ControlType.CON, 0, lnid, con.encode())
+        seen.note(packet, con, downlink=False)
+
+    def arq(lnid: int) -> bool | None:
+        return seen.reading(Packet(True, 2, False, 256, 0, lnid, b"")).arq
+
+    registers(5, 1, roaming=False)
+    registers(5, 2, roaming=False)
+    opens(5, arq=False)
+    registers(6, 1, roaming=True)
+    assert (arq(5), arq(6)) == (False, True)
+    registers(7, 2, roaming=True)
+    assert arq(7) is False
