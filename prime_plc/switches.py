@@ -29,7 +29,7 @@ TAUGHT_S: Final = 1.5
 IDLE_LOOK_S: Final = 30.0
 """[s] How often switches without nodes are looked for."""
 
-IDLE_SCARCE_S: Final = 60.0
+IDLE_SCARCE_S: Final = 120.0
 """[s] How long one may have none while others wait for its beacon slot."""
 
 

@@ -360,7 +360,7 @@ def halves_its_beacons(pdu: bytes) -> bool:
 
 def test_who_gets_no_beacon_slot_is_told_and_an_idle_switch_makes_room() -> None:
     """Slots are full while a promotion is under way: the node is a terminal again and free for the next one. Nobody
-    else is made a switch until a slot is free, which those without nodes give up after a minute."""
+    else is made a switch until a slot is free, which those without nodes give up after two minutes."""
     ether = Ether(chain(), seed=6)
     up(ether, 1)
     slots = ether.base().slots
@@ -380,7 +380,7 @@ def test_who_gets_no_beacon_slot_is_told_and_an_idle_switch_makes_room() -> None
     assert ether.node(1).state is State.SWITCH
     assert slots.full
     ether.put("n2", Want(Wish.LEAVE))
-    ether.run(120.0)
+    ether.run(180.0)
     assert ether.node(1).state is State.TERMINAL
     assert not slots.full
 
