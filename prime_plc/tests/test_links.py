@@ -176,6 +176,23 @@ def test_what_a_neighbour_has_said_holds_against_bursts_and_binds_when_said_agai
     assert LADDER.index(links.scheme(PARENT)) == LADDER.index(fitting) - 1, "but not against what never ends"
 
 
+def test_collisions_do_not_lead_to_the_slowest_where_the_neighbour_has_said_that_it_hears_well() -> None:
+    """One frame of twelve is taken, as in a crowded street: one step below what was said to be right and no further, and
+    the neighbour is not deaf for it. When its word is old, losses count again."""
+    links, draw = link(40.0), random.Random(1)
+    links.told(PARENT, 6, 0.0)
+    right = rung(links)
+    assert right >= 2
+    for _ in range(600):
+        (links.delivered if draw.random() < 1 / 12 else links.lost)(PARENT)
+        assert rung(links) >= right - 1
+        assert not links.deaf(PARENT)
+    links.heard(PARENT, 40.0, SETTINGS.robustness_hold_s + 1.0)
+    for _ in range(600):
+        links.lost(PARENT)
+    assert rung(links) == 0
+
+
 def test_a_weak_signal_is_told_with_the_second_frame_and_again_until_it_is_answered() -> None:
     """Whatever the modulation: a tree should not hang on it. A good one is not worth a word, and a single frame may
     have been disturbed."""
