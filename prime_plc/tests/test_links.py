@@ -177,8 +177,8 @@ def test_what_a_neighbour_has_said_holds_against_bursts_and_binds_when_said_agai
 
 
 def test_collisions_do_not_lead_to_the_slowest_where_the_neighbour_has_said_that_it_hears_well() -> None:
-    """One frame of twelve is taken, as in a crowded street: one step below what was said to be right and no further, and
-    the neighbour is not deaf for it. When its word is old, losses count again."""
+    """One frame of twelve is taken, as in a crowded street: one step below what was said to be right and no further,
+    and the neighbour is not deaf for it. When its word is old, losses count again."""
     links, draw = link(40.0), random.Random(1)
     links.told(PARENT, 6, 0.0)
     right = rung(links)
