@@ -279,14 +279,16 @@ def test_a_death_while_group_keys_change_leaves_them_changed(who: Literal["dcu",
     assert seen.status["client1"]["link"] == "up"
 
 
+def steal(street: TappedStreet) -> None:
+    """Somebody with the keys of client1 speaks from the address of client2."""
+    draw = random.Random(9)
+    own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
+    street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
+
+
 def test_an_identity_alarm_outlives_the_dcu_until_it_is_acknowledged(tmp_path: Path) -> None:
     """A thief with a meter's keys at another address; the DCU dies and starts again; the operator acknowledges."""
     found: list[dict[str, str]] = []
-
-    def steal(street: TappedStreet) -> None:
-        draw = random.Random(9)
-        own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
-        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
 
     def look(street: TappedStreet) -> None:
         found.append(street.daemon(DCU).status()["protection"]["alarms"])
@@ -382,11 +384,6 @@ def test_a_restart_between_two_files_of_keys_ends_no_alarm(alarmed_at_s: float, 
     def swap(street: TappedStreet) -> None:
         rings.append(street.dcu_vault.ring)
         street.dcu_vault.ring = rings[-2]
-
-    def steal(street: TappedStreet) -> None:
-        draw = random.Random(9)
-        own = Own.start(End.METER, InvocationCounter(0, BLOCK), draw)
-        street.attacker.pose("client2", Session(own, street.vaults["client1"].keys.pair, draw))
 
     def look(street: TappedStreet) -> None:
         found.append(street.daemon(DCU).status()["protection"]["alarms"])
