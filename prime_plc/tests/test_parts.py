@@ -595,7 +595,9 @@ def test_no_frame_reaches_into_the_next_beacon(seed: int) -> None:
         soonest_s = now + len(frame.pdu) * BYTE_S if frame.start_s is None else frame.start_s
         latest_s = soonest_s + MESSAGE_BYTES * BYTE_S + POLL_S if at_once else soonest_s
         assert soonest_s % FRAME_S >= 5 * SYMBOL_S - 1e-6
-        assert now % FRAME_S >= 4.5 * SYMBOL_S or not at_once, "handed over at most half a symbol before it may be on air"
+        assert now % FRAME_S >= 4.5 * SYMBOL_S or not at_once, (
+            "handed over at most half a symbol before it may be on air"
+        )
         end_s = latest_s % FRAME_S + MODEM.airtime_s(len(frame.pdu), frame.scheme)
         assert end_s <= FRAME_S
         now += MODEM.airtime_s(len(frame.pdu), frame.scheme) + 0.05
