@@ -281,7 +281,12 @@ def acknowledges(answer: Packet, packet: Packet) -> bool:
         return False
     if header.ack is None or answer.lnid != packet.lnid:
         return False
-    return 0 < (header.ack - mine.packet_id) % 64 <= 32
+    return covers(header.ack, mine.packet_id)
+
+
+def covers(ack: int, number: int) -> bool:
+    """Whether an acknowledgement, which names the next packet expected, covers one of a window behind it."""
+    return 0 < (ack - number) % 64 <= 32
 
 
 def expects_answer(packet: Packet, *, downlink: bool) -> bool:

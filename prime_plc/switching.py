@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from prime_plc.acknowledged import Acknowledged
 from prime_plc.channel import Keep
 from prime_plc.control import Bsi, ControlType, Mul, Pro
-from prime_plc.custody import acknowledges
 from prime_plc.links import COST_MAX, PARENT, quality_index
 from prime_plc.modem_host import TransmitFrame
 from prime_plc.modem_messages import BUFFER_BEACON
@@ -30,9 +30,6 @@ has more)."""
 
 FORMER_BEACONS: Final = 4
 """Beacons of ours after which whoever is below us knows our level (ours)."""
-
-ACKNOWLEDGEMENTS_MAX: Final = 256
-"""Connections below whose last acknowledgement is remembered."""
 
 
 class Switching:
@@ -58,7 +55,7 @@ class Switching:
         self.lsid: int | None = None
         self.level = self.least_level = 0
         self.table = SwitchTable(settings.switch_entry_s)
-        self._acknowledgements: dict[tuple[int, int, int], Packet] = {}
+        self._acknowledged = Acknowledged()
         self.again: list[Packet] = []
         self.answered = 0
         self.beacons = 0
@@ -118,7 +115,7 @@ class Switching:
 
     def suspend(self, now: float) -> None:
         """Our own switch is lost: keep what is below us together for a while."""
-        self._acknowledgements.clear()
+        self._acknowledged.clear()
         if self._slot is None or self._latest is None:
             self.end()
         elif self.suspended_until_s is None:
@@ -131,7 +128,7 @@ class Switching:
         self._slot = None
         self.lsid = None
         self.table.clear()
-        self._acknowledgements.clear()
+        self._acknowledged.clear()
 
     def stop(self, why: str) -> list[Happened]:
         """End what we are, and say so if we were something."""
@@ -212,8 +209,11 @@ class Switching:
                 continue
             self._learn(packet, now, downlink=False)
             self._begun_anew(packet)
-            if not self._answer_again(packet, now):
-                onward.append(packet)
+            if self._answer_again(packet, now):
+                continue
+            onward.append(packet)
+            if not packet.control:
+                self._acknowledged.passed_on(packet)
         self.again = []
         if onward:
             level = self.level - 1
@@ -226,11 +226,9 @@ class Switching:
 
         Our addition: the repetition of a packet that the base has would otherwise go all the way once more.
         """
-        answer = self._acknowledgements.get((packet.sid, packet.lnid, packet.lcid))
-        if packet.control or answer is None or not acknowledges(answer, packet):
-            return False
-        route = self._route(answer)
-        if route is None:
+        answer = None if packet.control else self._acknowledged.answer_to(packet)
+        route = None if answer is None else self._route(answer)
+        if answer is None or route is None:
             return False
         self.answered += 1
         self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=Keep.NO)
@@ -240,9 +238,7 @@ class Switching:
         """A registration or a connection begins or ends: numbers start again, so what was acknowledged before would
         swallow what comes now."""
         if packet.control and packet.lcid in {ControlType.REG, ControlType.CON}:
-            address = (packet.sid, packet.lnid)
-            for key in [key for key in self._acknowledgements if key[:2] == address]:
-                del self._acknowledgements[key]
+            self._acknowledged.forget(packet.sid, packet.lnid)
 
     def child(self, pdu: GenericPdu) -> int | None:
         """Which child sent an uplink PDU; None for strangers and nodes without a number yet."""
@@ -263,10 +259,7 @@ class Switching:
             if route is not None:
                 routes.setdefault(route, []).append(packet)
                 if not packet.control and packet.lnid < LNID_MULTICAST:
-                    self._acknowledgements.pop((packet.sid, packet.lnid, packet.lcid), None)
-                    self._acknowledgements[packet.sid, packet.lnid, packet.lcid] = packet
-                    if len(self._acknowledgements) > ACKNOWLEDGEMENTS_MAX:
-                        del self._acknowledgements[next(iter(self._acknowledgements))]
+                    self._acknowledged.came_by(packet)
                 self._learn(packet, now, downlink=True)
                 self._begun_anew(packet)
         for (neighbour, keep), packets in routes.items():

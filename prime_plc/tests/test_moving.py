@@ -374,28 +374,60 @@ def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_b
             assert len(custody) == 0
 
 
-@pytest.mark.parametrize("anew", [ControlType.REG, ControlType.CON])
-@pytest.mark.parametrize("downlink", [False, True])
-def test_a_connection_that_begins_anew_is_not_answered_for_the_old_one(anew: ControlType, *, downlink: bool) -> None:
-    """A switch answers for the base when a node repeats what was acknowledged. After a restart the numbers begin again:
-    the first packet is then passed on, though the old connection had one of that number acknowledged."""
+def switch_of_nine() -> tuple[Switching, Transmitter]:
     transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
     transmitter.clock.beacon(0.0, 0, 1, 0, 0)
     switching = Switching(SETTINGS, transmitter)
     switching.lsid, switching.level = 9, 1
+    return switching, transmitter
 
-    def data(number: int, ack: int, body: bytes) -> GenericPdu:
-        payload = ArqHeader(number, True, 16, (), ack).encode() + body
-        return GenericPdu(downlink=not body, level=1, packets=(Packet(False, 2, False, 256, 9, 5, payload),))
 
-    switching.down(data(0, 5, b""), 0.0)
-    switching.up(data(4, 0, b"\x00x"), 1.0)
+def data_of_five(number: int, ack: int, body: bytes) -> GenericPdu:
+    """Up with a body, an acknowledgement down without."""
+    payload = ArqHeader(number, True, 16, (), ack).encode() + body
+    return GenericPdu(downlink=not body, level=1, packets=(Packet(False, 2, False, 256, 9, 5, payload),))
+
+
+@pytest.mark.parametrize("anew", [ControlType.REG, ControlType.CON])
+@pytest.mark.parametrize("downlink", [False, True])
+def test_a_connection_that_begins_anew_is_not_answered_for_the_old_one(anew: ControlType, *, downlink: bool) -> None:
+    """A switch answers for the base when a node repeats what was acknowledged. After a restart the numbers begin again:
+    the first packet is then passed on, though the old connection had the same acknowledged."""
+    switching, transmitter = switch_of_nine()
+    switching.up(data_of_five(4, 0, b"\x00x"), 0.0)
+    switching.down(data_of_five(0, 5, b""), 1.0)
+    switching.up(data_of_five(4, 0, b"\x00x"), 2.0)
     assert switching.answered == 1
     again = Packet(False, 1, True, anew, 9, 5, Reg(False, False, 0, CAPABILITIES, 2, eui(5)).encode())
-    (switching.down if downlink else switching.up)(GenericPdu(downlink, 1, (again,)), 2.0)
+    (switching.down if downlink else switching.up)(GenericPdu(downlink, 1, (again,)), 3.0)
     relayed = transmitter.relayed
-    switching.up(data(0, 0, b"\x00y"), 3.0)
+    switching.up(data_of_five(4, 0, b"\x00x"), 100.0)
     assert (switching.answered, transmitter.relayed) == (1, relayed + 1)
+
+
+@pytest.mark.parametrize("elsewhere", [31, 32, 40, 63, 64])
+def test_an_old_acknowledgement_answers_nothing_that_came_after_it(elsewhere: int) -> None:
+    """A tree hung elsewhere for so many packets and came back: what the switch saw acknowledged before says nothing of
+    what comes now, though by its number it may. The connection would stand still for ever."""
+    switching, transmitter = switch_of_nine()
+    switching.up(data_of_five(0, 0, b"\x00first"), 0.0)
+    switching.down(data_of_five(0, 1, b""), 1.0)
+    number = (1 + elsewhere) % 64
+    for attempt in range(3):
+        relayed = transmitter.relayed
+        switching.up(data_of_five(number, 0, b"\x00later"), 2000.0 + 100 * attempt)
+        assert (switching.answered, transmitter.relayed) == (0, relayed + 1)
+    switching.down(data_of_five(0, number + 1, b""), 3000.0)
+    switching.up(data_of_five(number, 0, b"\x00later"), 3001.0)
+    assert switching.answered == 1
+
+
+def test_an_acknowledgement_of_what_went_another_way_is_kept_for_nothing() -> None:
+    """What somebody else has passed on may have been acknowledged; it is passed on, and the base says it again."""
+    switching, transmitter = switch_of_nine()
+    switching.down(data_of_five(0, 5, b""), 0.0)
+    switching.up(data_of_five(4, 0, b"\x00x"), 1.0)
+    assert (switching.answered, transmitter.relayed) == (0, 2)
 
 
 def test_a_node_leaves_a_detour_for_a_short_way_and_not_for_a_doubtful_one() -> None:
