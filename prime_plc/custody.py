@@ -29,6 +29,7 @@ from shared.errors import DecodeError
 
 HOP_WAIT_S_MAX = 2.0
 REPETITION_WAIT_S_MAX = 5.0
+SAID_MAX = 256
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
@@ -78,6 +79,7 @@ class Custody:
         "_draw",
         "_kept",
         "_missed",
+        "_said",
         "_settings",
         "_spread_s",
         "given_up",
@@ -93,6 +95,7 @@ class Custody:
         self._delay_s = settings.hop_wait_s / 2
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
+        self._said: dict[bytes, float] = {}  # acknowledgements that the next hop has passed on, and until when known
         self.repeated = 0
         self.given_up = 0
 
@@ -108,6 +111,7 @@ class Custody:
         """Forget everything."""
         self._kept.clear()
         self._again.clear()
+        self._said.clear()
         self._deadlines.clear()
 
     def sent(self, outgoing: Outgoing, airtime_s: float, now: float) -> None:
@@ -124,6 +128,8 @@ class Custody:
             body = packet.encode()
             self._again.pop(body, None)
             if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
+                continue
+            if now < self._said.get(body, 0.0):  # its sender has missed it, and asks again if it is missed once more
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
@@ -200,6 +206,8 @@ class Custody:
                 continue
             kept = self._kept.pop(body)
             self._count(kept.packet, missed=False)
+            if kept.outgoing.downlink and is_acknowledgement(kept.packet):
+                self._note_said(body, now)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
                 error_s = now - kept.sent_s - self._delay_s
                 self._delay_s += error_s / 8
@@ -208,6 +216,11 @@ class Custody:
             if kept.outgoing.neighbour is not None:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
+
+    def _note_said(self, body: bytes, now: float) -> None:
+        self._said[body] = now + self._settings.data_memory_s
+        if len(self._said) > SAID_MAX:
+            self._said = {one: until_s for one, until_s in self._said.items() if now < until_s}
 
     def _count(self, packet: Packet, *, missed: bool) -> None:
         if not packet.control:
@@ -270,6 +283,11 @@ def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
     return len(packet.payload) > used and (header.flush or not at_once)
 
 
+def is_acknowledgement(packet: Packet) -> bool:
+    """Whether a data packet carries nothing but an acknowledgement."""
+    return not packet.control and not expects_acknowledgement(packet)
+
+
 def acknowledges(answer: Packet, packet: Packet) -> bool:
     """Whether an ARQ packet acknowledges one of the other direction that carries something."""
     if not expects_acknowledgement(packet):
@@ -308,7 +326,7 @@ def is_last_word(packet: Packet, *, downlink: bool) -> bool:
     over all hops, so its last hop says it twice where signs are missed (ours). Upward the last word of a registration
     or a promotion, downward an acknowledgement below a switch."""
     if not packet.control:
-        return downlink and packet.sid != SID_BASE and not expects_acknowledgement(packet)
+        return downlink and packet.sid != SID_BASE and is_acknowledgement(packet)
     return not downlink and packet.lcid in {ControlType.REG, ControlType.PRO, ControlType.BSI}
 
 

@@ -109,9 +109,9 @@ class Ear:
         sid = self._uplink.sid
         if any(packet.sid == sid or self._switching.below(packet.sid) for packet in pdu.packets):
             following.heard(item.snr_db, now)
-        self._transmitter.answered(pdu, now)
+        answer = self._transmitter.answered(pdu, now)
         self._switching.down(pdu, now)
-        if self._switching.again:
+        if self._switching.again and not answer:  # an answer comes again as we have asked again
             neighbours.has_it(PARENT, item.snr_db, self._switching.again, now)
         return pdu
 

@@ -231,7 +231,7 @@ class Switching:
         if answer is None or route is None:
             return False
         self.answered += 1
-        self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=Keep.NO)
+        self._transmitter.send([answer], route[0], now, downlink=True, level=self.level, keep=route[1])
         return True
 
     def _begun_anew(self, packet: Packet) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement, is_last_word
+from prime_plc.custody import Custody, is_last_word
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -95,7 +95,7 @@ class Transmitter:
             body = packet.encode()
             if now >= self._recent.get(body, 0.0):
                 fresh.append(packet)
-                hop_data = neighbour is not None and expects_acknowledgement(packet)
+                hop_data = neighbour is not None and not packet.control
                 self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
                 again.append(packet)
@@ -133,13 +133,16 @@ class Transmitter:
         elif self.custody.taken(neighbour, now):
             self.links.delivered(neighbour)
 
-    def answered(self, pdu: GenericPdu, now: float) -> None:
-        """Something passes in the other direction."""
+    def answered(self, pdu: GenericPdu, now: float) -> bool:
+        """Something passes in the other direction; whether it is what we have waited for."""
         if not len(self.custody):
-            return
+            return False
+        neighbours = []
         for packet in pdu.packets:
-            for neighbour in self.custody.answered(packet, now, downlink=pdu.downlink):
-                self.links.delivered(neighbour)
+            neighbours += self.custody.answered(packet, now, downlink=pdu.downlink)
+        for neighbour in neighbours:
+            self.links.delivered(neighbour)
+        return bool(neighbours)
 
     def confirmed(self, item: TransmitConfirmed, now: float) -> Given | None:
         """What became of a frame; None while it will be tried again, or is none of the queue's."""

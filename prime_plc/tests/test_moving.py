@@ -327,7 +327,8 @@ def test_who_misses_signs_waits_longer_before_it_repeats() -> None:
 
 
 def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> None:
-    """All repetitions of one hop come within the memory for data; a question asked again is a new one."""
+    """All repetitions of one hop come within the memory for data, and who has not heard an acknowledgement asks for it
+    by what it has to say; a question asked again is a new one."""
     transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
     data = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
     question = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
@@ -343,7 +344,8 @@ def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> N
     assert not relay(data, SETTINGS.data_memory_s + 1.0)
     said_again = Packet(False, 2, False, 256, 9, 5, ArqHeader(0, False, 16, (), 5).encode())
     assert not relay(said_again, 0.0)
-    assert not relay(said_again, SETTINGS.hop_memory_s + 1.0), "who asks again has not heard it"
+    assert relay(said_again, late_s)
+    assert not relay(said_again, SETTINGS.data_memory_s + 1.0)
     to_all = Packet(False, 2, False, 2, 0, 0x3FFF, b"x")
     assert not relay(to_all, 0.0, None)
     assert not relay(to_all, SETTINGS.hop_memory_s + 1.0, None)
@@ -463,3 +465,35 @@ def test_a_node_prefers_one_slower_hop_to_three_fast_ones() -> None:
     ether.run(4 * SETTINGS.detour_s)
     assert node.level == 0
     assert ether.of("n3", LinkDown) == []
+
+
+def test_an_acknowledgement_that_was_passed_on_is_said_again_once_and_not_kept() -> None:
+    """Whoever gave us the data has missed it and will ask once more if need be. Kept, each copy would be repeated until
+    it is passed on all the way again: such chains took a third of a crowded street."""
+    custody = Custody(SETTINGS, random.Random(1))
+    packet = data_of_five(0, 5, b"").packets[0]
+
+    def say(now: float) -> int:
+        custody.sent(Outgoing(2, True, 0, 3, [packet], keep=Keep.ONWARD), 0.02, now)
+        return len(custody)
+
+    assert say(0.0) == 1
+    assert custody.overheard(GenericPdu(downlink=True, level=1, packets=(packet,)), 0.3) == [3]
+    assert say(1.0) == 0
+    assert say(SETTINGS.data_memory_s + 1.0) == 1
+
+
+def test_what_was_asked_for_again_is_answered_with_care() -> None:
+    """A switch that says an acknowledgement again to another switch keeps it until that one has passed it on."""
+    switching, transmitter = switch_of_nine()
+    switching.table.promotion(control(ControlType.PRO, 5, b""), Pro(False, 0, 2, 11), 9, 0.0, downlink=True)
+    payload = ArqHeader(4, True, 16, (), 0).encode() + b"\x00x"
+    report = Packet(False, 2, False, 256, 11, 7, payload)
+    answer = Packet(False, 2, False, 256, 11, 7, ArqHeader(0, False, 16, (), 5).encode())
+    switching.up(GenericPdu(downlink=False, level=1, packets=(report,)), 0.0)
+    switching.down(GenericPdu(downlink=True, level=0, packets=(answer,)), 1.0)
+    transmitter.channel.clear()
+    switching.up(GenericPdu(downlink=False, level=1, packets=(report,)), 10.0)
+    assert switching.answered == 1
+    (said,) = transmitter.channel._queue
+    assert (said.packets, said.keep, said.neighbour) == ([answer], Keep.ONWARD, 5)
