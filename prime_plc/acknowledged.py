@@ -1,9 +1,9 @@
-"""What a switch has seen acknowledged of the connections below it, so that it can say so again in the base's place (ours).
+"""What a switch has seen acknowledged of the connections below it, to say so again in the base's place (ours).
 
-An acknowledgement that is lost below would make the node repeat over all hops what the base has. The switch answers such
-a repetition itself, but only for packets that it has passed on before their acknowledgement came by, recognised by
-number and content. Numbers alone do not do: they are six bits, and an acknowledgement kept from before a tree hung
-elsewhere for half an hour seems to cover what comes after, for ever, as nothing of it reaches the base.
+An acknowledgement that is lost below would make the node repeat over all hops what the base has. The switch answers
+such a repetition itself, but only for packets that it has passed on, recognised by number and content, and whose
+acknowledgement it saw come by then. Numbers alone do not do: they are six bits, and an acknowledgement kept from before
+a tree hung elsewhere for half an hour seems to cover what comes after, for ever, as nothing of it reaches the base.
 """
 
 from __future__ import annotations
@@ -60,21 +60,22 @@ class Acknowledged:
         passed.done.pop(number, None)
         passed.open[number] = checksum
 
-    def came_by(self, answer: Packet) -> None:
-        """A data packet for somebody below comes down through us, with an acknowledgement or without."""
-        key = (answer.sid, answer.lnid, answer.lcid)
-        passed = self._connections.get(key)
+    def came_by(self, answer: Packet) -> bool:
+        """A data packet for somebody below comes down through us; whether it acknowledges something that it did not
+        before. An acknowledgement whose newest packet we have not passed on, or saw acknowledged, is old."""
+        passed = self._connections.get((answer.sid, answer.lnid, answer.lcid))
         if passed is None:
-            return
+            return False
         try:
-            header, _ = ArqHeader.decode(answer.payload)
+            ack = ArqHeader.decode(answer.payload)[0].ack
         except DecodeError:
-            return
-        if header.ack is None:
-            return
+            return False
+        if ack is None or (ack - 1) % 64 not in passed.open:
+            return False
         passed.answer = answer
-        for number in [number for number in passed.open if covers(header.ack, number)]:
+        for number in [number for number in passed.open if covers(ack, number)]:
             passed.done[number] = passed.open.pop(number)
+        return True
 
     def answer_to(self, packet: Packet) -> Packet | None:
         """The acknowledgement to say again, if a packet that comes from below has been acknowledged before."""

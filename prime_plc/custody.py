@@ -14,6 +14,7 @@ most of its bytes fit: the reports of two nodes of one switch have the same head
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from shared.errors import DecodeError
 HOP_WAIT_S_MAX = 2.0
 REPETITION_WAIT_S_MAX = 5.0
 SAID_MAX = 256
+"""Acknowledgements remembered that a neighbour has passed on."""
+
 SIGN_MEMORY = 16
 """Data packets over which the share whose sign came too late, or never, is reckoned."""
 
@@ -95,7 +98,7 @@ class Custody:
         self._delay_s = settings.hop_wait_s / 2
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
-        self._said: dict[bytes, float] = {}  # acknowledgements that the next hop has passed on, and until when known
+        self._said: dict[tuple[int | None, bytes], float] = {}
         self.repeated = 0
         self.given_up = 0
 
@@ -129,7 +132,9 @@ class Custody:
             self._again.pop(body, None)
             if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
                 continue
-            if now < self._said.get(body, 0.0):  # its sender has missed it, and asks again if it is missed once more
+            if not outgoing.tries and is_acknowledgement(packet):
+                self._drop_older(outgoing, packet)
+            if now < self._said.get((outgoing.neighbour, body), -math.inf):  # its sender missed it, and would ask again
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)
             self._deadlines.set(body, now + wait_s)
@@ -207,7 +212,7 @@ class Custody:
             kept = self._kept.pop(body)
             self._count(kept.packet, missed=False)
             if kept.outgoing.downlink and is_acknowledgement(kept.packet):
-                self._note_said(body, now)
+                self._note_said((kept.outgoing.neighbour, body), now)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
                 error_s = now - kept.sent_s - self._delay_s
                 self._delay_s += error_s / 8
@@ -217,10 +222,27 @@ class Custody:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
-    def _note_said(self, body: bytes, now: float) -> None:
-        self._said[body] = now + self._settings.data_memory_s
+    def _note_said(self, key: tuple[int | None, bytes], now: float) -> None:
+        """This neighbour has passed on this acknowledgement; the oldest are forgotten first."""
+        self._said.pop(key, None)
+        self._said[key] = now + self._settings.data_memory_s
         if len(self._said) > SAID_MAX:
-            self._said = {one: until_s for one, until_s in self._said.items() if now < until_s}
+            del self._said[next(iter(self._said))]
+
+    def _drop_older(self, outgoing: Outgoing, packet: Packet) -> None:
+        """A newer acknowledgement of a connection says all that an older one did. Said again after half a window, the
+        older one would seem to cover what nobody has received, as its number has six bits."""
+
+        def older(one: _Kept) -> bool:
+            mine = one.packet
+            same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
+            return same and one.outgoing.downlink == outgoing.downlink and is_acknowledgement(mine) and mine != packet
+
+        for body in [body for body, one in self._kept.items() if older(one)]:
+            del self._kept[body]
+            self._deadlines.set(body, None)
+        for body in [body for body, one in self._again.items() if older(one)]:
+            self._again.pop(body).outgoing.needless = True
 
     def _count(self, packet: Packet, *, missed: bool) -> None:
         if not packet.control:
@@ -264,6 +286,8 @@ class Custody:
             self._deadlines.set(body, None)
         for body in [body for body, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
             self._again.pop(body).outgoing.needless = True
+        for key in [key for key in self._said if key[0] == neighbour]:
+            del self._said[key]
 
 
 def sign(body: bytes) -> int:
@@ -284,7 +308,7 @@ def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
 
 
 def is_acknowledgement(packet: Packet) -> bool:
-    """Whether a data packet carries nothing but an acknowledgement."""
+    """Whether a packet carries nothing that would be acknowledged; with ARQ that is an acknowledgement."""
     return not packet.control and not expects_acknowledgement(packet)
 
 

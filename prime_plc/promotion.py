@@ -1,8 +1,8 @@
 """The base's choice of switches: which terminal is promoted for a node that calls (our policy).
 
-Requests for one caller are gathered for a moment; the terminal with the cheapest path to the caller wins, one that
-hears it too weakly only if there is no other. A caller that was given a switch is not given another one for a while: it
-needs some seconds to hear the new beacon.
+Requests for one caller are gathered for a moment, for longer while all have a poor way; the terminal with the cheapest
+path to the caller wins, one that hears it too weakly only if there is no other. A caller that was given a switch is not
+given another one for a while: it needs some seconds to hear the new beacon.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from shared.ids import Eui48
 
 CALLERS_MAX: Final = 256
 WEAK_COST: Final = 1000
+BETTER_S: Final = 12.0
+"""[s] Longer waited for a better one while only terminals with a poor way have offered themselves: whole trees will
+hang on it. Others nearby were silent as one had spoken, and speak within this when the caller calls again (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,14 @@ class Asked:
     Attributes:
         quality: SNR index of the call there.
         cost: of the terminal's own path to the base, hops included.
+        poor: whether that is much for so many hops.
     """
 
     eui48: Eui48
     pna: bytes
     quality: int
     cost: int
+    poor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class PromotionDesk:
                 self._expire(now)
                 if len(self._callers) >= CALLERS_MAX:
                     return False
-            caller = self._callers[asked.pna] = _Caller(now + self._settings.promotion_window_s)
+            caller = self._callers[asked.pna] = _Caller(now + self._settings.promotion_window_s + BETTER_S)
+        if not asked.poor and caller.decide_at is not None:
+            caller.decide_at = min(caller.decide_at, now + self._settings.promotion_window_s)
         caller.asked = [one for one in caller.asked if one.eui48 != asked.eui48]
         caller.asked.append(asked)
         self._plan()

@@ -17,6 +17,9 @@ from prime_plc.slots import Slot
 from prime_plc.tree import Tree
 from shared.ids import Eui48, format_eui48
 
+GOOD_HOP_COST: Final = 5
+"""Of a way for each of its hops, both directions and the hop itself: DQPSK_C both ways (ours)."""
+
 FRESH_S: Final = 2.0
 """[s] A caller that we have heard ourselves within this time needs no switch."""
 
@@ -209,7 +212,7 @@ class Switches:
         assert pro.request is not None
         known = self._registry.nodes.get(Eui48(pro.request.pna))
         cost = pro.request.up_cost + pro.request.down_cost + node.hops + 2 * self._downlink.first_hop_cost(node)
-        asked = Asked(node.eui48, pro.request.pna, pro.quality, cost)
+        asked = Asked(node.eui48, pro.request.pna, pro.quality, cost, cost > GOOD_HOP_COST * node.hops)
         able = node.lsid is None and Capabilities.SWITCH in node.capabilities
         able &= len(self._registry.switches) < self._settings.switches_max and not self._tree.slots.full
         fresh = known is None or now - known.last_heard_s > FRESH_S or now - known.registered_s > SETTLED_S

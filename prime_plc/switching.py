@@ -258,8 +258,9 @@ class Switching:
             route = self._route(packet)
             if route is not None:
                 routes.setdefault(route, []).append(packet)
-                if not packet.control and packet.lnid < LNID_MULTICAST:
-                    self._acknowledged.came_by(packet)
+                data = not packet.control and packet.lnid < LNID_MULTICAST
+                if data and self._acknowledged.came_by(packet):
+                    self._transmitter.anew(packet)
                 self._learn(packet, now, downlink=True)
                 self._begun_anew(packet)
         for (neighbour, keep), packets in routes.items():

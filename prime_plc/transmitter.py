@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, is_last_word
+from prime_plc.custody import Custody, expects_acknowledgement, is_last_word
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -96,6 +96,7 @@ class Transmitter:
             if now >= self._recent.get(body, 0.0):
                 fresh.append(packet)
                 hop_data = neighbour is not None and not packet.control
+                hop_data &= downlink or expects_acknowledgement(packet)  # nobody asks below for what goes up
                 self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
                 again.append(packet)
@@ -110,6 +111,10 @@ class Transmitter:
         else:
             self.send(fresh, neighbour, now, downlink=downlink, level=level, keep=keep)
         return again
+
+    def anew(self, packet: Packet) -> None:
+        """What has been passed on is to be passed on again: it says more now."""
+        self._recent.pop(packet.encode(), None)
 
     def call(self, pdu: bytes, now: float) -> None:
         """Queue a finished PDU (a call for a switch)."""

@@ -327,8 +327,8 @@ def test_who_misses_signs_waits_longer_before_it_repeats() -> None:
 
 
 def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> None:
-    """All repetitions of one hop come within the memory for data, and who has not heard an acknowledgement asks for it
-    by what it has to say; a question asked again is a new one."""
+    """All repetitions of one hop come within the memory for data, and who has not heard the acknowledgement of what
+    it said upward asks for it by saying it again; a question asked again is a new one."""
     transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
     data = Packet(False, 2, False, 256, 9, 5, b"\xc1\x90\x00\x00x")
     question = control(ControlType.REG, LNID_BROADCAST, Reg(False, False, 0, CAPABILITIES, 2, eui(1)).encode())
@@ -342,10 +342,9 @@ def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> N
     assert relay(data, late_s)
     assert not relay(question, late_s)
     assert not relay(data, SETTINGS.data_memory_s + 1.0)
-    said_again = Packet(False, 2, False, 256, 9, 5, ArqHeader(0, False, 16, (), 5).encode())
-    assert not relay(said_again, 0.0)
-    assert relay(said_again, late_s)
-    assert not relay(said_again, SETTINGS.data_memory_s + 1.0)
+    acknowledged = Packet(False, 2, False, 256, 9, 5, ArqHeader(0, False, 16, (), 5).encode())
+    for now, passed_on in ((0.0, True), (late_s, False), (SETTINGS.data_memory_s + 1.0, True)):
+        assert bool(transmitter.relay([acknowledged], 5, now, downlink=True, level=1, keep=Keep.NO)) is not passed_on
     to_all = Packet(False, 2, False, 2, 0, 0x3FFF, b"x")
     assert not relay(to_all, 0.0, None)
     assert not relay(to_all, SETTINGS.hop_memory_s + 1.0, None)
@@ -497,3 +496,38 @@ def test_what_was_asked_for_again_is_answered_with_care() -> None:
     assert switching.answered == 1
     (said,) = transmitter.channel._queue
     assert (said.packets, said.keep, said.neighbour) == ([answer], Keep.ONWARD, 5)
+
+
+def test_a_newer_acknowledgement_takes_the_place_of_an_older_one() -> None:
+    """Older ones, said again 32 packets later, would seem to cover what nobody has."""
+    custody = Custody(SETTINGS, random.Random(1))
+    for number in (5, 6):
+        custody.sent(Outgoing(2, True, 0, 3, list(data_of_five(0, number, b"").packets), keep=Keep.ONWARD), 0.02, 0.0)
+    assert len(custody) == 1
+    (again,), over = custody.due(10.0, crowded=False)
+    assert (tuple(again.packets), over) == (data_of_five(0, 6, b"").packets, [])
+    custody.sent(Outgoing(2, True, 0, 3, list(data_of_five(0, 7, b"").packets), keep=Keep.ONWARD), 0.02, 10.0)
+    assert again.needless
+
+
+@pytest.mark.parametrize("behind", [2, 31, 32, 34, 63])
+def test_an_old_acknowledgement_that_comes_late_covers_nothing(behind: int) -> None:
+    """A window of packets has been passed on; what acknowledges none of the latest is from before."""
+    switching, transmitter = switch_of_nine()
+    switching.up(data_of_five(40, 0, b"\x00x"), 0.0)
+    switching.down(data_of_five(0, (41 - behind) % 64, b""), 1.0)
+    relayed = transmitter.relayed
+    switching.up(data_of_five(40, 0, b"\x00x"), 100.0)
+    assert (switching.answered, transmitter.relayed) == (0, relayed + 1)
+
+
+def test_an_acknowledgement_upward_that_is_asked_for_again_is_passed_on_again() -> None:
+    """No switch answers in the node's place for what came down."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    said = Packet(False, 2, False, 256, 9, 5, ArqHeader(0, False, 16, (), 5).encode())
+
+    def relay(now: float) -> bool:
+        return bool(transmitter.relay([said], -1, now, downlink=False, level=0, keep=Keep.NO))
+
+    assert not relay(0.0)
+    assert not relay(SETTINGS.hop_memory_s + 1.0)

@@ -21,7 +21,7 @@ from prime_plc.modem_host import FrameReceived, TransmitFrame
 from prime_plc.modem_messages import TransmitResult
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
-from prime_plc.promotion import Asked, PromotionDesk
+from prime_plc.promotion import BETTER_S, Asked, PromotionDesk
 from prime_plc.registry import Node, Registry
 from prime_plc.search import BeaconsHeard
 from prime_plc.settings import FRAME_S, MacSettings
@@ -231,6 +231,24 @@ def test_the_base_takes_the_cheapest_path_that_hears_well() -> None:
     assert (chosen.winner, set(chosen.losers)) == (eui(3), {eui(1), eui(2)})
     assert not desk.ask(Asked(eui(2), eui(9), 6, 1), 10.0)
     assert desk.ask(Asked(eui(2), eui(9), 6, 1), 2.0 + SETTINGS.promotion_settle_s)
+
+
+def test_the_base_waits_for_a_better_way_while_only_poor_ones_are_offered() -> None:
+    """One that comes meanwhile wins, and soon; else the poor one, after some seconds. It may repeat its offer."""
+    poor, good = Asked(eui(1), eui(9), 7, 17, poor=True), Asked(eui(2), eui(9), 6, 3)
+    longest_s = SETTINGS.promotion_window_s + BETTER_S
+    desk = PromotionDesk(SETTINGS)
+    assert desk.ask(poor, 0.0)
+    assert desk.ask(poor, 5.0)
+    assert desk.due(longest_s - 0.1) == []
+    (alone,) = desk.due(longest_s)
+    assert (alone.winner, alone.losers) == (eui(1), ())
+    desk = PromotionDesk(SETTINGS)
+    assert desk.ask(poor, 0.0)
+    assert desk.ask(good, 6.0)
+    assert desk.due(6.0 + SETTINGS.promotion_window_s - 0.1) == []
+    (chosen,) = desk.due(6.0 + SETTINGS.promotion_window_s)
+    assert (chosen.winner, chosen.losers) == (eui(2), (eui(1),))
 
 
 def test_groups_have_a_limit_and_free_their_numbers() -> None:
