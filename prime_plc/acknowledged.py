@@ -9,7 +9,7 @@ a tree hung elsewhere for half an hour seems to cover what comes after, for ever
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prime_plc.custody import acknowledges, covers
@@ -67,12 +67,14 @@ class Acknowledged:
         if passed is None:
             return False
         try:
-            ack = ArqHeader.decode(answer.payload)[0].ack
+            header, _ = ArqHeader.decode(answer.payload)
         except DecodeError:
             return False
+        ack = header.ack
         if ack is None or (ack - 1) % 64 not in passed.open:
             return False
-        passed.answer = answer
+        alone = ArqHeader(header.packet_id, False, header.window, (), ack)  # what it carried besides is not said again
+        passed.answer = replace(answer, payload=alone.encode())
         for number in [number for number in passed.open if covers(ack, number)]:
             passed.done[number] = passed.open.pop(number)
         return True

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from prime_plc.acknowledged import CONNECTIONS_MAX, Acknowledged
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.connection import Connection
 from prime_plc.control import ControlType, Prm, Pro, Reg
@@ -531,3 +532,57 @@ def test_an_acknowledgement_upward_that_is_asked_for_again_is_passed_on_again() 
 
     assert not relay(0.0)
     assert not relay(SETTINGS.hop_memory_s + 1.0)
+
+
+def test_an_acknowledgement_that_rode_on_data_is_said_again_alone() -> None:
+    """Nor are the packets that were missing then asked for again."""
+    switching, transmitter = switch_of_nine()
+    switching.up(data_of_five(4, 0, b"\x00x"), 0.0)
+    payload = ArqHeader(7, True, 16, (6,), 5).encode() + b"\x00down"
+    down = GenericPdu(downlink=True, level=0, packets=(Packet(False, 2, False, 256, 9, 5, payload),))
+    switching.down(down, 1.0)
+    transmitter.channel.clear()
+    switching.up(data_of_five(4, 0, b"\x00x"), 2.0)
+    (said,) = transmitter.channel._queue
+    assert said.packets[0].payload == ArqHeader(7, False, 16, (), 5).encode()
+
+
+def test_a_switch_that_has_lost_its_place_answers_for_nobody() -> None:
+    """What was acknowledged is to be asked for again where it hangs then."""
+    switching, transmitter = switch_of_nine()
+    switching.up(data_of_five(4, 0, b"\x00x"), 0.0)
+    switching.down(data_of_five(0, 5, b""), 1.0)
+    switching.suspend(2.0)
+    switching.lsid, relayed = 9, transmitter.relayed
+    switching.up(data_of_five(4, 0, b"\x00x"), 100.0)
+    assert (switching.answered, transmitter.relayed) == (0, relayed + 1)
+
+
+def test_what_was_acknowledged_is_remembered_of_so_many_connections() -> None:
+    """The one that was silent for longest goes first."""
+    known = Acknowledged()
+
+    def packet(lnid: int, body: bytes, ack: int = 0) -> Packet:
+        return Packet(False, 2, False, 256, 9, lnid, ArqHeader(0, False, 16, (), ack).encode() + body)
+
+    for lnid in (*range(CONNECTIONS_MAX), 0, CONNECTIONS_MAX):
+        known.passed_on(packet(lnid, b"\x00x"))
+    assert len(known) == CONNECTIONS_MAX
+    assert [known.came_by(packet(lnid, b"", 1)) for lnid in (0, 1, 2, CONNECTIONS_MAX)] == [True, False, True, True]
+
+
+def test_a_neighbour_that_is_gone_has_passed_on_nothing() -> None:
+    """Its number may be another one's, and the way of a tree another hop."""
+    custody = Custody(SETTINGS, random.Random(1))
+    packet = data_of_five(0, 5, b"").packets[0]
+
+    def say(neighbour: int, now: float) -> int:
+        custody.sent(Outgoing(2, True, 0, neighbour, [packet], keep=Keep.ONWARD), 0.02, now)
+        return len(custody)
+
+    assert say(3, 0.0) == 1
+    custody.overheard(GenericPdu(downlink=True, level=1, packets=(packet,)), 0.3)
+    assert (say(3, 1.0), say(4, 1.0)) == (0, 1)
+    custody.forget(4)
+    custody.forget(3)
+    assert say(3, 2.0) == 1

@@ -485,3 +485,27 @@ def test_a_ping_comes_back_over_every_hop() -> None:
     assert len(ether.of("base", Pinged)) == 25
     assert eui(3) in base.nodes
     assert ether.said("base", "node removed") == []
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_is_confirmed_has_come(seed: int) -> None:
+    """A stream up three hops, each frame lost with a tenth: acknowledgements that were repeated for long once covered
+    packets of the next window, so that SDUs were confirmed that the base never had."""
+    ether = Ether(chain(), seed)
+    ether.add_base()
+    for number in (1, 2, 3):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 600.0)
+    ether.run(20.0)
+    ether.loss = 0.1
+    until, token = ether.now + 400.0, 0
+    while ether.now < until:
+        connection = ether.node(3).llc.connection
+        while connection is not None and len(connection.pending_tokens) < 20:
+            ether.put("n3", SendData(None, 1, 1, token.to_bytes(64, "big"), token))
+            token += 1
+        ether.run(1.0)
+    come = {output.data for output in ether.of("base", DataReceived)}
+    confirmed = [one.token for one in ether.of("n3", DataConfirmed) if one.result is DataResult.ACKNOWLEDGED]
+    assert len(confirmed) > 200
+    assert [token for token in confirmed if token.to_bytes(64, "big") not in come] == []
