@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import itertools
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from prime_plc.acknowledged import CONNECTIONS_MAX, Acknowledged
+from prime_plc.calls import CallsHeard
 from prime_plc.channel import Keep, Outgoing
 from prime_plc.connection import Connection
 from prime_plc.control import ControlType, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
+from prime_plc.ear import Ear
 from prime_plc.enrolment import CAPABILITIES
 from prime_plc.links import PARENT
 from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
 from prime_plc.pdu import LNID_BROADCAST, Beacon, GenericPdu, Packet, PromotionNeeded
 from prime_plc.phy import TICK_S, Scheme
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
+from prime_plc.search import BeaconsHeard
 from prime_plc.service_node import State
 from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.slots import SlotTable
@@ -25,6 +30,7 @@ from prime_plc.subheader import ArqHeader
 from prime_plc.switching import Switching
 from prime_plc.tests.ether import BASE, Ether, Fork, eui
 from prime_plc.transmitter import Transmitter
+from prime_plc.uplink import Uplink
 
 SETTINGS = MacSettings()
 
@@ -586,3 +592,30 @@ def test_a_neighbour_that_is_gone_has_passed_on_nothing() -> None:
     custody.forget(4)
     custody.forget(3)
     assert say(3, 2.0) == 1
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_an_acknowledgement_that_we_have_asked_for_again_needs_no_word_of_ours(*, waited_for: bool) -> None:
+    """It comes again as our report was said again, and not because the base has missed our relay."""
+    switching, transmitter = switch_of_nine()
+    uplink = Uplink(SETTINGS, transmitter)
+    uplink.sna, uplink.sid, uplink.level, uplink.lnid = bytes(6), 0, 0, 77
+    ear = Ear(
+        transmitter,
+        uplink,
+        switching,
+        BeaconsHeard(SETTINGS, transmitter.links),
+        CallsHeard(SETTINGS, random.Random(1)),
+    )
+    words: list[list[Packet]] = []
+    neighbours: Any = SimpleNamespace(has_it=lambda _key, _snr_db, packets, _now: words.append(packets))
+    following: Any = SimpleNamespace(heard=lambda _snr_db, _now: None)
+    report = data_of_five(4, 0, b"\x00x").packets[0]
+    acknowledgement = GenericPdu(downlink=True, level=0, packets=data_of_five(0, 5, b"").packets)
+    frame = FrameReceived(acknowledgement.encode(bytes(6)), Scheme.DBPSK_C, 0, 0.0, 0.02, 20.0, 60, True)
+    switching.up(GenericPdu(downlink=False, level=1, packets=(report,)), 0.0)
+    assert ear.above(frame, following, neighbours, 1.0, registering=False)
+    if waited_for:
+        transmitter.custody.sent(Outgoing(2, False, 0, -1, [report], keep=Keep.LAST), 0.02, 1.5)
+    assert ear.above(frame, following, neighbours, 2.0, registering=False)
+    assert len(words) == (not waited_for)
