@@ -82,7 +82,7 @@ class Acknowledged:
     def answer_to(self, packet: Packet) -> Packet | None:
         """The acknowledgement to say again, if a packet that comes from below has been acknowledged before."""
         passed = self._connections.get((packet.sid, packet.lnid, packet.lcid))
-        if passed is None or passed.answer is None or not passed.done:
+        if passed is None or passed.answer is None:
             return None
         named = _named(packet)
         if named is None or passed.done.get(named[0]) != named[1] or not acknowledges(passed.answer, packet):

@@ -98,7 +98,7 @@ class Custody:
         self._delay_s = settings.hop_wait_s / 2
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
-        self._said: dict[tuple[int | None, bytes], float] = {}
+        self._said: dict[tuple[int | None, bytes], float] = {}  # what a neighbour has passed on, known until [s]
         self.repeated = 0
         self.given_up = 0
 
@@ -130,10 +130,10 @@ class Custody:
         for packet in outgoing.packets:
             body = packet.encode()
             self._again.pop(body, None)
-            if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
-                continue
             if not outgoing.tries and is_acknowledgement(packet):
                 self._drop_older(outgoing, packet)
+            if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
+                continue
             if now < self._said.get((outgoing.neighbour, body), -math.inf):  # its sender missed it, and would ask again
                 continue
             self._kept[body] = _Kept(outgoing, packet, now)

@@ -18,7 +18,8 @@ from prime_plc.tree import Tree
 from shared.ids import Eui48, format_eui48
 
 GOOD_HOP_COST: Final = 5
-"""Of a way for each of its hops, both directions and the hop itself: DQPSK_C both ways (ours)."""
+"""For each hop of a way, up and down, one for the hop, and twice what the base hears of the last one: a hop
+to the base with DQPSK both ways has 5, with DQPSK_C 9 (ours)."""
 
 FRESH_S: Final = 2.0
 """[s] A caller that we have heard ourselves within this time needs no switch."""
