@@ -10,6 +10,8 @@ trips).
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections import deque
 from dataclasses import dataclass
 
@@ -31,6 +33,10 @@ ASK_AHEAD = 6
 ASKED_S_MAX = 0.4
 """[s] Until an acknowledgement that was asked for is overdue; so long the window's last packet is kept back, which asks
 for it again (ours)."""
+
+COPY_S = 30.0
+"""[s] A copy of a packet may come so late, from some hop that still repeats it. Then 34 to 63 newer ones may have come,
+and by its number it would be one that is still to come (ours)."""
 
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""
@@ -71,6 +77,7 @@ class Connection:
         "_asked_s",
         "_assembly",
         "_burst_s",
+        "_delivered",
         "_early",
         "_expected",
         "_floor_s",
@@ -105,6 +112,7 @@ class Connection:
         self._probing = False  # the oldest has timed out, and nothing has been acknowledged since
         self._expected = 0
         self._early: dict[int, bytes] = {}
+        self._delivered: dict[int, tuple[int, float]] = {}  # checksum and time of the last packet of each number
         self._acknowledge_at: float | None = None
         self._unanswered = 0
         self._assembly: _Assembly | None = None
@@ -285,15 +293,23 @@ class Connection:
         if not body:
             return [], tokens
         self._unanswered += 1
-        if _ahead(header.packet_id, self._expected) < self._settings.window:
+        ahead = _ahead(header.packet_id, self._expected)
+        if ahead < self._settings.window and not (ahead and self._is_late(header.packet_id, body, now)):
             self._early.setdefault(header.packet_id, body)
         sdus = []
         while (ready := self._early.pop(self._expected, None)) is not None:
+            self._delivered[self._expected] = zlib.crc32(ready), now
             self._expected = (self._expected + 1) % MODULUS
             if (sdu := self._assemble(ready, now)) is not None:
                 sdus.append(sdu)
         self._hold(now, flush=header.flush)
         return sdus, tokens
+
+    def _is_late(self, number: int, body: bytes, now: float) -> bool:
+        """Whether a packet that seems to be early is a copy of the last one of its number. One that is expected is not
+        asked: SDUs that are all the same go on."""
+        checksum, taken_s = self._delivered.get(number, (0, -math.inf))
+        return now < taken_s + COPY_S and zlib.crc32(body) == checksum
 
     def _hold(self, now: float, *, flush: bool) -> None:
         """Acknowledge at once if asked in the middle of an SDU or after many packets, as somebody waits then; else wait

@@ -184,6 +184,20 @@ def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
     assert receiver.receive(repeated, 1.1)[0] == [b"\x01", b"\x02"]
 
 
+@pytest.mark.parametrize("late", [34, 50, 63])
+def test_a_copy_from_a_turn_of_the_numbers_ago_is_not_early(late: int) -> None:
+    """It is not delivered when its number's turn comes, and the true packet is; SDUs that are all the same go on."""
+    end = Connection(SETTINGS)
+    packets = [segment(number % 64, SarType.FIRST, 0, b"%d" % number) for number in range(100)]
+    for number in range(late):
+        assert end.receive(packets[number], 0.1 * number)[0] == [b"%d" % number]
+    assert end.receive(packets[0], 0.1 * late)[0] == []
+    for number in range(late, 100):
+        assert end.receive(packets[number], 0.1 * number)[0] == [b"%d" % number]
+    same = [end.receive(segment(number % 64, SarType.FIRST, 0, b"same"), 11.0)[0] for number in range(100, 300)]
+    assert same == [[b"same"]] * 200
+
+
 def test_garbage_changes_nothing() -> None:
     """After an undecodable payload the connection goes on as if it had not come."""
     receiver = Connection(SETTINGS)
