@@ -23,6 +23,9 @@ SNR_DB_MAX: Final = 1000.0
 LINK_FRAMES_MIN: Final = 5
 """A loss of fewer frames says nothing."""
 
+USUAL_LINKS_MIN: Final = 8
+"""Of fewer losses none is usual."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkSeen:
@@ -134,6 +137,13 @@ class Survey:
         """Nodes that are switches."""
         return sum(node.lsid is not None for node in self.nodes)
 
+    @property
+    def usual_loss(self) -> float | None:
+        """Median of what the links lose, both ways; None if too few are known to call anything usual."""
+        ends = [end for node in self.nodes for end in (node.link, node.up) if end is not None]
+        losses = [end.loss for end in ends if end.loss is not None]
+        return statistics.median(losses) if len(losses) >= USUAL_LINKS_MIN else None
+
     def children(self, sid: int) -> list[Surveyed]:
         """Nodes registered through a switch, those with many below last, so that the tree stays narrow at the top."""
         return sorted(
@@ -163,6 +173,11 @@ class Survey:
                     told[name]["loss"] = link.loss
         return asdict(self) | {"nodes": nodes, "levels": self.levels, "switches": self.switches}
 
+    def loss_words(self) -> str:
+        """What a link loses here, in one line; empty if that is not known."""
+        usual = self.usual_loss
+        return "" if usual is None else f"half of the links lose more than {100 * usual:.1f} % of their frames"
+
     def headline(self) -> str:
         """The subnetwork in one line."""
         if not self.nodes:
@@ -183,6 +198,7 @@ class Survey:
     def table(self) -> str:
         """The tree as indented text."""
         lines = [self.headline(), self.airtime_words()]
+        lines += [self.loss_words()] if self.usual_loss is not None else []
         for depth, node in self.walk():
             name = "  " * depth + node.eui48 + ("" if node.lsid is None else f" switch {node.lsid}")
             lines.append(f"{name:<44} {words(node)}")

@@ -21,6 +21,10 @@ DOT: Final = 4.5
 LOSS_SHOWN: Final = 0.02
 """Losses from here on are written beside a node."""
 
+LOSS_UNUSUAL: Final = 1.5
+"""Times what is usual, from which on a loss is marked: where bursts take a third of everything, that is no fault of a
+link."""
+
 WIDTH_MIN: Final = 380
 LETTER: Final = 6.2
 """Width of a letter at most, on average; letters of the title are half as wide again."""
@@ -54,7 +58,9 @@ def escape(text: str) -> str:
 def picture(survey: Survey) -> str:
     """The SVG text of a survey."""
     walked = list(survey.walk())
-    width = _width([(depth, _label(node)) for depth, node in walked], survey)
+    unusual = max(LOSS_SHOWN, LOSS_UNUSUAL * (survey.usual_loss or 0.0))
+    labels = {node.eui48: _label(node, unusual) for _, node in walked}
+    width = _width([(depth, labels[node.eui48]) for depth, node in walked], survey)
     head, top = _head(survey, width)
     places = {node.eui48: (_x(depth), top + ROW * row) for row, (depth, node) in enumerate(walked, 1)}
     switches = {node.lsid: places[node.eui48] for _, node in walked if node.lsid is not None}
@@ -64,7 +70,7 @@ def picture(survey: Survey) -> str:
     links = [_link(node, places[node.eui48], switches.get(node.sid, base)) for _, node in walked]
     last = {switches.get(node.sid, base): places[node.eui48][1] - BEND for _, node in walked}
     trunks = [f'<path class="trunk" d="M{x} {y}V{max(y, end)}"/>' for (x, y), end in last.items()]
-    nodes = [_node(node, *places[node.eui48]) for _, node in walked]
+    nodes = [_node(node, labels[node.eui48], *places[node.eui48]) for _, node in walked]
     return "\n".join(
         [
             f'<svg xmlns="{NAMESPACE}" viewBox="0 0 {width} {height}" width="100%" style="{size}">',
@@ -102,6 +108,7 @@ def _head(survey: Survey, width: int) -> tuple[list[str], int]:
     for text, kind, letter, step in (
         (survey.headline(), "title", 1.4 * LETTER, 19),
         (survey.airtime_words(), "quiet", LETTER, 15),
+        (survey.loss_words(), "quiet", LETTER, 15),
     ):
         for line in textwrap.wrap(printable(text), max(1, int((width - 2 * MARGIN) / letter))):
             y += step
@@ -137,20 +144,21 @@ def _signal(node: Surveyed) -> str:
     return next(kind for least_db, kind, _ in SIGNALS_DB if node.link.snr_db >= least_db or kind == "s1")
 
 
-def _label(node: Surveyed) -> tuple[str, str, str]:
-    """Its name, its link, and what is wrong with it."""
+def _label(node: Surveyed, unusual: float) -> tuple[str, str, str]:
+    """Its name, its link, and what is wrong with it: losses from that share on are."""
     name = node.eui48[-8:] + ("" if node.lsid is None else f" · switch {node.lsid}")
     link = [] if node.link is None else [f"{node.link.snr_db:.0f} dB", f"{DOWN}{node.link.scheme}"]
     link += [] if node.up is None else [f"{UP}{node.up.scheme}"]
-    losses = [(way, end.loss) for way, end in (("down", node.link), ("up", node.up)) if end is not None]
-    bad = [f"{way} lost {100 * loss:.0f} %" for way, loss in losses if loss is not None and loss >= LOSS_SHOWN]
-    bad += [] if node.connected else ["not connected"]
-    return name, " ".join(link), ", ".join(bad)
+    ends = [(way, end.loss) for way, end in (("down", node.link), ("up", node.up)) if end is not None]
+    losses = [(f"{way} lost {100 * loss:.0f} %", loss) for way, loss in ends if loss is not None and loss >= LOSS_SHOWN]
+    quiet = ", ".join([" ".join(link), *(text for text, loss in losses if loss < unusual)] if link else [])
+    bad = [text for text, loss in losses if loss >= unusual] + ([] if node.connected else ["not connected"])
+    return name, quiet, ", ".join(bad)
 
 
-def _node(node: Surveyed, x: int, y: int) -> str:
+def _node(node: Surveyed, label: tuple[str, str, str], x: int, y: int) -> str:
     kind = "node" if node.lsid is None else "node switch"
-    name, link, bad = _label(node)
+    name, link, bad = label
     spans = f'<tspan class="quiet" dx="6">{escape(link)}</tspan>' if link else ""
     spans += f'<tspan class="bad" dx="6">{escape(bad)}</tspan>' if bad else ""
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,21 @@ def test_what_others_measured_fills_the_gaps(summary: dict[str, Any]) -> None:
     assert "up DBPSK, lost 0.0 %" in full.table()
     assert 'class="s0"/><text' not in drawn
     assert survey.nodes[1].link is None, "the survey itself is unchanged"
+
+
+@pytest.mark.parametrize(("usual", "marked"), [(3, ["24", "24", "15"]), (40, [])])
+def test_what_every_link_loses_marks_none(usual: int, marked: list[str], summary: dict[str, Any]) -> None:
+    """In bursts all lose a third; only who loses half as much again as is usual stands out, but all say what they
+    lose."""
+    node = next(iter(summary["nodes"].values()))
+    links = {f"00:00:00:00:00:{at:02X}": LinkSeen(20.0, "DQPSK", 99, 90, lost) for at, lost in enumerate([usual] * 9)}
+    links |= {f"00:00:00:00:01:{at:02X}": LinkSeen(20.0, "DQPSK", 99, 85, lost) for at, lost in enumerate([15, 27, 27])}
+    full = Survey.of(summary | {"nodes": dict.fromkeys(links, node)}).with_links(links, {})
+    drawn = picture(full)
+    assert f"half of the links lose more than {100 * usual / (90 + usual):.1f} %" in full.table()
+    told = re.findall(r'class="(bad|quiet)"[^>]*>([^<]*lost[^<]*)<', drawn)
+    assert sorted(text.split("lost ")[1][:2] for kind, text in told if kind == "bad") == sorted(marked)
+    assert len(told) == len(links)
 
 
 @pytest.mark.parametrize("name", ["40:40:22:01:C7:9A", "a subnetwork of a long name " * 9])
