@@ -261,7 +261,7 @@ class Place:
     def _not_moved(self, why: str, now: float) -> Turn:
         """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
         sid = self._enrolment.moving_to
-        self._avoid(sid, now)
+        self._beacons.not_moved(self._uplink.sna, sid, now)
         self._enrolment.stay()
         self.following.since_s = now
         said = Happened("not moved", f"to switch {sid}: {why}")
@@ -281,6 +281,7 @@ class Place:
             return self._not_moved("refused", now)
         uplink, chosen, left_sid = self._uplink, self._enrolment.chosen, self._uplink.sid
         assert chosen is not None
+        chosen.refusals = 0
         uplink.move(chosen.beacon, packet.lnid)
         self.following.begin(chosen, chosen.beacon, now)
         outputs: list[Output] = [] if reg.roaming else [*self._switching.stop("registered anew")]

@@ -35,6 +35,8 @@ class Heard:
     Attributes:
         start_s: when its last precisely timed beacon began [s].
         avoid_until_s: not to be chosen before [s].
+        refusals: requests to move to it, one after the other, that came to nothing.
+        move_at_s: not to be moved to before, while there is a way [s].
         ear_db: how well it hears us, as it has said [dB]; that counts
         ear_until_s: until then [s].
     """
@@ -45,6 +47,8 @@ class Heard:
     last_s: float
     count: int
     avoid_until_s: float = 0.0
+    refusals: int = 0
+    move_at_s: float = 0.0
     ear_db: float = 0.0
     ear_until_s: float = -math.inf
 
@@ -116,6 +120,17 @@ class BeaconsHeard:
         if heard is not None:
             heard.avoid_until_s = until_s
 
+    def not_moved(self, sna: bytes, sid: int, now: float) -> None:
+        """A request to move to this one came to nothing. Who has a way leaves it in peace, each time twice as long, so
+        that the next best one is tried."""
+        heard = self._heard.get((sna, sid))
+        if heard is None:
+            return
+        forgotten = now > heard.move_at_s + self._settings.ear_memory_s
+        heard.refusals = 1 if forgotten else heard.refusals + 1
+        heard.avoid_until_s = now + self._settings.avoid_s
+        heard.move_at_s = now + min(self._settings.ear_memory_s, self._settings.avoid_s * 2**heard.refusals)
+
     def ear(self, sna: bytes, sid: int, snr_db: float, until_s: float) -> None:
         """It says how well it hears us; if that is badly, it is chosen only for want of a better one."""
         heard = self._heard.get((sna, sid))
@@ -150,7 +165,11 @@ class BeaconsHeard:
         self, now: float, snr_db_min: float, sna: bytes, except_sids: Collection[int], level_max: int
     ) -> Heard | None:
         usable = self._usable(now, snr_db_min, except_sids, sna)
-        hearing = [one for one in usable if not self._deaf(one, now) and one.beacon.level <= level_max]
+        hearing = [
+            one
+            for one in usable
+            if not self._deaf(one, now) and one.move_at_s <= now and one.beacon.level <= level_max
+        ]
         return min(hearing, key=self.cost, default=None)
 
     def _deaf(self, heard: Heard, now: float) -> bool:

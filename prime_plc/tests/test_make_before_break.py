@@ -85,6 +85,16 @@ def test_a_place_that_is_not_given_costs_nothing(seed: int) -> None:
     assert base.nodes[eui(3)].sid == fork.ether.node(3).sid
 
 
+def test_a_place_that_is_not_given_is_asked_for_ever_less_often() -> None:
+    """In eight minutes three times, not every minute: it costs frames of the one that hardly hears us."""
+    fork = Fork()
+    weaken(fork)
+    fork.ether.lose = lose_answers
+    fork.ether.run(480.0)
+    first_s, second_s, third_s = fork.ether.said("n3", "moving")
+    assert third_s - second_s > 1.5 * (second_s - first_s)
+
+
 def test_the_base_believes_both_addresses_until_the_node_speaks_from_the_new_one() -> None:
     """A request alone moves nothing; the first packet from the new address does; late ones from the old one count."""
     ether = Ether(lambda _one, _other: 25.0)

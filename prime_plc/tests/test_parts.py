@@ -211,6 +211,38 @@ def test_where_the_best_switch_is_too_deep_the_next_one_is_moved_to() -> None:
     assert beacons.other_ear(0.0, SNA, (), 0) is None
 
 
+def test_a_switch_that_takes_nobody_in_leaves_room_for_the_next_best() -> None:
+    """Each request that comes to nothing is repeated after twice the time, so others are tried meanwhile; whoever has
+    no way any more asks it sooner, and in time it is as good as any."""
+    beacons = BeaconsHeard(SETTINGS, Links(SETTINGS))
+    now = 0.0
+
+    def other() -> int | None:
+        for sid, snr_db in ((20, 30.0), (30, 15.0)):
+            beacons.hear(heard(sid, snr_db), now)
+        found = beacons.other_ear(now, SNA, (), 63)
+        return None if found is None else found.beacon.sid
+
+    waits = []
+    for _ in range(8):
+        assert other() == 20
+        beacons.not_moved(SNA, 20, now)
+        since_s = now
+        while other() == 30:
+            now += 1.0
+            if now - since_s == SETTINGS.avoid_s:
+                best = beacons.best(now, SETTINGS.join_snr_db)
+                assert best is not None
+                assert best.beacon.sid == 20
+        waits.append(now - since_s)
+    assert waits == [90.0, 180.0, 360.0, 720.0, 1440.0, 1800.0, 1800.0, 1800.0]
+    now += SETTINGS.ear_memory_s + 1.0
+    assert other() == 20
+    beacons.not_moved(SNA, 20, now)
+    now += 90.0
+    assert other() == 20
+
+
 def test_weak_calls_are_ignored_at_first() -> None:
     """A call that is hardly heard is answered only when it comes again and again."""
     calls = CallsHeard(SETTINGS, random.Random(1))
