@@ -104,6 +104,7 @@ class Outgoing:
         tries: repetitions of the hop so far.
         needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
         asks: for an acknowledgement while more of its stream follows: the line is left free for that.
+        alone: the packet is passed on for somebody who forbids switches to join it with others (NAD).
     """
 
     priority: int
@@ -120,6 +121,7 @@ class Outgoing:
     not_before_s: float = 0.0
     needless: bool = False
     asks: bool = False
+    alone: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
@@ -166,8 +168,7 @@ class Outgoing:
             and other.keep is self.keep
             and other.packets[0].control == self.packets[0].control
             and not (self.tries or other.tries)
-            and not any(packet.nad for packet in self.packets)
-            and not any(packet.nad for packet in other.packets)
+            and not (self.alone or other.alone)
         )
 
 

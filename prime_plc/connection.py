@@ -294,7 +294,8 @@ class Connection:
             return [], tokens
         self._unanswered += 1
         ahead = _ahead(header.packet_id, self._expected)
-        if ahead < self._settings.window and not (ahead and self._is_late(header.packet_id, body, now)):
+        copy = ahead > 0 and not self._near and self._is_late(header.packet_id, body, now)
+        if ahead < self._settings.window and not copy:
             self._early.setdefault(header.packet_id, body)
         sdus = []
         while (ready := self._early.pop(self._expected, None)) is not None:
@@ -306,8 +307,8 @@ class Connection:
         return sdus, tokens
 
     def _is_late(self, number: int, body: bytes, now: float) -> bool:
-        """Whether a packet that seems to be early is a copy of the last one of its number. One that is expected is not
-        asked: SDUs that are all the same go on."""
+        """Whether a packet that seems to be early is a copy of the last one of its number, which another hop has still
+        repeated. One that is expected is taken anyway, so that SDUs that are all the same go on."""
         checksum, taken_s = self._delivered.get(number, (0, -math.inf))
         return now < taken_s + COPY_S and zlib.crc32(body) == checksum
 

@@ -74,9 +74,11 @@ class Transmitter:
         level: int,
         keep: Keep,
         asks: bool = False,
+        alone: bool = False,
     ) -> bool:
-        """Queue packets for one next hop; those that ``asks`` are to be answered while more follow."""
-        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks)
+        """Queue packets for one next hop; those that ``asks`` are to be answered while more follow, and nothing joins
+        those that travel ``alone``."""
+        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks, alone=alone)
         return self.channel.put(outgoing, now)
 
     def relay(
@@ -107,7 +109,7 @@ class Transmitter:
         self.relayed += len(fresh)
         if any(packet.nad for packet in fresh):
             for packet in fresh:
-                self.send([packet], neighbour, now, downlink=downlink, level=level, keep=keep)
+                self.send([packet], neighbour, now, downlink=downlink, level=level, keep=keep, alone=packet.nad)
         else:
             self.send(fresh, neighbour, now, downlink=downlink, level=level, keep=keep)
         return again

@@ -58,7 +58,8 @@ class Uplink:
         """Queue a control packet."""
         self.sent["control"] += 1
         nad = not self._settings.uplink_aggregation
-        self._send(Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, payload), now, keep)
+        packet = Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, payload)
+        self._send(packet, now, keep, alone=nad)
 
     def through(self, beacon: Beacon, ctype: ControlType, payload: bytes, now: float) -> None:
         """Queue a control packet to a switch that is not ours, from a node without a number there."""
@@ -72,7 +73,7 @@ class Uplink:
         nad = not self._settings.uplink_aggregation
         packets = [Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, body) for ctype, body in payloads]
         keep = Keep.LAST if self.level == 0 else Keep.ONWARD
-        self._transmitter.send(packets, PARENT, now, downlink=False, level=self.level, keep=keep)
+        self._transmitter.send(packets, PARENT, now, downlink=False, level=self.level, keep=keep, alone=nad)
 
     def goodbye(self, payload: bytes) -> bytes:
         """A last REG as a whole PDU, to be sent when the network is forgotten already."""
@@ -97,7 +98,11 @@ class Uplink:
                 break
         return outputs
 
-    def _send(self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False) -> None:
+    def _send(
+        self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False, alone: bool = False
+    ) -> None:
         if keep is None:
             keep = Keep.LAST if self.level == 0 else Keep.ONWARD
-        self._transmitter.send([packet], PARENT, now, downlink=False, level=self.level, keep=keep, asks=asks)
+        self._transmitter.send(
+            [packet], PARENT, now, downlink=False, level=self.level, keep=keep, asks=asks, alone=alone
+        )

@@ -187,7 +187,7 @@ def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
 @pytest.mark.parametrize("late", [34, 50, 63])
 def test_a_copy_from_a_turn_of_the_numbers_ago_is_not_early(late: int) -> None:
     """It is not delivered when its number's turn comes, and the true packet is; SDUs that are all the same go on."""
-    end = Connection(SETTINGS)
+    end = Connection(SETTINGS, hops=2)
     packets = [segment(number % 64, SarType.FIRST, 0, b"%d" % number) for number in range(100)]
     for number in range(late):
         assert end.receive(packets[number], 0.1 * number)[0] == [b"%d" % number]

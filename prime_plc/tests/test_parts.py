@@ -582,12 +582,13 @@ def take(access: ChannelAccess, now: float) -> tuple[TransmitFrame, float]:
 
 
 def test_packets_for_one_hop_leave_in_one_pdu() -> None:
-    """Three packets to the same neighbour, within the longest PDU; one that forbids it and others travel alone."""
+    """Three packets to the same neighbour, within the longest PDU; one passed on for somebody who forbids it and others
+    travel alone."""
     access = channel()
     for number in range(3):
         access.put(Outgoing(2, True, 0, 5, [data(number, body=bytes(100))]), 0.1)
     access.put(Outgoing(2, True, 0, 6, [data(9)]), 0.1)
-    access.put(Outgoing(2, True, 0, 5, [data(8, nad=True)]), 0.1)
+    access.put(Outgoing(2, True, 0, 5, [data(8, nad=True)], alone=True), 0.1)
     frame, now = take(access, 0.1)
     pdu = decode_pdu(frame.pdu, SNA)
     assert isinstance(pdu, GenericPdu)

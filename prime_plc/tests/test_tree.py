@@ -118,6 +118,31 @@ def test_a_chain_of_four_switches_carries_data_both_ways() -> None:
     assert results == [DataResult.ACKNOWLEDGED] * 10
 
 
+def test_a_node_joins_its_own_data_and_switches_pass_each_packet_on_alone() -> None:
+    """What a node says bears NAD as captured ones' does: that forbids the joining to those who pass it on, not to who
+    says it."""
+    ether = Ether(chain())
+    assert up(ether, 2) < 300.0
+    joined: dict[str, list[int]] = {"n1": [], "n2": []}
+
+    def listen(_start_s: float, sender: str, frame: TransmitFrame) -> None:
+        if sender in joined and frame.pdu[0] >> 4 == HT_GENERIC:
+            pdu = decode_pdu(frame.pdu, BASE)
+            assert isinstance(pdu, GenericPdu)
+            data = [packet for packet in pdu.packets if not packet.control and len(packet.payload) > 90]
+            assert all(packet.nad for packet in data)
+            joined[sender] += [len(data)] if data else []
+
+    ether.listen = listen
+    for number in range(4):
+        ether.put("n2", SendData(None, 1, 1, b"%d" % number * 100, number))
+    ether.run(30.0)
+    assert [item.data[:1] for item in ether.of("base", DataReceived)] == [b"0", b"1", b"2", b"3"]
+    assert joined["n2"][:2] == [2, 2]
+    assert len(joined["n1"]) >= 4
+    assert set(joined["n1"]) == {1}
+
+
 def test_every_beacon_says_where_it_stands() -> None:
     """Level, cost and frame number of relayed beacons: one level and one hop's cost more each, the base's count."""
     ether = Ether(chain())
