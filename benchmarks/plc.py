@@ -4,8 +4,7 @@ Goodput is measured over virtual modems with the serial port's real speed, in vi
 the same size and modulation would carry back to back: payload over airtime, preamble and header included. Everything
 else (channel access, beacon slots, acknowledgements, the serial port at 115200 baud) counts against it. What a sender
 alone on the line could reach by the standard's channel access, without any acknowledgement, stands beside it. `ratio`
-is from the base down to a node, `up_ratio` the other way: a node's frames carry one packet each (NAD), a base's as many
-as fit.
+is from the base down to a node, `up_ratio` the other way; both join short segments as they fit.
 
 Turn-around is processor time, from the bytes of a received frame to the bytes of its answer for the modem, without the
 waiting that the protocol demands (backoff, hold of an acknowledgement).

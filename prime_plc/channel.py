@@ -1,12 +1,12 @@
 """Channel access in the shared contention period (CSMA/CA): a queue, a backoff, one frame on air.
 
 Backoff of a frame of priority P at its n-th attempt: uniform in 0 .. min(2**(P+n) + 1, half the contention period)
-symbols (recalled from PRIME 1.3.6). Carrier sensing is the modem's: it looks at the line when it begins to emit, and
-answers "busy", which costs one attempt. The several senses 3 ms apart of the specification (their number is not
-established) would cost a round trip on the serial port each and are left out. A frame is handed over when its backoff
-has ended, for emission at once: absolute scheduling needs more lead than the backoff is long. While a frame of ours is
-on air, and when the next chance is in the next frame, it is handed over ahead for its instant, so that the serial port
-is no bottleneck.
+symbols (recalled from PRIME 1.3.6); of acknowledgements less (`PRIORITY_ANSWER`, ours). Carrier sensing is the modem's:
+it looks at the line when it begins to emit, and answers "busy", which costs one attempt. The several senses 3 ms apart
+of the specification (their number is not established) would cost a round trip on the serial port each and are left out.
+A frame is handed over when its backoff has ended, for emission at once: absolute scheduling needs more lead than the
+backoff is long. While a frame of ours is on air, and when the next chance is in the next frame, it is handed over ahead
+for its instant, so that the serial port is no bottleneck.
 
 A stream (frames of one connection, one after the other) keeps the line as busy as the rules allow: the backoff of each
 counts from the end of the one before, is not drawn again when that is confirmed, and what has to wait for the next
@@ -37,8 +37,24 @@ from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.subheader import ArqHeader
 from shared.errors import DecodeError
 
+PRIORITY_ANSWER: Final = 0
+"""Of acknowledgements in the queue and for their backoff, which grows with two attempts and no further, and whose rests
+are short (ours; on air they bear the priority of data). The base hears nearly everybody, so in a crowded street it finds
+the line taken at most attempts. By the rule of others it would be silent ever longer, all who wait for its word would
+say theirs again, and the line would be taken the more: streets collapsed by that."""
+
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2
+
+ANSWER_GROWTH_MAX: Final = 2
+"""Attempts by which the backoff of an acknowledgement grows."""
+
+ANSWER_ROUNDS: Final = 3
+"""Times the rows of attempts that others have."""
+
+REST: Final = (0.3, 1.0)
+ANSWER_REST: Final = (0.05, 0.15)
+"""[frames] Between rows of attempts, of others and of an acknowledgement."""
 
 BUFFERS_AHEAD: Final = (BUFFER_DATA, 2, 3)
 """Transmit buffers: one for the frame on air, the others for those that wait for its end."""
@@ -125,6 +141,18 @@ class Outgoing:
 
     def __lt__(self, other: Outgoing) -> bool:
         return (self.priority, self.order) < (other.priority, other.order)
+
+    @property
+    def answers(self) -> bool:
+        """Whether these are acknowledgements, for which somebody waits."""
+        return self.priority == PRIORITY_ANSWER
+
+    @property
+    def backoff_symbols(self) -> int:
+        """The longest backoff of the next attempt."""
+        if self.answers:
+            return 2 ** min(self.attempts, ANSWER_GROWTH_MAX) + 1
+        return int(2 ** (self.priority + self.attempts + min(self.tries, 2))) + 1
 
     @property
     def stream(self) -> tuple[int, int, int] | None:
@@ -317,8 +345,8 @@ class ChannelAccess:
             self._order += 1
             outgoing.order = self._order  # others of its priority go first while it rests
             self.failures += 1
-            outgoing.not_before_s = now + FRAME_S * self._draw.uniform(0.3, 1.0)
-            if outgoing.rounds >= self._settings.access_rounds_max:
+            outgoing.not_before_s = now + FRAME_S * self._draw.uniform(*(ANSWER_REST if outgoing.answers else REST))
+            if outgoing.rounds >= self._settings.access_rounds_max * (ANSWER_ROUNDS if outgoing.answers else 1):
                 self.dropped += 1
                 return Given.BUSY if result.busy else Given.FAILED
         heapq.heappush(self._queue, outgoing)
@@ -390,8 +418,7 @@ class ChannelAccess:
             if ahead and clear_s > earliest_s:  # the answer may have to wait for this period as well
                 clear_s = max(clear_s, start_s + ANSWER_FIRST_S)
             half = int((end_s - start_s) / SYMBOL_S) // 2
-            width = 2 ** (outgoing.priority + outgoing.attempts + min(outgoing.tries, 2)) + 1
-            backoff_s = self._draw.randint(0, min(width, half)) * SYMBOL_S
+            backoff_s = self._draw.randint(0, min(outgoing.backoff_symbols, half)) * SYMBOL_S
             at_s = max(max(earliest_s, start_s) + backoff_s, self._air_until_s + GAP_S)
             if at_s < clear_s and max(at_s, now + serial_s) + needed_s > answer_s + ANSWER_SPREAD_S:
                 at_s = clear_s + backoff_s  # it would meet the answer that was asked for

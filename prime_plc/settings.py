@@ -84,7 +84,8 @@ class MacSettings:
             two fifths of the airtime of the slowest, acknowledgement and repetitions included (ours; the criterion is
             not established).
         beacon_age_s_max: a beacon heard longer ago is no alternative when the switch is lost (ours).
-        avoid_s: a switch that did not answer is not tried again for this long (ours).
+        avoid_s: a switch that did not answer is not tried again for this long (ours); by who has a way and would only
+            move, twice as long each time, up to ear_memory_s.
         control_repeat_s: until an unanswered control packet is repeated (recalled: 2 to 20 s, 15 s; 5 s is ours).
         register_repeat_s: the same for the first registration request, growing to that (ours).
         move_repeat_s: the same for a request to move to another switch while the old way is kept, growing to that; a
@@ -134,7 +135,8 @@ class MacSettings:
         pipeline: hand the next frame over while one is on air, for an instant after it (ours).
         queue_max: frames waiting for the channel (ours).
         data_ahead: data packets handed to the queue before the channel takes them (ours).
-        uplink_aggregation: let switches and the base join our packets in one PDU; captured nodes forbid it (NAD).
+        uplink_aggregation: let switches join our packets with others' in one PDU; captured nodes forbid it (NAD). Our
+            own data may leave together all the same (ours).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
             that buffer ARQ are not established). With 0 a switch passes on every copy that comes to it for one
             neighbour, and says nothing of that.

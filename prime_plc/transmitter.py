@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
-from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement, is_last_word
+from prime_plc.channel import PRIORITY_ANSWER, PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
+from prime_plc.custody import Custody, expects_acknowledgement, is_acknowledgement, is_last_word
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -78,7 +78,9 @@ class Transmitter:
     ) -> bool:
         """Queue packets for one next hop; those that ``asks`` are to be answered while more follow, and nothing joins
         those that travel ``alone``."""
-        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks, alone=alone)
+        answers = neighbour is not None and all(is_acknowledgement(packet) for packet in packets)
+        priority = PRIORITY_ANSWER if answers else packets[0].priority
+        outgoing = Outgoing(priority, downlink, level, neighbour, packets, keep=keep, asks=asks, alone=alone)
         return self.channel.put(outgoing, now)
 
     def relay(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
-from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, ChannelAccess, Keep, Outgoing
+from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, PRIORITY_ANSWER, ChannelAccess, Keep, Outgoing
 from prime_plc.control import Capabilities, Con, ControlType, Mul, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, sign
 from prime_plc.downlink import Downlink
@@ -606,17 +606,44 @@ def test_the_most_urgent_frame_goes_first() -> None:
     assert take(access, 0.1)[0].pdu == b"\x10urgent"
 
 
-def test_a_line_that_is_always_busy_is_given_up_with_rests_between() -> None:
-    """Rows of five attempts with a rest of part of a frame after each; then the frame is dropped and counted."""
+@pytest.mark.parametrize(
+    ("priority", "rows", "least_s", "most_s"), [(1, 4, 0.9, 4.0), (PRIORITY_ANSWER, 12, 0.6, 1.8)], ids=["call", "ack"]
+)
+def test_a_line_that_is_always_busy_is_given_up_with_rests_between(
+    priority: int, rows: int, least_s: float, most_s: float
+) -> None:
+    """Rows of five attempts with a rest of part of a frame after each; then the frame is dropped and counted. An
+    acknowledgement, for which somebody waits, tries three times as often in half of the time."""
     access = channel()
-    access.put(Outgoing(1, finished=b"\x10call"), 0.1)
+    access.put(Outgoing(priority, finished=b"\x10call"), 0.1)
     now, attempts, ended = 0.1, 0, None
     while ended is None:
         frame, now = take(access, now)
         attempts += 1
         ended = access.confirmed(frame.buffer, TransmitResult.CHANNEL_BUSY, now + 0.01)
-    assert attempts == SETTINGS.transmit_attempts_max * SETTINGS.access_rounds_max
+    assert attempts == SETTINGS.transmit_attempts_max * rows
+    assert least_s < now < most_s
     assert (access.dropped, access.busy, access.wake_at) == (1, attempts, None)
+
+
+def test_an_acknowledgement_does_not_stand_back_for_whoever_says_more() -> None:
+    """Its backoff grows with two attempts alone, and not with repetitions; on air it bears the priority of data."""
+    data_, answer = Outgoing(2, packets=[data(1)]), Outgoing(PRIORITY_ANSWER, packets=[data(1, body=b"")], tries=2)
+    found = []
+    for attempts in range(5):
+        data_.attempts = answer.attempts = attempts
+        found.append((data_.backoff_symbols, answer.backoff_symbols))
+    assert found == [(5, 2), (9, 3), (17, 5), (33, 5), (65, 5)]
+    transmitter = Transmitter(SETTINGS, MODEM, random.Random(1))
+    transmitter.clock.beacon(0.0, 0, 1, 0, 0)
+    transmitter.channel.sna = SNA
+    for number, body in ((1, b"\x00x"), (2, b"")):
+        packet = data(number, body=body, sid=number)
+        transmitter.send([packet], number, 0.1, downlink=True, level=0, keep=Keep.ONWARD)
+    frame, _ = take(transmitter.channel, 0.1)
+    pdu = decode_pdu(frame.pdu, SNA)
+    assert isinstance(pdu, GenericPdu)
+    assert [(packet.sid, packet.priority) for packet in pdu.packets] == [(2, 2)]
 
 
 def test_memberships_below_a_switch_have_a_limit_and_leave_nothing_behind() -> None:
