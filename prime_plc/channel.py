@@ -38,10 +38,10 @@ from prime_plc.subheader import ArqHeader
 from shared.errors import DecodeError
 
 PRIORITY_ANSWER: Final = 0
-"""Of acknowledgements in the queue and for their backoff, which grows with two attempts and no further, and whose rests
-are short (ours; on air they bear the priority of data). The base hears nearly everybody, so in a crowded street it finds
-the line taken at most attempts. By the rule of others it would be silent ever longer, all who wait for its word would
-say theirs again, and the line would be taken the more: streets collapsed by that."""
+"""Of acknowledgements, in the queue and for their backoff, which grows with two attempts and no further, and whose
+rests are short (ours; on air they bear the priority of data). The base hears nearly everybody, so in a crowded street
+it finds the line taken at most attempts. By the rule of others it would be silent ever longer, all who wait for its
+word would say theirs again, and the line would be taken the more: streets collapsed by that."""
 
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2

@@ -166,9 +166,7 @@ class BeaconsHeard:
     ) -> Heard | None:
         usable = self._usable(now, snr_db_min, except_sids, sna)
         hearing = [
-            one
-            for one in usable
-            if not self._deaf(one, now) and one.move_at_s <= now and one.beacon.level <= level_max
+            one for one in usable if not self._deaf(one, now) and one.move_at_s <= now and one.beacon.level <= level_max
         ]
         return min(hearing, key=self.cost, default=None)
 

@@ -98,9 +98,7 @@ class Uplink:
                 break
         return outputs
 
-    def _send(
-        self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False, alone: bool = False
-    ) -> None:
+    def _send(self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False, alone: bool = False) -> None:
         if keep is None:
             keep = Keep.LAST if self.level == 0 else Keep.ONWARD
         self._transmitter.send(
