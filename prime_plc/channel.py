@@ -151,8 +151,8 @@ class Outgoing:
     def backoff_symbols(self) -> int:
         """The longest backoff of the next attempt."""
         if self.answers:
-            return 2 ** min(self.attempts, ANSWER_GROWTH_MAX) + 1
-        return int(2 ** (self.priority + self.attempts + min(self.tries, 2))) + 1
+            return (1 << min(self.attempts, ANSWER_GROWTH_MAX)) + 1
+        return (1 << self.priority + self.attempts + min(self.tries, 2)) + 1
 
     @property
     def stream(self) -> tuple[int, int, int] | None:
