@@ -200,6 +200,10 @@ def _draw_signals(axes: Axes, scenario: Scenario, seen: Observation) -> None:
     axes.grid(axis="y", visible=False)
 
 
+WORD_SHARE: Final = 0.26
+"""Of the figure's time that the words of a mark cover."""
+
+
 def _annotate(every: tuple[Axes, ...], scenario: Scenario, seen: Observation) -> None:
     """Messages of client 1 as marks across all panels, the first of a kind in a row with its airtime."""
     marks: list[tuple[float, str, str]] = []
@@ -214,19 +218,21 @@ def _annotate(every: tuple[Axes, ...], scenario: Scenario, seen: Observation) ->
             axes.axvline(at_s, color=color, linewidth=0.8, linestyle=":", alpha=0.9)
     panel = every[1]
     height = scenario.plant.raised_a * 1.25
+    span_s = WORD_SHARE * scenario.duration_s
     taken: list[tuple[float, int]] = []
     for at_s, word, color in sorted(marks):
-        row = next(
-            r for r in range(12) if all(r != other or at_s - t_s > 0.26 * scenario.duration_s for t_s, other in taken)
-        )
-        taken.append((at_s, row))
+        left = at_s + span_s > scenario.duration_s  # no room to the right of its mark
+        from_s = at_s - span_s if left else at_s
+        row = next(r for r in range(12) if all(r != other or abs(from_s - t_s) > span_s for t_s, other in taken))
+        taken.append((from_s, row))
         panel.annotate(
             word,
             (at_s, height * (0.36 - 0.1 * row)),
-            xytext=(3, 0),
+            xytext=(-3 if left else 3, 0),
             textcoords="offset points",
             color=color,
             fontsize=8.5,
+            ha="right" if left else "left",
             va="top",
         )
 
