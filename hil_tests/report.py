@@ -28,6 +28,9 @@ YELLOW: Final = "#ffd60a"
 GREEN: Final = "#34d399"
 GREY: Final = "#8a97a5"
 
+WORD_SHARE: Final = 0.26
+"""Of the figure's time that the words of a mark cover."""
+
 
 def write_signals(path: Path, scenario: Scenario, seen: Observation) -> None:
     """``signals.csv``: one row per sample."""
@@ -198,10 +201,6 @@ def _draw_signals(axes: Axes, scenario: Scenario, seen: Observation) -> None:
     for label, color in zip(axes.get_yticklabels(), (GREEN, YELLOW), strict=True):
         label.set_color(color)
     axes.grid(axis="y", visible=False)
-
-
-WORD_SHARE: Final = 0.26
-"""Of the figure's time that the words of a mark cover."""
 
 
 def _annotate(every: tuple[Axes, ...], scenario: Scenario, seen: Observation) -> None:

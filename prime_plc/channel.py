@@ -1,9 +1,10 @@
 """Channel access in the shared contention period (CSMA/CA): a queue, a backoff, one frame on air.
 
 Backoff of a frame of priority P at its n-th attempt: uniform in 0 .. min(2**(P+n) + 1, half the contention period)
-symbols (recalled from PRIME 1.3.6); of acknowledgements less (`PRIORITY_ANSWER`, ours). Carrier sensing is the modem's:
-it looks at the line when it begins to emit, and answers "busy", which costs one attempt. The several senses 3 ms apart
-of the specification (their number is not established) would cost a round trip on the serial port each and are left out.
+symbols (recalled from PRIME 1.3.6); of acknowledgements less (`ANSWER_GROWTH_MAX`, ours). Carrier sensing is the
+modem's: it looks at the line when it begins to emit, and answers "busy", which costs one attempt. The several senses
+3 ms apart of the specification (their number is not established) would cost a round trip on the serial port each and
+are left out.
 A frame is handed over when its backoff has ended, for emission at once: absolute scheduling needs more lead than the
 backoff is long. While a frame of ours is on air, and when the next chance is in the next frame, it is handed over ahead
 for its instant, so that the serial port is no bottleneck.
@@ -37,20 +38,16 @@ from prime_plc.settings import FRAME_S, MacSettings
 from prime_plc.subheader import ArqHeader
 from shared.errors import DecodeError
 
-PRIORITY_ANSWER: Final = 0
-"""Of acknowledgements, in the queue and for their backoff, which grows with two attempts and no further, and whose
-rests are short (ours; on air they bear the priority of data). The base hears nearly everybody, so in a crowded street
-it finds the line taken at most attempts. By the rule of others it would be silent ever longer, all who wait for its
-word would say theirs again, and the line would be taken the more: streets collapsed by that."""
-
 PRIORITY_CONTROL: Final = 1
 PRIORITY_DATA: Final = 2
 
 ANSWER_GROWTH_MAX: Final = 2
-"""Attempts by which the backoff of an acknowledgement grows."""
+"""Attempts by which the backoff of an acknowledgement grows (ours). The base hears nearly everybody, so in a crowded
+street it finds the line taken at most attempts. By the rule of others it would be silent ever longer, all who wait for
+its word would say theirs again, and the line would be taken the more: streets collapsed by that."""
 
 ANSWER_ROUNDS: Final = 3
-"""Times the rows of attempts that others have."""
+"""Times the rows of attempts that others have; whatever else waits goes after it, so two seconds later at most."""
 
 REST: Final = (0.3, 1.0)
 ANSWER_REST: Final = (0.05, 0.15)
@@ -118,9 +115,12 @@ class Outgoing:
         finished: bytes of a PDU that is not generic (a call for a switch).
         keep: what shows that the next hop has it.
         tries: repetitions of the hop so far.
+        noted: what became of the frame is counted, whatever becomes of the other packets in it.
         needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
         asks: for an acknowledgement while more of its stream follows: the line is left free for that.
-        alone: the packet is passed on for somebody who forbids switches to join it with others (NAD).
+        alone: nothing joins it: it is passed on for somebody who forbids that (NAD), or is a node's own control packet.
+        answers: acknowledgements alone, for which somebody waits, and data that have joined them: before all else, with
+            a backoff that hardly grows, and short rests.
     """
 
     priority: int
@@ -138,14 +138,11 @@ class Outgoing:
     needless: bool = False
     asks: bool = False
     alone: bool = False
+    answers: bool = False
+    noted: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
-        return (self.priority, self.order) < (other.priority, other.order)
-
-    @property
-    def answers(self) -> bool:
-        """Whether these are acknowledgements, for which somebody waits."""
-        return self.priority == PRIORITY_ANSWER
+        return (not self.answers, self.priority, self.order) < (not other.answers, other.priority, other.order)
 
     @property
     def backoff_symbols(self) -> int:

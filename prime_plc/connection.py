@@ -34,9 +34,11 @@ ASKED_S_MAX = 0.4
 """[s] Until an acknowledgement that was asked for is overdue; so long the window's last packet is kept back, which asks
 for it again (ours)."""
 
-COPY_S = 30.0
-"""[s] A copy of a packet may come so late, from some hop that still repeats it. Then 34 to 63 newer ones may have come,
-and by its number it would be one that is still to come (ours)."""
+COPY_S = 120.0
+"""[s] A copy of a packet may come so late over several hops, each of which repeats it for half a minute at most. Then
+34 to 63 newer ones may have come, and by its number it would be one that is still to come; one that is 64 late is not
+told from the one that is expected. Early packets that are the same as those 64 before them have to be repeated
+(ours)."""
 
 BURSTS = 2
 """A packet sent within so many bursts of the last one is of the same burst."""
@@ -77,6 +79,7 @@ class Connection:
         "_asked_s",
         "_assembly",
         "_burst_s",
+        "_copies",
         "_delivered",
         "_early",
         "_expected",
@@ -99,6 +102,7 @@ class Connection:
 
     def __init__(self, settings: MacSettings, hops: int = 1) -> None:
         self._settings = settings
+        self._copies = False  # whether other hops may still have some, from the way that was before this one too
         self.moved(hops)
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._waiting_sdus = 0
@@ -124,6 +128,7 @@ class Connection:
     def moved(self, hops: int) -> None:
         """The way to the other end has so many hops."""
         self._near = hops == 1
+        self._copies |= hops > 1
         self._floor_s = self._settings.retransmit_s_min + self._settings.retransmit_hop_s * (hops - 1)
 
     # ---- sending -----------------------------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ class Connection:
             return [], tokens
         self._unanswered += 1
         ahead = _ahead(header.packet_id, self._expected)
-        copy = ahead > 0 and not self._near and self._is_late(header.packet_id, body, now)
+        copy = ahead > 0 and self._copies and self._is_late(header.packet_id, body, now)
         if ahead < self._settings.window and not copy:
             self._early.setdefault(header.packet_id, body)
         sdus = []

@@ -218,8 +218,7 @@ class Custody:
                 self._delay_s += error_s / 8
                 self._spread_s += (abs(error_s) - self._spread_s) / 4
             self._deadlines.set(body, None)
-            if kept.outgoing.neighbour is not None:
-                neighbours.append(kept.outgoing.neighbour)
+            neighbours += self._neighbour_of(kept.outgoing)
         return neighbours
 
     def _note_said(self, key: tuple[int | None, bytes], now: float) -> None:
@@ -236,7 +235,8 @@ class Custody:
         def older(one: _Kept) -> bool:
             mine = one.packet
             same = (mine.sid, mine.lnid, mine.lcid) == (packet.sid, packet.lnid, packet.lcid)
-            return same and one.outgoing.downlink == outgoing.downlink and is_acknowledgement(mine) and mine != packet
+            same = same and one.outgoing.downlink == outgoing.downlink and is_acknowledgement(mine)
+            return same and mine != packet and not is_newer(mine, packet)
 
         for body in [body for body, one in self._kept.items() if older(one)]:
             del self._kept[body]
@@ -248,27 +248,41 @@ class Custody:
         if not packet.control:
             self._missed += (missed - self._missed) / SIGN_MEMORY
 
-    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[tuple[Packet, int | None]]]:
-        """Packets to repeat now, and those given up with the neighbour that failed; all when the channel is crowded."""
+    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Packet], list[int]]:
+        """Packets to repeat now, those given up (all when the channel is crowded), and the neighbour that took nothing
+        of a frame, once for each."""
         again: list[Outgoing] = []
-        over: list[tuple[Packet, int | None]] = []
+        over: list[Packet] = []
+        lost: list[int] = []
         for body in self._deadlines.due(now):
             kept = self._kept.pop(body)
             old = kept.outgoing
             if not (old.keep is Keep.LAST and is_last_word(kept.packet, downlink=old.downlink)):
                 self._count(kept.packet, missed=True)
+                lost += self._neighbour_of(old)
             elif crowded:  # said once, as where no sign is missed: that gives nothing up
                 continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
-                over.append((kept.packet, old.neighbour))
+                over.append(kept.packet)
                 continue
             self.repeated += 1
-            repetition = Outgoing(old.priority, old.downlink, old.level, old.neighbour, [kept.packet], keep=old.keep)
+            repetition = Outgoing(
+                kept.packet.priority, old.downlink, old.level, old.neighbour, [kept.packet], keep=old.keep
+            )
             repetition.tries = old.tries + 1
+            repetition.answers = only_acknowledges(kept.packet)
             self._again[body] = _Kept(repetition, kept.packet, now)
             again.append(repetition)
-        return again, over
+        return again, over, lost
+
+    @staticmethod
+    def _neighbour_of(outgoing: Outgoing) -> list[int]:
+        """The neighbour that took a frame or did not, if that is not counted yet: several packets may be in one."""
+        if outgoing.noted or outgoing.neighbour is None:
+            return []
+        outgoing.noted = True
+        return [outgoing.neighbour]
 
     def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
         """We hang so many levels deeper now; what is from an address that we have left is dropped."""
@@ -310,6 +324,26 @@ def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
 def is_acknowledgement(packet: Packet) -> bool:
     """Whether a packet carries nothing that would be acknowledged; with ARQ that is an acknowledgement."""
     return not packet.control and not expects_acknowledgement(packet)
+
+
+def only_acknowledges(packet: Packet) -> bool:
+    """Whether a packet is an ARQ acknowledgement and nothing else."""
+    if packet.control:
+        return False
+    try:
+        header, used = ArqHeader.decode(packet.payload)
+    except DecodeError:
+        return False
+    return header.ack is not None and len(packet.payload) == used
+
+
+def is_newer(one: Packet, other: Packet) -> bool:
+    """Whether an acknowledgement covers more than another one of its connection."""
+    try:
+        mine, its = ArqHeader.decode(one.payload)[0].ack, ArqHeader.decode(other.payload)[0].ack
+    except DecodeError:
+        return False
+    return mine is not None and its is not None and 0 < (mine - its) % 64 <= 32
 
 
 def acknowledges(answer: Packet, packet: Packet) -> bool:

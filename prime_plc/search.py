@@ -23,6 +23,8 @@ HEARD_MAX: Final = 64
 """Switches remembered."""
 
 SMOOTHING: Final = 0.25
+REFUSALS_MAX: Final = 16
+"""Requests to move that are counted; the time between them has reached its end by then."""
 
 Key = tuple[bytes, int]
 """Subnetwork address and switch number."""
@@ -127,7 +129,7 @@ class BeaconsHeard:
         if heard is None:
             return
         forgotten = now > heard.move_at_s + self._settings.ear_memory_s
-        heard.refusals = 1 if forgotten else heard.refusals + 1
+        heard.refusals = 1 if forgotten else min(REFUSALS_MAX, heard.refusals + 1)
         heard.avoid_until_s = now + self._settings.avoid_s
         heard.move_at_s = now + min(self._settings.ear_memory_s, self._settings.avoid_s * 2**heard.refusals)
 

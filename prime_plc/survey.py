@@ -176,7 +176,7 @@ class Survey:
     def loss_words(self) -> str:
         """What a link loses here, in one line; empty if that is not known."""
         usual = self.usual_loss
-        return "" if usual is None else f"half of the links lose more than {100 * usual:.1f} % of their frames"
+        return f"a usual link loses {100 * usual:.1f} % of its frames" if usual else ""
 
     def headline(self) -> str:
         """The subnetwork in one line."""
@@ -198,7 +198,7 @@ class Survey:
     def table(self) -> str:
         """The tree as indented text."""
         lines = [self.headline(), self.airtime_words()]
-        lines += [self.loss_words()] if self.usual_loss is not None else []
+        lines += [self.loss_words()] if self.usual_loss else []
         for depth, node in self.walk():
             name = "  " * depth + node.eui48 + ("" if node.lsid is None else f" switch {node.lsid}")
             lines.append(f"{name:<44} {words(node)}")

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable
 from typing import Final
 
-from prime_plc.channel import PRIORITY_ANSWER, PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement, is_acknowledgement, is_last_word
+from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
+from prime_plc.custody import Custody, expects_acknowledgement, only_acknowledges
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -78,9 +78,8 @@ class Transmitter:
     ) -> bool:
         """Queue packets for one next hop; those that ``asks`` are to be answered while more follow, and nothing joins
         those that travel ``alone``."""
-        answers = neighbour is not None and all(is_acknowledgement(packet) for packet in packets)
-        priority = PRIORITY_ANSWER if answers else packets[0].priority
-        outgoing = Outgoing(priority, downlink, level, neighbour, packets, keep=keep, asks=asks, alone=alone)
+        outgoing = Outgoing(packets[0].priority, downlink, level, neighbour, packets, keep=keep, asks=asks, alone=alone)
+        outgoing.answers = neighbour is not None and all(only_acknowledges(packet) for packet in packets)
         return self.channel.put(outgoing, now)
 
     def relay(
@@ -181,15 +180,11 @@ class Transmitter:
 
     def _repeat(self, now: float) -> None:
         """What no next hop has passed on goes out again, or is given up."""
-        again, over = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
+        again, over, lost = self.custody.due(now, crowded=len(self.channel) > self._settings.crowded_queue)
+        for neighbour in lost:
+            self.links.lost(neighbour)
         for outgoing in again:
-            word = is_last_word(outgoing.packets[0], downlink=outgoing.downlink)
-            said_twice = word and outgoing.keep is Keep.LAST
-            if outgoing.neighbour is not None and not said_twice:
-                self.links.lost(outgoing.neighbour)
             if not self.channel.put(outgoing, now):
                 self.custody.unsent(outgoing)
-        for packet, neighbour in over:
-            if neighbour is not None:
-                self.links.lost(neighbour)
+        for packet in over:
             self._recent.pop(packet.encode(), None)  # its sender may try again

@@ -58,7 +58,8 @@ def escape(text: str) -> str:
 def picture(survey: Survey) -> str:
     """The SVG text of a survey."""
     walked = list(survey.walk())
-    unusual = max(LOSS_SHOWN, LOSS_UNUSUAL * (survey.usual_loss or 0.0))
+    usual = survey.usual_loss or 0.0
+    unusual = max(LOSS_SHOWN, min(LOSS_UNUSUAL * usual, (1 + usual) / 2))
     labels = {node.eui48: _label(node, unusual) for _, node in walked}
     width = _width([(depth, labels[node.eui48]) for depth, node in walked], survey)
     head, top = _head(survey, width)

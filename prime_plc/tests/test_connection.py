@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prime_plc.connection import ASKED_S_MAX, Connection
+from prime_plc.connection import ASKED_S_MAX, COPY_S, Connection
 from prime_plc.settings import MacSettings
 from prime_plc.subheader import ArqHeader, SarHeader, SarType
 from shared.errors import DecodeError
@@ -184,18 +184,53 @@ def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
     assert receiver.receive(repeated, 1.1)[0] == [b"\x01", b"\x02"]
 
 
+def numbered(number: int, text: str = "") -> bytes:
+    """A whole SDU in the packet of a number."""
+    return segment(number % 64, SarType.FIRST, 0, (text or str(number)).encode())
+
+
 @pytest.mark.parametrize("late", [34, 50, 63])
-def test_a_copy_from_a_turn_of_the_numbers_ago_is_not_early(late: int) -> None:
-    """It is not delivered when its number's turn comes, and the true packet is; SDUs that are all the same go on."""
+@pytest.mark.parametrize("hops", [2, 1])
+def test_a_copy_from_a_turn_of_the_numbers_ago_is_not_early(late: int, hops: int) -> None:
+    """It is not delivered when its number's turn comes, and the true packet is, also where the way has become shorter
+    meanwhile; SDUs that are all the same go on."""
     end = Connection(SETTINGS, hops=2)
-    packets = [segment(number % 64, SarType.FIRST, 0, b"%d" % number) for number in range(100)]
     for number in range(late):
-        assert end.receive(packets[number], 0.1 * number)[0] == [b"%d" % number]
-    assert end.receive(packets[0], 0.1 * late)[0] == []
+        assert end.receive(numbered(number), number)[0] == [b"%d" % number]
+    end.moved(hops)
+    assert end.receive(numbered(0), late)[0] == []
     for number in range(late, 100):
-        assert end.receive(packets[number], 0.1 * number)[0] == [b"%d" % number]
-    same = [end.receive(segment(number % 64, SarType.FIRST, 0, b"same"), 11.0)[0] for number in range(100, 300)]
+        assert end.receive(numbered(number), number)[0] == [b"%d" % number]
+    same = [end.receive(numbered(number, "same"), 101.0)[0] for number in range(100, 300)]
     assert same == [[b"same"]] * 200
+
+
+@pytest.mark.parametrize(
+    ("hops", "text", "wait_s", "kept"),
+    [(2, "", 0.0, True), (2, "same", 0.0, False), (2, "same", COPY_S, True), (1, "same", 0.0, True)],
+    ids=["another", "copy", "after its time", "near"],
+)
+def test_what_is_early_and_no_copy_is_kept(hops: int, text: str, wait_s: float, *, kept: bool) -> None:
+    """A packet with other content, one that comes when no copy can be under way any more, and any over one hop, where
+    nobody else repeats."""
+    end = Connection(SETTINGS, hops)
+    for number in range(64):
+        assert end.receive(numbered(number, text), 0.0)[0] != []
+    assert end.receive(numbered(65, text), wait_s)[0] == []
+    assert len(end.receive(numbered(64, text), wait_s)[0]) == 1 + kept
+
+
+@given(st.integers(0, 2**32))
+def test_copies_and_disorder_change_nothing(seed: int) -> None:
+    """Early packets and copies up to 63 late, as they come."""
+    draw, end, out, now = random.Random(seed), Connection(SETTINGS, hops=2), list[bytes](), 0.0
+    while len(out) < 200:
+        now += 0.05
+        next_ = len(out)
+        copies = [next_ - draw.randrange(1, 64)] if next_ > 64 else []
+        early = [next_ + draw.randrange(30) for _ in range(2)]
+        out += end.receive(numbered(draw.choice([next_, *early, *copies])), now)[0]
+    assert out == [b"%d" % number for number in range(len(out))]
 
 
 def test_garbage_changes_nothing() -> None:

@@ -285,7 +285,7 @@ def test_a_neighbours_word_ends_a_repetition_and_nothing_else() -> None:
     first = Outgoing(2, False, 2, -1, [packet], keep=Keep.ONWARD)
     custody.sent(first, 0.02, 0.0)
     assert not custody.taken(-1, 0.1)
-    (again,), _ = custody.due(5.0, crowded=False)
+    (again,), _, _ = custody.due(5.0, crowded=False)
     custody.sent(again, 0.02, 5.0)
     assert not custody.taken(3, 5.1)
     assert not custody.taken(-1, 9.0)
@@ -366,7 +366,7 @@ def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_b
     for where in ("waiting", "with the modem"):
         outgoing = _onward(7)
         custody.sent(outgoing, 0.02, 0.0)
-        (again,), _ = custody.due(100.0, crowded=False)
+        (again,), _, _ = custody.due(100.0, crowded=False)
         assert transmitter.channel.put(again, 100.0)
         assert len(custody) == 1
         relayed = GenericPdu(downlink=False, level=1, packets=tuple(outgoing.packets))
@@ -511,7 +511,7 @@ def test_a_newer_acknowledgement_takes_the_place_of_an_older_one() -> None:
     for number in (5, 6):
         custody.sent(Outgoing(2, True, 0, 3, list(data_of_five(0, number, b"").packets), keep=Keep.ONWARD), 0.02, 0.0)
     assert len(custody) == 1
-    (again,), over = custody.due(10.0, crowded=False)
+    (again,), over, _ = custody.due(10.0, crowded=False)
     assert (tuple(again.packets), over) == (data_of_five(0, 6, b"").packets, [])
     custody.sent(Outgoing(2, True, 0, 3, list(data_of_five(0, 7, b"").packets), keep=Keep.ONWARD), 0.02, 10.0)
     assert again.needless

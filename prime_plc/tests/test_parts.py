@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from prime_plc.agenda import Agenda
 from prime_plc.calls import CallsHeard
-from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, PRIORITY_ANSWER, ChannelAccess, Keep, Outgoing
+from prime_plc.channel import BYTE_S, MESSAGE_BYTES, POLL_S, ChannelAccess, Given, Keep, Outgoing
 from prime_plc.control import Capabilities, Con, ControlType, Mul, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, sign
 from prime_plc.downlink import Downlink
 from prime_plc.frame_clock import FrameClock
 from prime_plc.groups import Groups
 from prime_plc.links import BAD_HOP_COST, HOP_COST, Links
-from prime_plc.modem_host import FrameReceived, TransmitFrame
+from prime_plc.modem_host import FrameReceived, TransmitConfirmed, TransmitFrame
 from prime_plc.modem_messages import TransmitResult
 from prime_plc.pdu import LNID_BROADCAST, LNID_MULTICAST, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.phy import PDU_BYTES_MAX, SYMBOL_S, Scheme
@@ -236,6 +236,10 @@ def test_a_switch_that_takes_nobody_in_leaves_room_for_the_next_best() -> None:
                 assert best.beacon.sid == 20
         waits.append(now - since_s)
     assert waits == [90.0, 180.0, 360.0, 720.0, 1440.0, 1800.0, 1800.0, 1800.0]
+    for _ in range(2000):  # a month of it
+        beacons.not_moved(SNA, 20, now)
+        now += SETTINGS.ear_memory_s
+    assert other() == 20
     now += SETTINGS.ear_memory_s + 1.0
     assert other() == 20
     beacons.not_moved(SNA, 20, now)
@@ -359,14 +363,14 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     assert custody.answered(data(0, ack=3, body=b""), 1.1, downlink=True) == []
     assert custody.answered(data(0, ack=4, body=b""), 1.1, downlink=True) == [-1]
     custody.sent(onward, 0.02, 2.0)
-    (again,), over = custody.due(4.0, crowded=False)
+    (again,), over, _ = custody.due(4.0, crowded=False)
     assert (again.packets, again.tries, over) == ([data(1)], 1, [])
     for tries in range(2, SETTINGS.hop_repeats_max + 1):
         custody.sent(again, 0.02, 20.0 * tries)
-        (again,), over = custody.due(20.0 * tries + 15.0, crowded=False)
+        (again,), over, _ = custody.due(20.0 * tries + 15.0, crowded=False)
         assert (again.packets, again.tries, over) == ([data(1)], tries, [])
     custody.sent(again, 0.02, 100.0)
-    assert custody.due(115.0, crowded=False) == ([], [(data(1), -1)])
+    assert custody.due(115.0, crowded=False) == ([], [data(1)], [-1])
     assert len(custody) == 0
 
 
@@ -376,7 +380,7 @@ def test_packets_that_left_in_one_frame_move_with_their_node_once() -> None:
     custody = Custody(SETTINGS, random.Random(1))
     custody.sent(Outgoing(2, False, 2, -1, [data(1), data(2)], keep=Keep.ONWARD), 0.02, 0.0)
     custody.shift(-2)
-    again, _ = custody.due(10.0, crowded=False)
+    again, _, _ = custody.due(10.0, crowded=False)
     assert [(one.level, one.packets) for one in again] == [(0, [data(1)]), (0, [data(2)])]
 
 
@@ -401,7 +405,7 @@ def test_what_ends_an_exchange_is_said_twice_at_its_last_hop(ctype: ControlType)
         custody.sent(Outgoing(2, False, 0, -1, [data(number)], keep=Keep.LAST), 0.02, -100.0)
         custody.due(-50.0, crowded=True)
     custody.sent(Outgoing(1, False, 0, -1, [word], keep=Keep.LAST), 0.02, 0.0)
-    (again,), over = custody.due(3.0, crowded=False)
+    (again,), over, _ = custody.due(3.0, crowded=False)
     assert (again.packets, over) == ([word], [])
     custody.sent(again, 0.02, 3.0)
     assert len(custody) == 0
@@ -495,7 +499,7 @@ def test_an_acknowledgement_is_said_twice_below_a_switch() -> None:
     assert (link.losses, custody.given_up) == (0, given_up), "a crowded line says it once"
     transmitter.channel.clear()
     assert sent(below, 500.0) == 1
-    (again,), over = custody.due(505.0, crowded=False)
+    (again,), over, _ = custody.due(505.0, crowded=False)
     assert (again.packets, over) == ([below], [])
     custody.sent(again, 0.02, 505.0)
     assert len(custody) == 0
@@ -542,7 +546,7 @@ def test_a_neighbour_that_names_what_it_has_ends_that_and_nothing_else() -> None
     assert not custody.taken(-1, 0.1)
     assert custody.signed((sign(data(3).encode()),), 0.1) == []
     assert custody.signed((sign(packets[1].encode()),), 0.1) == [-1]
-    (again,), _ = custody.due(60.0, crowded=False)
+    (again,), _, _ = custody.due(60.0, crowded=False)
     assert again.packets == packets[:1]
 
 
@@ -607,15 +611,15 @@ def test_the_most_urgent_frame_goes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("priority", "rows", "least_s", "most_s"), [(1, 4, 0.9, 4.0), (PRIORITY_ANSWER, 12, 0.6, 1.8)], ids=["call", "ack"]
+    ("answers", "rows", "least_s", "most_s"), [(False, 4, 0.9, 4.0), (True, 12, 0.6, 1.8)], ids=["call", "ack"]
 )
 def test_a_line_that_is_always_busy_is_given_up_with_rests_between(
-    priority: int, rows: int, least_s: float, most_s: float
+    rows: int, least_s: float, most_s: float, *, answers: bool
 ) -> None:
     """Rows of five attempts with a rest of part of a frame after each; then the frame is dropped and counted. An
     acknowledgement, for which somebody waits, tries three times as often in half of the time."""
     access = channel()
-    access.put(Outgoing(priority, finished=b"\x10call"), 0.1)
+    access.put(Outgoing(1, finished=b"\x10call", answers=answers), 0.1)
     now, attempts, ended = 0.1, 0, None
     while ended is None:
         frame, now = take(access, now)
@@ -628,22 +632,60 @@ def test_a_line_that_is_always_busy_is_given_up_with_rests_between(
 
 def test_an_acknowledgement_does_not_stand_back_for_whoever_says_more() -> None:
     """Its backoff grows with two attempts alone, and not with repetitions; on air it bears the priority of data."""
-    data_, answer = Outgoing(2, packets=[data(1)]), Outgoing(PRIORITY_ANSWER, packets=[data(1, body=b"")], tries=2)
+    data_, answer = Outgoing(2, packets=[data(1)]), Outgoing(2, packets=[data(1, body=b"")], tries=2, answers=True)
     found = []
     for attempts in range(5):
         data_.attempts = answer.attempts = attempts
         found.append((data_.backoff_symbols, answer.backoff_symbols))
     assert found == [(5, 2), (9, 3), (17, 5), (33, 5), (65, 5)]
+    urgent = Packet(False, 0, False, 256, 3, 5, b"no header that ARQ has")
+    to_all = data(4, body=b"", sid=4)
+    transmitter = street_end()
+    for key, packet in ((1, data(1, sid=1)), (2, data(2, body=b"", sid=2)), (3, urgent), (None, to_all)):
+        transmitter.send([packet], key, 0.1, downlink=True, level=0, keep=Keep.ONWARD)
+    now, sent = 0.1, []
+    for _ in range(4):
+        frame, now = take(transmitter.channel, now)
+        pdu = decode_pdu(frame.pdu, SNA)
+        assert isinstance(pdu, GenericPdu)
+        sent += [(packet.sid, packet.priority) for packet in pdu.packets]
+        transmitter.channel.confirmed(frame.buffer, TransmitResult.SUCCESS, now + 0.1)
+    assert sent == [(2, 2), (3, 0), (1, 2), (4, 2)]
+
+
+def street_end() -> Transmitter:
+    """Between a role and its modem, with a frame to send in."""
     transmitter = Transmitter(SETTINGS, MODEM, random.Random(1))
     transmitter.clock.beacon(0.0, 0, 1, 0, 0)
     transmitter.channel.sna = SNA
-    for number, body in ((1, b"\x00x"), (2, b"")):
-        packet = data(number, body=body, sid=number)
-        transmitter.send([packet], number, 0.1, downlink=True, level=0, keep=Keep.ONWARD)
-    frame, _ = take(transmitter.channel, 0.1)
+    return transmitter
+
+
+def test_data_that_have_joined_an_acknowledgement_are_repeated_as_data() -> None:
+    """Together they leave as the acknowledgement would; what is lost of them is said again as what it is. The frame is
+    counted once, whatever becomes of its packets."""
+    transmitter = street_end()
+    transmitter.links.heard(7, 20.0, 0.0)
+    for packet in (data(1, body=b""), data(2), data(3)):
+        transmitter.send([packet], 7, 0.1, downlink=True, level=0, keep=Keep.ONWARD)
+    frame, now = take(transmitter.channel, 0.1)
     pdu = decode_pdu(frame.pdu, SNA)
     assert isinstance(pdu, GenericPdu)
-    assert [(packet.sid, packet.priority) for packet in pdu.packets] == [(2, 2)]
+    assert len(pdu.packets) == 3
+    confirmed = TransmitConfirmed(frame.buffer, TransmitResult.SUCCESS)
+    assert transmitter.confirmed(confirmed, now) is Given.SENT
+    again, over, lost = transmitter.custody.due(now + 10.0, crowded=False)
+    assert [(one.answers, one.backoff_symbols) for one in again] == [(True, 2), (False, 9), (False, 9)]
+    assert (over, lost) == ([], [7])
+
+
+def test_of_two_acknowledgements_in_one_frame_the_newer_one_counts() -> None:
+    """One that has rested leaves behind a newer one: the older one is what is not repeated."""
+    custody = Custody(SETTINGS, random.Random(1))
+    older, newer = data(1, ack=5, body=b""), data(1, ack=9, body=b"")
+    custody.sent(Outgoing(2, True, 0, 7, [newer, older], keep=Keep.ONWARD, answers=True), 0.02, 0.0)
+    again, _, _ = custody.due(10.0, crowded=False)
+    assert newer in [packet for one in again for packet in one.packets]
 
 
 def test_memberships_below_a_switch_have_a_limit_and_leave_nothing_behind() -> None:

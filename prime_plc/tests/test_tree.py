@@ -328,7 +328,7 @@ def test_a_switch_without_nodes_is_demoted() -> None:
 def test_where_slots_run_short_whoever_beacons_most_often_gives_half_of_its_beacons_away() -> None:
     """Six switches in one slot: the first one beacons every fourth frame until the others need that, no tree is lost
     for it, and no two are of different mind. A word that is not answered changes nothing."""
-    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2, beacon_frequency=2))
+    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2))
     ether.lose = lambda _sender, _receiver, pdu: halves_its_beacons(pdu)
     up(ether, 7)
 
@@ -354,7 +354,7 @@ def test_where_slots_run_short_whoever_beacons_most_often_gives_half_of_its_beac
 
 def test_an_acknowledgement_of_the_slot_before_frees_nothing() -> None:
     """It is said twice where signs are missed, and the base repeats its word: what comes late is of the whole slot."""
-    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2, beacon_frequency=2))
+    ether = Ether(chain(), seed=6, settings=MacSettings(beacon_slots_max=2))
     up(ether, 2)
     base, node = ether.base(), ether.base().nodes[eui(1)]
     assert node.lsid is not None
