@@ -115,7 +115,6 @@ class Outgoing:
         finished: bytes of a PDU that is not generic (a call for a switch).
         keep: what shows that the next hop has it.
         tries: repetitions of the hop so far.
-        noted: what became of the frame is counted, whatever becomes of the other packets in it.
         needless: the next hop has shown meanwhile that it has the packet; whoever finds this at the head drops it.
         asks: for an acknowledgement while more of its stream follows: the line is left free for that.
         alone: nothing joins it: it is passed on for somebody who forbids that (NAD), or is a node's own control packet.
@@ -139,7 +138,6 @@ class Outgoing:
     asks: bool = False
     alone: bool = False
     answers: bool = False
-    noted: bool = False
 
     def __lt__(self, other: Outgoing) -> bool:
         return (not self.answers, self.priority, self.order) < (not other.answers, other.priority, other.order)

@@ -218,7 +218,8 @@ class Custody:
                 self._delay_s += error_s / 8
                 self._spread_s += (abs(error_s) - self._spread_s) / 4
             self._deadlines.set(body, None)
-            neighbours += self._neighbour_of(kept.outgoing)
+            if kept.outgoing.neighbour is not None:
+                neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
     def _note_said(self, key: tuple[int | None, bytes], now: float) -> None:
@@ -249,8 +250,9 @@ class Custody:
             self._missed += (missed - self._missed) / SIGN_MEMORY
 
     def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Packet], list[int]]:
-        """Packets to repeat now, those given up (all when the channel is crowded), and the neighbour that took nothing
-        of a frame, once for each."""
+        """Packets to repeat now, those given up (all when the channel is crowded), and for each the neighbour that has
+        not taken it. Packets of one frame count one by one, taken or not: frames counted once, a street with a report
+        every 48 s delivered less (measured)."""
         again: list[Outgoing] = []
         over: list[Packet] = []
         lost: list[int] = []
@@ -259,7 +261,7 @@ class Custody:
             old = kept.outgoing
             if not (old.keep is Keep.LAST and is_last_word(kept.packet, downlink=old.downlink)):
                 self._count(kept.packet, missed=True)
-                lost += self._neighbour_of(old)
+                lost += [] if old.neighbour is None else [old.neighbour]
             elif crowded:  # said once, as where no sign is missed: that gives nothing up
                 continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
@@ -275,14 +277,6 @@ class Custody:
             self._again[body] = _Kept(repetition, kept.packet, now)
             again.append(repetition)
         return again, over, lost
-
-    @staticmethod
-    def _neighbour_of(outgoing: Outgoing) -> list[int]:
-        """The neighbour that took a frame or did not, if that is not counted yet: several packets may be in one."""
-        if outgoing.noted or outgoing.neighbour is None:
-            return []
-        outgoing.noted = True
-        return [outgoing.neighbour]
 
     def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
         """We hang so many levels deeper now; what is from an address that we have left is dropped."""

@@ -662,8 +662,7 @@ def street_end() -> Transmitter:
 
 
 def test_data_that_have_joined_an_acknowledgement_are_repeated_as_data() -> None:
-    """Together they leave as the acknowledgement would; what is lost of them is said again as what it is. The frame is
-    counted once, whatever becomes of its packets."""
+    """Together they leave as the acknowledgement would; what is lost of them is said again as what it is."""
     transmitter = street_end()
     transmitter.links.heard(7, 20.0, 0.0)
     for packet in (data(1, body=b""), data(2), data(3)):
@@ -676,7 +675,7 @@ def test_data_that_have_joined_an_acknowledgement_are_repeated_as_data() -> None
     assert transmitter.confirmed(confirmed, now) is Given.SENT
     again, over, lost = transmitter.custody.due(now + 10.0, crowded=False)
     assert [(one.answers, one.backoff_symbols) for one in again] == [(True, 2), (False, 9), (False, 9)]
-    assert (over, lost) == ([], [7])
+    assert (over, lost) == ([], [7, 7, 7])
 
 
 def test_of_two_acknowledgements_in_one_frame_the_newer_one_counts() -> None:
