@@ -303,16 +303,22 @@ def sign(body: bytes) -> int:
     return zlib.crc32(body) & 0xFFFF
 
 
-def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
-    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
-    middle of a burst not at once."""
+def _arq(packet: Packet) -> tuple[ArqHeader, bool] | None:
+    """ARQ header of a data packet, and whether something follows it; None if it has none."""
     if packet.control:
-        return False
+        return None
     try:
         header, used = ArqHeader.decode(packet.payload)
     except DecodeError:
-        return False
-    return len(packet.payload) > used and (header.flush or not at_once)
+        return None
+    return header, len(packet.payload) > used
+
+
+def expects_acknowledgement(packet: Packet, *, at_once: bool = False) -> bool:
+    """Whether an ARQ data packet carries something that will be acknowledged, and not an acknowledgement only; in the
+    middle of a burst not at once."""
+    arq = _arq(packet)
+    return arq is not None and arq[1] and (arq[0].flush or not at_once)
 
 
 def is_acknowledgement(packet: Packet) -> bool:
@@ -322,36 +328,24 @@ def is_acknowledgement(packet: Packet) -> bool:
 
 def only_acknowledges(packet: Packet) -> bool:
     """Whether a packet is an ARQ acknowledgement and nothing else."""
-    if packet.control:
-        return False
-    try:
-        header, used = ArqHeader.decode(packet.payload)
-    except DecodeError:
-        return False
-    return header.ack is not None and len(packet.payload) == used
+    arq = _arq(packet)
+    return arq is not None and not arq[1] and arq[0].ack is not None
 
 
 def is_newer(one: Packet, other: Packet) -> bool:
     """Whether an acknowledgement covers more than another one of its connection."""
-    try:
-        mine, its = ArqHeader.decode(one.payload)[0].ack, ArqHeader.decode(other.payload)[0].ack
-    except DecodeError:
+    mine, its = _arq(one), _arq(other)
+    if mine is None or its is None or mine[0].ack is None or its[0].ack is None:
         return False
-    return mine is not None and its is not None and 0 < (mine - its) % 64 <= 32
+    return 0 < (mine[0].ack - its[0].ack) % 64 <= 32
 
 
 def acknowledges(answer: Packet, packet: Packet) -> bool:
     """Whether an ARQ packet acknowledges one of the other direction that carries something."""
-    if not expects_acknowledgement(packet):
+    said, mine = _arq(answer), _arq(packet)
+    if said is None or mine is None or not mine[1]:
         return False
-    try:
-        header, _ = ArqHeader.decode(answer.payload)
-        mine, _ = ArqHeader.decode(packet.payload)
-    except DecodeError:
-        return False
-    if header.ack is None or answer.lnid != packet.lnid:
-        return False
-    return covers(header.ack, mine.packet_id)
+    return said[0].ack is not None and answer.lnid == packet.lnid and covers(said[0].ack, mine[0].packet_id)
 
 
 def covers(ack: int, number: int) -> bool:
