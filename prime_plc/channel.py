@@ -4,10 +4,9 @@ Backoff of a frame of priority P at its n-th attempt: uniform in 0 .. min(2**(P+
 symbols (recalled from PRIME 1.3.6); of acknowledgements less (`ANSWER_GROWTH_MAX`, ours). Carrier sensing is the
 modem's: it looks at the line when it begins to emit, and answers "busy", which costs one attempt. The several senses
 3 ms apart of the specification (their number is not established) would cost a round trip on the serial port each and
-are left out.
-A frame is handed over when its backoff has ended, for emission at once: absolute scheduling needs more lead than the
-backoff is long. While a frame of ours is on air, and when the next chance is in the next frame, it is handed over ahead
-for its instant, so that the serial port is no bottleneck.
+are left out. A frame is handed over when its backoff has ended, for emission at once: absolute scheduling needs more
+lead than the backoff is long. While a frame of ours is on air, and when the next chance is in the next frame, it is
+handed over ahead for its instant, so that the serial port is no bottleneck.
 
 A stream (frames of one connection, one after the other) keeps the line as busy as the rules allow: the backoff of each
 counts from the end of the one before, is not drawn again when that is confirmed, and what has to wait for the next

@@ -337,7 +337,7 @@ def is_newer(one: Packet, other: Packet) -> bool:
     mine, its = _arq(one), _arq(other)
     if mine is None or its is None or mine[0].ack is None or its[0].ack is None:
         return False
-    return 0 < (mine[0].ack - its[0].ack) % 64 <= 32
+    return covers(mine[0].ack, its[0].ack)
 
 
 def acknowledges(answer: Packet, packet: Packet) -> bool:

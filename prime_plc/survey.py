@@ -35,8 +35,8 @@ class LinkSeen:
         snr_db: signal of the other end's frames [dB].
         scheme: modulation of data sent there.
         heard: frames of the other end that came in.
-        delivered, lost: frames to the other end that it was heard passing on or acknowledging, and that it was not and
-            that were sent again; only frames whose fate can be seen are counted.
+        delivered, lost: packets to the other end that it was heard passing on or acknowledging, and that it was not and
+            that were sent again; only those whose fate can be seen are counted, each of a frame by itself.
     """
 
     snr_db: float
@@ -47,7 +47,7 @@ class LinkSeen:
 
     @property
     def loss(self) -> float | None:
-        """Share of frames to the other end that were lost; None if they were too few to say."""
+        """Share of packets to the other end that were lost; None if they were too few to say."""
         sent = self.delivered + self.lost
         return self.lost / sent if sent >= LINK_FRAMES_MIN else None
 
@@ -176,7 +176,7 @@ class Survey:
     def loss_words(self) -> str:
         """What a link loses here, in one line; empty if that is not known."""
         usual = self.usual_loss
-        return f"a usual link loses {100 * usual:.1f} % of its frames" if usual else ""
+        return f"a usual link loses {100 * usual:.1f} % of its packets" if usual else ""
 
     def headline(self) -> str:
         """The subnetwork in one line."""

@@ -91,7 +91,7 @@ def test_what_every_link_loses_marks_none(usual: int, marked: list[str], summary
     links |= {f"00:00:00:00:01:{at:02X}": LinkSeen(20.0, "DQPSK", 99, 85, lost) for at, lost in enumerate([15, 27, 27])}
     full = Survey.of(summary | {"nodes": dict.fromkeys(links, node)}).with_links(links, {})
     drawn = picture(full)
-    assert f"a usual link loses {100 * usual / (90 + usual):.1f} % of its frames" in full.table()
+    assert f"a usual link loses {100 * usual / (90 + usual):.1f} % of its packets" in full.table()
     told = re.findall(r'class="(bad|quiet)"[^>]*>([^<]*lost[^<]*)<', drawn)
     assert sorted(text.split("lost ")[1][:2] for kind, text in told if kind == "bad") == sorted(marked)
     assert len(told) == len(links)
