@@ -90,6 +90,7 @@ _ABOVE: Final = Whence.ABOVE
 _BELOW: Final = Whence.BELOW
 _ONWARD: Final = Whence.ONWARD
 _ELSEWHERE: Final = Whence.ELSEWHERE
+_SAME: Final = Turn()
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +377,19 @@ class ServiceNode:
         uplink = self._uplink
         if heard is None or item.pdu[1] != uplink.sid or item.pdu[6:12] != uplink.sna:
             return None
-        return self._turn(self._place.beacon(item, heard.beacon, now), now)
+        following = self._place.following
+        by_s, certain = following.by_s, following.doubted_s is None
+        turn = self._place.beacon(item, heard.beacon, now)
+        if turn == _SAME and certain and following.by_s >= by_s and self._idle:
+            return None  # as most often: nothing to send, and no deadline that has come nearer
+        return self._turn(turn, now)
+
+    @property
+    def _idle(self) -> bool:
+        """Whether there is nothing of ours, or of others, to send or to wait for."""
+        connection = self.llc.connection
+        waiting = self.switching.lsid is not None or self.transmitter.wake_at is not None
+        return not waiting and (connection is None or connection.idle)
 
     def _hear_call(self, item: FrameReceived, now: float) -> list[Output] | None:
         call = self._ear.call(item.pdu)

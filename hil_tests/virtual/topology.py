@@ -182,6 +182,13 @@ class _Graph:
         for place in plan.places.values():
             self._around.setdefault(place.bus, [])
             self._houses[place.bus] = self._houses.get(place.bus, 0) + 1
+        self._passed: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+
+    def _passing(self, bus: str, before: str) -> list[tuple[str, float, float]]:
+        """To all around, for who comes from ``before``: where to, what passing takes, and the cable there [dB]."""
+        sides_db = self._settings.tap_db * self._houses.get(bus, 0)
+        sides_db += sum(self._side_db(side) for side, _ in self._around[bus] if side != before)
+        return [(other, sides_db - self._side_db(other), metres_db) for other, metres_db in self._around[bus]]
 
     def _side_db(self, bus: str) -> float:
         """What a bus beside the way takes: the end of a service line a tap, a cable its share of a joint."""
@@ -197,11 +204,12 @@ class _Graph:
             if bus in found:
                 continue
             found[bus] = cable_db, total_db - cable_db
-            sides_db = self._settings.tap_db * self._houses.get(bus, 0)
-            sides_db += sum(self._side_db(side) for side, _ in self._around[bus] if side != before)
-            for other, metres_db in self._around[bus]:
+            passing = self._passed.get((bus, before))
+            if passing is None:  # the same from wherever the way began
+                passing = self._passed[bus, before] = self._passing(bus, before)
+            for other, side_db, metres_db in passing:
                 if other not in found:
-                    passing_db = 0.0 if bus == start else sides_db - self._side_db(other)
+                    passing_db = 0.0 if bus == start else side_db
                     heapq.heappush(queue, (total_db + passing_db + metres_db, other, bus, cable_db + metres_db))
         return found
 
