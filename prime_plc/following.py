@@ -34,6 +34,7 @@ class Following:
         by_s: when its silence has lasted too long [s].
         since_s: when it was chosen, or another one was tried in vain [s].
         doubted_s: since when it says that it has no way to the base [s]; None if it does not.
+        calls: for a better one since it was chosen.
     """
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter, switching: Switching) -> None:
@@ -51,6 +52,7 @@ class Following:
         self.by_s = 0.0
         self.doubted_s: float | None = None
         self.since_s = 0.0
+        self.calls = 0
         self._beacon_s = 0.0
         self._silence_s = 0.0
         self._silent_s = 0.0
@@ -69,6 +71,7 @@ class Following:
         often = now - self._begun_s < settings.weak_stay_s_max
         self._stay_s = min(settings.weak_stay_s_max, 2 * self._stay_s) if often else settings.weak_stay_s
         self._begun_s = self.since_s = self._beacon_s = now
+        self.calls = 0
         self._expect(beacon, now)
 
     def beacon(self, item: FrameReceived, beacon: Beacon, now: float) -> None:
@@ -105,14 +108,17 @@ class Following:
         return now >= self._silent_s
 
     def weak(self, now: float) -> bool:
-        """Whether its signal here, or ours there, is hardly enough, and has had some time to become better."""
-        link = self._transmitter.links.get(PARENT)
-        if link is None or now - self.since_s <= self._stay_s:
+        """Whether its signal here, or ours there, is hardly enough, and has had some time to become better, or a better
+        one was called for."""
+        terminal = self._switching.lsid is None
+        if now - self.since_s <= self._stay_s and not (terminal and self.calls):
             return False
         settings = self._settings
-        if self._switching.lsid is not None:
-            return self.hardly(now)
-        return self._below(settings.weak_snr_db, settings.weak_ear_db, now)
+        return self._below(settings.weak_snr_db, settings.weak_ear_db, now) if terminal else self.hardly(now)
+
+    def poor(self, now: float) -> bool:
+        """Whether it would do for a terminal, but a tree should not hang on it."""
+        return self._below(self._settings.join_snr_db, self._settings.trunk_ear_db, now)
 
     def hardly(self, now: float) -> bool:
         """Whether it is so weak that a longer way is better."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from prime_plc.control import Alv, ControlType, Reg
 from prime_plc.enrolment import Asking, Enrolment
@@ -50,6 +51,10 @@ class Turn:
     fate: Fate = Fate.SAME
     said: tuple[Output, ...] = ()
     goodbye: bytes = b""
+
+
+UNCHANGED: Final = Turn()
+"""What nearly every beacon comes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,7 @@ class Place:
         """The answer to our request, if it is for us."""
         uplink = self._uplink
         if reg.eui48 != self._enrolment.eui48:
-            return Turn()
+            return UNCHANGED
         if reg.negative:
             self._avoid(uplink.sid, now)
             return Turn(Fate.NOWHERE, (Happened("registration rejected", format_eui48(uplink.sna)),))
@@ -187,14 +192,14 @@ class Place:
         if doubted and following.doubted_s is None:
             self._llc.hurry(now)
         if not self._free:
-            return Turn()
+            return UNCHANGED
         return self._leave(self._leaving.weakness(now) or self._leaving.detour(now), now)
 
     def again(self, reg: Reg, lnid: int, now: float) -> Turn:
         """The base answers once more: our acknowledgement was lost, or it has made a new entry for us and means that
         from now on."""
         if reg.eui48 != self._enrolment.eui48:
-            return Turn()
+            return UNCHANGED
         outputs: list[Output] = []
         if lnid != self._uplink.lnid:
             outputs += self._switching.stop("registered anew")
@@ -220,7 +225,7 @@ class Place:
         """Repeat what waits for its answer, or give up."""
         enrolment, settings = self._enrolment, self._settings
         if enrolment.retry_at is None or now < enrolment.retry_at:
-            return Turn()
+            return UNCHANGED
         enrolment.retry_at = None
         if enrolment.asking is Asking.TO_LEAVE:
             if enrolment.repeats > settings.control_repeats_max:
@@ -235,7 +240,7 @@ class Place:
                 self._avoid(self._uplink.sid, now)
                 return self._lost("no answer to the registration", now)
         enrolment.again(now)
-        return Turn()
+        return UNCHANGED
 
     # ---- changed -----------------------------------------------------------------------------------------------------
 
@@ -243,7 +248,7 @@ class Place:
         """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
         and whoever is below us. Without another one in this network the network is lost."""
         if leave is None:
-            return Turn()
+            return UNCHANGED
         if leave.to is None or not self._free or leave.to.pdu[6:12] != self._uplink.sna:
             return self._lost(leave.reason, now)
         self._enrolment.move(leave.to, now)
@@ -252,11 +257,24 @@ class Place:
     def unheard(self, now: float) -> Turn:
         """The switch above hears us too badly: go to another one, or call for one (ours)."""
         if not self._free:
-            return Turn()
+            return UNCHANGED
         leave = self._leaving.deafness(now)
         if leave is None:
-            self._transmitter.call(PromotionNeeded(self._uplink.sna, self._enrolment.eui48).encode(), now)
+            self._call(now)
         return self._leave(leave, now)
+
+    def calls_first(self, now: float) -> bool:
+        """Whether our own way is so weak that we call for a better one, some times, before we offer ourselves as a
+        switch: a whole tree would hang on it, and who has a place does not call any more (ours)."""
+        first = self.following.calls < self._settings.promotion_calls_first and self.following.poor(now)
+        if first:
+            self.following.calls += 1
+            self._call(now)
+        return first
+
+    def _call(self, now: float) -> None:
+        """For a switch that we would rather hang on."""
+        self._transmitter.call(PromotionNeeded(self._uplink.sna, self._enrolment.eui48).encode(), now)
 
     def _not_moved(self, why: str, now: float) -> Turn:
         """It does not answer, or refuses: stay, and if there is nothing to stay with look for the next one."""
@@ -296,7 +314,7 @@ class Place:
         if not self._registered:
             return self.left()
         self._enrolment.leave(now)
-        return Turn()
+        return UNCHANGED
 
     def left(self) -> Turn:
         """It is given up."""
@@ -307,7 +325,7 @@ class Place:
     def unregistered(self, reg: Reg, lnid: int, now: float) -> Turn:
         """The base ends the registration, or says that we have."""
         if lnid != self._uplink.lnid:
-            return Turn()
+            return UNCHANGED
         if self._enrolment.asking is Asking.TO_LEAVE:
             return self.left()
         # A base that does not know us sends zeros and wants no answer.

@@ -56,7 +56,7 @@ from prime_plc.pdu import (
     glance,
 )
 from prime_plc.phy import PhyMode
-from prime_plc.place import Fate, Holdings, Place, Turn
+from prime_plc.place import UNCHANGED, Fate, Holdings, Place, Turn
 from prime_plc.role import ControlT, Input, Output, refused
 from prime_plc.sap import ChangeGroup, Happened, SendData, Want, Wish
 from prime_plc.search import BeaconsHeard, Heard
@@ -90,7 +90,6 @@ _ABOVE: Final = Whence.ABOVE
 _BELOW: Final = Whence.BELOW
 _ONWARD: Final = Whence.ONWARD
 _ELSEWHERE: Final = Whence.ELSEWHERE
-_SAME: Final = Turn()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,7 @@ class ServiceNode:
             return []
         self._candidate.lapse(now)
         asked = self._calls.due(now)
-        if asked is not None and self.parent is not None and self._may_ask:
+        if asked is not None and self.parent is not None and self._may_ask and not self._place.calls_first(now):
             self._candidate.ask(self.parent, *asked, now)
         outputs: list[Output] = []
         more, hopeless = self.llc.wake(now)
@@ -380,7 +379,7 @@ class ServiceNode:
         following = self._place.following
         by_s, certain = following.by_s, following.doubted_s is None
         turn = self._place.beacon(item, heard.beacon, now)
-        if turn == _SAME and certain and following.by_s >= by_s and self._idle:
+        if turn is UNCHANGED and certain and following.by_s >= by_s and self._idle:
             return None  # as most often: nothing to send, and no deadline that has come nearer
         return self._turn(turn, now)
 

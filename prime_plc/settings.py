@@ -111,6 +111,8 @@ class MacSettings:
             more nodes it hears (ours).
         promotion_quality_min: SNR index of a call below which it is ignored at first (ours).
         promotion_ignore_max: weak calls ignored before it asks all the same (recalled, MACMaxPRNIgnore).
+        promotion_calls_first, trunk_ear_db: a terminal that hears its switch weaker than join_snr_db, or hears from it
+            that it is heard weaker than this, calls so often for a better one before it asks (ours).
         promotion_hush_s: after somebody else asked or was promoted (ours).
         promotion_window_s: the base gathers requests this long before it chooses (ours).
         promotion_settle_s: a node that called is looked after this long before another switch is made for it (ours).
@@ -228,6 +230,8 @@ class MacSettings:
     promotion_wait_s: float = 4.0
     promotion_quality_min: int = 4
     promotion_ignore_max: int = 3
+    promotion_calls_first: int = 3
+    trunk_ear_db: float = 11.0
     promotion_hush_s: float = 8.0
     promotion_window_s: float = 1.5
     promotion_settle_s: float = 25.0

@@ -17,7 +17,7 @@ from prime_plc.control import ControlType, Prm, Pro, Reg
 from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.ear import Ear
 from prime_plc.enrolment import CAPABILITIES
-from prime_plc.links import PARENT
+from prime_plc.links import PARENT, quality_index
 from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
 from prime_plc.pdu import LNID_BROADCAST, Beacon, GenericPdu, Packet, PromotionNeeded
 from prime_plc.phy import TICK_S, Scheme
@@ -166,13 +166,19 @@ def test_a_terminal_leaves_a_switch_that_says_it_hears_it_badly(word: int, *, st
     fork.ether.run(10.0)
     node = fork.ether.node(4)
     old = node.sid
-    prm = Packet(False, 1, True, ControlType.PRM, old, node.lnid, Prm(False, False, word).encode())
-    frame = GenericPdu(downlink=True, level=node.level, packets=(prm,)).encode(BASE)
-    fork.ether.put("n4", FrameReceived(frame, Scheme.DBPSK_C, 0, fork.ether.now - 0.02, 0.02, 25.0, 80, precise=True))
+    hear_prm(fork.ether, 4, word)
     fork.ether.run(SETTINGS.beacon_age_s_max)
     assert (node.sid == old) == stays
     assert bool(fork.ether.said("n4", "moved")) != stays
     assert fork.ether.of("n4", LinkDown) == []
+
+
+def hear_prm(ether: Ether, number: int, index: int) -> None:
+    """The switch above says how well it hears a node."""
+    node = ether.node(number)
+    prm = Packet(False, 1, True, ControlType.PRM, node.sid, node.lnid, Prm(False, False, index).encode())
+    frame = GenericPdu(downlink=True, level=node.level, packets=(prm,)).encode(BASE)
+    ether.put(f"n{number}", FrameReceived(frame, Scheme.DBPSK_C, 0, ether.now - 0.02, 0.02, 25.0, 80, precise=True))
 
 
 def test_a_node_that_calls_although_its_reports_come_gets_a_switch() -> None:
@@ -191,6 +197,26 @@ def test_a_node_that_calls_although_its_reports_come_gets_a_switch() -> None:
         ether.run(1.0)
     assert len(ether.of("base", DataReceived)) > 15
     assert ether.node(1).state is State.SWITCH
+
+
+@pytest.mark.parametrize("calls", [SETTINGS.promotion_calls_first, 0])
+def test_who_is_hardly_heard_calls_for_a_switch_before_becoming_one(calls: int) -> None:
+    """The base says that it hears it badly, and a third node calls that nobody else hears: first there is a switch for
+    the one that may become the third node's."""
+    settings = MacSettings(promotion_calls_first=calls)
+    snr = {frozenset(pair): 25.0 for pair in (("base", "n1"), ("base", "n2"), ("n1", "n2"), ("n1", "n3"))}
+    ether = Ether(lambda one, other: snr.get(frozenset((one, other))), settings=settings)
+    ether.add_base()
+    for number in (1, 2):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 300.0)
+    ether.run(20.0)  # who has just registered may have called before
+    hear_prm(ether, 1, quality_index(SETTINGS.trunk_ear_db - 1.0))
+    ether.add_node(3)
+    ether.run_until(ether.connected, 300.0)
+    begun_s = [(at, number) for number in (1, 2) for at in ether.said(f"n{number}", "promoted to switch")]
+    assert [number for _, number in sorted(begun_s)] == ([2, 1] if calls else [1])
+    assert ether.node(3).sid == ether.node(1).switching.lsid
 
 
 def test_a_slot_once_given_is_the_same_when_asked_for_again() -> None:
