@@ -77,9 +77,18 @@ class CallsHeard:
         self._quiet_until_s = now + self._settings.promotion_hush_s
         self.clear()
 
+    def is_due(self, now: float) -> bool:
+        """Whether somebody has waited long enough."""
+        return self.ask_at is not None and now >= self.ask_at
+
+    def wait(self, now: float) -> None:
+        """Ask later, when somebody calls again; those that have called are kept in mind."""
+        self._quiet_until_s = now + self._settings.promotion_hush_s
+        self.ask_at = None
+
     def due(self, now: float) -> tuple[bytes, int] | None:
         """The caller to ask for now, with the quality of its call; the best heard stands for all."""
-        if self.ask_at is None or now < self.ask_at:
+        if not self.is_due(now):
             return None
         self.ask_at = None
         self._expire(now)

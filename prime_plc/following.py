@@ -34,7 +34,7 @@ class Following:
         by_s: when its silence has lasted too long [s].
         since_s: when it was chosen, or another one was tried in vain [s].
         doubted_s: since when it says that it has no way to the base [s]; None if it does not.
-        calls: for a better one since it was chosen.
+        calls: for a better one, before offering ourselves as a switch, since it was chosen.
     """
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter, switching: Switching) -> None:
@@ -108,16 +108,17 @@ class Following:
         return now >= self._silent_s
 
     def weak(self, now: float) -> bool:
-        """Whether its signal here, or ours there, is hardly enough, and has had some time to become better, or a better
-        one was called for."""
+        """Whether its signal here, or ours there, is hardly enough, and has had some time to become better, or another
+        one was called for and none tried in vain."""
         terminal = self._switching.lsid is None
-        if now - self.since_s <= self._stay_s and not (terminal and self.calls):
+        called = terminal and self.calls > 0 and self.since_s <= self._begun_s
+        if now - self.since_s <= self._stay_s and not called:
             return False
         settings = self._settings
         return self._below(settings.weak_snr_db, settings.weak_ear_db, now) if terminal else self.hardly(now)
 
     def poor(self, now: float) -> bool:
-        """Whether it would do for a terminal, but a tree should not hang on it."""
+        """Whether no tree should hang on it, though it may do for a terminal."""
         return self._below(self._settings.join_snr_db, self._settings.trunk_ear_db, now)
 
     def hardly(self, now: float) -> bool:

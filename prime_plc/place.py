@@ -53,8 +53,8 @@ class Turn:
     goodbye: bytes = b""
 
 
-UNCHANGED: Final = Turn()
-"""What nearly every beacon comes to."""
+SAME: Final = Turn()
+"""The place is as it was, and there is nothing to say of it; deadlines may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Place:
         """The answer to our request, if it is for us."""
         uplink = self._uplink
         if reg.eui48 != self._enrolment.eui48:
-            return UNCHANGED
+            return SAME
         if reg.negative:
             self._avoid(uplink.sid, now)
             return Turn(Fate.NOWHERE, (Happened("registration rejected", format_eui48(uplink.sna)),))
@@ -192,14 +192,14 @@ class Place:
         if doubted and following.doubted_s is None:
             self._llc.hurry(now)
         if not self._free:
-            return UNCHANGED
+            return SAME
         return self._leave(self._leaving.weakness(now) or self._leaving.detour(now), now)
 
     def again(self, reg: Reg, lnid: int, now: float) -> Turn:
         """The base answers once more: our acknowledgement was lost, or it has made a new entry for us and means that
         from now on."""
         if reg.eui48 != self._enrolment.eui48:
-            return UNCHANGED
+            return SAME
         outputs: list[Output] = []
         if lnid != self._uplink.lnid:
             outputs += self._switching.stop("registered anew")
@@ -225,7 +225,7 @@ class Place:
         """Repeat what waits for its answer, or give up."""
         enrolment, settings = self._enrolment, self._settings
         if enrolment.retry_at is None or now < enrolment.retry_at:
-            return UNCHANGED
+            return SAME
         enrolment.retry_at = None
         if enrolment.asking is Asking.TO_LEAVE:
             if enrolment.repeats > settings.control_repeats_max:
@@ -240,7 +240,7 @@ class Place:
                 self._avoid(self._uplink.sid, now)
                 return self._lost("no answer to the registration", now)
         enrolment.again(now)
-        return UNCHANGED
+        return SAME
 
     # ---- changed -----------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Place:
         """Ask for a place behind another switch. Until it is ours all goes on as it was: our number, our connection,
         and whoever is below us. Without another one in this network the network is lost."""
         if leave is None:
-            return UNCHANGED
+            return SAME
         if leave.to is None or not self._free or leave.to.pdu[6:12] != self._uplink.sna:
             return self._lost(leave.reason, now)
         self._enrolment.move(leave.to, now)
@@ -257,20 +257,22 @@ class Place:
     def unheard(self, now: float) -> Turn:
         """The switch above hears us too badly: go to another one, or call for one (ours)."""
         if not self._free:
-            return UNCHANGED
+            return SAME
         leave = self._leaving.deafness(now)
         if leave is None:
             self._call(now)
         return self._leave(leave, now)
 
-    def calls_first(self, now: float) -> bool:
-        """Whether our own way is so weak that we call for a better one, some times, before we offer ourselves as a
-        switch: a whole tree would hang on it, and who has a place does not call any more (ours)."""
-        first = self.following.calls < self._settings.promotion_calls_first and self.following.poor(now)
-        if first:
-            self.following.calls += 1
+    def wants_better(self, now: float) -> bool:
+        """Whether our own way is so weak that no tree should hang on it before we have called for a better one, some
+        times: whoever joins behind us stays there (ours)."""
+        return self.following.calls < self._settings.promotion_calls_first and self.following.poor(now)
+
+    def call_first(self, now: float) -> None:
+        """Do so, unless we are on our way to another one already."""
+        self.following.calls += 1
+        if self._free:
             self._call(now)
-        return first
 
     def _call(self, now: float) -> None:
         """For a switch that we would rather hang on."""
@@ -314,7 +316,7 @@ class Place:
         if not self._registered:
             return self.left()
         self._enrolment.leave(now)
-        return UNCHANGED
+        return SAME
 
     def left(self) -> Turn:
         """It is given up."""
@@ -325,7 +327,7 @@ class Place:
     def unregistered(self, reg: Reg, lnid: int, now: float) -> Turn:
         """The base ends the registration, or says that we have."""
         if lnid != self._uplink.lnid:
-            return UNCHANGED
+            return SAME
         if self._enrolment.asking is Asking.TO_LEAVE:
             return self.left()
         # A base that does not know us sends zeros and wants no answer.

@@ -56,7 +56,7 @@ from prime_plc.pdu import (
     glance,
 )
 from prime_plc.phy import PhyMode
-from prime_plc.place import UNCHANGED, Fate, Holdings, Place, Turn
+from prime_plc.place import SAME, Fate, Holdings, Place, Turn
 from prime_plc.role import ControlT, Input, Output, refused
 from prime_plc.sap import ChangeGroup, Happened, SendData, Want, Wish
 from prime_plc.search import BeaconsHeard, Heard
@@ -171,9 +171,8 @@ class ServiceNode:
         if self.state is State.REGISTERING:
             return []
         self._candidate.lapse(now)
-        asked = self._calls.due(now)
-        if asked is not None and self.parent is not None and self._may_ask and not self._place.calls_first(now):
-            self._candidate.ask(self.parent, *asked, now)
+        if self._calls.is_due(now):
+            self._offer(now)
         outputs: list[Output] = []
         more, hopeless = self.llc.wake(now)
         outputs += more
@@ -376,16 +375,15 @@ class ServiceNode:
         uplink = self._uplink
         if heard is None or item.pdu[1] != uplink.sid or item.pdu[6:12] != uplink.sna:
             return None
-        following = self._place.following
-        by_s, certain = following.by_s, following.doubted_s is None
+        by_s = self._place.following.by_s
         turn = self._place.beacon(item, heard.beacon, now)
-        if turn is UNCHANGED and certain and following.by_s >= by_s and self._idle:
-            return None  # as most often: nothing to send, and no deadline that has come nearer
+        if turn is SAME and self._place.following.by_s >= by_s and self._idle:
+            return None  # as most often
         return self._turn(turn, now)
 
     @property
     def _idle(self) -> bool:
-        """Whether there is nothing of ours, or of others, to send or to wait for."""
+        """Whether a beacon finds nothing to send here, and moves no instant of ours: a terminal with empty queues."""
         connection = self.llc.connection
         waiting = self.switching.lsid is not None or self.transmitter.wake_at is not None
         return not waiting and (connection is None or connection.idle)
@@ -531,9 +529,16 @@ class ServiceNode:
 
     # ---- promotion ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _may_ask(self) -> bool:
-        return self.state is State.TERMINAL and self.switching.lsid is None
+    def _offer(self, now: float) -> None:
+        """Somebody calls: ask the base to become a switch, after calling for a better one ourselves."""
+        may_ask = self.state is State.TERMINAL and self.switching.lsid is None
+        if may_ask and self._place.wants_better(now):
+            self._place.call_first(now)
+            self._calls.wait(now)
+            return
+        asked = self._calls.due(now)
+        if asked is not None and self.parent is not None and may_ask:
+            self._candidate.ask(self.parent, *asked, now)
 
     def _promotion(self, item: _Came[Pro], now: float) -> list[Output]:
         pro = item.control

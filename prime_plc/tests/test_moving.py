@@ -135,6 +135,26 @@ def test_who_knows_his_base_waits_for_it(snr_db: float) -> None:
     assert ether.node(1).sna == BASE
 
 
+def test_no_deadline_is_missed_by_what_a_beacon_leaves_as_it_was() -> None:
+    """A beacon that changes nothing does not reckon the node's deadlines again: what was reckoned before is never too
+    late, also where patience has become shorter since."""
+    fork = Fork()
+    nodes = [fork.ether.node(number) for number in range(1, 5)]
+    for second in range(60):
+        if second % 20 == 0:
+            for node in nodes:
+                node._place.following.wait(fork.ether.now)
+                node._refresh_wake()
+            fork.ether.put("n4", SendData(None, 1, 1, b"report", second))
+        fork.ether.run(1.0)
+        for node in nodes:
+            reckoned_s = node.wake_at
+            node._refresh_wake()
+            assert reckoned_s is not None
+            assert node.wake_at is not None
+            assert reckoned_s <= node.wake_at
+
+
 def next_street(ether: Ether, name: str, seconds: int) -> None:
     """A node hears a beacon of another subnetwork's base each second."""
     for seq in range(seconds):
@@ -216,6 +236,19 @@ def test_who_is_hardly_heard_calls_for_a_switch_before_becoming_one(calls: int) 
     ether.run_until(ether.connected, 300.0)
     begun_s = [(at, number) for number in (1, 2) for at in ether.said(f"n{number}", "promoted to switch")]
     assert [number for _, number in sorted(begun_s)] == ([2, 1] if calls else [1])
+    assert ether.node(3).sid == ether.node(1).switching.lsid
+
+
+def test_who_calls_for_a_switch_in_vain_becomes_one_all_the_same() -> None:
+    """The only way of a third node, which it hears weakly itself, is over one that the base hears weakly: that one's
+    three calls cost it a minute and no more, though weak calls are ignored at first."""
+    snr = {frozenset(("base", "n1")): SETTINGS.trunk_ear_db - 3.0, frozenset(("n1", "n3")): 8.0}
+    ether = Ether(lambda one, other: snr.get(frozenset((one, other))))
+    ether.add_base()
+    ether.add_node(1)
+    ether.run_until(ether.connected, 300.0)
+    ether.add_node(3)
+    ether.run_until(ether.connected, 150.0)
     assert ether.node(3).sid == ether.node(1).switching.lsid
 
 
