@@ -252,6 +252,26 @@ def test_who_calls_for_a_switch_in_vain_becomes_one_all_the_same() -> None:
     assert ether.node(3).sid == ether.node(1).switching.lsid
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_who_has_called_for_a_better_switch_goes_there_before_its_time(calls: int) -> None:
+    """What hangs on a weak way has given it time to become better; who has called has not, and another one is there."""
+    snr = {("base", "n1"): 25.0}
+    ether = Ether(lambda one, other: snr.get((one, other), 25.0), settings=MacSettings(weak_stay_s=600.0))
+    ether.add_base()
+    for number in (1, 2):
+        ether.add_node(number)
+    ether.run_until(ether.connected, 300.0)
+    ether.put("base", Manage(Action.PROMOTE, eui(2)))
+    ether.run(20.0)
+    node = ether.node(1)
+    snr["base", "n1"] = SETTINGS.tree_weak_db - 0.5
+    ether.retune()
+    node._place.following.calls = calls
+    ether.run(60.0)
+    assert (node.sid == ether.node(2).switching.lsid) == bool(calls)
+    assert node._place.following.calls == 0  # it would call anew where it is now
+
+
 def test_a_slot_once_given_is_the_same_when_asked_for_again() -> None:
     """A switch that comes back beacons where it did, whatever it wants now."""
     table = SlotTable(5)
