@@ -64,6 +64,11 @@ HEADER_SEEN_BYTES = 7
 """[byte] Of a PDU that travel in the frame's robust header."""
 
 
+Key = tuple[bool, bytes]
+"""Direction (downlink) and bytes of a packet: who answers by the same words (PRO, BSI, ALV) says the same bytes back,
+unless one of both forbids that they are joined with others (NAD)."""
+
+
 @dataclass(slots=True)
 class _Kept:
     outgoing: Outgoing
@@ -92,13 +97,13 @@ class Custody:
     def __init__(self, settings: MacSettings, draw: random.Random) -> None:
         self._settings = settings
         self._draw = draw
-        self._kept: dict[bytes, _Kept] = {}
-        self._again: dict[bytes, _Kept] = {}  # repetitions that wait for the channel
-        self._deadlines: Deadlines[bytes] = Deadlines()
+        self._kept: dict[Key, _Kept] = {}
+        self._again: dict[Key, _Kept] = {}  # repetitions that wait for the channel
+        self._deadlines: Deadlines[Key] = Deadlines()
         self._delay_s = settings.hop_wait_s / 2
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
-        self._said: dict[tuple[int | None, bytes], float] = {}  # what a neighbour has passed on, known until [s]
+        self._said: dict[tuple[int | None, Key], float] = {}  # what a neighbour has passed on, known until [s]
         self.repeated = 0
         self.given_up = 0
 
@@ -128,16 +133,16 @@ class Custody:
         longer_s = min(REPETITION_WAIT_S_MAX, usual_s * 2**outgoing.tries)
         wait_s = airtime_s + longer_s * self._draw.uniform(0.9, 1.3)
         for packet in outgoing.packets:
-            body = packet.encode()
-            self._again.pop(body, None)
+            key = outgoing.downlink, packet.encode()
+            self._again.pop(key, None)
             if not outgoing.tries and is_acknowledgement(packet):
                 self._drop_older(outgoing, packet)
             if outgoing.needless or not self._is_kept(outgoing, packet):  # its sign came when the modem had it already
                 continue
-            if now < self._said.get((outgoing.neighbour, body), -math.inf):  # its sender missed it, and would ask again
+            if now < self._said.get((outgoing.neighbour, key), -math.inf):  # its sender missed it, and would ask again
                 continue
-            self._kept[body] = _Kept(outgoing, packet, now)
-            self._deadlines.set(body, now + wait_s)
+            self._kept[key] = _Kept(outgoing, packet, now)
+            self._deadlines.set(key, now + wait_s)
 
     def _is_kept(self, outgoing: Outgoing, packet: Packet) -> bool:
         """Whether a packet that was sent is worth waiting for a sign of, or, where much is missed, saying again."""
@@ -150,21 +155,22 @@ class Custody:
     def unsent(self, outgoing: Outgoing) -> None:
         """The channel has not taken a repetition."""
         for packet in outgoing.packets:
-            self._again.pop(packet.encode(), None)
+            self._again.pop((outgoing.downlink, packet.encode()), None)
 
     def overheard(self, pdu: GenericPdu, now: float) -> list[int]:
         """The next hop has passed these on; keys of the neighbours that did."""
-        bodies = dict.fromkeys(packet.encode() for packet in pdu.packets)
-        return self._release([body for body in bodies if body in self._kept or body in self._again], now)
+        keys = dict.fromkeys((pdu.downlink, packet.encode()) for packet in pdu.packets)
+        return self._release([key for key in keys if key in self._kept or key in self._again], now)
 
     def overheard_damaged(self, data: bytes, now: float) -> list[int]:
         """The same of a PDU whose payload is damaged."""
         seen = data[GENERIC_HEADER_BYTES:-CRC32_BYTES]
         robust = HEADER_SEEN_BYTES - GENERIC_HEADER_BYTES
+        downlink = bool(data[1] & 0x40)
         wrong = {
-            body: sum(map(ne, body, seen))
-            for body in (*self._kept, *self._again)
-            if len(body) == len(seen) and body[:robust] == seen[:robust]
+            (side, body): sum(map(ne, body, seen))
+            for side, body in (*self._kept, *self._again)
+            if side == downlink and len(body) == len(seen) and body[:robust] == seen[:robust]
         }
         likest = min(wrong, key=wrong.__getitem__, default=None)
         if likest is None or wrong[likest] > (DAMAGE_MAX if len(wrong) > 1 else DAMAGE_ALONE_MAX) * len(seen):
@@ -178,51 +184,51 @@ class Custody:
         confirms = answers if packet.control else acknowledges
         refusal = downlink and is_refusal(packet)
         done = []
-        for body, kept in (*self._kept.items(), *self._again.items()):
+        for key, kept in (*self._kept.items(), *self._again.items()):
             mine = kept.packet
             if kept.outgoing.downlink == downlink:
                 continue
             same = (mine.sid, mine.lcid, mine.control) == (packet.sid, packet.lcid, packet.control)
             if (same and confirms(packet, mine)) or (refusal and refuses(packet, mine)):
-                done.append(body)
+                done.append(key)
         return self._release(done, now)
 
     def signed(self, signs: tuple[int, ...], now: float) -> list[int]:
         """A neighbour says that it has these; keys of the neighbours that have them."""
-        return self._release([body for body in {**self._kept, **self._again} if sign(body) in signs], now)
+        return self._release([key for key in {**self._kept, **self._again} if sign(key[1]) in signs], now)
 
     def taken(self, neighbour: int, now: float) -> bool:
         """The neighbour has answered a repetition; whether it is clear which one, and still in our keeping."""
         late = [
-            body
-            for body, one in self._kept.items()
+            key
+            for key, one in self._kept.items()
             if one.outgoing.neighbour == neighbour and one.outgoing.tries and now - one.sent_s < TAKEN_S_MAX
         ]
         return len(late) == 1 and bool(self._release(late, now))
 
-    def _release(self, bodies: list[bytes], now: float) -> list[int]:
+    def _release(self, keys: list[Key], now: float) -> list[int]:
         neighbours = []
-        for body in bodies:
-            queued = self._again.pop(body, None)
+        for key in keys:
+            queued = self._again.pop(key, None)
             if queued is not None:
                 queued.outgoing.needless = True
                 neighbours += [] if queued.outgoing.neighbour is None else [queued.outgoing.neighbour]
-            if body not in self._kept:
+            if key not in self._kept:
                 continue
-            kept = self._kept.pop(body)
+            kept = self._kept.pop(key)
             self._count(kept.packet, missed=False)
             if kept.outgoing.downlink and is_acknowledgement(kept.packet):
-                self._note_said((kept.outgoing.neighbour, body), now)
+                self._note_said((kept.outgoing.neighbour, key), now)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
                 error_s = now - kept.sent_s - self._delay_s
                 self._delay_s += error_s / 8
                 self._spread_s += (abs(error_s) - self._spread_s) / 4
-            self._deadlines.set(body, None)
+            self._deadlines.set(key, None)
             if kept.outgoing.neighbour is not None:
                 neighbours.append(kept.outgoing.neighbour)
         return neighbours
 
-    def _note_said(self, key: tuple[int | None, bytes], now: float) -> None:
+    def _note_said(self, key: tuple[int | None, Key], now: float) -> None:
         """This neighbour has passed on this acknowledgement; the oldest are forgotten first."""
         self._said.pop(key, None)
         self._said[key] = now + self._settings.data_memory_s
@@ -239,25 +245,25 @@ class Custody:
             same = same and one.outgoing.downlink == outgoing.downlink and is_acknowledgement(mine)
             return same and mine != packet and not is_newer(mine, packet)
 
-        for body in [body for body, one in self._kept.items() if older(one)]:
-            del self._kept[body]
-            self._deadlines.set(body, None)
-        for body in [body for body, one in self._again.items() if older(one)]:
-            self._again.pop(body).outgoing.needless = True
+        for key in [key for key, one in self._kept.items() if older(one)]:
+            del self._kept[key]
+            self._deadlines.set(key, None)
+        for key in [key for key, one in self._again.items() if older(one)]:
+            self._again.pop(key).outgoing.needless = True
 
     def _count(self, packet: Packet, *, missed: bool) -> None:
         if not packet.control:
             self._missed += (missed - self._missed) / SIGN_MEMORY
 
-    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Packet], list[int]]:
+    def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Key], list[int]]:
         """Packets to repeat now, those given up (all when the channel is crowded), and for each the neighbour that has
         not taken it. Packets of one frame count one by one, taken or not: frames counted once, a street with a report
         every 48 s delivered less (measured)."""
         again: list[Outgoing] = []
-        over: list[Packet] = []
+        over: list[Key] = []
         lost: list[int] = []
-        for body in self._deadlines.due(now):
-            kept = self._kept.pop(body)
+        for key in self._deadlines.due(now):
+            kept = self._kept.pop(key)
             old = kept.outgoing
             if not (old.keep is Keep.LAST and is_last_word(kept.packet, downlink=old.downlink)):
                 self._count(kept.packet, missed=True)
@@ -266,7 +272,7 @@ class Custody:
                 continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
-                over.append(kept.packet)
+                over.append(key)
                 continue
             self.repeated += 1
             repetition = Outgoing(
@@ -274,7 +280,7 @@ class Custody:
             )
             repetition.tries = old.tries + 1
             repetition.answers = only_acknowledges(kept.packet)
-            self._again[body] = _Kept(repetition, kept.packet, now)
+            self._again[key] = _Kept(repetition, kept.packet, now)
             again.append(repetition)
         return again, over, lost
 
@@ -283,19 +289,19 @@ class Custody:
         for outgoing in {id(kept.outgoing): kept.outgoing for kept in self._kept.values()}.values():  # one for several
             outgoing.level += levels
         for packets in (self._kept, self._again):
-            for body in [body for body, kept in packets.items() if (kept.packet.sid, kept.packet.lnid) == left]:
-                del packets[body]
-                self._deadlines.set(body, None)
+            for key in [key for key, kept in packets.items() if (kept.packet.sid, kept.packet.lnid) == left]:
+                del packets[key]
+                self._deadlines.set(key, None)
 
     def forget(self, neighbour: int) -> None:
         """The neighbour is gone; what it had to pass on is lost."""
-        for body in [body for body, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:
-            del self._kept[body]
-            self._deadlines.set(body, None)
-        for body in [body for body, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
-            self._again.pop(body).outgoing.needless = True
-        for key in [key for key in self._said if key[0] == neighbour]:
-            del self._said[key]
+        for key in [key for key, kept in self._kept.items() if kept.outgoing.neighbour == neighbour]:
+            del self._kept[key]
+            self._deadlines.set(key, None)
+        for key in [key for key, queued in self._again.items() if queued.outgoing.neighbour == neighbour]:
+            self._again.pop(key).outgoing.needless = True
+        for said in [said for said in self._said if said[0] == neighbour]:
+            del self._said[said]
 
 
 def sign(body: bytes) -> int:

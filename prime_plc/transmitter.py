@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from prime_plc.channel import PRIORITY_CONTROL, ChannelAccess, Given, Keep, Outgoing
-from prime_plc.custody import Custody, expects_acknowledgement, only_acknowledges
+from prime_plc.custody import Custody, Key, expects_acknowledgement, only_acknowledges
 from prime_plc.frame_clock import FrameClock
 from prime_plc.links import PARENT, Links
 from prime_plc.modem_host import ModemSettings, TransmitConfirmed, TransmitFrame
@@ -31,7 +31,7 @@ class Transmitter:
         self.links = Links(settings)
         self.channel = ChannelAccess(settings, modem, self.clock, self.links, draw)
         self.custody = Custody(settings, draw)
-        self._recent: dict[bytes, float] = {}
+        self._recent: dict[Key, float] = {}
         self.relayed = 0
 
     def clear(self) -> None:
@@ -95,16 +95,16 @@ class Transmitter:
         if neighbour is not None and self._settings.hop_repeats_max == 0:
             fresh, packets = list(packets), ()
         for packet in packets:
-            body = packet.encode()
-            if now >= self._recent.get(body, 0.0):
+            key = downlink, packet.encode()
+            if now >= self._recent.get(key, 0.0):
                 fresh.append(packet)
                 hop_data = neighbour is not None and not packet.control
                 hop_data &= downlink or expects_acknowledgement(packet)  # nobody asks below for what goes up
-                self._recent[body] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
+                self._recent[key] = now + (self._settings.data_memory_s if hop_data else self._settings.hop_memory_s)
             else:
                 again.append(packet)
         if len(self._recent) > RECENT_MAX:
-            self._recent = {body: until for body, until in self._recent.items() if until > now}
+            self._recent = {key: until for key, until in self._recent.items() if until > now}
         if not fresh:
             return again
         self.relayed += len(fresh)
@@ -116,8 +116,8 @@ class Transmitter:
         return again
 
     def anew(self, packet: Packet) -> None:
-        """What has been passed on is to be passed on again: it says more now."""
-        self._recent.pop(packet.encode(), None)
+        """What has been passed down is to be passed on again: it says more now."""
+        self._recent.pop((True, packet.encode()), None)
 
     def call(self, pdu: bytes, now: float) -> None:
         """Queue a finished PDU (a call for a switch)."""
@@ -186,5 +186,5 @@ class Transmitter:
         for outgoing in again:
             if not self.channel.put(outgoing, now):
                 self.custody.unsent(outgoing)
-        for packet in over:
-            self._recent.pop(packet.encode(), None)  # its sender may try again
+        for key in over:
+            self._recent.pop(key, None)  # its sender may try again

@@ -436,6 +436,31 @@ def test_a_late_repetition_of_data_is_not_relayed_again_and_a_question_is() -> N
     assert not relay(to_all, SETTINGS.hop_memory_s + 1.0, None)
 
 
+def test_an_answer_of_the_same_bytes_is_no_repetition_of_its_question() -> None:
+    """Who takes a number or a slot says it back; where nothing forbids joining (NAD) on either way the bytes are the
+    same, and only the direction tells question and answer."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    said = control(ControlType.PRO, 5, Pro(False, 0, 2, 30).encode())
+    assert transmitter.relay([said], 5, 0.0, downlink=True, level=1, keep=Keep.ONWARD) == []
+    assert transmitter.relay([said], -1, 0.1, downlink=False, level=0, keep=Keep.LAST) == []
+    assert transmitter.relay([said], -1, 0.2, downlink=False, level=0, keep=Keep.LAST) == [said]
+
+    custody = Custody(SETTINGS, random.Random(1))
+    down, up = GenericPdu(True, 1, (said,)), GenericPdu(False, 1, (said,))
+    damaged = bytearray(up.encode(eui(0)))
+    damaged[-6] ^= 0xFF
+    custody.sent(Outgoing(1, True, 0, 5, [said], keep=Keep.ONWARD), 0.02, 0.0)
+    assert custody.overheard(up, 0.1) == []
+    assert custody.overheard_damaged(bytes(damaged), 0.1) == []
+    damaged[1] |= 0x40
+    assert custody.overheard_damaged(bytes(damaged), 0.1) == [5]
+    custody.sent(Outgoing(1, True, 0, 5, [said], keep=Keep.ONWARD), 0.02, 1.0)
+    custody.sent(Outgoing(1, False, 0, -1, [said], keep=Keep.ONWARD), 0.02, 1.0)
+    assert len(custody) == 2
+    assert custody.overheard(down, 1.1) == [5]
+    assert custody.overheard(up, 1.1) == [-1]
+
+
 def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_back() -> None:
     """It was not gone yet when its relay was overheard: it never goes, and one that the modem has is not kept."""
     transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))

@@ -370,7 +370,7 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
         (again,), over, _ = custody.due(20.0 * tries + 15.0, crowded=False)
         assert (again.packets, again.tries, over) == ([data(1)], tries, [])
     custody.sent(again, 0.02, 100.0)
-    assert custody.due(115.0, crowded=False) == ([], [data(1)], [-1])
+    assert custody.due(115.0, crowded=False) == ([], [(False, data(1).encode())], [-1])
     assert len(custody) == 0
 
 
