@@ -23,6 +23,10 @@ STREAM_PACKETS = 8
 """So many packets without an acknowledgement are a stream, whose sender waits for one (ours)."""
 
 PATIENCE_GROWTH_MAX = 2
+PATIENCE_FIRST_S_MAX = 30.0
+"""[s] Four round trips count for so much at most (ours), as all hops together repeat a packet for some such time. An
+acknowledgement that came after minutes would otherwise keep its node silent for many more, on a way that works again."""
+
 PATIENCE_S_MAX = 8.0
 """[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
 
@@ -188,7 +192,7 @@ class Connection:
 
     def _patience_s(self, packet: _Packet) -> float:
         """Grows with each repetition: what is lost often is lost to something that lasts."""
-        patience_s = max(self._floor_s, 4 * self._round_trip_s)
+        patience_s = max(self._floor_s, min(PATIENCE_FIRST_S_MAX, 4 * self._round_trip_s))
         longest_s = max(PATIENCE_S_MAX, patience_s * PATIENCE_GROWTH_MAX)
         return float(min(longest_s, patience_s * 2 ** max(0, packet.count - 1)))
 

@@ -168,6 +168,26 @@ def test_while_a_way_is_broken_one_packet_asks_whether_it_is_open() -> None:
     assert {ArqHeader.decode(payload)[0].packet_id for payload in sender.packets(60.0)} == {1, 2, 3, 4}
 
 
+@pytest.mark.parametrize("hops", [1, 4])
+def test_acknowledgements_that_took_minutes_do_not_silence_a_node(hops: int) -> None:
+    """Each came to a first transmission, and so is a round trip; what is lost after them is said again in half a
+    minute, and then each minute."""
+    sender = Connection(SETTINGS, hops)
+    now = 0.0
+    for number in range(6):
+        sender.send(b"%d" % number, number)
+        assert len(take(sender, 1, now)) == 1
+        now += 900.0
+        sender.receive(ArqHeader(0, False, 16, (), number + 1).encode(), now)
+    sender.send(b"lost", 9)
+    assert len(take(sender, 1, now)) == 1
+    for longest_s in (30.0, 60.0, 60.0):
+        assert sender.wake_at is not None
+        assert sender.wake_at - now == longest_s
+        now = sender.wake_at
+        assert len(take(sender, 1, now)) == 1
+
+
 def test_a_gap_is_named_and_only_the_gap_is_repeated() -> None:
     """The receiver that has 0 and 2 asks for 1."""
     sender, receiver = Connection(SETTINGS), Connection(SETTINGS)
