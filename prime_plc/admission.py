@@ -268,7 +268,7 @@ class Admission:
         return code
 
     def _next_alive(self, code: int, now: float, *, answered: bool = True) -> float:
-        """A third of the period later, and sooner when the last one was lost."""
+        """Half a period later, and sooner when the last one was lost."""
         per_period = ALIVE_PER_PERIOD if answered else ALIVE_PER_PERIOD_ASKING
         return now + TIME_S[code] / per_period * self._draw.uniform(0.8, 1.0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from prime_plc.control import Alv, ControlType, Reg
+from prime_plc.control import Alv, Capabilities, ControlType, Reg
 from prime_plc.enrolment import Asking, Enrolment
 from prime_plc.following import Following
 from prime_plc.keep_alive import KeepAlive
@@ -153,6 +153,7 @@ class Place:
         """Who was registered before goes on with its connection and as a switch, if the base says so by the R bit; else
         all begins anew."""
         self._keep_alive.begin(reg.time, now)
+        self._uplink.joined = Capabilities.AGGREGATION in reg.capabilities
         self._enrolment.answered()
         hops = self._uplink.level + 1
         if reg.roaming and self._llc.state is not LlcState.CLOSED:

@@ -137,8 +137,9 @@ class MacSettings:
         pipeline: hand the next frame over while one is on air, for an instant after it (ours).
         queue_max: frames waiting for the channel (ours).
         data_ahead: data packets handed to the queue before the channel takes them (ours).
-        uplink_aggregation: let switches join our packets with others' in one PDU; captured nodes forbid it (NAD). Our
-            own data may leave together all the same (ours).
+        uplink_aggregation: let switches join our packets with others' in one PDU, once the base has confirmed packet
+            aggregation at registration (CAP_PA; the rule is ours: captured nodes, which do not declare it, forbid it by
+            NAD). Our own data may leave together all the same (ours).
         hop_repeats_max: repetitions of a packet whose relaying is not overheard (ours; the specification's switches
             that buffer ARQ are not established). With 0 a switch passes on every copy that comes to it for one
             neighbour, and says nothing of that.
@@ -153,7 +154,7 @@ class MacSettings:
         window: packets we accept unacknowledged (captured: 16 at a base, 4 at a node; 31 is the field's most, ours).
         window_start: packets we send unacknowledged before the peer has said its window (recalled).
         retransmit_s_min: floor of the retransmission time over one hop; otherwise four round trips (not established;
-            ours).
+            ours), of which no more than 30 s count (ours).
         retransmit_hop_s: added to it for each further hop, as hops repeat by themselves first (ours).
         transmissions_max: of one packet before its connection is closed (recalled 5; ours, for paths of several hops).
         flush_hold_s: an acknowledgement asked for at once waits this long for data to ride on (ours).
@@ -243,7 +244,7 @@ class MacSettings:
     switch_entry_s: float = 8192.0
 
     keep_alive_code: int = 2
-    keep_alive_steps: tuple[tuple[int, int], ...] = ((20, 4), (60, 5))
+    keep_alive_steps: tuple[tuple[int, int], ...] = ((20, 4), (60, 7))
 
     transmit_attempts_max: int = 5
     access_rounds_max: int = 4
@@ -252,7 +253,7 @@ class MacSettings:
     pipeline: bool = True
     queue_max: int = 64
     data_ahead: int = 2
-    uplink_aggregation: bool = False
+    uplink_aggregation: bool = True
     hop_repeats_max: int = 5
     hop_signs: bool = True
     crowded_queue: int = 10

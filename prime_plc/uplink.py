@@ -19,11 +19,12 @@ class Uplink:
         sna: subnetwork, empty while there is none.
         sid, level: the switch above: its number and its level.
         lnid: our number there.
+        joined: whether the base has said at registration that it takes what switches join (CAP_PA).
         sent: packets by kind.
     """
 
     # A street has hundreds; attributes at fixed places are cheaper there.
-    __slots__ = ("_settings", "_transmitter", "level", "lnid", "sent", "sid", "sna")
+    __slots__ = ("_settings", "_transmitter", "joined", "level", "lnid", "sent", "sid", "sna")
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
         self._settings = settings
@@ -37,6 +38,7 @@ class Uplink:
         self.sid = SID_NONE
         self.level = 0
         self.lnid = LNID_BROADCAST
+        self.joined = False
 
     def join(self, beacon: Beacon) -> None:
         """The network and the switch of this beacon; our number comes with the registration."""
@@ -57,7 +59,7 @@ class Uplink:
     def control(self, ctype: ControlType, payload: bytes, now: float, keep: Keep | None = None) -> None:
         """Queue a control packet."""
         self.sent["control"] += 1
-        nad = not self._settings.uplink_aggregation
+        nad = self._nad
         packet = Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, payload)
         self._send(packet, now, keep, alone=nad)
 
@@ -70,7 +72,7 @@ class Uplink:
     def controls(self, payloads: list[tuple[ControlType, bytes]], now: float) -> None:
         """Queue several control packets that leave in one PDU."""
         self.sent["control"] += len(payloads)
-        nad = not self._settings.uplink_aggregation
+        nad = self._nad
         packets = [Packet(nad, PRIORITY_CONTROL, True, ctype, self.sid, self.lnid, body) for ctype, body in payloads]
         keep = Keep.LAST if self.level == 0 else Keep.ONWARD
         self._transmitter.send(packets, PARENT, now, downlink=False, level=self.level, keep=keep, alone=nad)
@@ -91,12 +93,16 @@ class Uplink:
             outputs += more
             for payload in payloads:
                 self.sent["data"] += 1
-                nad = not self._settings.uplink_aggregation
-                packet = Packet(nad, PRIORITY_DATA, False, llc.lcid, self.sid, self.lnid, payload)
+                packet = Packet(self._nad, PRIORITY_DATA, False, llc.lcid, self.sid, self.lnid, payload)
                 self._send(packet, now, None, asks=connection.asks and payload is payloads[-1])
             if not payloads:
                 break
         return outputs
+
+    @property
+    def _nad(self) -> bool:
+        """Whether switches are forbidden to join a packet of ours with others."""
+        return not (self.joined and self._settings.uplink_aggregation)
 
     def _send(self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False, alone: bool = False) -> None:
         if keep is None:

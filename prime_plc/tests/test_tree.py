@@ -7,14 +7,17 @@ import math
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from prime_plc import admission
 from prime_plc.base_node import BaseNode
-from prime_plc.control import Bsi, ControlType, Reg
+from prime_plc.control import Bsi, Capabilities, ControlType, Reg
 from prime_plc.modem_host import ModemLost, TransmitFrame
 from prime_plc.pdu import HT_BEACON, HT_GENERIC, SID_BASE, Beacon, GenericPdu, Packet, decode_pdu
+from prime_plc.registry import Node
 from prime_plc.sap import (
     Action,
     ChangeGroup,
@@ -118,10 +121,22 @@ def test_a_chain_of_four_switches_carries_data_both_ways() -> None:
     assert results == [DataResult.ACKNOWLEDGED] * 10
 
 
-def test_a_node_joins_its_own_data_and_switches_pass_each_packet_on_alone() -> None:
-    """What a node says bears NAD as captured ones' does: that forbids the joining to those who pass it on, not to who
-    says it."""
-    ether = Ether(chain())
+@pytest.mark.parametrize("confirmed", [True, False])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_switches_join_packets_only_where_node_and_base_have_agreed(
+    monkeypatch: pytest.MonkeyPatch, *, confirmed: bool, allowed: bool
+) -> None:
+    """Who has not been told by the base that it takes that, or will not have it, says so by NAD as captured nodes do,
+    and those that pass it on send it alone. A node's own data leave in one frame all the same."""
+    answer = admission._reg
+
+    def without(node: Node, *, negative: bool = False, roaming: bool = False) -> bytes:
+        said = Reg.decode(answer(node, negative=negative, roaming=roaming))
+        return replace(said, capabilities=said.capabilities & ~Capabilities.AGGREGATION).encode()
+
+    if not confirmed:
+        monkeypatch.setattr(admission, "_reg", without)
+    ether = Ether(chain(), settings=MacSettings(control_repeat_s=4.0, uplink_aggregation=allowed))
     assert up(ether, 2) < 300.0
     joined: dict[str, list[int]] = {"n1": [], "n2": []}
 
@@ -130,7 +145,7 @@ def test_a_node_joins_its_own_data_and_switches_pass_each_packet_on_alone() -> N
             pdu = decode_pdu(frame.pdu, BASE)
             assert isinstance(pdu, GenericPdu)
             data = [packet for packet in pdu.packets if not packet.control and len(packet.payload) > 90]
-            assert all(packet.nad for packet in data)
+            assert {packet.nad for packet in data} <= {not (confirmed and allowed)}
             joined[sender] += [len(data)] if data else []
 
     ether.listen = listen
@@ -139,8 +154,11 @@ def test_a_node_joins_its_own_data_and_switches_pass_each_packet_on_alone() -> N
     ether.run(30.0)
     assert [item.data[:1] for item in ether.of("base", DataReceived)] == [b"0", b"1", b"2", b"3"]
     assert joined["n2"][:2] == [2, 2]
-    assert len(joined["n1"]) >= 4
-    assert set(joined["n1"]) == {1}
+    if confirmed and allowed:
+        assert joined["n1"] == [2, 2]
+    else:
+        assert len(joined["n1"]) >= 4
+        assert set(joined["n1"]) == {1}
 
 
 def test_every_beacon_says_where_it_stands() -> None:
