@@ -25,7 +25,7 @@ STREAM_PACKETS = 8
 PATIENCE_GROWTH_MAX = 2
 PATIENCE_FIRST_S_MAX = 30.0
 """[s] Four round trips count for so much at most (ours), as all hops together repeat a packet for some such time. An
-acknowledgement that came after minutes would otherwise keep its node silent for many more, on a way that works again."""
+acknowledgement that came after minutes would otherwise keep its node silent for many more, on a way that works."""
 
 PATIENCE_S_MAX = 8.0
 """[s] A near node's patience grows to this at least, so that a way that is bad for a minute costs no connection."""
