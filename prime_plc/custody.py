@@ -41,6 +41,10 @@ PATIENCE = 8.0
 """What is missed beyond the usual share makes waits so much longer, times that excess. Bursts take the sign as often as
 the packet, and who waits sees another one: a repetition of the relay, or the acknowledgement on its way down."""
 
+FORGOTTEN_MIN = 3
+"""Packets from below one switch that were given up upward, less those that were passed on: the next hop may have
+forgotten that this switch is below it. It drops them without a word then, as it does those of others."""
+
 REG_EUI48 = slice(2, 8)
 """[byte] Where a REG packet names its node."""
 
@@ -90,6 +94,7 @@ class Custody:
         "_said",
         "_settings",
         "_spread_s",
+        "_unheard",
         "given_up",
         "repeated",
     )
@@ -104,6 +109,7 @@ class Custody:
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
         self._said: dict[tuple[int | None, Key], float] = {}  # what a neighbour has passed on, known until [s]
+        self._unheard: dict[int, int] = {}  # by SID
         self.repeated = 0
         self.given_up = 0
 
@@ -120,6 +126,7 @@ class Custody:
         self._kept.clear()
         self._again.clear()
         self._said.clear()
+        self._unheard.clear()
         self._deadlines.clear()
 
     def sent(self, outgoing: Outgoing, airtime_s: float, now: float) -> None:
@@ -217,6 +224,7 @@ class Custody:
                 continue
             kept = self._kept.pop(key)
             self._count(kept.packet, missed=False)
+            self._note_passed(kept, passed=True)
             if kept.outgoing.downlink and is_acknowledgement(kept.packet):
                 self._note_said((kept.outgoing.neighbour, key), now)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
@@ -255,6 +263,23 @@ class Custody:
         if not packet.control:
             self._missed += (missed - self._missed) / SIGN_MEMORY
 
+    def _note_passed(self, kept: _Kept, *, passed: bool) -> None:
+        if kept.outgoing.downlink or kept.outgoing.keep is not Keep.ONWARD:
+            return
+        sid = kept.packet.sid
+        count = self._unheard.get(sid, 0) + (-1 if passed else 1)
+        if count > 0:
+            self._unheard[sid] = count
+        else:
+            self._unheard.pop(sid, None)
+
+    def forgotten(self) -> list[int]:
+        """Numbers of switches whose packets the next hop upward seems not to take for its own; said once."""
+        sids = [sid for sid, count in self._unheard.items() if count >= FORGOTTEN_MIN]
+        for sid in sids:
+            del self._unheard[sid]
+        return sids
+
     def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Key], list[int]]:
         """Packets to repeat now, those given up (all when the channel is crowded), and for each the neighbour that has
         not taken it. Packets of one frame count one by one, taken or not: frames counted once, a street with a report
@@ -272,6 +297,7 @@ class Custody:
                 continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
+                self._note_passed(kept, passed=False)
                 over.append(key)
                 continue
             self.repeated += 1
@@ -286,6 +312,8 @@ class Custody:
 
     def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
         """We hang so many levels deeper now; what is from an address that we have left is dropped."""
+        if left is not None:
+            self._unheard.clear()
         for outgoing in {id(kept.outgoing): kept.outgoing for kept in self._kept.values()}.values():  # one for several
             outgoing.level += levels
         for packets in (self._kept, self._again):

@@ -132,9 +132,15 @@ class Enrolment:
 
     def acknowledge(self, lsids: list[int], now: float) -> None:
         """The base's answer has come; whoever passes this on learns that these switches are reached through us."""
+        self._uplink.controls([(ControlType.REG, self.reg()), *self._reached(lsids)], now)
+
+    def announce(self, lsids: list[int], now: float) -> None:
+        """The same of switches that somebody above seems to have forgotten."""
+        self._uplink.controls(self._reached(lsids), now)
+
+    def _reached(self, lsids: list[int]) -> list[tuple[ControlType, bytes]]:
         code = self._settings.keep_alive_code
-        switches = [(ControlType.PRO, Pro(False, 0, code, lsid).encode()) for lsid in lsids]
-        self._uplink.controls([(ControlType.REG, self.reg()), *switches], now)
+        return [(ControlType.PRO, Pro(False, 0, code, lsid).encode()) for lsid in lsids]
 
     def reg(self, *, negative: bool = False, roaming: bool = False) -> bytes:
         """Our REG packet."""

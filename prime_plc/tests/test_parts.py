@@ -374,6 +374,29 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
     assert len(custody) == 0
 
 
+def test_what_is_passed_on_outweighs_what_was_given_up() -> None:
+    """Three packets from below one switch that the next hop has not passed on, and it may have forgotten that switch;
+    losses among others, at the last hop or downward say nothing of that. It is said once."""
+    custody = Custody(SETTINGS, random.Random(1))
+
+    def send(number: int, *, passed: bool, downlink: bool = False, keep: Keep = Keep.ONWARD) -> None:
+        packet = data(number)
+        custody.sent(Outgoing(2, downlink, 2, -1, [packet], keep=keep), 0.02, 100.0 * number)
+        if passed:
+            assert custody.overheard(GenericPdu(downlink, 1, (packet,)), 100.0 * number + 0.1) == [-1]
+        else:
+            custody.due(100.0 * number + 50.0, crowded=True)  # nothing is repeated then
+
+    for number, passed in enumerate((False, False, True, False, True, False)):
+        send(number, passed=passed)
+    for number in range(6, 12):
+        send(number, passed=False, downlink=number % 2 == 0, keep=Keep.ONWARD if number % 2 == 0 else Keep.LAST)
+    assert custody.forgotten() == []
+    send(12, passed=False)
+    assert custody.forgotten() == [9]
+    assert custody.forgotten() == []
+
+
 def test_packets_that_left_in_one_frame_move_with_their_node_once() -> None:
     """Moved by each of its packets, the frame's level would be wrong, and below the base's one a frame cannot be
     encoded."""

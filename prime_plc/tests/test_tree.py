@@ -161,6 +161,23 @@ def test_switches_join_packets_only_where_node_and_base_have_agreed(
         assert set(joined["n1"]) == {1}
 
 
+def test_who_forgets_what_is_below_it_is_told_again() -> None:
+    """A late word that a tree had left, say: packets from below that switch are dropped without a word, by all above
+    as strangers' are. Whoever passes them on to no avail says who is below it, and nobody loses a connection."""
+    ether = Ether(chain())
+    assert up(ether, 4) < 300.0
+    trunk, lost = ether.node(1).switching.table, ether.node(3).switching.lsid
+    assert lost in trunk.entries
+    trunk.remove(lost)
+    for number in range(3):
+        ether.put("n4", SendData(None, 1, 1, b"%d" % number, number))
+        ether.run(20.0)
+    ether.run(60.0)
+    assert lost in trunk.entries
+    assert [item.data for item in ether.of("base", DataReceived)] == [b"0", b"1", b"2"]
+    assert not ether.of("base", LinkDown)
+
+
 def test_every_beacon_says_where_it_stands() -> None:
     """Level, cost and frame number of relayed beacons: one level and one hop's cost more each, the base's count."""
     ether = Ether(chain())
