@@ -43,6 +43,7 @@ class Uplink:
     def join(self, beacon: Beacon) -> None:
         """The network and the switch of this beacon; our number comes with the registration."""
         self.sna, self.sid, self.level = beacon.sna, beacon.sid, beacon.level
+        self.joined = False
         self._transmitter.channel.sna = beacon.sna
 
     def shift(self, level: int) -> None:

@@ -18,8 +18,9 @@ from prime_plc.custody import HOP_WAIT_S_MAX, Custody, expects_answer
 from prime_plc.ear import Ear
 from prime_plc.enrolment import CAPABILITIES
 from prime_plc.links import PARENT, quality_index
-from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings
-from prime_plc.pdu import LNID_BROADCAST, Beacon, GenericPdu, Packet, PromotionNeeded
+from prime_plc.modem_host import FrameReceived, ModemClock, ModemSettings, TransmitConfirmed
+from prime_plc.modem_messages import TransmitResult
+from prime_plc.pdu import LNID_BROADCAST, Beacon, GenericPdu, Packet, PromotionNeeded, decode_pdu
 from prime_plc.phy import TICK_S, Scheme
 from prime_plc.sap import Action, DataReceived, LinkDown, Manage, SendData
 from prime_plc.search import BeaconsHeard
@@ -459,6 +460,29 @@ def test_an_answer_of_the_same_bytes_is_no_repetition_of_its_question() -> None:
     assert len(custody) == 2
     assert custody.overheard(down, 1.1) == [5]
     assert custody.overheard(up, 1.1) == [-1]
+
+
+def test_who_joins_a_network_forbids_joining_until_its_base_has_confirmed_that() -> None:
+    """Another base may answer than the one that did: requests for registration bear NAD as captured ones do."""
+    transmitter = Transmitter(SETTINGS, ModemSettings(), random.Random(1))
+    uplink = Uplink(SETTINGS, transmitter)
+    beacon = Beacon(7, 0, 0, 1, 0, 0, 0, 0, b"\x02HDR\x07\x00", 0, 0)
+    said: list[tuple[int, bool]] = []
+    for confirmed in (False, True):
+        uplink.join(beacon)
+        uplink.control(ControlType.REG, bytes(8), 0.0)
+        uplink.joined = confirmed
+        uplink.control(ControlType.ALV, bytes(2), 0.0)
+    uplink.join(beacon)
+    uplink.control(ControlType.REG, bytes(8), 0.0)
+    while transmitter.channel.wake_at is not None and len(said) < 9:
+        (frame,) = transmitter.wake(transmitter.channel.wake_at)
+        pdu = decode_pdu(frame.pdu, beacon.sna)
+        assert isinstance(pdu, GenericPdu)
+        said += [(packet.lcid, packet.nad) for packet in pdu.packets]
+        transmitter.confirmed(TransmitConfirmed(frame.buffer, TransmitResult.SUCCESS), 1.0)
+    reg, alv = ControlType.REG, ControlType.ALV
+    assert said == [(reg, True), (alv, True), (reg, True), (alv, False), (reg, True)]
 
 
 def test_a_sign_that_comes_while_the_repetition_waits_for_the_channel_takes_it_back() -> None:
