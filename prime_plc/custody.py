@@ -42,7 +42,7 @@ PATIENCE = 8.0
 the packet, and who waits sees another one: a repetition of the relay, or the acknowledgement on its way down."""
 
 FORGOTTEN_MIN = 3
-"""Packets from below one switch that were given up upward, less those that were passed on: the next hop may have
+"""Packets from below one switch, repeated upward and given up, less those that were passed on: the next hop may have
 forgotten that this switch is below it. It drops them without a word then, as it does those of others."""
 
 REG_EUI48 = slice(2, 8)
@@ -70,7 +70,7 @@ HEADER_SEEN_BYTES = 7
 
 Key = tuple[bool, bytes]
 """Direction (downlink) and bytes of a packet: who answers by the same words (PRO, BSI, ALV) says the same bytes back,
-unless one of both forbids that they are joined with others (NAD)."""
+unless exactly one of the two bears NAD."""
 
 
 @dataclass(slots=True)
@@ -89,12 +89,12 @@ class Custody:
         "_deadlines",
         "_delay_s",
         "_draw",
+        "_given_up_from",
         "_kept",
         "_missed",
         "_said",
         "_settings",
         "_spread_s",
-        "_unheard",
         "given_up",
         "repeated",
     )
@@ -109,7 +109,7 @@ class Custody:
         self._spread_s = settings.hop_wait_s / 8
         self._missed = 0.0
         self._said: dict[tuple[int | None, Key], float] = {}  # what a neighbour has passed on, known until [s]
-        self._unheard: dict[int, int] = {}  # by SID
+        self._given_up_from: dict[int, int] = {}  # packets given up upward less those passed on, by SID
         self.repeated = 0
         self.given_up = 0
 
@@ -126,7 +126,7 @@ class Custody:
         self._kept.clear()
         self._again.clear()
         self._said.clear()
-        self._unheard.clear()
+        self._given_up_from.clear()
         self._deadlines.clear()
 
     def sent(self, outgoing: Outgoing, airtime_s: float, now: float) -> None:
@@ -221,6 +221,8 @@ class Custody:
                 queued.outgoing.needless = True
                 neighbours += [] if queued.outgoing.neighbour is None else [queued.outgoing.neighbour]
             if key not in self._kept:
+                if queued is not None:
+                    self._note_passed(queued, passed=True)
                 continue
             kept = self._kept.pop(key)
             self._count(kept.packet, missed=False)
@@ -267,17 +269,17 @@ class Custody:
         if kept.outgoing.downlink or kept.outgoing.keep is not Keep.ONWARD:
             return
         sid = kept.packet.sid
-        count = self._unheard.get(sid, 0) + (-1 if passed else 1)
+        count = self._given_up_from.get(sid, 0) + (-1 if passed else 1)
         if count > 0:
-            self._unheard[sid] = count
+            self._given_up_from[sid] = count
         else:
-            self._unheard.pop(sid, None)
+            self._given_up_from.pop(sid, None)
 
-    def forgotten(self) -> list[int]:
+    def take_forgotten(self) -> list[int]:
         """Numbers of switches whose packets the next hop upward seems not to take for its own; said once."""
-        sids = [sid for sid, count in self._unheard.items() if count >= FORGOTTEN_MIN]
+        sids = [sid for sid, count in self._given_up_from.items() if count >= FORGOTTEN_MIN]
         for sid in sids:
-            del self._unheard[sid]
+            del self._given_up_from[sid]
         return sids
 
     def due(self, now: float, *, crowded: bool) -> tuple[list[Outgoing], list[Key], list[int]]:
@@ -297,7 +299,8 @@ class Custody:
                 continue
             if crowded or old.tries >= self._settings.hop_repeats_max:
                 self.given_up += 1
-                self._note_passed(kept, passed=False)
+                if old.tries:  # in a crowd nothing is repeated, and one frame may have had many
+                    self._note_passed(kept, passed=False)
                 over.append(key)
                 continue
             self.repeated += 1
@@ -313,7 +316,7 @@ class Custody:
     def shift(self, levels: int, left: tuple[int, int] | None = None) -> None:
         """We hang so many levels deeper now; what is from an address that we have left is dropped."""
         if left is not None:
-            self._unheard.clear()
+            self._given_up_from.clear()
         for outgoing in {id(kept.outgoing): kept.outgoing for kept in self._kept.values()}.values():  # one for several
             outgoing.level += levels
         for packets in (self._kept, self._again):

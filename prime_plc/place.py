@@ -153,7 +153,7 @@ class Place:
         """Who was registered before goes on with its connection and as a switch, if the base says so by the R bit; else
         all begins anew."""
         self._keep_alive.begin(reg.time, now)
-        self._uplink.joined = Capabilities.AGGREGATION in reg.capabilities
+        self._uplink.aggregates = Capabilities.AGGREGATION in reg.capabilities
         self._enrolment.answered()
         hops = self._uplink.level + 1
         if reg.roaming and self._llc.state is not LlcState.CLOSED:
@@ -207,6 +207,7 @@ class Place:
             outputs += self._llc.close("registered anew")
             self._uplink.lnid = lnid
             self._llc.open(Eui48(self._uplink.sna), self._uplink.level + 1, now)
+        self._uplink.aggregates = Capabilities.AGGREGATION in reg.capabilities
         self._enrolment.acknowledge(self._switching.lsids, now)
         return Turn(Fate.PLACED, tuple(outputs))
 

@@ -188,9 +188,10 @@ class ServiceNode:
             return self._stop_switching("lost its place")
         if beacon_at is None or now < beacon_at or self.state in _RESTING:
             return []
-        forgotten = [sid for sid in self.transmitter.custody.forgotten() if switching.below(sid)]
-        if forgotten and switching.serving:
-            self._enrolment.announce(forgotten, now)
+        if switching.serving:
+            forgotten = [sid for sid in self.transmitter.custody.take_forgotten() if switching.below(sid)]
+            if forgotten:
+                self._enrolment.announce(forgotten, now)
         frame = switching.beacon(self.parent, now)
         return [] if frame is None else [frame]
 

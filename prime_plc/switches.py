@@ -115,8 +115,9 @@ class Switches:
         if switch is None:
             return
         if self._registry.hangs_on(lsid, node):
-            switch.pending.pop(ControlType.PRO, None)
-            self._agenda.schedule(switch)
+            if switch.switching and _promises(switch, lsid):  # who is to become one has to answer that himself
+                del switch.pending[ControlType.PRO]
+                self._agenda.schedule(switch)
         elif switch.switching:
             self._promise(switch, lsid, now)
 
@@ -182,7 +183,8 @@ class Switches:
 
     def _taken(self, node: Node, lsid: int, now: float) -> list[MacOutput]:
         """The node has acknowledged its number: give it a slot."""
-        node.pending.pop(ControlType.PRO, None)
+        if _promises(node, lsid):
+            del node.pending[ControlType.PRO]
         if node.switching or ControlType.BSI in node.pending:
             return []
         slot = self._tree.slots.give(lsid, self._settings.beacon_frequency + (node.hops > 1))
@@ -259,3 +261,10 @@ class Switches:
         outputs = self._tree.end_switching(node, why, now)
         self._downlink.expect(node, ControlType.PRO, Pro(True, 0, node.time, lsid).encode(), now)
         return outputs
+
+
+def _promises(node: Node, lsid: int) -> bool:
+    """Whether a node has yet to answer that this is its number."""
+    pending = node.pending.get(ControlType.PRO)
+    pro = None if pending is None else Pro.decode(pending.payload)
+    return pro is not None and not pro.negative and pro.nsid == lsid

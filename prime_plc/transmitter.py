@@ -116,7 +116,7 @@ class Transmitter:
         return again
 
     def anew(self, packet: Packet) -> None:
-        """What has been passed down is to be passed on again: it says more now."""
+        """What has been passed down is to be passed down again: it says more now."""
         self._recent.pop((True, packet.encode()), None)
 
     def call(self, pdu: bytes, now: float) -> None:

@@ -19,12 +19,12 @@ class Uplink:
         sna: subnetwork, empty while there is none.
         sid, level: the switch above: its number and its level.
         lnid: our number there.
-        joined: whether the base has said at registration that it takes what switches join (CAP_PA).
+        aggregates: whether the base has confirmed packet aggregation (CAP_PA) at registration.
         sent: packets by kind.
     """
 
     # A street has hundreds; attributes at fixed places are cheaper there.
-    __slots__ = ("_settings", "_transmitter", "joined", "level", "lnid", "sent", "sid", "sna")
+    __slots__ = ("_settings", "_transmitter", "aggregates", "level", "lnid", "sent", "sid", "sna")
 
     def __init__(self, settings: MacSettings, transmitter: Transmitter) -> None:
         self._settings = settings
@@ -38,12 +38,12 @@ class Uplink:
         self.sid = SID_NONE
         self.level = 0
         self.lnid = LNID_BROADCAST
-        self.joined = False
+        self.aggregates = False
 
     def join(self, beacon: Beacon) -> None:
         """The network and the switch of this beacon; our number comes with the registration."""
         self.sna, self.sid, self.level = beacon.sna, beacon.sid, beacon.level
-        self.joined = False
+        self.aggregates = False
         self._transmitter.channel.sna = beacon.sna
 
     def shift(self, level: int) -> None:
@@ -103,7 +103,7 @@ class Uplink:
     @property
     def _nad(self) -> bool:
         """Whether switches are forbidden to join a packet of ours with others."""
-        return not (self.joined and self._settings.uplink_aggregation)
+        return not (self.aggregates and self._settings.uplink_aggregation)
 
     def _send(self, packet: Packet, now: float, keep: Keep | None, *, asks: bool = False, alone: bool = False) -> None:
         if keep is None:

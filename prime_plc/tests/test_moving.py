@@ -471,7 +471,7 @@ def test_who_joins_a_network_forbids_joining_until_its_base_has_confirmed_that()
     for confirmed in (False, True):
         uplink.join(beacon)
         uplink.control(ControlType.REG, bytes(8), 0.0)
-        uplink.joined = confirmed
+        uplink.aggregates = confirmed
         uplink.control(ControlType.ALV, bytes(2), 0.0)
     uplink.join(beacon)
     uplink.control(ControlType.REG, bytes(8), 0.0)

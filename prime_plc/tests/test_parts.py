@@ -375,26 +375,44 @@ def test_custody_ends_when_the_relay_is_overheard_or_the_acknowledgement_passes(
 
 
 def test_what_is_passed_on_outweighs_what_was_given_up() -> None:
-    """Three packets from below one switch that the next hop has not passed on, and it may have forgotten that switch;
-    losses among others, at the last hop or downward say nothing of that. It is said once."""
+    """Three packets from below one switch that were repeated in vain, and the next hop may have forgotten that switch,
+    unless as many were passed on, however late. Losses downward, at the last hop, behind another switch and of what was
+    never repeated say nothing of that. It is said once."""
     custody = Custody(SETTINGS, random.Random(1))
+    now = 0.0
 
-    def send(number: int, *, passed: bool, downlink: bool = False, keep: Keep = Keep.ONWARD) -> None:
-        packet = data(number)
-        custody.sent(Outgoing(2, downlink, 2, -1, [packet], keep=keep), 0.02, 100.0 * number)
-        if passed:
-            assert custody.overheard(GenericPdu(downlink, 1, (packet,)), 100.0 * number + 0.1) == [-1]
-        else:
-            custody.due(100.0 * number + 50.0, crowded=True)  # nothing is repeated then
+    def send(passed: str, *, downlink: bool = False, keep: Keep = Keep.ONWARD, sid: int = 9) -> None:
+        nonlocal now
+        now += 100.0
+        packet = data(int(now / 100.0) % 64, sid=sid)
+        custody.sent(Outgoing(2, downlink, 2, -1, [packet], keep=keep), 0.02, now)
+        if passed == "at once":
+            assert custody.overheard(GenericPdu(downlink, 1, (packet,)), now + 0.1) == [-1]
+        (again,) = custody.due(now + 20.0, crowded=passed == "crowd")[0] or (None,)
+        if passed == "late":
+            assert custody.overheard(GenericPdu(downlink, 1, (packet,)), now + 20.1) == [-1]
+        elif again is not None:
+            custody.sent(again, 0.02, now + 20.1)
+            custody.due(now + 60.0, crowded=True)
 
-    for number, passed in enumerate((False, False, True, False, True, False)):
-        send(number, passed=passed)
-    for number in range(6, 12):
-        send(number, passed=False, downlink=number % 2 == 0, keep=Keep.ONWARD if number % 2 == 0 else Keep.LAST)
-    assert custody.forgotten() == []
-    send(12, passed=False)
-    assert custody.forgotten() == [9]
-    assert custody.forgotten() == []
+    for passed in ("no", "no", "at once", "no", "late", "no"):
+        send(passed)
+    for _ in range(3):
+        send("crowd")
+        send("no", downlink=True)
+        send("no", keep=Keep.LAST)
+    send("no", sid=8)
+    assert custody.take_forgotten() == []
+    send("no")
+    assert custody.take_forgotten() == [9]
+    assert custody.take_forgotten() == []
+    for forget in (custody.clear, lambda: custody.shift(0, (9, 5))):
+        send("no")
+        send("no")
+        forget()
+        send("no")
+        assert custody.take_forgotten() == []
+        custody.clear()
 
 
 def test_packets_that_left_in_one_frame_move_with_their_node_once() -> None:

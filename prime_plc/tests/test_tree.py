@@ -14,7 +14,7 @@ import pytest
 
 from prime_plc import admission
 from prime_plc.base_node import BaseNode
-from prime_plc.control import Bsi, Capabilities, ControlType, Reg
+from prime_plc.control import Bsi, Capabilities, ControlType, Pro, Reg
 from prime_plc.modem_host import ModemLost, TransmitFrame
 from prime_plc.pdu import HT_BEACON, HT_GENERIC, SID_BASE, Beacon, GenericPdu, Packet, decode_pdu
 from prime_plc.registry import Node
@@ -126,8 +126,8 @@ def test_a_chain_of_four_switches_carries_data_both_ways() -> None:
 def test_switches_join_packets_only_where_node_and_base_have_agreed(
     monkeypatch: pytest.MonkeyPatch, *, confirmed: bool, allowed: bool
 ) -> None:
-    """Who has not been told by the base that it takes that, or will not have it, says so by NAD as captured nodes do,
-    and those that pass it on send it alone. A node's own data leave in one frame all the same."""
+    """Without the base's word that it aggregates, or by its own settings, a node says NAD as captured ones do, and
+    switches send its packets alone. Its own data leave in one frame all the same."""
     answer = admission._reg
 
     def without(node: Node, *, negative: bool = False, roaming: bool = False) -> bytes:
@@ -176,6 +176,24 @@ def test_who_forgets_what_is_below_it_is_told_again() -> None:
     assert lost in trunk.entries
     assert [item.data for item in ether.of("base", DataReceived)] == [b"0", b"1", b"2"]
     assert not ether.of("base", LinkDown)
+
+
+@pytest.mark.parametrize("beacons", [True, False])
+def test_the_word_of_another_teaches_a_way_and_takes_no_number(*, beacons: bool) -> None:
+    """A switch that passes packets on says who is below it. Who is still to take a number has to say so himself, or it
+    would never get its slot; and that a number is none stays to be said."""
+    ether = Ether(chain())
+    assert up(ether, 3) < 300.0
+    base = ether.base()
+    above, below = (base.nodes[eui(number)] for number in (1, 2))
+    assert above.lsid is not None
+    assert below.lsid is not None
+    below.switching = beacons
+    for negative, nsid in ((False, below.lsid), (True, 77)):
+        base._downlink.expect(below, ControlType.PRO, Pro(negative, 0, 2, nsid).encode(), ether.now)
+        base._switches.control(above, Pro(False, 0, 2, below.lsid), ether.now)
+        assert (ControlType.PRO in below.pending) is (negative or not beacons)
+        below.pending.clear()
 
 
 def test_every_beacon_says_where_it_stands() -> None:
