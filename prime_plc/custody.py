@@ -220,13 +220,13 @@ class Custody:
             if queued is not None:
                 queued.outgoing.needless = True
                 neighbours += [] if queued.outgoing.neighbour is None else [queued.outgoing.neighbour]
-            if key not in self._kept:
-                if queued is not None:
-                    self._note_passed(queued, passed=True)
+            kept = self._kept.pop(key, None)
+            released = kept or queued
+            if released is not None:
+                self._note_passed(released, passed=True)
+            if kept is None:
                 continue
-            kept = self._kept.pop(key)
             self._count(kept.packet, missed=False)
-            self._note_passed(kept, passed=True)
             if kept.outgoing.downlink and is_acknowledgement(kept.packet):
                 self._note_said((kept.outgoing.neighbour, key), now)
             if kept.outgoing.tries == 0:  # as for round trips: a repetition's sign may belong to the first copy
