@@ -7,7 +7,8 @@ SAP  client       shows who he is by                                    may
 ===  ===========  ====================================================  ==============================================
 16   public       nothing                                               read name, clock, counter, this list
 2    reader       password (LLS), which anybody on the line overhears   read everything
-1    management   HLS-GMAC (mechanism 5), every APDU ciphered           read everything, set the clock
+1    management   HLS-GMAC (mechanism 5), every APDU ciphered,          read everything, set the clock
+                  under a dedicated key once he is associated
 ===  ===========  ====================================================  ==============================================
 
 None of them is the DCU: its session is another (`shared.session`), with other keys, and the objects that raise a limit
@@ -16,6 +17,11 @@ are written there alone. So the keys of a reading tool, and its faults, raise no
 Class, attribute and method numbers are recalled from the Blue Book and not checked against it. Suite 0 as in
 `shared.protection`. A management client's counters rise, over restarts too: each start takes them from the block that
 it has reserved on disk for its own counters only, and 0-0:43.1.0.255 says where they are.
+
+A meter that was restored from an old disk image has forgotten how far they had come, and his title never changes: what
+he said before would open under the same key once more. So the global key opens his association and nothing in it. What
+he asks there is under a key that he has drawn for this association and brought with its request, and whoever plays that
+request again has to answer a new challenge. Nothing of it has to be remembered.
 """
 
 from __future__ import annotations
@@ -38,7 +44,18 @@ from shared.cosem import AccessResult, ReadRequest, decode_apdu, encode_read_ans
 from shared.cosem_security import CLASS_SECURITY_SETUP, OBIS_CLOCK, OBIS_SECURITY_SETUP, decode_clock
 from shared.errors import DecodeError
 from shared.keys import ClientKeys
-from shared.protection import TITLE_BYTES, Spliced, is_protected, parse, protect, reveal
+from shared.protection import (
+    KEY_BYTES,
+    TITLE_BYTES,
+    PairKeys,
+    Spliced,
+    as_dedicated,
+    as_global,
+    is_protected,
+    parse,
+    protect,
+    reveal,
+)
 from shared.session import Own
 
 CLASS_ASSOCIATION: Final = 15
@@ -99,8 +116,9 @@ class Clients:
         own: title and counters of this start.
         draw: source of challenges.
         set_clock: called with the time a management client sets [s].
-        counter: highest that a management client has used; his next has to be above it. Before he comes it stands
-            behind everything that an earlier start has reserved.
+        counter: highest that a management client has used under his global key; his next has to be above it. Before he
+            comes it stands behind everything that an earlier start has reserved.
+        dedicated: the dedicated key that was brought last; who brings it again has not drawn one.
         refused: what was refused, by words.
     """
 
@@ -110,6 +128,7 @@ class Clients:
     draw: random.Random
     set_clock: Callable[[float], None]
     counter: int = field(init=False)
+    dedicated: bytes = field(init=False, default=b"", repr=False)
     refused: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -120,6 +139,14 @@ class Clients:
         if not self.counter < counter < self.own.counter.end:
             return False
         self.counter = counter
+        return True
+
+    def draws(self, dedicated: bytes) -> bool:
+        """Whether a management client brings a key for one association, as far as we can tell."""
+        known = (self.keys.pair.encryption, self.keys.pair.authentication, self.dedicated)
+        if len(dedicated) != KEY_BYTES or dedicated in known:
+            return False
+        self.dedicated = dedicated
         return True
 
 
@@ -167,6 +194,8 @@ class Association:
         self._to_server = b""
         self._pdu_bytes_max = PDU_BYTES_MAX
         self._blocks: list[bytes] = []
+        self._dedicated: PairKeys | None = None
+        self._dedicated_counter = -1
 
     def _handle(self, sap: int, data: bytes, now: float) -> bytes:
         if not data or len(data) > PDU_BYTES_MAX:
@@ -179,15 +208,19 @@ class Association:
         if data[0] == acse.ReleaseRequest.TAG:
             self._forget()
             return _bytes(acse.ReleaseResponse(enumerations.ReleaseResponseReason.NORMAL))
-        ciphered = is_protected(data)
+        dedicated = as_global(data)
+        ciphered = dedicated is not None or is_protected(data)
         if ciphered != (self._level is Level.MANAGEMENT):
             return self._exception("protection", enumerations.ServiceException.OPERATION_NOT_POSSIBLE)
         if not ciphered:
             return self._serve(data, now)
-        plain = self._opened(data)
+        keys = self._clients.keys.pair if dedicated is None else self._dedicated
+        assert keys is not None, "a management client has brought his"
+        plain = self._opened(data, keys) if dedicated is None else self._opened_dedicated(dedicated, keys)
         if plain is None:
             return self._exception("deciphering", enumerations.ServiceException.DECIPHERING_ERROR)
-        return self._closed(self._serve(plain, now))
+        answer = protect(self._serve(plain, now), keys, self._clients.own.title, self._counter(), named=True)
+        return answer if dedicated is None else as_dedicated(answer)
 
     # ---- who he is ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +268,8 @@ class Association:
         """What he proposes, deciphered.
 
         Raises:
-            NotHimError: it is not there, or not under his keys, or its counter was used before or is not reserved.
+            NotHimError: it is not there, or not under his keys, or its counter was used before or is not reserved, or
+                it brings no dedicated key.
         """
         content: Any = getattr(request.user_information, "content", None)
         if level is Level.MANAGEMENT and isinstance(content, xdlms.GlobalCipherInitiateRequest):
@@ -256,6 +290,11 @@ class Association:
             raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_REQUIRED, "initiate request not ciphered")
         if not isinstance(content, xdlms.InitiateRequest):
             raise NotHimError(_DIAGNOSTICS.NO_REASON_GIVEN, "no initiate request")
+        if level is Level.MANAGEMENT:
+            dedicated = content.dedicated_key or b""
+            if not self._clients.draws(dedicated):
+                raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_REQUIRED, "no dedicated key of this association")
+            self._dedicated = PairKeys(dedicated, self._clients.keys.pair.authentication)
         if 0 < content.client_max_receive_pdu_size < PDU_BYTES_MIN:
             raise NotHimError(_DIAGNOSTICS.NO_REASON_GIVEN, "takes too little")
         return content
@@ -304,18 +343,29 @@ class Association:
 
     # ---- envelopes ---------------------------------------------------------------------------------------------------
 
-    def _opened(self, data: bytes) -> bytes | None:
+    def _opened(self, data: bytes, keys: PairKeys) -> bytes | None:
+        """What is in an envelope under his global key, which has no say once he is associated."""
+        found = self._revealed(data, keys) if self._pending else None
+        return found[1] if found is not None and self._clients.take(found[0]) else None
+
+    def _opened_dedicated(self, data: bytes, keys: PairKeys) -> bytes | None:
+        """What is in an envelope under his dedicated key; its counters are a row of their own, for this association."""
+        found = self._revealed(data, keys)
+        if found is None or found[0] <= self._dedicated_counter:
+            return None
+        self._dedicated_counter = found[0]
+        return found[1]
+
+    def _revealed(self, data: bytes, keys: PairKeys) -> tuple[int, bytes] | None:
+        """Counter and APDU of an envelope of his, if it is authentic under these keys."""
         envelope = parse(data)
         if envelope.group or envelope.title not in {b"", self._title}:
             return None
         try:
-            plain = reveal(envelope, self._clients.keys.pair, self._title)
+            plain = reveal(envelope, keys, self._title)
         except Spliced:
             return None
-        return plain if plain is not None and self._clients.take(envelope.counter) else None
-
-    def _closed(self, plain: bytes) -> bytes:
-        return protect(plain, self._clients.keys.pair, self._clients.own.title, self._counter(), named=True)
+        return None if plain is None else (envelope.counter, plain)
 
     def _counter(self) -> int:
         """A counter nobody had (ValueError if there is none: then nothing is answered)."""

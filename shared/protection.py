@@ -9,6 +9,9 @@ An envelope is one of two (tags recalled from the Green Book; the library carrie
 * general-glo-ciphering for a DataNotification, and for everything that has to name its sender. Its system title is
   empty where the receiver knows it already, which saves eight bytes of airtime.
 
+A reading tool that has brought a dedicated key into its association uses the same two, under tags of their own
+(ded-get-request to ded-action-response, general-ded-ciphering): `as_global` and `as_dedicated` are all there is to it.
+
 Both carry the security control byte, the invocation counter (4 bytes), the encrypted APDU and the tag. The
 initialisation vector is the sender's system title and the counter; additionally authenticated are the control byte and
 the authentication key. Nothing authenticates the tag of the envelope itself: an envelope that does not fit the APDU in
@@ -39,7 +42,11 @@ GENERAL_GLO: Final = 0xDB
 SERVICES: Final = {0xC0: 0xC8, 0xC1: 0xC9, 0xC3: 0xCB, 0xC4: 0xCC, 0xC5: 0xCD, 0xC7: 0xCF}
 """Tag of an APDU -> tag of its own ciphered form."""
 
+DEDICATED: Final = {GENERAL_GLO: 0xDC, 0xC8: 0xD0, 0xC9: 0xD1, 0xCB: 0xD3, 0xCC: 0xD4, 0xCD: 0xD5, 0xCF: 0xD7}
+"""Tag of an envelope under a global key -> the tag it has under a dedicated one."""
+
 _PLAIN_OF: Final = {glo: plain for plain, glo in SERVICES.items()}
+_GLOBAL_OF: Final = {dedicated: glo for glo, dedicated in DEDICATED.items()}
 _PAIRWISE: Final = security.SecurityControlField(0, authenticated=True, encrypted=True)
 _GROUP: Final = security.SecurityControlField(0, authenticated=True, encrypted=True, broadcast_key=True)
 _CONTROLS: Final = {0x30: _PAIRWISE, 0x70: _GROUP}
@@ -84,8 +91,19 @@ class Spliced(DecodeError):
 
 
 def is_protected(data: bytes) -> bool:
-    """Whether these bytes claim to be an envelope."""
+    """Whether these bytes claim to be an envelope under a global key."""
     return bool(data) and (data[0] == GENERAL_GLO or data[0] in _PLAIN_OF)
+
+
+def as_global(data: bytes) -> bytes | None:
+    """An envelope under a dedicated key, with the tag that it would have under a global one; None if it is no such."""
+    tag = _GLOBAL_OF.get(data[0]) if data else None
+    return None if tag is None else bytes((tag,)) + data[1:]
+
+
+def as_dedicated(envelope: bytes) -> bytes:
+    """The other way round: what `protect` has made, for a receiver with whom a dedicated key is used."""
+    return bytes((DEDICATED[envelope[0]],)) + envelope[1:]
 
 
 def protect(plain: bytes, keys: PairKeys, title: bytes, counter: int, *, named: bool = False) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import socket
 from collections.abc import Callable, Iterator
@@ -33,7 +34,16 @@ from shared.axdr import obis_bytes, octets, to_obis
 from shared.cosem import OBIS_GRANT, OBIS_NOMINAL_LIMIT, AccessResult, encode_read_request
 from shared.cosem_security import CLASS_CLOCK, OBIS_CLOCK, OBIS_SECURITY_SETUP, date_time, encode_clock
 from shared.messages import RelayState
-from shared.protection import protect, protect_group
+from shared.protection import (
+    PairKeys,
+    as_dedicated,
+    as_global,
+    is_protected,
+    parse,
+    protect,
+    protect_group,
+    reveal,
+)
 from shared.secret_files import CounterFile
 from shared.session import BLOCK, End, InvocationCounter, Own
 
@@ -68,15 +78,43 @@ def meter(seed: int = 1, counter: InvocationCounter | None = None) -> Meter:
     return Meter(Clients(served, KEYS.client, own, draw, clock.append), clock)
 
 
+class Manager(DlmsClient):
+    """The library's client as a manager. It names dedicated ciphering and does not do it, so that is done here.
+
+    Attributes:
+        dedicated: key that it brings.
+        associated: whether it is used already.
+    """
+
+    dedicated: bytes
+    associated = False
+
+    def associate(self, association_request: Any = None) -> Any:
+        request = association_request or self.dlms_connection.get_aarq()
+        request.user_information.content.dedicated_key = self.dedicated
+        found = super().associate(request)
+        self.associated, self.dlms_connection.global_encryption_key = True, self.dedicated
+        return found
+
+    def send(self, *events: Any) -> None:
+        for event in events:
+            data = self.dlms_connection.send(event)
+            ciphered = self.associated and is_protected(data)
+            answer = self.transport.send_request(as_dedicated(data) if ciphered else data)
+            self.dlms_connection.receive_data(as_global(answer) or answer)
+
+
 class Client:
     """The library's client at our door."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
-    def _client(self, level: Level, authentication: Any, **keys: Any) -> DlmsClient:
-        transport = TcpTransport(level.value, 1, BlockingTcpIO("127.0.0.1", self._port, timeout=5))
-        return DlmsClient(transport=transport, authentication=authentication, **keys)
+    def _transport(self, level: Level) -> TcpTransport:
+        return TcpTransport(level.value, 1, BlockingTcpIO("127.0.0.1", self._port, timeout=5))
+
+    def _client(self, level: Level, authentication: Any) -> DlmsClient:
+        return DlmsClient(transport=self._transport(level), authentication=authentication)
 
     def public(self) -> DlmsClient:
         return self._client(Level.PUBLIC, security.NoSecurityAuthentication())
@@ -84,16 +122,20 @@ class Client:
     def reader(self, password: str = KEYS.client.password) -> DlmsClient:
         return self._client(Level.READER, security.LowLevelSecurityAuthentication(password.encode()))
 
-    def management(self, counter: int = 10, pair: Any = KEYS.client.pair, **more: Any) -> DlmsClient:
-        return self._client(
-            Level.MANAGEMENT,
-            security.HighLevelSecurityGmacAuthentication(challenge_length=16),
+    def management(
+        self, counter: int = 10, pair: PairKeys = KEYS.client.pair, dedicated: bytes | None = None
+    ) -> Manager:
+        gmac: Any = security.HighLevelSecurityGmacAuthentication(challenge_length=16)
+        client = Manager(
+            transport=self._transport(Level.MANAGEMENT),
+            authentication=gmac,
             encryption_key=pair.encryption,
             authentication_key=pair.authentication,
             client_system_title=TITLE,
             client_initial_invocation_counter=counter,
-            **more,
         )
+        client.dedicated = os.urandom(16) if dedicated is None else dedicated
+        return client
 
 
 def at_the_door(of: Meter, use: Callable[[Client], T]) -> T:
@@ -249,8 +291,15 @@ def test_wrong_credentials_open_nothing() -> None:
     assert sum(tested.clients.refused.values()) == 8
 
 
-def wired(tested: Meter, client: DlmsClient) -> tuple[DlmsClient, Association, list[bytes]]:
-    """The library's client on a direct wire, its association, and everything it sends."""
+def serve(association: Association, data: bytes) -> bytes:
+    """The answer to a management client."""
+    return association.handle(Level.MANAGEMENT.value, data, 0.0)
+
+
+def wired(
+    tested: Meter, client: Manager, between: Callable[[Association, bytes], bytes] = serve
+) -> tuple[Manager, Association, list[bytes]]:
+    """The library's client on a direct wire, its association, and all it sends; perhaps with somebody between."""
     association = Association(tested.clients)
     sent: list[bytes] = []
 
@@ -262,7 +311,7 @@ def wired(tested: Meter, client: DlmsClient) -> tuple[DlmsClient, Association, l
 
         def send_request(self, data: bytes) -> bytes:
             sent.append(bytes(data))
-            return association.handle(Level.MANAGEMENT.value, bytes(data), 0.0)
+            return between(association, bytes(data))
 
     client.transport = Wire(1, 1, client.transport.io)
     client.transport.connect()
@@ -297,25 +346,35 @@ def test_what_an_associated_manager_does_not_cipher_is_not_his() -> None:
     client, association, sent = wired(tested, Client(1).management(7))
     client.associate()
     assert association.level is Level.MANAGEMENT
-    pair, own = KEYS.client.pair, 1000
+    listed(client)
+    pair, own = PairKeys(client.dedicated, KEYS.client.pair.authentication), 1000
     write, read = encode_clock(UTC_S), encode_read_request(8, OBIS_CLOCK, 2, 1)
+    right = as_dedicated(protect(write, pair, TITLE, own, named=True))
     for data, refusal in (
         (write, "protection"),
         (read, "protection"),
-        (protect_group(write, pair, TITLE, own), "deciphering"),
-        (protect(write, KEYS.pair, TITLE, own), "deciphering"),
-        (sent[-1], "deciphering"),
+        (as_dedicated(protect_group(write, pair, TITLE, own)), "deciphering"),
+        (as_dedicated(protect(write, KEYS.pair, TITLE, own)), "deciphering"),
+        (as_dedicated(protect(write, KEYS.client.pair, TITLE, own)), "deciphering"),
+        (protect(write, KEYS.client.pair, TITLE, own), "deciphering"),
+        (protect(write, pair, TITLE, own), "deciphering"),
+        (right.replace(TITLE, b"THIRD-02"), "deciphering"),
+        *((said, "deciphering") for said in sent[1:]),
     ):
         before = tested.clients.refused[refusal]
         assert association.handle(Level.MANAGEMENT.value, data, 0.0)[0] == xdlms.ExceptionResponse.TAG
         assert tested.clients.refused[refusal] == before + 1
     for sap in (Level.PUBLIC, Level.READER):
-        answer = association.handle(sap.value, protect(write, pair, TITLE, own), 0.0)
+        answer = association.handle(sap.value, right, 0.0)
         assert answer[0] == xdlms.ExceptionResponse.TAG
     assert tested.clients.refused["not associated"] == 2
     assert tested.clock == []
-    association.handle(Level.MANAGEMENT.value, protect(write, pair, TITLE, own), 0.0)
+    association.handle(Level.MANAGEMENT.value, right, 0.0)
     assert tested.clock == [UTC_S]
+    association.handle(Level.MANAGEMENT.value, right, 0.0)
+    assert tested.clock == [UTC_S]
+    association.handle(Level.MANAGEMENT.value, as_dedicated(protect(write, pair, TITLE, own + 1)), 0.0)
+    assert tested.clock == [UTC_S, UTC_S]
 
 
 @pytest.mark.parametrize("control", [(True, False, False), (False, True, False), (True, True, True)])
@@ -356,7 +415,7 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
     client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
     assert association.level is Level.MANAGEMENT
     assert len(tested.clock) == 1
-    assert tested.clients.counter == client.client_invocation_counter - 1
+    assert tested.clients.counter == 8, "his request and his answer; what came then was under another key"
     again = Association(tested.clients)
     for data in sent:
         again.handle(Level.MANAGEMENT.value, data, 0.0)
@@ -364,6 +423,16 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
     for data in sent:
         association.handle(Level.MANAGEMENT.value, data, 0.0)
     assert len(tested.clock) == 1
+
+
+def public_counter(of: Meter) -> int:
+    """What the counter object tells anybody."""
+
+    def use(client: Client) -> int:
+        with session(client.public()) as known:
+            return int(value(known, 1, OBIS_COUNTER))
+
+    return at_the_door(of, use)
 
 
 @pytest.mark.parametrize("first", [7, BLOCK - 6])
@@ -378,15 +447,9 @@ def test_a_restart_brings_no_counter_of_a_client_back(first: int, tmp_path: Path
     client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
     assert before.clock == [UTC_S]
     after = meter(2, disk.start())
-    told: list[int] = []
-
-    def use(public: Client) -> None:
-        with session(public.public()) as known:
-            told.append(value(known, 1, OBIS_COUNTER))
-
-    at_the_door(after, use)
-    assert told[0] >= before.clients.counter
-    client, association, _ = wired(after, Client(1).management(told[0] + 1))
+    told = public_counter(after)
+    assert told >= before.clients.counter
+    client, association, _ = wired(after, Client(1).management(told + 1))
     client.associate()
     assert association.level is Level.MANAGEMENT
     for data in recorded[1:]:
@@ -398,19 +461,124 @@ def test_a_restart_brings_no_counter_of_a_client_back(first: int, tmp_path: Path
 
 
 def test_a_client_uses_no_counter_that_is_not_reserved() -> None:
-    """The next start could say it again: refused for an association, and within one; a reservation opens it."""
+    """The next start could say it again: refused in his request, and in his answer; a reservation opens it."""
     tested = meter()
-    client, _, _ = wired(tested, Client(1).management(BLOCK))
-    with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
-        client.associate()
-    assert tested.clients.refused == {"counter not in its range": 1}
-    client, association, _ = wired(tested, Client(1).management(7))
-    client.associate()
-    ahead = protect(encode_clock(UTC_S), KEYS.client.pair, TITLE, BLOCK)
-    assert association.handle(Level.MANAGEMENT.value, ahead, 0.0)[0] == xdlms.ExceptionResponse.TAG
-    assert tested.clock == []
+    for first, refusal, error, words in (
+        (BLOCK, "counter not in its range", exceptions.DlmsClientException, "Unable to perform Association"),
+        (BLOCK - 1, "deciphering", exceptions.LocalDlmsProtocolError, "ExceptionResponse"),
+    ):
+        client, association, _ = wired(tested, Client(1).management(first))
+        with pytest.raises(error, match=words):
+            client.associate()
+        assert tested.clients.refused.pop(refusal) == 1
+        assert not tested.clients.refused
+        assert association.level is None
     tested.clients.own.counter.extend(2 * BLOCK)
-    association.handle(Level.MANAGEMENT.value, ahead, 0.0)
+    client, association, _ = wired(tested, Client(1).management(BLOCK))
+    client.associate()
+    assert association.level is Level.MANAGEMENT
+
+
+def test_a_manager_draws_a_key_for_each_association() -> None:
+    """Who brings none, a short one, one that is known, or the last one again, gets nothing."""
+    tested = meter()
+    client, association, _ = wired(tested, Client(1).management(7, dedicated=bytes(16)))
+    client.associate()
+    assert association.level is Level.MANAGEMENT
+    pair = KEYS.client.pair
+    wrong = [b"", bytes(15), bytes(17), bytes(16), pair.encryption, pair.authentication]
+    for counter, dedicated in enumerate(wrong, 100):
+        client, association, _ = wired(tested, Client(1).management(counter, dedicated=dedicated))
+        with pytest.raises(exceptions.DlmsClientException, match="AUTHENTICATION_REQUIRED"):
+            client.associate()
+        assert association.level is None
+    assert tested.clients.refused == {"no dedicated key of this association": len(wrong)}
+
+
+def test_a_manager_may_answer_the_challenge_under_his_dedicated_key() -> None:
+    """Gurux and this library do so under the global one; the answer comes under the key of the question."""
+    tested = meter()
+    pair, title = KEYS.client.pair, tested.clients.own.title
+    manager = Client(1).management(7)
+    dedicated = PairKeys(manager.dedicated, pair.authentication)
+
+    def between(association: Association, data: bytes) -> bytes:
+        if not is_protected(data):
+            return serve(association, data)
+        asked = protect(reveal(parse(data), pair, TITLE) or b"", dedicated, TITLE, 0)
+        answer = parse(as_global(serve(association, as_dedicated(asked))) or b"")
+        return protect(reveal(answer, dedicated, title) or b"", pair, title, answer.counter, named=True)
+
+    client, association, _ = wired(tested, manager, between)
+    client.associate()
+    assert association.level is Level.MANAGEMENT
+    assert tested.clients.refused == {}
+    assert tested.clients.counter == 7
+
+
+def test_after_an_old_disk_image_recordings_open_nothing(tmp_path: Path) -> None:
+    """Since the image the meter has started three times, and a manager has set the clock each time. It is restored, and
+    he follows the counter object, which has gone back with it: what he says now has counters that he has used. All
+    that was recorded is played to whoever may take it: at his challenge, in his association, and in its own order."""
+    path = tmp_path / "counters.json"
+    when = octets(date_time(UTC_S)).to_bytes()
+    CounterFile(path).start()
+    image = path.read_bytes()
+    recorded: list[list[bytes]] = []
+
+    def managed(seed: int, at_challenge: list[bytes], reserved: int = 0) -> tuple[Meter, Manager, Association]:
+        """A start of the meter, and a manager who goes on where the counter object says."""
+        counter = CounterFile(path).start()
+        counter.extend(max(reserved, counter.end))
+        tested = meter(seed, counter)
+
+        def between(association: Association, data: bytes) -> bytes:
+            answer = serve(association, data)
+            if data[0] == acse.ApplicationAssociationRequest.TAG:
+                play(association, at_challenge)
+            return answer
+
+        manager = Client(1).management(public_counter(tested) + 1)
+        client, association, said = wired(tested, manager, between)
+        recorded.append(said)
+        client.associate()
+        return tested, client, association
+
+    def play(association: Association, messages: list[bytes]) -> None:
+        for data in messages:
+            assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
+
+    used: list[int] = []
+    for seed in (1, 2, 3):
+        tested, client, _ = managed(seed, [])
+        used.append(tested.clients.counter)
+        client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+        listed(client)
+        assert tested.clock == [UTC_S]
+    sessions = recorded[:]
+    later = [data for said in sessions for data in said[2:]]
+    path.write_bytes(image)
+
+    tested, client, association = managed(4, later, 5 * BLOCK)
+    refused = tested.clients.refused
+    assert refused == {"deciphering": len(later)}
+    assert recorded[-1][0] != sessions[0][0]
+    assert tested.clients.counter == used[0] < used[1] < used[2], "the object has gone back"
+    answers = [said[1] for said in sessions]
+    play(association, later + answers)
+    assert refused == {"deciphering": 2 * len(later) + len(answers)}
+    assert tested.clock == []
+    before = refused.total()
+    for said in sessions:
+        again = Association(tested.clients)
+        for data in said:
+            serve(again, data)
+            assert again.level is None
+    challenged = len(sessions) - refused["counter not in its range"]
+    assert challenged == 2
+    assert refused.total() - before == sum(len(said) for said in sessions) - challenged
+    assert tested.clock == []
+    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
     assert tested.clock == [UTC_S]
 
 

@@ -6,10 +6,11 @@ alike would not show. This one has its own APDUs, ciphering and interface classe
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from meter.association import OBIS_ASSOCIATION, OBIS_COUNTER, PUBLIC_OBJECTS, Level
+from meter.cosem_door import HEADER_BYTES
 from meter.cosem_server import OBIS_LIMITER, REGISTERS
 from meter.tests.far_end import KEYS
 from meter.tests.test_association import UNKNOWN, at_the_door, meter
@@ -45,10 +47,15 @@ class RefusedError(Exception):
 
 @dataclass
 class Stranger:
-    """Gurux's client and its connection."""
+    """Gurux's client and its connection.
+
+    Attributes:
+        tags: first bytes of the APDUs that were said and heard, in their order, without repetitions.
+    """
 
     client: Any
     link: socket.socket
+    tags: dict[int, None] = field(default_factory=dict)
 
     def ask(self, frames: list[bytes]) -> Any:
         """The whole answer, blocks put together."""
@@ -62,10 +69,13 @@ class Stranger:
 
     def _exchange(self, frame: bytes, reply: Any) -> None:
         self.link.sendall(bytes(frame))
+        self.tags[frame[HEADER_BYTES]] = None
         received, pushed = GXByteBuffer(), GXReplyData()
         while not self.client.getData(received, reply, pushed):
             more = self.link.recv(4096)
             assert more, "the meter hung up"
+            if not received.size:
+                self.tags[more[HEADER_BYTES]] = None
             received.set(more)
         if reply.error:
             raise RefusedError(str(reply.error))
@@ -86,6 +96,7 @@ def associated(port: int, level: Level, pdu_bytes_max: int = 1000, counter: int 
         ciphering.blockCipherKey = KEYS.client.pair.encryption
         ciphering.authenticationKey = KEYS.client.pair.authentication
         ciphering.invocationCounter = counter
+        ciphering.dedicatedKey = os.urandom(16)
     with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as link:
         stranger = Stranger(client, link)
         client.parseAareResponse(stranger.ask(client.aarqRequest()).data)
@@ -119,7 +130,10 @@ def test_a_stranger_reads_all_that_is_listed_for_him(level: Level, pdu_bytes_max
 
     def use(client: Any) -> tuple[dict[tuple[str, int], Any], set[str]]:
         with associated(client._port, level, pdu_bytes_max) as stranger:
-            return read_everything(stranger)
+            found = read_everything(stranger)
+            if level is Level.MANAGEMENT:  # request, challenge, answers; then the dedicated key
+                assert list(stranger.tags) == [0x60, 0x61, 0xCB, 0xDB, 0xDC]
+            return found
 
     found, refused = at_the_door(tested, use)
     objects = {obis for obis, _ in found}

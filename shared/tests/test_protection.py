@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from shared import protection
 from shared.errors import DecodeError
-from shared.protection import GENERAL_GLO, PairKeys, Spliced, parse, protect, protect_group, reveal
+from shared.protection import (
+    GENERAL_GLO,
+    SERVICES,
+    PairKeys,
+    Spliced,
+    as_dedicated,
+    as_global,
+    is_protected,
+    parse,
+    protect,
+    protect_group,
+    reveal,
+)
 
 KEYS = PairKeys(bytes(range(16)), bytes(range(16, 32)))
 OTHER = PairKeys(bytes(range(16, 32)), bytes(range(16)))
@@ -102,6 +114,22 @@ def test_the_header_of_one_message_does_not_fit_the_content_of_another() -> None
         reveal(parse(b"\xc8" + one[1:]), KEYS, TITLE)
     assert opened(one[:7] + two[7:]) is None
     assert opened(one[:-12] + two[-12:]) is None
+
+
+def test_an_envelope_under_a_dedicated_key_differs_in_its_tag() -> None:
+    """Each service's own, and the general one; there and back. None of them is an envelope of a session."""
+    for service, glo in SERVICES.items():
+        for named in (False, True):
+            data = protect(bytes((service,)) + SET[1:], KEYS, TITLE, 7, named=named)
+            dedicated = as_dedicated(data)
+            assert dedicated[0] == (0xDC if named else glo + 8)
+            assert dedicated[1:] == data[1:]
+            assert as_global(dedicated) == data
+            assert as_global(data) is None
+            assert not is_protected(dedicated)
+            with pytest.raises(DecodeError):
+                parse(dedicated)
+    assert as_global(b"") is None
 
 
 @given(st.binary(max_size=64).map(lambda rest: bytes((GENERAL_GLO,)) + rest) | st.binary(max_size=64))
