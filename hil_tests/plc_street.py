@@ -73,6 +73,9 @@ PING_S_MAX: Final = 60.0
 SETTLE_S: Final = 30.0
 SENTINEL_BYTES: Final = 3
 
+CPU_S_MIN: Final = 1e-3
+"""[s] Of a core, the least that is told: its speed is a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlcStreetSettings:
@@ -422,6 +425,7 @@ class PlcResult:
     line: dict[str, float]
     virtual_s: float
     cpu_s: float
+    """Never zero: a small street is done sooner than some machines' clocks tick."""
     trace: str
     survey: Survey
     least_airtime: float = 0.0
@@ -474,7 +478,7 @@ def run_street(
         airtime={k: round((s - before[k]) / span_s, 4) for k, s in street_.airtime_s.items()} if span_s else {},
         line=asdict(street_.line.counters),
         virtual_s=round(street_.loop.time(), 1),
-        cpu_s=round(time.process_time() - began, 2),
+        cpu_s=max(CPU_S_MIN, round(time.process_time() - began, 3)),
         trace=street_.trace(),
         survey=survey,
         least_airtime=round(

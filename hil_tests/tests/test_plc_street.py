@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 
 from hil_tests.cli import main
 from hil_tests.plc_command import LineFile, _pings
-from hil_tests.plc_street import STREET, PlcStreet, PlcStreetSettings, frame_kind, with_burst_loss
+from hil_tests.plc_street import (
+    CPU_S_MIN,
+    STREET,
+    PlcStreet,
+    PlcStreetSettings,
+    frame_kind,
+    run_street,
+    with_burst_loss,
+)
 from hil_tests.virtual.bursts import Reach
 from hil_tests.virtual.line import LineSettings
 from prime_plc.modem_host import Port, TypeAFraming
@@ -164,6 +173,14 @@ def test_airtime_is_told_where_it_was_measured(minutes: int, capsys: pytest.Capt
     assert ["beacon" in line for line in lines] == [True] * minutes
     assert main([*arguments, "--json"]) == EXIT_OK
     assert bool(json.loads(capsys.readouterr().out)["airtime"]) == bool(minutes)
+
+
+def test_a_street_done_sooner_than_the_clock_ticks_has_a_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two meters at one switch take a few milliseconds."""
+    monkeypatch.setattr(time, "process_time", lambda: 5.0)
+    found = run_street(PlcStreetSettings(nodes=2, levels=1), 0)
+    assert found.speed == pytest.approx(found.virtual_s / CPU_S_MIN)
+    assert found.as_json()["times_real_time"] > 0
 
 
 def test_a_survey_shows_the_tree_with_both_ends_of_every_link(tmp_path: Path) -> None:
