@@ -7,8 +7,8 @@ SAP  client       shows who he is by                                    may
 ===  ===========  ====================================================  ==============================================
 16   public       nothing                                               read name, clock, counter, this list
 2    reader       password (LLS), which anybody on the line overhears   read everything
-1    management   HLS-GMAC (mechanism 5), every APDU ciphered,          read everything, set the clock
-                  under a dedicated key once he is associated
+1    management   HLS-GMAC (mechanism 5), every APDU ciphered           read everything, set the clock
+                  under a dedicated key
 ===  ===========  ====================================================  ==============================================
 
 None of them is the DCU: its session is another (`shared.session`), with other keys, and the objects that raise a limit
@@ -18,15 +18,16 @@ Class, attribute and method numbers are recalled from the Blue Book and not chec
 `shared.protection`. A management client's counters rise, over restarts too: each start takes them from the block that
 it has reserved on disk for its own counters only, and 0-0:43.1.0.255 says where they are.
 
-A meter that was restored from an old disk image has forgotten how far they had come, and his title never changes: what
-he said before would open under the same key once more. So the global key opens his association and nothing in it. What
-he asks there is under a key that he has drawn for this association and brought with its request, and whoever plays that
-request again has to answer a new challenge. Nothing of it has to be remembered.
+A meter that was restored from an old disk image has forgotten how far they had come, and a client's title never
+changes: what he said before would open under the same keys once more. So he draws a dedicated key for each association
+and brings it in his request. Everything after that is under it, his answer to our challenge first of all: who has put a
+recorded request in the place of his gets an answer that does not open, and who plays his request again gets none.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -77,11 +78,17 @@ BLOCK_OVERHEAD: Final = 48
 """Of an answer in blocks: its header, and the envelope round it."""
 
 CHALLENGE_BYTES: Final = 16
+
+QUIET_S_MAX: Final = 60.0
+"""[s] A management client who says nothing for so long is not associated any more: what somebody has kept back of him
+comes too late then. Only what opens counts as said."""
+
 VERSIONS: Final = {CLASS_ASSOCIATION: 1}
 """Versions of interface classes that are not 0."""
 
 _GMAC: Final = security.SecurityControlField(0, authenticated=True, encrypted=False)
 _GMAC_BYTE: Final = b"\x10"
+_UNANSWERED: Final = "challenge not answered"
 _DIAGNOSTICS: Final = enumerations.AcseServiceUserDiagnostics
 _MECHANISM: Final = enumerations.AuthenticationMechanism
 
@@ -116,10 +123,10 @@ class Clients:
         own: title and counters of this start.
         draw: source of challenges.
         set_clock: called with the time a management client sets [s].
-        counter: highest that a management client has used under his global key; his next has to be above it. Before he
+        counter: highest that a management client has used; his next has to be above it, under whichever key. Before he
             comes it stands behind everything that an earlier start has reserved.
         dedicated: the dedicated key that was brought last; who brings it again has not drawn one.
-        refused: what was refused, by words.
+        refused: what was refused, by words; a challenge counts until it is answered.
     """
 
     server: CosemServer
@@ -140,6 +147,10 @@ class Clients:
             return False
         self.counter = counter
         return True
+
+    def answered(self) -> None:
+        """A challenge was."""
+        self.refused -= Counter({_UNANSWERED: 1})
 
     def draws(self, dedicated: bytes) -> bool:
         """Whether a management client brings a key for one association, as far as we can tell."""
@@ -195,14 +206,17 @@ class Association:
         self._pdu_bytes_max = PDU_BYTES_MAX
         self._blocks: list[bytes] = []
         self._dedicated: PairKeys | None = None
-        self._dedicated_counter = -1
+        self._heard_s = -math.inf
 
     def _handle(self, sap: int, data: bytes, now: float) -> bytes:
         if not data or len(data) > PDU_BYTES_MAX:
             return self._exception("too long", enumerations.ServiceException.PDU_TOO_LONG)
         if data[0] == acse.ApplicationAssociationRequest.TAG:
             self._forget()
+            self._heard_s = now
             return self._associate(sap, data)
+        if self._level is Level.MANAGEMENT and now - self._heard_s > QUIET_S_MAX:
+            self._forget()
         if self._level is None or sap != self._sap:
             return self._exception("not associated", enumerations.ServiceException.OPERATION_NOT_POSSIBLE)
         if data[0] == acse.ReleaseRequest.TAG:
@@ -214,13 +228,11 @@ class Association:
             return self._exception("protection", enumerations.ServiceException.OPERATION_NOT_POSSIBLE)
         if not ciphered:
             return self._serve(data, now)
-        keys = self._clients.keys.pair if dedicated is None else self._dedicated
-        assert keys is not None, "a management client has brought his"
-        plain = self._opened(data, keys) if dedicated is None else self._opened_dedicated(dedicated, keys)
-        if plain is None:
+        keys = self._dedicated
+        if keys is None or dedicated is None or (plain := self._opened(dedicated, keys)) is None:
             return self._exception("deciphering", enumerations.ServiceException.DECIPHERING_ERROR)
-        answer = protect(self._serve(plain, now), keys, self._clients.own.title, self._counter(), named=True)
-        return answer if dedicated is None else as_dedicated(answer)
+        self._heard_s, counter = now, self._counter()
+        return as_dedicated(protect(self._serve(plain, now), keys, self._clients.own.title, counter, named=True))
 
     # ---- who he is ---------------------------------------------------------------------------------------------------
 
@@ -311,6 +323,7 @@ class Association:
         content: Any = xdlms.InitiateResponse(conformance, PDU_BYTES_MAX)
         if ciphered:
             self._to_client = self._clients.draw.randbytes(CHALLENGE_BYTES)
+            self._clients.refused[_UNANSWERED] += 1
             counter = self._counter()
             pair, title = self._clients.keys.pair, self._clients.own.title
             control = security.SecurityControlField(0, authenticated=True, encrypted=True)
@@ -344,20 +357,7 @@ class Association:
     # ---- envelopes ---------------------------------------------------------------------------------------------------
 
     def _opened(self, data: bytes, keys: PairKeys) -> bytes | None:
-        """What is in an envelope under his global key, which has no say once he is associated."""
-        found = self._revealed(data, keys) if self._pending else None
-        return found[1] if found is not None and self._clients.take(found[0]) else None
-
-    def _opened_dedicated(self, data: bytes, keys: PairKeys) -> bytes | None:
-        """What is in an envelope under his dedicated key; its counters are a row of their own, for this association."""
-        found = self._revealed(data, keys)
-        if found is None or found[0] <= self._dedicated_counter:
-            return None
-        self._dedicated_counter = found[0]
-        return found[1]
-
-    def _revealed(self, data: bytes, keys: PairKeys) -> tuple[int, bytes] | None:
-        """Counter and APDU of an envelope of his, if it is authentic under these keys."""
+        """What is in an envelope of his under his dedicated key; None if it is not, or was there before."""
         envelope = parse(data)
         if envelope.group or envelope.title not in {b"", self._title}:
             return None
@@ -365,7 +365,7 @@ class Association:
             plain = reveal(envelope, keys, self._title)
         except Spliced:
             return None
-        return None if plain is None else (envelope.counter, plain)
+        return plain if plain is not None and self._clients.take(envelope.counter) else None
 
     def _counter(self) -> int:
         """A counter nobody had (ValueError if there is none: then nothing is answered)."""
@@ -412,6 +412,7 @@ class Association:
         obis, invoke_id = attribute.instance.to_string(), request.invoke_id_and_priority.invoke_id
         known = self._objects().get(obis)
         if known is None:
+            self._clients.refused["write not permitted"] += 1
             return encode_write_answer(invoke_id, AccessResult.OBJECT_UNDEFINED)
         if self._mode(obis, attribute.attribute) != READ_WRITE:
             self._clients.refused["write not permitted"] += 1
@@ -419,6 +420,7 @@ class Association:
         try:
             written = decode_clock(request)
         except DecodeError:
+            self._clients.refused["not a time"] += 1
             return encode_write_answer(invoke_id, AccessResult.TYPE_UNMATCHED)
         self._clients.set_clock(written.utc_s)
         return encode_write_answer(invoke_id, AccessResult.SUCCESS)
@@ -429,6 +431,7 @@ class Association:
         wanted = (CLASS_ASSOCIATION, OBIS_ASSOCIATION, REPLY_TO_HLS)
         denied = xdlms.ActionResponseNormal(enumerations.ActionResultStatus.READ_WRITE_DENIED, invoke)
         if not self._pending or seen != wanted or request.data is None:
+            self._clients.refused["action not permitted"] += 1
             return _bytes(denied)
         data = bytes(request.data)
         mine = self._reply_to_hls(data[2:]) if data[:1] == b"\x09" else None
@@ -438,6 +441,7 @@ class Association:
             self._to_client = self._clients.draw.randbytes(CHALLENGE_BYTES)  # one guess for each challenge
             return _bytes(denied)
         self._pending = False
+        self._clients.answered()
         value = octets(mine).to_bytes()
         success = enumerations.ActionResultStatus.SUCCESS
         return _bytes(xdlms.ActionResponseNormalWithData(success, value, invoke))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 import structlog
 from dlms_cosem import cosem, enumerations, exceptions, security, utils
-from dlms_cosem.client import DataResultError, DlmsClient, HLSError
+from dlms_cosem.client import ActionError, DataResultError, DlmsClient, HLSError
 from dlms_cosem.cosem.association import AccessRight
 from dlms_cosem.io import BlockingTcpIO, TcpTransport
 from dlms_cosem.parsers import AssociationObjectListParser
@@ -49,6 +49,7 @@ from shared.session import BLOCK, End, InvocationCounter, Own
 
 T = TypeVar("T")
 TITLE = b"THIRD-01"
+SET = encode_clock(UTC_S)
 UNKNOWN = {f"1-0:{group}.7.0.255" for group in (63, 64, 71, 72, 76)}
 
 
@@ -78,29 +79,53 @@ def meter(seed: int = 1, counter: InvocationCounter | None = None) -> Meter:
     return Meter(Clients(served, KEYS.client, own, draw, clock.append), clock)
 
 
+class Gmac(security.HighLevelSecurityGmacAuthentication):
+    """The answer to the challenge is made under the global key, whatever its envelope is under."""
+
+    def hls_generate_reply_data(self, connection: Any) -> bytes:
+        with _global(connection):
+            return super().hls_generate_reply_data(connection)
+
+    def hls_meter_data_is_valid(self, data: bytes, connection: Any) -> bool:
+        with _global(connection):
+            return super().hls_meter_data_is_valid(data, connection)
+
+
+@contextmanager
+def _global(connection: Any) -> Iterator[None]:
+    used, connection.global_encryption_key = connection.global_encryption_key, connection.first_encryption_key
+    yield
+    connection.global_encryption_key = used
+
+
 class Manager(DlmsClient):
     """The library's client as a manager. It names dedicated ciphering and does not do it, so that is done here.
 
     Attributes:
-        dedicated: key that it brings.
-        associated: whether it is used already.
+        dedicated: key that it brings in its request, and uses from the challenge on.
     """
 
     dedicated: bytes
-    associated = False
+
+    def aarq(self) -> Any:
+        """Its request, not sealed yet."""
+        request = self.dlms_connection.get_aarq()
+        request.user_information.content.dedicated_key = self.dedicated
+        return request
 
     def associate(self, association_request: Any = None) -> Any:
-        request = association_request or self.dlms_connection.get_aarq()
-        request.user_information.content.dedicated_key = self.dedicated
-        found = super().associate(request)
-        self.associated, self.dlms_connection.global_encryption_key = True, self.dedicated
-        return found
+        connection: Any = self.dlms_connection
+        connection.first_encryption_key = connection.global_encryption_key
+        return super().associate(association_request or self.aarq())
+
+    def send_hls_reply(self) -> Any:
+        self.dlms_connection.global_encryption_key = self.dedicated
+        return super().send_hls_reply()
 
     def send(self, *events: Any) -> None:
         for event in events:
             data = self.dlms_connection.send(event)
-            ciphered = self.associated and is_protected(data)
-            answer = self.transport.send_request(as_dedicated(data) if ciphered else data)
+            answer = self.transport.send_request(as_dedicated(data) if is_protected(data) else data)
             self.dlms_connection.receive_data(as_global(answer) or answer)
 
 
@@ -125,7 +150,7 @@ class Client:
     def management(
         self, counter: int = 10, pair: PairKeys = KEYS.client.pair, dedicated: bytes | None = None
     ) -> Manager:
-        gmac: Any = security.HighLevelSecurityGmacAuthentication(challenge_length=16)
+        gmac: Any = Gmac(challenge_length=16)
         client = Manager(
             transport=self._transport(Level.MANAGEMENT),
             authentication=gmac,
@@ -261,6 +286,7 @@ def test_only_management_sets_and_only_the_clock() -> None:
     assert results[:3] == [denied, denied, AccessResult.SUCCESS]
     assert results[3:] == [denied, denied, denied, AccessResult.OBJECT_UNDEFINED, AccessResult.TYPE_UNMATCHED]
     assert tested.clock == [UTC_S + 60.0]
+    assert tested.clients.refused == {"write not permitted": 6, "not a time": 1}
 
 
 def test_wrong_credentials_open_nothing() -> None:
@@ -323,7 +349,7 @@ def test_a_wrong_answer_to_the_challenge_opens_nothing_and_uses_the_challenge_up
     tested = meter()
     right: list[bytes] = []
 
-    class Guess(security.HighLevelSecurityGmacAuthentication):
+    class Guess(Gmac):
         def hls_generate_reply_data(self, connection: Any) -> bytes:
             right.append(super().hls_generate_reply_data(connection))
             return right[-1][:-1] + bytes((right[-1][-1] ^ 1,))
@@ -336,7 +362,7 @@ def test_a_wrong_answer_to_the_challenge_opens_nothing_and_uses_the_challenge_up
         client.associate()
     assert association.level is None
     assert len(right) == 1
-    assert tested.clients.refused == {"wrong answer to the challenge": 1}
+    assert tested.clients.refused == {"wrong answer to the challenge": 1, "challenge not answered": 1}
     assert association._reply_to_hls(right[0]) is None
 
 
@@ -349,7 +375,7 @@ def test_what_an_associated_manager_does_not_cipher_is_not_his() -> None:
     listed(client)
     pair, own = PairKeys(client.dedicated, KEYS.client.pair.authentication), 1000
     write, read = encode_clock(UTC_S), encode_read_request(8, OBIS_CLOCK, 2, 1)
-    right = as_dedicated(protect(write, pair, TITLE, own, named=True))
+    right, own_form = (as_dedicated(protect(write, pair, TITLE, own, named=named)) for named in (True, False))
     for data, refusal in (
         (write, "protection"),
         (read, "protection"),
@@ -359,6 +385,7 @@ def test_what_an_associated_manager_does_not_cipher_is_not_his() -> None:
         (protect(write, KEYS.client.pair, TITLE, own), "deciphering"),
         (protect(write, pair, TITLE, own), "deciphering"),
         (right.replace(TITLE, b"THIRD-02"), "deciphering"),
+        *((bytes((tag,)) + own_form[1:], "deciphering") for tag in (0xD0, 0xD3, 0xD4, 0xD5, 0xD7)),
         *((said, "deciphering") for said in sent[1:]),
     ):
         before = tested.clients.refused[refusal]
@@ -415,7 +442,7 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
     client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
     assert association.level is Level.MANAGEMENT
     assert len(tested.clock) == 1
-    assert tested.clients.counter == 8, "his request and his answer; what came then was under another key"
+    assert tested.clients.counter == client.client_invocation_counter - 1
     again = Association(tested.clients)
     for data in sent:
         again.handle(Level.MANAGEMENT.value, data, 0.0)
@@ -435,48 +462,78 @@ def public_counter(of: Meter) -> int:
     return at_the_door(of, use)
 
 
+@pytest.mark.parametrize("dedicated", [None, bytes(16)], ids=["a key drawn", "a key of his configuration"])
 @pytest.mark.parametrize("first", [7, BLOCK - 6])
-def test_a_restart_brings_no_counter_of_a_client_back(first: int, tmp_path: Path) -> None:
+def test_a_restart_brings_no_counter_of_a_client_back(first: int, dedicated: bytes | None, tmp_path: Path) -> None:
     """He has used a few counters of a start, or its last; after the next start, whose disk is the same, he goes on
     where the object says. What was recorded before is refused in his new association, and his own is not."""
     disk = CounterFile(tmp_path / "counters.json")
-    when = octets(date_time(UTC_S)).to_bytes()
     before = meter(1, disk.start())
-    client, _, recorded = wired(before, Client(1).management(first))
+    client, _, recorded = wired(before, Client(1).management(first, dedicated=dedicated))
     client.associate()
-    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+    set_clock(client)
     assert before.clock == [UTC_S]
     after = meter(2, disk.start())
     told = public_counter(after)
     assert told >= before.clients.counter
-    client, association, _ = wired(after, Client(1).management(told + 1))
+    client, association, _ = wired(after, Client(1).management(told + 1, dedicated=dedicated))
     client.associate()
     assert association.level is Level.MANAGEMENT
     for data in recorded[1:]:
         assert association.handle(Level.MANAGEMENT.value, data, 0.0)[0] == xdlms.ExceptionResponse.TAG
     assert after.clock == []
     assert after.clients.refused == {"deciphering": len(recorded) - 1}
-    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+    set_clock(client)
     assert after.clock == [UTC_S]
 
 
 def test_a_client_uses_no_counter_that_is_not_reserved() -> None:
-    """The next start could say it again: refused in his request, and in his answer; a reservation opens it."""
+    """The next start could say it again: refused for an association, and within one; a reservation opens it."""
     tested = meter()
-    for first, refusal, error, words in (
-        (BLOCK, "counter not in its range", exceptions.DlmsClientException, "Unable to perform Association"),
-        (BLOCK - 1, "deciphering", exceptions.LocalDlmsProtocolError, "ExceptionResponse"),
-    ):
-        client, association, _ = wired(tested, Client(1).management(first))
-        with pytest.raises(error, match=words):
-            client.associate()
-        assert tested.clients.refused.pop(refusal) == 1
-        assert not tested.clients.refused
-        assert association.level is None
-    tested.clients.own.counter.extend(2 * BLOCK)
-    client, association, _ = wired(tested, Client(1).management(BLOCK))
+    client, _, _ = wired(tested, Client(1).management(BLOCK))
+    with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
+        client.associate()
+    assert tested.clients.refused == {"counter not in its range": 1}
+    client, association, _ = wired(tested, Client(1).management(7))
     client.associate()
-    assert association.level is Level.MANAGEMENT
+    dedicated = PairKeys(client.dedicated, KEYS.client.pair.authentication)
+    ahead = as_dedicated(protect(SET, dedicated, TITLE, BLOCK))
+    assert serve(association, ahead)[0] == xdlms.ExceptionResponse.TAG
+    assert tested.clock == []
+    tested.clients.own.counter.extend(2 * BLOCK)
+    serve(association, ahead)
+    assert tested.clock == [UTC_S]
+
+
+def test_what_a_manager_said_is_over_with_his_association() -> None:
+    """After his release, on the same connection; after his next request on it; after a minute in which nothing of his
+    has opened, however much else came."""
+    tested = meter()
+    client, association, _ = wired(tested, Client(1).management(7))
+    client.associate()
+    kept = [PairKeys(client.dedicated, KEYS.client.pair.authentication)]
+    with pytest.raises(ActionError):
+        client.send_hls_reply()
+    assert tested.clients.refused == {"action not permitted": 1}
+    client.release_association()
+    assert serve(association, as_dedicated(protect(SET, kept[0], TITLE, 50)))[0] == 0xD8
+    assert tested.clients.refused == {"action not permitted": 1, "not associated": 1}
+
+    manager = Client(1).management(100)
+    for data in (manager.dlms_connection.send(manager.aarq()), as_dedicated(protect(SET, kept[0], TITLE, 150))):
+        answer = serve(association, data)
+    assert answer[0] == 0xD8
+    assert tested.clients.refused["deciphering"] == 1
+
+    client, association, _ = wired(tested, Client(1).management(200))
+    client.associate()
+    kept.append(PairKeys(client.dedicated, KEYS.client.pair.authentication))
+    late = as_dedicated(protect(SET, kept[1], TITLE, 250))
+    for second in range(62):
+        assert association.handle(1, b"\xdc\x00\x13" + bytes(19), float(second))[0] == 0xD8
+    assert association.handle(1, late, 62.0)[0] == 0xD8
+    assert association.level is None
+    assert tested.clock == []
 
 
 def test_a_manager_draws_a_key_for_each_association() -> None:
@@ -495,110 +552,180 @@ def test_a_manager_draws_a_key_for_each_association() -> None:
     assert tested.clients.refused == {"no dedicated key of this association": len(wrong)}
 
 
-def test_a_manager_may_answer_the_challenge_under_his_dedicated_key() -> None:
-    """Gurux and this library do so under the global one; the answer comes under the key of the question."""
-    tested = meter()
-    pair, title = KEYS.client.pair, tested.clients.own.title
-    manager = Client(1).management(7)
-    dedicated = PairKeys(manager.dedicated, pair.authentication)
+def test_a_challenge_is_answered_under_the_dedicated_key_alone() -> None:
+    """Right in every other way, but under the global one: it would be as right for another's request."""
+    tested, manager = meter(), Client(1).management(7)
+    dedicated = PairKeys(manager.dedicated, KEYS.client.pair.authentication)
 
     def between(association: Association, data: bytes) -> bytes:
-        if not is_protected(data):
+        if data[0] == acse.ApplicationAssociationRequest.TAG:
             return serve(association, data)
-        asked = protect(reveal(parse(data), pair, TITLE) or b"", dedicated, TITLE, 0)
-        answer = parse(as_global(serve(association, as_dedicated(asked))) or b"")
-        return protect(reveal(answer, dedicated, title) or b"", pair, title, answer.counter, named=True)
+        envelope = parse(as_global(data) or b"")
+        answer = reveal(envelope, dedicated, TITLE) or b""
+        return serve(association, protect(answer, KEYS.client.pair, TITLE, envelope.counter, named=True))
 
     client, association, _ = wired(tested, manager, between)
-    client.associate()
-    assert association.level is Level.MANAGEMENT
-    assert tested.clients.refused == {}
-    assert tested.clients.counter == 7
+    with pytest.raises(exceptions.LocalDlmsProtocolError, match="ExceptionResponse"):
+        client.associate()
+    assert association.level is None
+    assert tested.clients.refused == {"challenge not answered": 1, "deciphering": 1}
+
+
+class Life:
+    """A meter's disk, and a manager who sets the clock at each start and goes on where the counter object says.
+
+    Attributes:
+        recorded: what he said, a list for each start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.recorded: list[list[bytes]] = []
+        CounterFile(path).start()
+        self._image = path.read_bytes()
+
+    def restore(self) -> None:
+        """The disk is as it was before the first of these starts."""
+        self._path.write_bytes(self._image)
+
+    def start(self, seed: int, reserved: int = 0) -> Meter:
+        """The meter starts; it has gone on since until it has reserved this many counters."""
+        counter = CounterFile(self._path).start()
+        counter.extend(max(reserved, counter.end))
+        return meter(seed, counter)
+
+    def managed(
+        self, tested: Meter, between: Callable[[Association, bytes], bytes] = serve, first: int | None = None
+    ) -> tuple[Manager, Association]:
+        """He associates."""
+        first = public_counter(tested) + 1 if first is None else first
+        client, association, said = wired(tested, Client(1).management(first), between)
+        self.recorded.append(said)
+        client.associate()
+        return client, association
+
+    def live(self, starts: int) -> list[int]:
+        """So many starts; how far his counters had come when he was associated."""
+        used = []
+        for seed in range(starts):
+            tested = self.start(seed)
+            client, _ = self.managed(tested)
+            used.append(tested.clients.counter)
+            set_clock(client)
+            listed(client)
+            assert tested.clock == [UTC_S]
+            assert tested.clients.refused == {}
+        return used
+
+
+def set_clock(client: Manager) -> None:
+    """To an hour that the tests look for."""
+    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
+
+
+def play(association: Association, messages: list[bytes]) -> None:
+    """Each of them is refused."""
+    for data in messages:
+        assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
 
 
 def test_after_an_old_disk_image_recordings_open_nothing(tmp_path: Path) -> None:
-    """Since the image the meter has started three times, and a manager has set the clock each time. It is restored, and
-    he follows the counter object, which has gone back with it: what he says now has counters that he has used. All
-    that was recorded is played to whoever may take it: at his challenge, in his association, and in its own order."""
-    path = tmp_path / "counters.json"
-    when = octets(date_time(UTC_S)).to_bytes()
-    CounterFile(path).start()
-    image = path.read_bytes()
-    recorded: list[list[bytes]] = []
+    """Since the image the meter has started three times. It is restored, and the manager follows the counter object,
+    which has gone back with it: what he says now has counters that he has used. All that was recorded is played to
+    whoever may take it: at his challenge, in his association, in its own order; in the form of a dedicated key and
+    of a global one."""
+    life = Life(tmp_path / "counters.json")
+    used = life.live(3)
+    sessions = life.recorded[:]
+    envelopes = [data for said in sessions for data in said[1:]]
+    messages = envelopes + [as_global(data) or b"" for data in envelopes]
+    life.restore()
 
-    def managed(seed: int, at_challenge: list[bytes], reserved: int = 0) -> tuple[Meter, Manager, Association]:
-        """A start of the meter, and a manager who goes on where the counter object says."""
-        counter = CounterFile(path).start()
-        counter.extend(max(reserved, counter.end))
-        tested = meter(seed, counter)
+    def between(association: Association, data: bytes) -> bytes:
+        answer = serve(association, data)
+        if data[0] == acse.ApplicationAssociationRequest.TAG:
+            play(association, messages)
+        return answer
 
-        def between(association: Association, data: bytes) -> bytes:
-            answer = serve(association, data)
-            if data[0] == acse.ApplicationAssociationRequest.TAG:
-                play(association, at_challenge)
-            return answer
-
-        manager = Client(1).management(public_counter(tested) + 1)
-        client, association, said = wired(tested, manager, between)
-        recorded.append(said)
-        client.associate()
-        return tested, client, association
-
-    def play(association: Association, messages: list[bytes]) -> None:
-        for data in messages:
-            assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
-
-    used: list[int] = []
-    for seed in (1, 2, 3):
-        tested, client, _ = managed(seed, [])
-        used.append(tested.clients.counter)
-        client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
-        listed(client)
-        assert tested.clock == [UTC_S]
-    sessions = recorded[:]
-    later = [data for said in sessions for data in said[2:]]
-    path.write_bytes(image)
-
-    tested, client, association = managed(4, later, 5 * BLOCK)
-    refused = tested.clients.refused
-    assert refused == {"deciphering": len(later)}
-    assert recorded[-1][0] != sessions[0][0]
+    tested = life.start(4, 5 * BLOCK)
+    client, association = life.managed(tested, between)
     assert tested.clients.counter == used[0] < used[1] < used[2], "the object has gone back"
-    answers = [said[1] for said in sessions]
-    play(association, later + answers)
-    assert refused == {"deciphering": 2 * len(later) + len(answers)}
+    refused = tested.clients.refused
+    assert refused == {"deciphering": len(messages)}
+    play(association, messages)
+    assert refused == {"deciphering": 2 * len(messages)}
     assert tested.clock == []
-    before = refused.total()
+    set_clock(client)
+    assert tested.clock == [UTC_S]
     for said in sessions:
-        again = Association(tested.clients)
+        before, again = refused.total(), Association(tested.clients)
         for data in said:
             serve(again, data)
             assert again.level is None
-    challenged = len(sessions) - refused["counter not in its range"]
-    assert challenged == 2
-    assert refused.total() - before == sum(len(said) for said in sessions) - challenged
-    assert tested.clock == []
-    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), when)
+        assert refused.total() - before == len(said)
+    assert refused["challenge not answered"] == 2
+    play(association, messages)
     assert tested.clock == [UTC_S]
+
+
+@pytest.mark.parametrize("remembers", [False, True], ids=["follows the object", "remembers his counter"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_nobody_answers_a_challenge_for_a_recorded_request(at: int, remembers: bool, tmp_path: Path) -> None:
+    """Somebody between a meter of an old image and the manager puts what was recorded of a request into his, and hands
+    everything else on: the manager's answer is under a key that the recorded request did not bring."""
+    life = Life(tmp_path / "counters.json")
+    used = life.live(3)
+    recorded = life.recorded[at]
+    parse_aarq: Callable[[bytes], Any] = acse.ApplicationAssociationRequest.from_bytes
+    life.restore()
+    tested = life.start(4, 5 * BLOCK)
+    attacked: list[Association] = []
+
+    def between(association: Association, data: bytes) -> bytes:
+        if data[0] == acse.ApplicationAssociationRequest.TAG:
+            request = parse_aarq(data)
+            request.user_information = parse_aarq(recorded[0]).user_information
+            data = request.to_bytes()
+        answer = serve(association, data)
+        attacked.append(association)
+        assert association._pending, "the recorded request was taken"
+        return answer
+
+    with pytest.raises(exceptions.LocalDlmsProtocolError, match="ExceptionResponse"):
+        life.managed(tested, between, used[-1] + 100 if remembers else None)
+    assert len(attacked) == 2
+    for data in recorded[1:]:
+        serve(attacked[-1], data)
+        assert attacked[-1].level is None
+    assert tested.clock == []
+    assert tested.clients.refused == {
+        "deciphering": 1,
+        "wrong answer to the challenge": 1,
+        "not associated": len(recorded) - 2,
+        "challenge not answered": 1,
+    }
 
 
 def test_before_the_challenge_is_answered_nothing_is_served() -> None:
     """A right AARQ alone, as a recording would be: neither GET nor SET, ciphered or plain."""
     tested = meter()
     association = Association(tested.clients)
-    connection = Client(1).management(5).dlms_connection
-    answer = association.handle(1, connection.send(connection.get_aarq()), 0.0)
+    manager = Client(1).management(5)
+    answer = serve(association, manager.dlms_connection.send(manager.aarq()))
     assert answer[0] == acse.ApplicationAssociationResponse.TAG
-    assert association.level is None
-    for plain in (encode_read_request(8, OBIS_CLOCK, 2, 1), encode_clock(UTC_S)):
-        sealed, counter = connection.encrypt(plain)
-        control = connection.security_control
-        glo = xdlms.GeneralGlobalCipher(TITLE, control, counter, sealed).to_bytes()
-        for data in (plain, glo):
-            answered = association.handle(1, data, 0.0)
-            assert b"\xc4" not in answered[:1]
+    assert association._pending
+    title, pair = tested.clients.own.title, KEYS.client.pair
+    dedicated = PairKeys(manager.dedicated, pair.authentication)
+    for counter, plain in enumerate((encode_read_request(8, OBIS_CLOCK, 2, 1), SET), 10):
+        for data in (plain, protect(plain, pair, TITLE, counter)):
+            assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
             assert association.level is None
+        sealed = as_dedicated(protect(plain, dedicated, TITLE, counter))
+        answered = reveal(parse(as_global(serve(association, sealed)) or b""), dedicated, title) or b""
+        assert answered[0] == xdlms.ExceptionResponse.TAG
+        assert association.level is None
     assert tested.clock == []
+    assert tested.clients.refused["not associated"] == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2, 16, 99]), st.binary(max_size=80)), max_size=5))
@@ -617,11 +744,15 @@ def test_a_damaged_association_request_opens_no_management(data: st.DataObject) 
     """One byte of a right AARQ changed: whatever is accepted still has to answer the challenge."""
     tested = meter()
     association = Association(tested.clients)
-    connection = Client(1).management(5).dlms_connection
-    aarq = bytearray(connection.send(connection.get_aarq()))
-    aarq[data.draw(st.integers(0, len(aarq) - 1))] ^= data.draw(st.integers(1, 255))
-    association.handle(1, bytes(aarq), 0.0)
+    manager = Client(1).management(5, dedicated=bytes(16))
+    aarq = manager.dlms_connection.send(manager.aarq())
+    damaged = bytearray(aarq)
+    damaged[data.draw(st.integers(0, len(aarq) - 1))] ^= data.draw(st.integers(1, 255))
+    serve(association, bytes(damaged))
     assert association.level is None
+    whole = Association(meter().clients)
+    serve(whole, aarq)
+    assert whole._pending, "undamaged it is taken"
 
 
 def test_a_door_cuts_off_what_is_no_wrapper() -> None:
