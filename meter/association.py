@@ -57,7 +57,7 @@ from shared.protection import (
     protect,
     reveal,
 )
-from shared.session import Own
+from shared.session import End, Own
 
 CLASS_ASSOCIATION: Final = 15
 OBIS_ASSOCIATION: Final = "0-0:40.0.0.255"
@@ -270,7 +270,7 @@ class Association:
             raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_FAILED, "wrong password")
         if level is Level.MANAGEMENT:
             self._title, self._to_server = bytes(request.system_title or b""), value
-            if len(self._title) != TITLE_BYTES or self._title == self._clients.own.title:
+            if len(self._title) != TITLE_BYTES or self._title.startswith(End.METER.value):
                 raise NotHimError(_DIAGNOSTICS.CALLING_AP_TITLE_NOT_RECOGNIZED, "no system title of his own")
             if not 8 <= len(value) <= 64:
                 raise NotHimError(_DIAGNOSTICS.AUTHENTICATION_REQUIRED, "no challenge")
@@ -388,7 +388,10 @@ class Association:
         request = decode_apdu(data) if data[0] == xdlms.GetRequestNormal.TAG else None
         if not isinstance(request, ReadRequest):
             return self._exception("unknown service", enumerations.ServiceException.SERVICE_NOT_SUPPORTED)
-        return self._in_blocks(request.invoke_id, self.read(request, now))
+        value = self.read(request, now)
+        if isinstance(value, AccessResult) and value is not AccessResult.TEMPORARY_FAILURE:
+            self._clients.refused["read not permitted"] += 1
+        return self._in_blocks(request.invoke_id, value)
 
     def read(self, request: ReadRequest, now: float) -> CosemValue | AccessResult:
         """The value of one attribute, or why this client does not get it."""
@@ -461,6 +464,7 @@ class Association:
     def _next_block(self, invoke_id: int, acknowledged: int) -> bytes:
         if not 1 <= acknowledged < len(self._blocks):
             self._blocks = []
+            self._clients.refused["no such block"] += 1
             return encode_read_answer(invoke_id, AccessResult.NO_LONG_GET_IN_PROGRESS)
         return self._block(invoke_id, acknowledged + 1)
 

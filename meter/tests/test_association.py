@@ -236,7 +236,20 @@ def test_a_public_client_reads_who_this_is_and_no_more() -> None:
                 with pytest.raises(DataResultError, match="OBJECT_UNDEFINED"):
                     value(public, class_id, obis)
 
-    at_the_door(meter(), use)
+    tested = meter()
+    at_the_door(tested, use)
+    assert tested.clients.refused == {"read not permitted": 3}
+
+
+def test_a_block_of_nothing_is_refused() -> None:
+    """Who asks for the next block of an answer that was not long."""
+    tested, connection = meter(), Client(1).reader().dlms_connection
+    association = Association(tested.clients)
+    association.handle(Level.READER.value, connection.send(connection.get_aarq()), 0.0)
+    assert association.level is Level.READER
+    answer = association.handle(Level.READER.value, bytes.fromhex("c0028100000001"), 0.0)
+    assert answer[-1] == AccessResult.NO_LONG_GET_IN_PROGRESS
+    assert tested.clients.refused == {"no such block": 1}
 
 
 @pytest.mark.parametrize("level", ["reader", "management"])
@@ -344,6 +357,17 @@ def wired(
     return client, association, sent
 
 
+def set_clock(client: Manager) -> None:
+    """To an hour that the tests look for."""
+    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
+
+
+def play(association: Association, messages: list[bytes]) -> None:
+    """Each of them is refused."""
+    for data in messages:
+        assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
+
+
 def test_a_wrong_answer_to_the_challenge_opens_nothing_and_uses_the_challenge_up() -> None:
     """One bit of his GMAC is wrong; with the right one to the same challenge he comes too late."""
     tested = meter()
@@ -422,11 +446,12 @@ def test_a_proposal_that_is_not_authenticated_and_encrypted_opens_nothing(
     assert tested.clients.counter == 0
 
 
-def test_a_client_with_the_meters_own_title_opens_nothing() -> None:
+@pytest.mark.parametrize("seed", [1, 2], ids=["this start", "another start"])
+def test_a_client_with_the_meters_own_title_opens_nothing(seed: int) -> None:
     """Our own answers would be his questions."""
-    tested = meter()
+    tested, title = meter(1), meter(seed).clients.own.title
     manager = Client(1).management(7)
-    manager.dlms_connection.client_system_title = manager.client_system_title = tested.clients.own.title
+    manager.dlms_connection.client_system_title = manager.client_system_title = title
     client, association, _ = wired(tested, manager)
     with pytest.raises(exceptions.DlmsClientException, match="Unable to perform Association"):
         client.associate()
@@ -447,8 +472,8 @@ def test_a_client_finds_his_counter_and_a_replayed_association_stays_closed() ->
     for data in sent:
         again.handle(Level.MANAGEMENT.value, data, 0.0)
         assert again.level is None
-    for data in sent:
-        association.handle(Level.MANAGEMENT.value, data, 0.0)
+    play(association, sent[1:])
+    assert association.level is Level.MANAGEMENT
     assert len(tested.clock) == 1
 
 
@@ -616,17 +641,6 @@ class Life:
             assert tested.clock == [UTC_S]
             assert tested.clients.refused == {}
         return used
-
-
-def set_clock(client: Manager) -> None:
-    """To an hour that the tests look for."""
-    client.set(attribute(CLASS_CLOCK, OBIS_CLOCK, 2), octets(date_time(UTC_S)).to_bytes())
-
-
-def play(association: Association, messages: list[bytes]) -> None:
-    """Each of them is refused."""
-    for data in messages:
-        assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
 
 
 def test_after_an_old_disk_image_recordings_open_nothing(tmp_path: Path) -> None:
