@@ -228,6 +228,8 @@ class Association:
             return self._exception("protection", enumerations.ServiceException.OPERATION_NOT_POSSIBLE)
         if not ciphered:
             return self._serve(data, now)
+        if dedicated is None:
+            self._opened(data, self._clients.keys.pair)  # it opens nothing, but its counter has been used
         keys = self._dedicated
         if keys is None or dedicated is None or (plain := self._opened(dedicated, keys)) is None:
             return self._exception("deciphering", enumerations.ServiceException.DECIPHERING_ERROR)
@@ -357,7 +359,7 @@ class Association:
     # ---- envelopes ---------------------------------------------------------------------------------------------------
 
     def _opened(self, data: bytes, keys: PairKeys) -> bytes | None:
-        """What is in an envelope of his under his dedicated key; None if it is not, or was there before."""
+        """What is in an envelope of his under these keys; None if it is not, or was there before."""
         envelope = parse(data)
         if envelope.group or envelope.title not in {b"", self._title}:
             return None

@@ -406,7 +406,7 @@ def test_what_an_associated_manager_does_not_cipher_is_not_his() -> None:
         (as_dedicated(protect_group(write, pair, TITLE, own)), "deciphering"),
         (as_dedicated(protect(write, KEYS.pair, TITLE, own)), "deciphering"),
         (as_dedicated(protect(write, KEYS.client.pair, TITLE, own)), "deciphering"),
-        (protect(write, KEYS.client.pair, TITLE, own), "deciphering"),
+        (protect(write, KEYS.client.pair, TITLE, own - 1), "deciphering"),
         (protect(write, pair, TITLE, own), "deciphering"),
         (right.replace(TITLE, b"THIRD-02"), "deciphering"),
         *((bytes((tag,)) + own_form[1:], "deciphering") for tag in (0xD0, 0xD3, 0xD4, 0xD5, 0xD7)),
@@ -578,7 +578,8 @@ def test_a_manager_draws_a_key_for_each_association() -> None:
 
 
 def test_a_challenge_is_answered_under_the_dedicated_key_alone() -> None:
-    """Right in every other way, but under the global one: it would be as right for another's request."""
+    """Right in every other way, but under the global one: it would be as right for another's request. Its counter is
+    used, so that the object sends nobody there again."""
     tested, manager = meter(), Client(1).management(7)
     dedicated = PairKeys(manager.dedicated, KEYS.client.pair.authentication)
 
@@ -594,6 +595,7 @@ def test_a_challenge_is_answered_under_the_dedicated_key_alone() -> None:
         client.associate()
     assert association.level is None
     assert tested.clients.refused == {"challenge not answered": 1, "deciphering": 1}
+    assert tested.clients.counter == 8
 
 
 class Life:
@@ -730,11 +732,11 @@ def test_before_the_challenge_is_answered_nothing_is_served() -> None:
     assert association._pending
     title, pair = tested.clients.own.title, KEYS.client.pair
     dedicated = PairKeys(manager.dedicated, pair.authentication)
-    for counter, plain in enumerate((encode_read_request(8, OBIS_CLOCK, 2, 1), SET), 10):
+    for counter, plain in ((10, encode_read_request(8, OBIS_CLOCK, 2, 1)), (12, SET)):
         for data in (plain, protect(plain, pair, TITLE, counter)):
             assert serve(association, data)[0] == xdlms.ExceptionResponse.TAG
             assert association.level is None
-        sealed = as_dedicated(protect(plain, dedicated, TITLE, counter))
+        sealed = as_dedicated(protect(plain, dedicated, TITLE, counter + 1))
         answered = reveal(parse(as_global(serve(association, sealed)) or b""), dedicated, title) or b""
         assert answered[0] == xdlms.ExceptionResponse.TAG
         assert association.level is None
